@@ -1,0 +1,53 @@
+"""What a collection of images offers, wherever it comes from."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+
+class Unreadable(Exception):
+    """One image that cannot be decoded; the message says why in a few words. Loaders skip, count and list it."""
+
+
+class OpenImage(Protocol):
+    """An image whose header has been read and whose pixels have not."""
+
+    size: tuple[int, int]
+    """(width, height) in source pixels, after EXIF rotation."""
+
+    def decode(self, scale: float = 1.0) -> Image.Image:
+        """The pixels as RGB, at the smallest cheap resolution that is at least `scale` times the full one per side.
+
+        Raises:
+            Unreadable: if the file is truncated or not an image.
+        """
+
+
+class ImageSource(Protocol):
+    """A finite, ordered collection of images. Sample i is the same image for the life of the collection."""
+
+    name: str
+    classes: list[str] | None
+    """Class names, when the images have labels."""
+    labels: np.ndarray | None
+    """(N,) int64 positions in `classes`, or None."""
+    has_masks: bool
+    """Whether `mask(i)` gives a segmentation map."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, i: int) -> str:
+        """What to call sample i in messages and tables: its path relative to the folder, or its number."""
+
+    def open(self, i: int) -> OpenImage:
+        """Sample i with its header read.
+
+        Raises:
+            Unreadable: if the header is broken.
+        """
+
+    def mask(self, i: int) -> np.ndarray:
+        """(H, W) uint8 class of each source pixel. Only where `has_masks`."""

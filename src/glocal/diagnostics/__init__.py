@@ -1,0 +1,1 @@
+"""What is wrong with a representation, why, and what to try."""

@@ -1,0 +1,63 @@
+"""Collectives that carry gradients, and are the identity on one process.
+
+Convention: each rank computes the loss of the *joined* batch from gathered embeddings; DDP then averages the parameter
+gradients over ranks. The backward of each collective sums the incoming gradients over ranks, so the rank-mean loss and the
+averaged gradient equal those of a single process holding the whole batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes; 1 when torch.distributed is not initialised."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Index of this process; 0 when torch.distributed is not initialised."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        out = x.new_empty((world_size() * x.shape[0], *x.shape[1:]))
+        dist.all_gather_into_tensor(out, x)
+        ctx.rows = x.shape[0]
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        out = grad.new_empty((ctx.rows, *grad.shape[1:]))
+        dist.reduce_scatter_tensor(out, grad)
+        return out
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        out = x.clone()
+        dist.all_reduce(out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate `x` (B, ...) over ranks along the first dimension, (W·B, ...), with gradients. All ranks need equal shapes."""
+    return x if world_size() == 1 else _Gather.apply(x)
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum `x` over ranks, with gradients."""
+    return x if world_size() == 1 else _Sum.apply(x)

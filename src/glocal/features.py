@@ -1,0 +1,38 @@
+"""`Features`: what every backbone returns, whatever its architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """A batch of images as one vector each and one vector per location.
+
+    Attributes:
+        pooled: (B, D), one vector per image, pooled as the backbone was asked to.
+        tokens: (B, N, D), one vector per location, in row-major order where they fill a grid.
+        positions: (N, 2) or (B, N, 2), where each token looks, (x, y) in crop pixels (pixel i spans [i, i+1)).
+        grid: (H, W) with H·W = N where the tokens fill a grid, else None.
+        mask: (B, N) bool, True where a token is real, or None when all are.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+    positions: Tensor
+    grid: tuple[int, int] | None = None
+    mask: Tensor | None = None
+
+    @property
+    def dense(self) -> Tensor:
+        """The tokens as a map, (B, D, H, W). A view of `tokens`, hence in channels-last memory order.
+
+        Raises:
+            ValueError: if the tokens do not fill a grid (dropped or packed patches).
+        """
+        if self.grid is None:
+            raise ValueError(f"these {self.tokens.shape[1]} tokens do not fill a grid; use .tokens and .positions instead of .dense")
+        height, width = self.grid
+        return self.tokens.transpose(1, 2).unflatten(2, (height, width))

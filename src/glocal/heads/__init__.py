@@ -1,0 +1,1 @@
+"""Networks on top of a backbone: projectors, predictors, prototypes."""

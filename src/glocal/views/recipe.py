@@ -1,0 +1,42 @@
+"""What views a method wants, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One view: a random resized crop and its appearance. Probabilities are per sample.
+
+    Geometry (in the loader): `size` pixels square, area fraction uniform in `scale`, log-uniform aspect ratio in `ratio`,
+    horizontal flip with probability `flip`. Appearance (on the device): colour jitter with half-widths `brightness`,
+    `contrast`, `saturation`, `hue` applied with probability `jitter`; grey; Gaussian blur, sigma uniform in `sigma` pixels;
+    solarize (values above one half inverted).
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    gray: float = 0.2
+    blur: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.0
+
+    def but(self, **changes) -> Crop:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The views of one sample, in order, and the streams of data a method draws from."""
+
+    views: tuple[Crop, ...]
+    streams: tuple[str, ...] = ("unlabelled",)

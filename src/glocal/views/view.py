@@ -1,0 +1,92 @@
+"""`View`, a batch of crops that remembers where it came from, and `Batch`, what a method receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+def grid_centers(height: int, width: int, crop_height: float, crop_width: float, device=None, dtype=torch.float32) -> Tensor:
+    """Centres of the cells of a uniform `height`×`width` grid over a crop, (H, W, 2) as (x, y) in crop pixels."""
+    y = (torch.arange(height, device=device, dtype=dtype) + 0.5) * (crop_height / height)
+    x = (torch.arange(width, device=device, dtype=dtype) + 0.5) * (crop_width / width)
+    return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch of crops. Points are (x, y); pixel i spans [i, i+1), so its centre is i + .5.
+
+    Attributes:
+        pixels: (B, 3, h, w), uint8 out of the loader, normalised float after appearance.
+        affine: (B, 2, 3) float32, the map from crop pixels to source pixels: source = affine @ (x, y, 1).
+        kept: (B, N) indices of the patches that are kept, or None for all.
+        time: (B,) frame times in seconds, or None.
+    """
+
+    pixels: Tensor
+    affine: Tensor
+    kept: Tensor | None = None
+    time: Tensor | None = None
+
+    def to_source(self, points: Tensor) -> Tensor:
+        """Carry crop points home.
+
+        Args:
+            points: (B, ..., 2), one set per crop; a first dimension of 1 is shared by the whole batch.
+
+        Returns:
+            (B, ..., 2) in source pixels.
+        """
+        batch = self.affine.shape[0]
+        points = points.expand(batch, *points.shape[1:])
+        flat = points.reshape(batch, -1, 2).to(self.affine.dtype)
+        home = flat @ self.affine[:, :, :2].transpose(1, 2) + self.affine[:, None, :, 2]
+        return home.reshape(points.shape)
+
+    def centers(self, height: int, width: int) -> Tensor:
+        """Centres of a uniform grid of cells in source pixels, (B, H, W, 2), flips and rotations included."""
+        h, w = self.pixels.shape[-2:]
+        return self.to_source(grid_centers(height, width, h, w, device=self.affine.device)[None])
+
+    @property
+    def flipped(self) -> Tensor:
+        """(B,) bool, True where the crop is a mirror image of its source."""
+        return torch.linalg.det(self.affine[:, :, :2]) < 0
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
+        """The same view on another device."""
+        names = ("pixels", "affine", "kept", "time")
+        present = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method receives.
+
+    Attributes:
+        views: one `View` per entry of the method's recipe, in its order, all of the same B images.
+        index: (B,) int64 sample ids, positions in the source (feature banks need them).
+        label: (B,) int64, or None.
+        support: labelled support set of the methods that want one, or None.
+        skipped: (sample id, reason) of images that could not be read and were replaced in this batch.
+    """
+
+    views: list[View]
+    index: Tensor
+    label: Tensor | None = None
+    support: Batch | None = None
+    skipped: tuple[tuple[int, str], ...] = ()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            views=[view.to(device, non_blocking=non_blocking) for view in self.views],
+            index=self.index.to(device, non_blocking=non_blocking),
+            label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
+            support=None if self.support is None else self.support.to(device, non_blocking=non_blocking),
+        )
