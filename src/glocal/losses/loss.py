@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loss:
     """A scalar to minimise and its named parts.
 

@@ -15,7 +15,7 @@ def grid_centers(height: int, width: int, crop_height: float, crop_width: float,
     return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class View:
     """A batch of crops. Points are (x, y); pixel i spans [i, i+1), so its centre is i + .5.
 
@@ -63,7 +63,7 @@ class View:
         return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """What a method receives.
 
