@@ -1,0 +1,55 @@
+"""Methods by name. Ours and third-party ones register alike: a class under the entry-point group `glocal.methods`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from importlib.metadata import entry_points
+from typing import Any
+
+from glocal.errors import UsageError
+
+
+def method_names() -> list[str]:
+    """The registered methods' names, sorted."""
+    return sorted({point.name for point in entry_points(group="glocal.methods")})
+
+
+def method_class(name: str) -> type:
+    """The class registered as `name`.
+
+    Raises:
+        UsageError: for a name nobody registered, with the nearest one.
+    """
+    for point in entry_points(group="glocal.methods"):
+        if point.name == name:
+            return point.load()
+    names = method_names()
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    raise UsageError(f"unknown method '{name}'{f'; did you mean {near[0]}?' if near else ''} (there are: {', '.join(names)})")
+
+
+def method_options(cls: type) -> dict[str, inspect.Parameter]:
+    """A method's options: its constructor's keyword parameters."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def resolve_options(cls: Any, preset: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Every option of a method: its defaults, under the preset's, under those given.
+
+    Raises:
+        UsageError: for an unknown option or preset, with the nearest name.
+    """
+    known = method_options(cls)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), n=1)
+            raise UsageError(f"{cls.title} has no option '{name}'{f'; did you mean {near[0]}?' if near else ''}")
+    if preset not in cls.presets:
+        raise UsageError(f"{cls.title} has no preset '{preset}' (there are: {', '.join(cls.presets)})")
+    defaults = {name: parameter.default for name, parameter in known.items()}
+    return {**defaults, **cls.presets[preset], **given}
