@@ -1,1 +1,7 @@
-"""The loop and what it needs."""
+"""The loop, optimisers and schedules, checkpoints, logging."""
+
+from glocal.training.fit import Interrupted, Schedule, TrainingStopped, fit
+from glocal.training.logbook import read_metrics
+from glocal.training.optimizers import LARS
+
+__all__ = ["LARS", "Interrupted", "Schedule", "TrainingStopped", "fit", "read_metrics"]

@@ -1,0 +1,75 @@
+"""Checkpoints: everything a run needs to go on exactly as if it had never stopped, written atomically."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from glocal.errors import UsageError
+
+
+@dataclass
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        step: optimiser steps taken.
+        epoch: the epoch under way.
+        batch: batches of that epoch already consumed.
+        seconds: training time so far.
+        skipped: sample id -> why it could not be read.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    skipped: dict[int, str] | None = None
+
+
+def checkpoint_path(run: Path) -> Path:
+    """The checkpoint `--resume` continues from."""
+    return run / "checkpoints" / "last.pt"
+
+
+def save_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+    """Write the checkpoint to a temporary file, sync it, then rename it over the last one: a reader never sees half a file."""
+    path = checkpoint_path(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "position": vars(position)}
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Restore a run and say where it stood.
+
+    Raises:
+        UsageError: if there is no checkpoint, or it does not fit.
+    """
+    path = checkpoint_path(run)
+    if not path.exists():
+        raise UsageError(f"{run} has no checkpoint to resume from (looked for {path}); start it again without --resume")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(state["optimizer"])
+        return Position(**state["position"])
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path} cannot be resumed from: {reason}; was config.yaml changed since?") from error
+
+
+def all_finite(module: nn.Module) -> bool:
+    """Whether every parameter is finite: a checkpoint that is not would replace the last good one."""
+    norms = torch._foreach_norm([p.detach() for p in module.parameters()])
+    return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())

@@ -1,0 +1,252 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from glocal.data.source import ImageSource
+from glocal.methods import Optimization
+from glocal.random import derive
+from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
+from glocal.training.logbook import Logbook
+from glocal.training.optimizers import build_optimizer, warmup_cosine
+from glocal.views import Appearance, ViewLoader
+
+Monitor = Callable[[nn.Module, int], dict[str, float]]
+"""(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
+
+
+class TrainingStopped(Exception):
+    """Training ended before its time: diverged, collapsed or interrupted. The message is for the person; nothing is lost."""
+
+
+class Interrupted(TrainingStopped):
+    """Ended by Ctrl-C or a termination signal, after saving."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how: all a loop needs beside the method and the data.
+
+    Attributes:
+        epochs: passes over the data.
+        max_steps: end earlier, after this many optimiser steps. The schedules still span `epochs` unless this is given.
+        batch_size: images per optimiser step on one process (over all accumulated micro-batches).
+        accumulate: micro-batches per step; a loss's batch statistics are then those of one micro-batch.
+        lr: peak learning rate, already scaled.
+        clip: largest gradient norm, 0 for none.
+        monitor_every: epochs between two calls of the monitor.
+        checkpoint_seconds: least time between two checkpoints within an epoch.
+        checkpoint_steps: also checkpoint every so many steps; 0 for never.
+        log_steps: steps between two lines of metrics.
+    """
+
+    epochs: int
+    max_steps: int | None
+    batch_size: int
+    accumulate: int
+    lr: float
+    clip: float
+    monitor_every: int
+    checkpoint_seconds: float = 300.0
+    checkpoint_steps: int = 0
+    log_steps: int = 10
+
+
+def fit(
+    fabric: Fabric,
+    method: nn.Module,
+    source: ImageSource,
+    run: Path,
+    *,
+    optimization: Optimization,
+    schedule: Schedule,
+    seed: int,
+    workers: int,
+    resume: bool = False,
+    monitor: Monitor | None = None,
+    quiet: bool = False,
+) -> Position:
+    """Train `method` on `source`, keeping the run directory such that a stop at any moment loses little.
+
+    Args:
+        fabric: launched; says devices, processes and precision.
+        method: see `glocal.methods`.
+        source: the images.
+        run: the run's directory.
+        optimization: optimiser and schedule shape.
+        schedule: lengths and sizes.
+        seed: of everything drawn during training.
+        workers: loader processes.
+        resume: continue from the run's checkpoint.
+        monitor: called on the main process every few epochs.
+        quiet: print nothing.
+
+    Returns:
+        Where training ended.
+
+    Raises:
+        TrainingStopped: with a diagnosis; `Interrupted` on Ctrl-C.
+    """
+    encoder: Any = method.encoder
+    appearance = Appearance(method.recipe, encoder.mean, encoder.std, seed)  # type: ignore[arg-type]
+    micro = schedule.batch_size // schedule.accumulate
+    loader = ViewLoader(
+        source,
+        method.recipe,  # type: ignore[arg-type]
+        batch_size=micro,
+        seed=seed,
+        workers=workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
+    total_steps = schedule.epochs * steps_per_epoch
+    if schedule.max_steps is not None:
+        total_steps = min(total_steps, schedule.max_steps)
+    warmup_steps = int(min(optimization.warmup_epochs * steps_per_epoch, total_steps / 10))
+
+    method.to(fabric.device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(method, optimization, schedule.lr)
+    at = load_checkpoint(run, method, optimizer) if resume else Position(skipped={})
+    assert at.skipped is not None
+    wrapped, optimizer_ = fabric.setup(method, optimizer)
+    log = Logbook(run, steps=total_steps, step=at.step, active=fabric.is_global_zero, quiet=quiet)
+    clock, saved, logged = time.monotonic() - at.seconds, time.monotonic(), (at.step, time.monotonic())
+
+    def checkpoint() -> None:
+        nonlocal saved
+        at.seconds, saved = time.monotonic() - clock, time.monotonic()
+        if not all_finite(method):
+            raise TrainingStopped(
+                f"the weights are no longer finite at step {at.step}; {run} keeps the last good checkpoint. "
+                "Try a lower --lr, --clip 1, or --precision 32"
+            )
+        if fabric.is_global_zero:
+            save_checkpoint(run, method, optimizer, at)
+        fabric.barrier()
+
+    def write_line(loss: Any) -> None:
+        nonlocal logged
+        values = torch.stack([loss.total.detach(), *loss.terms.values()]).tolist()
+        now = time.monotonic()
+        rate = (at.step - logged[0]) * schedule.batch_size * fabric.world_size / max(now - logged[1], 1e-9)
+        logged = (at.step, now)
+        terms = dict(zip(loss.terms, values[1:], strict=True))
+        line = {"step": at.step, "epoch": at.epoch, "loss": values[0], **{f"loss/{k}": v for k, v in terms.items()}}
+        log.record(
+            line | {"lr": optimizer.param_groups[0]["lr"], "images_per_second": rate, "time": now - clock}
+        )
+        log.show(at.step, f"loss {values[0]:.2f}  " + "  ".join(f"{k} {v:.2f}" for k, v in terms.items()) + f"  {rate:.0f} img/s")
+        if not math.isfinite(values[0]):
+            broken = [k for k, v in terms.items() if not math.isfinite(v)] or ["total"]
+            raise TrainingStopped(
+                f"the loss is not finite at step {at.step} ({', '.join(broken)}); {run} keeps the last good checkpoint. "
+                "Try a lower --lr, --clip 1, or --precision 32"
+            )
+
+    try:
+        with torch.random.fork_rng(), _stop_signals() as stopping:
+            wrapped.train()
+            checkpoint()
+            while at.step < total_steps:
+                for batches in _chunks(loader.epoch(at.epoch, at.batch), schedule.accumulate):
+                    share = warmup_cosine(at.step, total_steps, warmup_steps, optimization.final_lr)
+                    for group in optimizer.param_groups:
+                        group["lr"] = schedule.lr * share
+                    # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
+                    torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
+                    for k, batch in enumerate(batches):
+                        at.skipped.update(batch.skipped)
+                        batch = appearance(batch.to(fabric.device, non_blocking=True), at.epoch)
+                        with fabric.no_backward_sync(wrapped, enabled=k + 1 < len(batches)):
+                            loss = wrapped(batch)
+                            fabric.backward(loss.total / len(batches))
+                    if schedule.clip:
+                        fabric.clip_gradients(wrapped, optimizer_, max_norm=schedule.clip)
+                    optimizer_.step()
+                    optimizer_.zero_grad()
+                    at.step, at.batch = at.step + 1, at.batch + len(batches)
+                    if hasattr(method, "after_step"):
+                        method.after_step(at.step / total_steps)
+                    if at.step % schedule.log_steps == 0 or at.step in (1, total_steps):
+                        write_line(loss)
+                    if stopping() or at.step >= total_steps:
+                        break
+                    due = schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0
+                    if due or (fabric.world_size == 1 and time.monotonic() - saved > schedule.checkpoint_seconds):
+                        checkpoint()
+                if stopping():
+                    checkpoint()
+                    raise Interrupted(f"stopped at step {at.step} of {total_steps}; resume with: glocal pretrain --resume {run}")
+                ended = at.step >= total_steps
+                if at.batch >= steps_per_epoch * schedule.accumulate:
+                    at.epoch, at.batch = at.epoch + 1, 0
+                if monitor and (ended or (at.batch == 0 and at.epoch % schedule.monitor_every == 0)):
+                    checkpoint()
+                    if fabric.is_global_zero:
+                        _monitor(monitor, method, at, log)
+                    fabric.barrier()
+                    logged = (at.step, time.monotonic())
+                elif ended or time.monotonic() - saved > schedule.checkpoint_seconds:
+                    checkpoint()
+    finally:
+        log.close()
+        loader.close()
+    return at
+
+
+def _monitor(monitor: Monitor, method: nn.Module, at: Position, log: Logbook) -> None:
+    encoder: Any = method.encoder
+    encoder.eval()
+    try:
+        numbers = monitor(encoder, at.epoch)
+    finally:
+        encoder.train()
+    log.record({"step": at.step, "epoch": at.epoch, **numbers})
+    log.say(f"epoch {at.epoch}: " + "  ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
+
+
+def _chunks(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Groups of `size`; a last incomplete one is dropped."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and termination into a question the loop asks after each step; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    names = (signal.SIGINT, signal.SIGTERM)
+    try:
+        previous = [signal.signal(name, ask) for name in names]
+    except ValueError:  # not the main thread: signals are the caller's business
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        for name, handler in zip(names, previous, strict=True):
+            signal.signal(name, handler)

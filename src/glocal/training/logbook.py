@@ -1,0 +1,99 @@
+"""What a run says while it goes: a progress bar, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def metrics_path(run: Path) -> Path:
+    """One JSON object a line: training lines and monitor lines, told apart by their keys."""
+    return run / "metrics.jsonl"
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
+    path = metrics_path(run)
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class Logbook:
+    """Writes on the main process only; elsewhere every call does nothing.
+
+    Args:
+        run: the run's directory.
+        steps: total steps, for the progress bar.
+        step: the step a resumed run stands at; later lines of an interrupted run are dropped, since they come again.
+        active: whether this process writes.
+    """
+
+    def __init__(self, run: Path, *, steps: int, step: int = 0, active: bool = True, quiet: bool = False) -> None:
+        self.active = active
+        if not active:
+            return
+        kept = [line for line in read_metrics(run) if line["step"] <= step]
+        metrics_path(run).write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.file = open(metrics_path(run), "a", buffering=1)  # noqa: SIM115 (closed in `close`)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.console = Console(stderr=True, quiet=quiet)
+        self.live = self.console.is_terminal and not quiet
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.task = self.progress.add_task("training", total=steps, completed=step, note="")
+        self.steps = steps
+        self.spoken = time.monotonic()
+        self.progress.start()
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Write one line of metrics (must hold "step")."""
+        if not self.active:
+            return
+        self.file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                self.tensorboard.add_scalar(name, value, line["step"])
+
+    def show(self, step: int, note: str) -> None:
+        """Advance the bar; where there is no terminal, print a line every half minute instead."""
+        if not self.active:
+            return
+        self.progress.update(self.task, completed=step, note=note)
+        if not self.live and time.monotonic() - self.spoken > 30:
+            self.spoken = time.monotonic()
+            self.say(f"step {step}/{self.steps}  {note}")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.active:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self.active:
+            self.progress.stop()
+            self.file.close()
+            self.tensorboard.close()
+            sys.stderr.flush()

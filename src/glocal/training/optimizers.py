@@ -1,0 +1,83 @@
+"""Optimisers and schedules: LARS, which torch lacks, and the warm-up + cosine every paper of the list uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glocal.methods import Optimization
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling with momentum (You, Gitman, Ginsburg 2017, arXiv:1708.03888).
+
+    Per parameter tensor: d ← g + λw; d ← d · η‖w‖/‖d‖ (1 where either norm is 0); v ← μv + d; w ← w − lr · v. Groups with
+    `adapt=False` skip the scaling, as the SSL recipes do for parameters of one dimension.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        momentum: μ.
+        weight_decay: λ.
+        trust: η.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            updates: Any = [p.grad for p in params]
+            if group["weight_decay"]:
+                updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
+            if group["adapt"]:
+                scales = []
+                for w, d in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
+                    scales.append(torch.where((w > 0) & (d > 0), group["trust"] * w / d, 1.0))
+                updates = torch._foreach_mul(updates, scales)
+            for p in params:
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+            velocities = [self.state[p]["velocity"] for p in params]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, updates)
+            torch._foreach_add_(params, velocities, alpha=-group["lr"])
+        return loss
+
+
+def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.optim.Optimizer:
+    """The optimiser of `spec` over the trainable parameters; those of one dimension get neither decay nor adaptation."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if spec.optimizer == "lars":
+        for group in groups:
+            group["adapt"] = group["params"][0].ndim > 1
+        return LARS(groups, lr=lr, momentum=spec.momentum, trust=spec.trust)
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, foreach=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
+
+
+def warmup_cosine(step: int, steps: int, warmup_steps: int, final: float) -> float:
+    """Learning rate at `step` as a fraction of the peak: linear from 0, then half a cosine down to `final`."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
