@@ -1,0 +1,85 @@
+"""Write beside the destination, then rename: a half-written export never carries the final name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from glocal.errors import UsageError
+
+MARK = "glocal"
+"""How an earlier export is recognised: a key of config.json, the producer of an ONNX file, an extra file of a .pt2."""
+
+
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """A new empty folder to fill; it becomes `out` when the block ends without an error.
+
+    Raises:
+        UsageError: if `out` is a file, or a folder holding something other than an earlier export.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; give the name of a new folder")
+    if out.is_dir() and any(out.iterdir()) and not _is_exported_folder(out):
+        raise UsageError(f"{out} holds other files; give a new or empty folder (only an earlier export is replaced)")
+    with _sibling(out) as partial:
+        new = partial / out.name
+        new.mkdir()
+        yield new
+        if out.exists():
+            out.rename(partial / "previous")
+        new.rename(out)
+
+
+@contextmanager
+def staged_file(out: Path, suffix: str) -> Iterator[Path]:
+    """A path to write to, named like `out`; it (and what was written beside it) moves to `out` when the block succeeds.
+
+    Args:
+        out: the destination.
+        suffix: what its name must end in, e.g. ".onnx".
+
+    Raises:
+        UsageError: if the suffix differs, or `out` exists and is not an earlier export.
+    """
+    if out.suffix.lower() != suffix:
+        raise UsageError(f"{out} does not end in {suffix}; name the file to write, e.g. {out.with_suffix(suffix)}")
+    if out.is_dir() or (out.exists() and not _is_exported_file(out)):
+        raise UsageError(f"{out} exists and was not exported by glocal; give another name or remove it")
+    with _sibling(out) as partial:
+        yield partial / out.name
+        # An ONNX file over 2 GB keeps its weights in a second file: move that first, so the model is never without it.
+        for written in sorted(partial.iterdir(), key=lambda path: path.name == out.name):
+            written.replace(out.parent / written.name)
+
+
+@contextmanager
+def _sibling(out: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as `out`, hence one rename away."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_exported_folder(folder: Path) -> bool:
+    if (folder / "encoder.safetensors").exists():
+        return {path.name for path in folder.iterdir()} <= {"encoder.safetensors", "encoder.json"}  # never a whole run
+    try:
+        return MARK in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _is_exported_file(file: Path) -> bool:
+    if file.suffix.lower() == ".pt2":
+        return zipfile.is_zipfile(file) and any(MARK in name for name in zipfile.ZipFile(file).namelist())
+    with file.open("rb") as stream:
+        return MARK.encode() in stream.read(64)  # an ONNX file starts with its producer's name
