@@ -1,8 +1,8 @@
 """Collectives that carry gradients, and are the identity on one process.
 
 Convention: each rank computes the loss of the *joined* batch from gathered embeddings; DDP then averages the parameter
-gradients over ranks. The backward of each collective sums the incoming gradients over ranks, so the rank-mean loss and the
-averaged gradient equal those of a single process holding the whole batch.
+gradients over ranks. The backward of each collective sums the incoming gradients over ranks, so the rank-mean loss and
+the averaged gradient equal those of a single process holding the whole batch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -32,6 +33,7 @@ class _Gather(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         out = grad.new_empty((ctx.rows, *grad.shape[1:]))
@@ -47,6 +49,7 @@ class _Sum(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         grad = grad.clone()
         dist.all_reduce(grad)
@@ -54,7 +57,7 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Concatenate `x` (B, ...) over ranks along the first dimension, (W·B, ...), with gradients. All ranks need equal shapes."""
+    """Concatenate `x` (B, ...) over the W ranks, (W·B, ...), with gradients. All ranks need equal shapes."""
     return x if world_size() == 1 else _Gather.apply(x)
 
 

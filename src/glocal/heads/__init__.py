@@ -1,1 +1,6 @@
-"""Networks on top of a backbone: projectors, predictors, prototypes."""
+"""What stands between features and losses: projectors, and batch normalisation that spans processes."""
+
+from glocal.heads.batch_norm import BatchNorm, sync_batch_norms
+from glocal.heads.projector import projector
+
+__all__ = ["BatchNorm", "projector", "sync_batch_norms"]
