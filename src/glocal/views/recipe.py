@@ -40,3 +40,26 @@ class Recipe:
 
     views: tuple[Crop, ...]
     streams: tuple[str, ...] = ("unlabelled",)
+
+
+def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
+    """The asymmetric pair of BYOL and VICReg: the first view always blurred, the second rarely, but sometimes solarized."""
+    return multi_crop(size, 0, 0, large_scale=scale)
+
+
+def multi_crop(
+    large: int,
+    n_small: int,
+    small: int,
+    *,
+    large_scale: tuple[float, float] = (0.4, 1.0),
+    small_scale: tuple[float, float] = (0.08, 0.4),
+) -> Recipe:
+    """Two large crops, then `n_small` small ones, of the given sizes; VICRegL's appearance, alternating from view to view.
+
+    Even views: blur always, solarize never. Odd views: blur .1, solarize .2. (VICRegL, appendix; BYOL, table 6.)
+    """
+    even = Crop(large, scale=large_scale, blur=1.0)
+    odd = even.but(blur=0.1, solarize=0.2)
+    small_ones = [crop.but(size=small, scale=small_scale) for crop in (even, odd)]
+    return Recipe((even, odd, *(small_ones[i % 2] for i in range(n_small))))

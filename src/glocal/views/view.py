@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def grid_centers(height: int, width: int, crop_height: float, crop_width: float, device=None, dtype=torch.float32) -> Tensor:
+def grid_centers(
+    height: int, width: int, crop_height: float, crop_width: float, device=None, dtype=torch.float32
+) -> Tensor:
     """Centres of the cells of a uniform `height`×`width` grid over a crop, (H, W, 2) as (x, y) in crop pixels."""
     y = (torch.arange(height, device=device, dtype=dtype) + 0.5) * (crop_height / height)
     x = (torch.arange(width, device=device, dtype=dtype) + 0.5) * (crop_width / width)
@@ -58,9 +62,15 @@ class View:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """The same view on another device."""
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> View:
+        """The same view in page-locked memory, which copies to the GPU without waiting."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> View:
         names = ("pixels", "affine", "kept", "time")
-        present = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
+        return replace(self, **{name: change(x) for name in names if (x := getattr(self, name)) is not None})
 
 
 @dataclass
@@ -83,10 +93,17 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, which copies to the GPU without waiting."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
         return replace(
             self,
-            views=[view.to(device, non_blocking=non_blocking) for view in self.views],
-            index=self.index.to(device, non_blocking=non_blocking),
-            label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
-            support=None if self.support is None else self.support.to(device, non_blocking=non_blocking),
+            views=[change(view) for view in self.views],
+            index=change(self.index),
+            label=None if self.label is None else change(self.label),
+            support=None if self.support is None else change(self.support),
         )

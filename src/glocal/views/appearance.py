@@ -1,0 +1,201 @@
+"""Colour, blur and normalisation of a whole batch of views on its device, with parameters of its own for every sample.
+
+Each operation means what it means in `torchvision.transforms.v2.functional` on float images in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glocal import random
+from glocal.views.recipe import Crop, Recipe
+from glocal.views.view import Batch
+
+GRAY = (0.2989, 0.587, 0.114)
+"""ITU-R 601 luma, with torchvision's digits."""
+
+
+class Appearance:
+    """Turn a batch of uint8 views into normalised float views as a recipe says.
+
+    The order is that of BYOL: colour jitter (its four operations in a random order per sample), grey, blur, solarize,
+    normalise. What happens to sample i in epoch e is a pure function of (seed, epoch, sample, view).
+
+    Args:
+        recipe: one `Crop` per view.
+        mean: of each channel, in [0, 1] units, that the backbone expects to be taken off.
+        std: of each channel, likewise.
+        seed: the run's seed.
+    """
+
+    def __init__(self, recipe: Recipe, mean: Sequence[float], std: Sequence[float], seed: int):
+        self.recipe = recipe
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, epoch: int, device: torch.device | str | None = None) -> Batch:
+        """The batch with pixels (B, 3, size, size) float32, channels-last in memory.
+
+        Args:
+            batch: from a `ViewLoader` of the same recipe.
+            epoch: the one the batch belongs to.
+            device: where to do the work; None: where the batch is. Passing a batch still in main memory together with a
+                device spares a wait: the parameters are drawn in main memory, from `batch.index`.
+        """
+        index = batch.index.cpu().numpy()
+        if device is not None:
+            batch = batch.to(device, non_blocking=True)
+        views = []
+        for number, (view, crop) in enumerate(zip(batch.views, self.recipe.views, strict=True)):
+            plan = draw(crop, self.seed, epoch, index, number)
+            with torch.autocast(view.pixels.device.type, enabled=False):
+                views.append(replace(view, pixels=render(view.pixels, plan, self.mean, self.std)))
+        return replace(batch, views=views)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen to each sample of one view.
+
+    Attributes:
+        order: (B, 4), the colour operation done first, second, ...: 0 brightness, 1 contrast, 2 saturation, 3 hue; all −1
+            for samples without colour jitter.
+        factor: (B, 4) strength of the four operations, as in torchvision's `adjust_*`.
+        gray: (B,) bool.
+        sigma: (B,) of the blur in pixels; 0 for none.
+        solarize: (B,) bool.
+    """
+
+    order: np.ndarray
+    factor: np.ndarray
+    gray: np.ndarray
+    sigma: np.ndarray
+    solarize: np.ndarray
+
+
+def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> Plan:
+    """The `Plan` of samples `index` (B,), which a batch of other samples, or in another order, would not change."""
+    u = random.uniform(seed, "appearance", epoch, index, view, n=13)
+    widths = np.array([crop.brightness, crop.contrast, crop.saturation, crop.hue])
+    middle = np.array([1.0, 1.0, 1.0, 0.0])
+    low = np.maximum(middle - widths, [0.0, 0.0, 0.0, -0.5])
+    factor = low + u[:, :4] * (np.minimum(middle + widths, [np.inf, np.inf, np.inf, 0.5]) - low)
+    order = np.where(u[:, 8:9] < crop.jitter, u[:, 4:8].argsort(axis=1), -1)
+    order = np.where(widths[order] > 0, order, -1)  # nothing to do
+    low_sigma, high_sigma = crop.sigma
+    sigma = np.where(u[:, 10] < crop.blur, low_sigma + u[:, 11] * (high_sigma - low_sigma), 0.0)
+    return Plan(order, factor, gray=u[:, 9] < crop.gray, sigma=sigma, solarize=u[:, 12] < crop.solarize)
+
+
+def render(pixels: Tensor, plan: Plan, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Carry out a plan on uint8 pixels (B, 3, s, s); float32, normalised, channels-last."""
+    x = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    for turn in plan.order.T:
+        for number, adjust in enumerate((brightness_, contrast_, saturation_, hue_)):
+            change(x, turn == number, adjust, plan.factor[:, number])
+    change(x, plan.gray, gray_)
+    change(x, plan.sigma > 0, blur_, plan.sigma)
+    change(x, plan.solarize, solarize_)
+    x.sub_(x.new_tensor(mean)[:, None, None]).div_(x.new_tensor(std)[:, None, None])
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def change(x: Tensor, who: np.ndarray, operation, *parameters: np.ndarray) -> None:
+    """Do an operation, in place, to the samples of `x` (B, ...) that the mask `who` (B,) picks, each with its parameters."""
+    rows = np.flatnonzero(who)
+    if len(rows) == 0:
+        return
+    at = torch.from_numpy(rows).to(x.device, non_blocking=True)
+    chosen = [torch.from_numpy(p[rows]).to(x.device, x.dtype, non_blocking=True) for p in parameters]
+    x.index_copy_(0, at, operation(x.index_select(0, at), *chosen))
+
+
+def brightness_(x: Tensor, factor: Tensor) -> Tensor:
+    """Scale (B, 3, h, w) by `factor` (B,)."""
+    return x.mul_(factor[:, None, None, None]).clamp_(0, 1)
+
+
+def contrast_(x: Tensor, factor: Tensor) -> Tensor:
+    """Scale about the mean luma of each image."""
+    mean = x.mean(dim=(2, 3)) @ x.new_tensor(GRAY)
+    rest = mean * (1 - factor)
+    return x.mul_(factor[:, None, None, None]).add_(rest[:, None, None, None]).clamp_(0, 1)
+
+
+def saturation_(x: Tensor, factor: Tensor) -> Tensor:
+    """Scale about the luma of each pixel."""
+    rest = luma(x).mul_(1 - factor[:, None, None, None])
+    return x.mul_(factor[:, None, None, None]).add_(rest).clamp_(0, 1)
+
+
+def luma(x: Tensor) -> Tensor:
+    """(B, 1, h, w) brightness of each pixel of (B, 3, h, w)."""
+    red, green, blue = x.split(1, dim=1)
+    return (red * GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
+
+
+def hue_(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the hue of HSV by `turns` (B,) of the colour circle.
+
+    Each channel is value − chroma · clamp(distance to its own colour on the circle of six), which is the usual table of six
+    cases in closed form.
+    """
+    red, green, blue = x.unbind(1)
+    value, top = x.max(dim=1)
+    chroma = value - x.amin(dim=1)
+    over = torch.where(chroma == 0, 0, 1 / chroma)
+    hue = torch.where(top == 0, green - blue, torch.where(top == 1, blue - red, red - green)).mul_(over).add_(top * 2)
+    hue = (hue + 6 * turns[:, None, None]).remainder_(6)
+    for channel, (center, reach) in enumerate(((3, -1), (2, 2), (4, 2))):
+        away = (hue - center).abs_()
+        away = away.sub_(1) if reach < 0 else away.neg_().add_(2)
+        x[:, channel] = torch.addcmul(value - chroma, chroma, away.clamp_(0, 1))
+    return x
+
+
+def gray_(x: Tensor) -> Tensor:
+    """Luma in all three channels."""
+    return luma(x).expand_as(x)
+
+
+def solarize_(x: Tensor) -> Tensor:
+    """Invert values of one half and more."""
+    return torch.where(x >= 0.5, 1 - x, x)
+
+
+def blur_(x: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of square images (B, 3, s, s) with `sigma` (B,) pixels, reflecting at the border.
+
+    One blur along a side is a banded s×s matrix of its own for each sample, so that two batched matrix products do it all.
+    """
+    side = x.shape[-1]
+    radius = min(BLUR_RADIUS, side - 1)
+    taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=x.device) / sigma[:, None]) ** 2)
+    taps = taps / (2 * taps.sum(1, keepdim=True) - taps[:, :1])
+    matrix = (taps @ _bands(side, radius, x.device)).view(-1, side, side)
+    rows = torch.bmm(x.view(len(x), -1, side), matrix.transpose(1, 2)).view_as(x)
+    return matrix[:, None] @ rows
+
+
+BLUR_RADIUS = ceil(4 * 2.0)
+
+
+@lru_cache(maxsize=16)
+def _bands(side: int, radius: int, device: torch.device) -> Tensor:
+    """(radius + 1, side²): how often entry (i, j) of the blur matrix takes the tap at distance d, reflections included."""
+    i = torch.arange(side, device=device)
+    j = i[:, None]
+    distance = torch.arange(radius + 1, device=device)[:, None, None]
+    direct = (i - j).abs() == distance
+    low = (i + j == distance) & (i > 0)
+    high = (2 * (side - 1) - i - j == distance) & (i < side - 1)
+    return (direct.float() + low.float() + high.float()).flatten(1)

@@ -1,0 +1,232 @@
+"""`ViewLoader`: from a collection of images to batches of uint8 views, repeatable to the pixel."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from glocal import random
+from glocal.data.source import ImageSource, Unreadable
+from glocal.errors import UsageError
+from glocal.views.geometry import crop_affine, cut, sample_boxes
+from glocal.views.recipe import Recipe
+from glocal.views.view import Batch, View
+
+ATTEMPTS = 32
+"""Unreadable images in a row, for one place in a batch, after which the collection is called broken."""
+
+
+class ViewLoader:
+    """Batches of views of a collection of images.
+
+    What sample i looks like in epoch e is a pure function of (seed, epoch, sample, view): the same for any number of
+    workers, processes or restarts. The ranks' batches of one step, joined, are the batch of one process of
+    `batch_size * world_size`. No global random generator is touched.
+
+    Images that cannot be read are replaced, within the batch, by others chosen in the same pure way, and are listed in
+    `Batch.skipped`.
+
+    Args:
+        source: the images.
+        recipe: the views to take of each.
+        batch_size: images per step, per process.
+        seed: the run's seed.
+        workers: processes that decode and crop; 0 does it in this one. They start with the first batch, and stay.
+        rank: index of this process.
+        world_size: number of processes.
+        shuffle: a new order every epoch; else the source's own order.
+        drop_last: leave out the last, smaller batch of an epoch.
+
+    Raises:
+        UsageError: if there are not enough images for one batch.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        recipe: Recipe,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ):
+        if world_size > 1 and not drop_last:
+            raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
+        total = batch_size * world_size
+        self.steps_per_epoch = len(source) // total if drop_last else -(-len(source) // total)
+        if self.steps_per_epoch == 0:
+            images = f"{source.name} has {len(source)} image{'' if len(source) == 1 else 's'}"
+            if len(source) == 0:
+                raise UsageError(f"{images}: nothing to make a batch of")
+            per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
+            raise UsageError(f"{images}, fewer than one batch of {per}: choose a smaller batch size or add images")
+        self._positions = _Positions(len(source), self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
+        self._batches = DataLoader(
+            _Batches(source, recipe, seed),
+            batch_size=None,
+            sampler=self._positions,
+            num_workers=workers,
+            collate_fn=_as_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_init_worker,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),
+        )
+        self._stream: Iterator[Batch | Exception] = iter(())
+        self._next: tuple[int, int] | None = None
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from `start_step` on; uint8 pixels (B, 3, size, size) in channels-last memory order.
+
+        Raises:
+            UsageError: if very many images in a row cannot be read.
+        """
+        for step in range(start_step, self.steps_per_epoch):
+            yield self._take(epoch, step)
+
+    def _take(self, epoch: int, step: int) -> Batch:
+        # The stream runs on from one epoch into the next, so that workers don't idle in between; any other place restarts it.
+        if self._next != (epoch, step):
+            self._positions.start = (epoch, step)
+            with _interrupts_blocked():
+                self._stream = iter(self._batches)
+        self._next = None  # unless the next line succeeds
+        batch = next(self._stream)
+        if isinstance(batch, Exception):
+            raise batch
+        self._next = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
+        return batch
+
+
+@dataclass
+class _Positions(Sampler):
+    """Endless (epoch, sample ids (B,)) from `start` = (epoch, step) on."""
+
+    images: int
+    steps: int
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+    shuffle: bool
+    start: tuple[int, int] = (0, 0)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        epoch, step = self.start
+        while True:
+            order = (
+                random.permutation(self.images, self.seed, "order", epoch) if self.shuffle else np.arange(self.images)
+            )
+            for step in range(step, self.steps):
+                first = (step * self.world_size + self.rank) * self.batch_size
+                yield epoch, order[first : first + self.batch_size]
+            epoch, step = epoch + 1, 0
+
+
+@dataclass
+class _Batches(Dataset):
+    """(epoch, sample ids) → `Batch`. An error is returned, not raised: DataLoader would bury its message in a traceback."""
+
+    source: ImageSource
+    recipe: Recipe
+    seed: int
+
+    def __getitem__(self, position: tuple[int, np.ndarray]) -> Batch | Exception:
+        try:
+            return self._batch(*position)
+        except UsageError as error:
+            return error
+        except Exception as error:
+            return _portable(error)
+
+    def _batch(self, epoch: int, samples: np.ndarray) -> Batch:
+        crops = self.recipe.views
+        pixels = [torch.empty(len(samples), crop.size, crop.size, 3, dtype=torch.uint8) for crop in crops]
+        affine = torch.empty(len(crops), len(samples), 2, 3)
+        index = torch.empty(len(samples), dtype=torch.int64)
+        skipped: list[tuple[int, str]] = []
+        for row, wanted in enumerate(samples.tolist()):
+            index[row], views, maps = self._sample(epoch, wanted, skipped)
+            for view, crop in enumerate(views):
+                pixels[view][row] = torch.from_numpy(crop)
+            affine[:, row] = torch.from_numpy(maps)
+        return Batch(
+            views=[View(p.permute(0, 3, 1, 2), a) for p, a in zip(pixels, affine, strict=True)],
+            index=index,
+            label=self._labels(index),
+            skipped=tuple(skipped),
+        )
+
+    def _sample(
+        self, epoch: int, wanted: int, skipped: list[tuple[int, str]]
+    ) -> tuple[int, list[np.ndarray], np.ndarray]:
+        """The sample really used, its crops, and their maps (V, 2, 3)."""
+        crops = self.recipe.views
+        sizes = [crop.size for crop in crops]
+        sample = wanted
+        for attempt in range(ATTEMPTS):
+            try:
+                image = self.source.open(sample)
+                boxes, flips = sample_boxes(crops, *image.size, seed=self.seed, epoch=epoch, sample=sample)
+                views = cut(image, boxes, flips, sizes)
+            except Unreadable as error:
+                skipped.append((sample, str(error)))
+                draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
+                sample = int(draw[0] * len(self.source))
+            else:
+                return sample, views, np.stack([crop_affine(*place) for place in zip(boxes, flips, sizes, strict=True)])
+        last, reason = skipped[-1]
+        raise UsageError(
+            f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being {self.source.key(last)} "
+            f"({reason}): check that these are images and complete"
+        )
+
+    def _labels(self, index: Tensor) -> Tensor | None:
+        labels = self.source.labels
+        return None if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.int64)[index.numpy()])
+
+
+def _portable(error: Exception) -> Exception:
+    """The same error, able to travel between processes with its traceback; a RuntimeError with its text if it is not."""
+    trace = traceback.format_exc()
+    with suppress(Exception):
+        error.add_note(trace)
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    return RuntimeError(trace)
+
+
+def _as_is(item):
+    return item
+
+
+def _init_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; only the main process should answer it, and it stops the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _interrupts_blocked():
+    """Ctrl-C waits: worker processes started inside inherit the block, so that none dies of it while it is importing."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
