@@ -1,0 +1,215 @@
+"""The Python functions behind the commands: same names, same arguments. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from glocal.backbones import Backbone
+    from glocal.export import Embeddings
+
+
+def pretrain(
+    data: str | list[str] | None = None,
+    *,
+    method: str = "vicregl",
+    backbone: str = "resnet50",
+    image_size: int = 224,
+    out: str | None = None,
+    resume: str | None = None,
+    preset: str | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    pretrained: bool | str = False,
+    stem: Literal["native", "cifar"] = "native",
+    output_stride: int | None = None,
+    drop_path: float = 0.0,
+    optimizer: Literal["lars", "adamw", "sgd"] | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    warmup_epochs: float | None = None,
+    clip: float = 0.0,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None,
+    workers: int | None = None,
+    monitor_every: int | None = None,
+    checkpoint_steps: int = 0,
+    report: bool = True,
+    quiet: bool = False,
+    **options: Any,
+) -> Path:
+    """Pretrain an encoder on unlabelled images.
+
+    What is left at None is decided from the data and the machine, and said in the log and in config.yaml.
+
+    Args:
+        data: folder, list file, `torchvision:NAME`, `parts`, or several of them. Labels, where present, are only used to
+            watch progress and for the final scores.
+        method: see `glocal methods`.
+        backbone: any timm name, see `glocal backbones`.
+        image_size: side of the (large) crops, pixels.
+        out: the run's directory; by default runs/METHOD-BACKBONE-DATA-K.
+        resume: a run to continue; everything else comes from its config.yaml, except `workers` and `quiet` when given.
+        preset: the method's options as in its "paper", or widths for "small" data; each method lists its own.
+        epochs: passes over the images.
+        max_steps: stop after so many optimiser steps.
+        batch_size: images per step and process.
+        accumulate: micro-batches per step; batch statistics are then per micro-batch.
+        seed: of everything random.
+        pretrained: start from timm's released weights (true), or from a local weights file.
+        stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
+        output_stride: of the feature map, by dilation (8, 16 or 32).
+        drop_path: stochastic depth rate.
+        optimizer: instead of the method's own.
+        lr: peak learning rate.
+        weight_decay: on parameters of more than one dimension.
+        warmup_epochs: epochs of linear warm-up.
+        clip: largest gradient norm; 0 for none.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: processes on this machine (distributed data parallel).
+        num_nodes: machines.
+        precision: autocast dtype.
+        workers: loader processes; the result does not depend on them.
+        monitor_every: epochs between two looks at kNN accuracy and rank.
+        checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
+        report: evaluate at the end against random initialisation and raw pixels, and write report.html.
+        quiet: print nothing.
+        **options: the method's own options, see its documentation.
+
+    Returns:
+        The run's directory, holding the encoder.
+
+    Raises:
+        UsageError: for bad options or unusable data.
+        TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
+    """
+    config = {name: value for name, value in locals().items() if name not in ("options", "resume", "quiet", "out")}
+    from glocal.pipeline import continue_run, start_run
+
+    if resume is not None:
+        return continue_run(Path(resume), workers=workers, quiet=quiet)
+    return start_run(config, options, out=out, quiet=quiet)
+
+
+def load(encoder: str, *, image_size: int | None = None) -> Backbone:
+    """An encoder from a run, an exported folder or file, or timm.
+
+    Args:
+        encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
+        image_size: for vision transformers built for one size.
+
+    Returns:
+        A Backbone in evaluation mode: (B, 3, h, w) normalised pixels -> Features(pooled, dense, ...).
+
+    Raises:
+        UsageError: if there is no encoder there.
+    """
+    from glocal.backbones import load_encoder
+
+    return load_encoder(encoder, image_size=image_size).eval()
+
+
+def evaluate(
+    encoder: str | Backbone,
+    data: str,
+    *,
+    tasks: list[str] | None = None,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    workers: int = 0,
+    seed: int = 0,
+    baselines: bool = False,
+    json: str | None = None,
+) -> dict[str, Any]:
+    """Measure a frozen encoder as a global and as a dense feature.
+
+    Args:
+        encoder: what `load` takes, or a Backbone.
+        data: labelled images; train and test splits are kept apart (a stratified fifth is held out where there are none).
+        tasks: see `glocal tasks`; by default all that the data allows.
+        image_size: by default the encoder's own.
+        batch_size: images per forward pass.
+        workers: loader processes.
+        seed: of splits and crops.
+        baselines: also score the same architecture at random initialisation, and raw pixels.
+        json: a file to write the scores to.
+
+    Returns:
+        {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...}, ...}
+        for the tasks asked for, and "meta". With `baselines`, also "random" and "pixels", each the same again.
+
+    Raises:
+        UsageError: for an unknown task, or one the data cannot serve.
+    """
+    from glocal.pipeline import score, score_with_baselines, write_json
+
+    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    settings = {"tasks": tasks, "image_size": image_size, "batch_size": batch_size, "workers": workers, "seed": seed}
+    result = score_with_baselines(model, data, **settings) if baselines else score(model, data, **settings)
+    if json is not None:
+        write_json(Path(json), result)
+    return result
+
+
+def embed(
+    encoder: str | Backbone,
+    data: str,
+    *,
+    out: str | None = None,
+    dense: bool = False,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    workers: int = 0,
+) -> Embeddings | Path:
+    """The features of every image.
+
+    Args:
+        encoder: what `load` takes, or a Backbone.
+        data: images.
+        out: a .parquet or .npz file; in Python, leave out to get arrays.
+        dense: also the feature maps.
+        image_size: by default the encoder's own.
+        batch_size: images per forward pass.
+        workers: loader processes.
+
+    Returns:
+        The file, or the embeddings.
+    """
+    from glocal.data import open_source
+    from glocal.export import embed_source
+
+    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    return embed_source(
+        model, open_source(data), image_size=image_size, dense=dense, batch_size=batch_size, workers=workers, out=out
+    )
+
+
+def export(
+    encoder: str | Backbone,
+    *,
+    format: Literal["timm", "onnx", "torch-export", "safetensors"] = "timm",
+    out: str,
+    image_size: int | None = None,
+) -> Path:
+    """Hand an encoder over.
+
+    Args:
+        encoder: what `load` takes, or a Backbone.
+        format: "timm", a folder that timm.create_model('local-dir:OUT', pretrained=True) opens; "onnx" or "torch-export",
+            a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
+        out: the folder or file to write.
+        image_size: by default the encoder's own.
+
+    Returns:
+        What was written.
+    """
+    from glocal.export import export_encoder
+
+    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    return export_encoder(model, format=format, out=out)

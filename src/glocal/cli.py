@@ -1,0 +1,248 @@
+"""The `glocal` command: a thin layer that turns arguments into calls of `glocal.api`. Exit code 2 for a user's mistake."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from typing import Any
+
+COMMANDS = {
+    "pretrain": ("learn an encoder from unlabelled images", "glocal pretrain photos/ --method vicregl --backbone resnet50"),
+    "evaluate": (
+        "measure an encoder: kNN, linear, segmentation, correspondence",
+        "glocal evaluate runs/NAME --data labelled/ --tasks knn linear segment --json scores.json",
+    ),
+    "embed": ("write the features of a folder of images", "glocal embed runs/NAME photos/ --out features.parquet"),
+    "export": ("hand the encoder over to timm, ONNX or torch.export", "glocal export runs/NAME --format timm --out encoder/"),
+    "report": ("write a run's report page again", "glocal report runs/NAME"),
+    "methods": ("list the training methods, with their papers", "glocal methods"),
+    "backbones": ("list the backbones by pattern", "glocal backbones 'convnext*'"),
+    "tasks": ("list the evaluation tasks and what they need", "glocal tasks"),
+}
+POSITIONAL = {"pretrain": ["data"], "evaluate": ["encoder"], "embed": ["encoder", "data"], "export": ["encoder"]}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        fail("interrupted", code=130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        name = type(error).__name__
+        if name in ("UsageError", "TrainingStopped", "Interrupted"):
+            fail(str(error), code={"UsageError": 2, "Interrupted": 130}.get(name, 1))
+        raise
+
+
+def fail(message: str, *, code: int) -> None:
+    """One line on standard error, and out."""
+    print(f"glocal: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def run(args: list[str]) -> None:
+    """Dispatch one command line."""
+    from glocal.errors import UsageError
+
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if args[0] in ("-V", "--version"):
+        from glocal import __version__
+
+        print(f"glocal {__version__}")
+        return
+    command, rest = args[0], args[1:]
+    if command not in COMMANDS:
+        raise UsageError(f"no command '{command}'{nearest(command, list(COMMANDS))}; see glocal --help")
+    if command in POSITIONAL:
+        call(command, rest)
+    else:
+        listing(command, rest)
+
+
+def overview() -> str:
+    """The top-level help."""
+    lines = ["glocal: learn the whole and the parts of images, without labels", ""]
+    lines += [f"  glocal {name:<10} {what}" for name, (what, _) in COMMANDS.items()]
+    lines += ["", "for example:"]
+    lines += [f"  {COMMANDS[name][1]}" for name in ("pretrain", "evaluate", "embed", "export")]
+    lines += ["", "glocal COMMAND --help says more about each."]
+    return "\n".join(lines)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """'; did you mean X?' where something is near."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def call(command: str, args: list[str]) -> None:
+    """Parse the arguments of an api function by its signature, and call it."""
+    from glocal import api
+    from glocal.errors import UsageError
+
+    function = getattr(api, command)
+    options = parse(command, function, args)
+    result = function(**options)
+    if command == "evaluate":
+        print(table(result))
+    elif command in ("embed", "export"):
+        print(result)
+    if command == "embed" and options.get("out") is None:
+        raise UsageError("embed needs --out FILE.parquet or --out FILE.npz")
+
+
+def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
+    """Arguments -> keyword arguments of `function`, plus the method's options for `pretrain`."""
+    import jsonargparse
+
+    from glocal.errors import UsageError
+
+    what, example = COMMANDS[command]
+    parser = jsonargparse.ArgumentParser(
+        prog=f"glocal {command}",
+        description=what,
+        epilog=f"for example: {example}",
+        exit_on_error=False,
+        add_help=False,
+        formatter_class=jsonargparse.DefaultHelpFormatter,
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this and exit")
+    positional = POSITIONAL[command]
+    if command == "pretrain":
+        parser.add_argument("data", nargs="*", help="folder, list file, torchvision:NAME or parts; several are joined")
+        parser.add_argument("--config", action="config", help="a YAML file of these options, such as a run's config.yaml")
+    else:
+        for name in positional:
+            parser.add_argument(name, type=str, help="")
+    parser.add_function_arguments(function, as_group=False, skip={*positional, "options"}, fail_untyped=False)
+    if command == "pretrain":
+        from glocal.methods import method_class
+
+        parser.add_class_arguments(
+            method_class(chosen_method(args)), nested_key=None, as_group=True, skip={"backbone", "image_size"}
+        )
+    known = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
+    if "-h" in args or "--help" in args:
+        print(re.sub(r"--[a-z_]+", lambda m: m[0].replace("_", "-"), parser.format_help()))
+        sys.exit(0)
+    args = [normalise(word, known) for word in args]
+    try:
+        namespace = parser.parse_args(args)
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise UsageError(one_line(command, str(error))) from error
+    options = namespace.as_dict() if hasattr(namespace, "as_dict") else vars(namespace)
+    options.pop("config", None)
+    options = {name: value for name, value in options.items() if not name.startswith("__")}
+    if command == "pretrain":
+        given = {re.sub(r"^--(no-)?", "", word.split("=")[0]) for word in args if word.startswith("--")}
+        signature = inspect.signature(function).parameters
+        config_file = "config" in given
+        options = {k: v for k, v in options.items() if k in signature or k in given or config_file}
+        data = options.pop("data")
+        options["data"] = data if not data or len(data) > 1 else data[0]
+    return options
+
+
+def chosen_method(args: list[str]) -> str:
+    """The method named on the command line or in its --config file, else the default."""
+    import yaml
+
+    from glocal import api
+
+    for k, word in enumerate(args):
+        if word.startswith("--method="):
+            return word.split("=", 1)[1]
+        if word == "--method" and k + 1 < len(args):
+            return args[k + 1]
+    for k, word in enumerate(args):
+        if word == "--config" and k + 1 < len(args):
+            try:
+                with open(args[k + 1]) as file:
+                    return (yaml.safe_load(file) or {}).get("method", "vicregl")
+            except (OSError, yaml.YAMLError, AttributeError):
+                break
+    return inspect.signature(api.pretrain).parameters["method"].default
+
+
+def normalise(word: str, known: list[str]) -> str:
+    """--batch-size -> --batch_size; .05,.4 -> [.05,.4]. Unknown options are an error with the nearest name."""
+    from glocal.errors import UsageError
+
+    if re.fullmatch(r"-?[\d.e-]+(,-?[\d.e-]+)+", word):
+        return f"[{word}]"
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    name = name.replace("-", "_").replace("__", "--", 1)
+    if name not in known:
+        shown = [option.replace("_", "-").replace("--", "--", 1) for option in known]
+        raise UsageError(f"no option '{word.partition('=')[0]}'{nearest(word.partition('=')[0], shown)}")
+    return name + equals + value
+
+
+def one_line(command: str, message: str) -> str:
+    """The gist of a parser's message."""
+    message = re.sub(r"Parser key \"?([a-z_]+)\"?:?", lambda m: f"--{m[1].replace('_', '-')}:", message)
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    return f"{' '.join(lines[:2])} (see glocal {command} --help)"
+
+
+def table(result: dict[str, Any]) -> str:
+    """Scores as lines: one a task, baselines beside it."""
+    rows = []
+    for task, scores in result.items():
+        if task in ("meta", "random", "pixels") or not isinstance(scores, dict):
+            continue
+        for name, value in scores.items():
+            if isinstance(value, float):
+                beside = [
+                    f"{who} {result[who][task][name]:.3f}"
+                    for who in ("random", "pixels")
+                    if isinstance(result.get(who, {}).get(task, {}).get(name), float)
+                ]
+                rows.append(f"{task}.{name:<24} {value:.3f}  {'  '.join(beside)}".rstrip())
+    return "\n".join(rows)
+
+
+def listing(command: str, args: list[str]) -> None:
+    """Commands that show something: methods, backbones, tasks, report."""
+    from glocal.errors import UsageError
+
+    what, example = COMMANDS[command]
+    if "-h" in args or "--help" in args:
+        print(f"usage: {example}\n\n{what}\n\nfor example: {example}")
+        return
+    takes = {"report": 1, "backbones": 1}.get(command, 0)
+    if len(args) > takes or any(word.startswith("-") for word in args):
+        raise UsageError(f"glocal {command} does not take '{args[-1]}'; for example: {example}")
+    if command == "methods":
+        from glocal.methods import method_class, method_names
+
+        for name in method_names():
+            print(f"{name:<12} {method_class(name).paper}")
+    elif command == "tasks":
+        from glocal.evaluation import TASKS
+
+        for name, task in TASKS.items():
+            print(f"{name:<12} {task.what}; needs {task.needs}")
+    elif command == "backbones":
+        from glocal.backbones import list_backbones
+
+        print("\n".join(list_backbones(*args)))
+    else:
+        if not args:
+            raise UsageError(f"glocal report needs a run; for example: {example}")
+        from pathlib import Path
+
+        from glocal.report import write_report
+
+        print(write_report(Path(args[0])))

@@ -1,0 +1,95 @@
+"""From what a person asked to a complete configuration: everything left open is decided here, and each decision is said."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from glocal.methods import Optimization
+
+SMALL = 200_000
+"""Below this many images the published widths and learning rates do not fit; preset "small" applies."""
+
+
+@dataclass
+class Plan:
+    """A configuration being completed, and the sentences that say how."""
+
+    config: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def decide(self, name: str, value: Any, why: str) -> None:
+        """Fill an option that was left open."""
+        if self.config[name] is None:
+            self.config[name] = value
+            self.notes.append(f"{name.replace('_', '-')} {value}: {why}")
+
+
+def decide_sizes(plan: Plan, images: int, processes: int) -> None:
+    """Preset, batch size, epochs and machine settings, from the number of images and the machine."""
+    config = plan.config
+    plan.decide(
+        "preset", "small" if images < SMALL else "paper", f"{images:,} images ({'under' if images < SMALL else 'over'} {SMALL:,})"
+    )
+    fitting = 2 ** max(1, int(math.log2(max(2, images // (8 * processes)))))
+    plan.decide("batch_size", min(256, fitting), "at least eight steps an epoch, at most 256")
+    scaled = round(100 * math.sqrt(1_281_167 / images))
+    plan.decide("epochs", min(800, max(100, scaled)), "100 at ImageNet's size, more for less, at most 800")
+    plan.decide("monitor_every", max(1, config["epochs"] // 20), "a twentieth of the run")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    plan.decide("workers", min(8, max(1, cores // 2 // processes)), f"{cores} cores")
+    plan.decide("precision", "bf16-mixed" if fast_bf16(config["accelerator"]) else "32-true", "what this hardware does fast")
+
+
+def decide_stride(plan: Plan, family: str) -> None:
+    """A finer map for methods that match cells: at least 6×6 cells on the large crop (a ResNet at 96 px has 3×3)."""
+    if family != "resnet" or plan.config.get("alpha", 1.0) >= 1.0:
+        return
+    size = plan.config["image_size"]
+    stride = next((s for s in (32, 16) if size / s >= 6), 8)
+    if stride < 32:
+        plan.decide("output_stride", stride, f"maps of {-(-size // stride)}×{-(-size // stride)} cells to match at {size} px")
+
+
+def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: int) -> Optimization:
+    """The method's own optimisation, adapted to short runs, under what the person set.
+
+    LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps. A
+    run of a few thousand steps uses AdamW.
+    """
+    config = plan.config
+    short = steps < 30_000 and spec.optimizer == "lars"
+    if short and config["optimizer"] in (None, "adamw"):
+        spec = Optimization("adamw", lr=SHORT_LR, weight_decay=0.05, warmup_epochs=spec.warmup_epochs)
+        plan.decide("optimizer", "adamw", f"only {steps:,} steps; the paper's LARS is made for 10^5")
+    plan.decide("optimizer", spec.optimizer, "the method's paper")
+    if config["optimizer"] != spec.optimizer:
+        usual = {"adamw": (5e-4, 0.05), "lars": (0.2, 1e-6), "sgd": (0.05, 1e-4)}[config["optimizer"]]
+        spec = Optimization(config["optimizer"], lr=usual[0], weight_decay=usual[1], warmup_epochs=spec.warmup_epochs)
+    batch = config["batch_size"] * processes
+    plan.decide("lr", spec.lr * batch / 256, f"{spec.lr:g} × {batch}/256")
+    plan.decide("weight_decay", spec.weight_decay, "goes with the optimizer")
+    plan.decide("warmup_epochs", spec.warmup_epochs, "the method's paper; at most a tenth of the run")
+    return Optimization(
+        spec.optimizer,
+        lr=spec.lr,
+        weight_decay=config["weight_decay"],
+        warmup_epochs=config["warmup_epochs"],
+        final_lr=spec.final_lr,
+        momentum=spec.momentum,
+        trust=spec.trust,
+    )
+
+
+SHORT_LR = 1e-3
+
+
+def fast_bf16(accelerator: str) -> bool:
+    """Whether bfloat16 autocast is worth it here."""
+    if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
+        return torch.cuda.is_bf16_supported()
+    return accelerator in ("auto", "cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
