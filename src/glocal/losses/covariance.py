@@ -1,8 +1,8 @@
 """Invariance, variance and covariance: VICReg (Bardes, Ponce, LeCun 2022a) and the global half of VICRegL (2022b).
 
 `invariance`, `variance_hinge` and `covariance_penalty` work on the samples they are given. The `*_loss` functions first
-join the batch over processes, so that their statistics, values and gradients are those of the joined batch. Everything is
-computed in float32, or float64 where the inputs are, whatever the autocast.
+join the batch over processes: their statistics, values and gradients are those of the joined batch. Everything is computed
+in float32, or float64 where the inputs are, whatever the autocast.
 """
 
 from __future__ import annotations

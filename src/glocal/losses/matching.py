@@ -1,7 +1,7 @@
 """The local half of VICRegL (Bardes, Ponce, LeCun 2022b): VICReg between matched locations of two feature maps.
 
 Two views of an image are matched twice: by distance between their features and by distance between the source points
-that their cells look at. In each direction every cell finds its nearest in the other map; of these matches, the k closest
+that their cells look at. In each direction every cell finds its nearest in the other map; the k closest of these matches
 are kept, in *slots*. VICReg is then applied to the matched features, with statistics over the batch for each slot.
 """
 
@@ -143,16 +143,16 @@ def vicregl_local_loss(
 ) -> Loss:
     """The local half of the VICRegL loss, on the batch joined over processes.
 
-    The sum, over matching by feature and matching by location, of the average, over the pairs of `view_pairs` and the two
-    directions of each, of λ·MSE(x, y) + μ·½[v(x) + v(y)] + ν·½[c(x) + c(y)] between matched features x and y. The
-    `variance_hinge` v and the `covariance_penalty` c are computed for each slot over the batch, and averaged over slots.
+    λ·MSE(x, y) + μ·½[v(x) + v(y)] + ν·½[c(x) + c(y)] between matched features x and y, averaged over the pairs of
+    `view_pairs` and the two directions of each; matching by feature and matching by location are added. The
+    `variance_hinge` v and the `covariance_penalty` c are taken over the batch for each slot, and averaged over slots.
 
     Args:
         maps: V projected maps (B, C, H, W), each of its own size; the first two are those of the large crops.
         centers: V grids (B, H, W, 2), the source points that their cells look at, as (x, y) in source pixels.
         matches: how many matches to keep for a large and for a small source crop, at most as many as it has cells.
-        l2_top_k: whether matching by feature keeps that many as well, as the authors intended; else it keeps every cell,
-            as their code does by default.
+        l2_top_k: whether matching by feature keeps that many as well, as the authors intended; else it keeps every
+            cell, as their code does by default.
         matches_by_crop_type: False for the authors' code, where `matches` are those of i→j and of j→i instead.
         slot_order: whether the kept matches fill a sample's slots in the order of their cells, as in the authors' code,
             or of their distances, nearest first.
