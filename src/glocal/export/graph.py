@@ -62,7 +62,9 @@ def trace(backbone: Backbone, image_size: int) -> Trace:
         try:
             sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
             program, any_size = torch.export.export(graph, (image,), dynamic_shapes=(sizes,)), True
-        except Exception:  # torch.export refuses in many ways; a fixed size (position embeddings, windows) is all we infer
+        except (
+            Exception
+        ):  # torch.export refuses in many ways; a fixed size (position embeddings, windows) is all we infer
             program, any_size = torch.export.export(graph, (image,), dynamic_shapes=({0: Dim.DYNAMIC},)), False
     return Trace(graph, program, image_size, any_size)
 
@@ -81,7 +83,9 @@ def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what:
         with torch.no_grad():
             for name, ours, theirs in zip(OUTPUTS, traced.graph(image), run(image), strict=True):
                 if ours.shape != theirs.shape:
-                    raise RuntimeError(f"{what}: '{name}' is {tuple(theirs.shape)} where PyTorch gives {tuple(ours.shape)}")
+                    raise RuntimeError(
+                        f"{what}: '{name}' is {tuple(theirs.shape)} where PyTorch gives {tuple(ours.shape)}"
+                    )
                 gap = float((ours - theirs).abs().max())
                 if not gap <= TOLERANCE * float(ours.abs().max()):
                     raise RuntimeError(f"{what}: '{name}' differs from PyTorch by {gap:.2g} on {tuple(image.shape)}")

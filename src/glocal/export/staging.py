@@ -13,7 +13,7 @@ from pathlib import Path
 from glocal.errors import UsageError
 
 MARK = "glocal"
-"""How an earlier export is recognised: a key of config.json, the producer of an ONNX file, an extra file of a .pt2."""
+"""How an earlier export is recognised: the ONNX producer, or a key of config.json, of a zip archive, of Parquet metadata."""
 
 
 @contextmanager
@@ -79,7 +79,16 @@ def _is_exported_folder(folder: Path) -> bool:
 
 
 def _is_exported_file(file: Path) -> bool:
-    if file.suffix.lower() == ".pt2":
-        return zipfile.is_zipfile(file) and any(MARK in name for name in zipfile.ZipFile(file).namelist())
+    if zipfile.is_zipfile(file):  # .pt2 and .npz
+        with zipfile.ZipFile(file) as archive:
+            return any(Path(name).stem == MARK for name in archive.namelist())
     with file.open("rb") as stream:
-        return MARK.encode() in stream.read(64)  # an ONNX file starts with its producer's name
+        if file.suffix.lower() != ".parquet":
+            return MARK.encode() in stream.read(64)  # an ONNX file starts with its producer's name
+        try:  # a Parquet file ends with its metadata, the metadata's length and "PAR1"
+            stream.seek(-8, 2)
+            length = int.from_bytes(stream.read(4), "little")
+            stream.seek(-8 - length, 2)
+        except OSError:
+            return False
+        return MARK.encode() in stream.read(length)

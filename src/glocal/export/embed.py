@@ -1,0 +1,183 @@
+"""Embeddings of a collection as arrays, a Parquet table or an npz file, equal to those that evaluation uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import glocal
+from glocal.backbones import Backbone
+from glocal.data.source import ImageSource
+from glocal.errors import UsageError
+from glocal.evaluation.extract import CROP_PCT, Progress, stream
+from glocal.export.staging import MARK, staged_file
+
+ROW_GROUP_BYTES = 64 << 20
+
+
+@dataclass
+class Embeddings:
+    """One row per readable image, in the collection's order.
+
+    Attributes:
+        pooled: (N, D) float32.
+        dense: (N, D, H, W) float16, or None unless asked for.
+        paths: N names of the images, as the collection calls them.
+        labels: (N,) int64 positions in `about["classes"]`, or None.
+        about: the encoder, glocal's version, image size and centre crop, class names, and for `dense` its `shape` (D, H, W)
+            and where each cell looks, `cells` (H, W, 2), (x, y) in pixels of the image_size² crop.
+        skipped: (name, reason) of the images that could not be read.
+    """
+
+    pooled: np.ndarray
+    dense: np.ndarray | None
+    paths: list[str]
+    labels: np.ndarray | None
+    about: dict[str, Any]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def embed_source(
+    backbone: Backbone,
+    source: ImageSource,
+    *,
+    image_size: int | None = None,
+    dense: bool = False,
+    batch_size: int = 128,
+    workers: int = 0,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Embeddings | Path:
+    """Embeds every readable image of a collection with evaluation's deterministic centre crop.
+
+    A `.parquet` file is written as images stream by, in constant memory: columns `path`, `label` where there are labels,
+    `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W float16, row-major). An `.npz` file has arrays `paths`,
+    `labels`, `pooled` and `dense`, gathered in memory first. Both hold `Embeddings.about` as JSON under the name `glocal`
+    (the table's schema metadata; an array of one string), and the skipped images likewise under `skipped`.
+
+    Args:
+        backbone: the encoder, used where its parameters are.
+        source: the images.
+        image_size: side of the square given to the encoder, pixels; the backbone's own by default.
+        dense: keep the feature maps too.
+        batch_size: images per forward pass.
+        workers: processes that decode.
+        out: a `.parquet` or `.npz` file to write, or None for arrays. An earlier one is replaced, any other file is not.
+        progress: called as progress(what, done, total).
+
+    Returns:
+        The embeddings when `out` is None, else the path written.
+
+    Raises:
+        UsageError: if `out` will not do, pyarrow is missing, or no image can be read.
+    """
+    size = image_size or backbone.image_size
+    skipped: list[tuple[str, str]] = []
+
+    def batches() -> Iterator[Embeddings]:
+        features_of = stream(
+            backbone,
+            source,
+            image_size=size,
+            batch_size=batch_size,
+            workers=workers,
+            progress=progress,
+            skipped=skipped,
+        )
+        found = False
+        for index, features in features_of:
+            found = True
+            yield Embeddings(
+                pooled=features.pooled.float().cpu().numpy(),
+                dense=features.dense.half().cpu().numpy() if dense else None,
+                paths=[source.key(int(i)) for i in index],
+                labels=None if source.labels is None else np.asarray(source.labels, np.int64)[index.numpy()],
+                about=_about(backbone, source, size, features.grid if dense else None),
+                skipped=skipped,
+            )
+        if not found:
+            raise UsageError(f"none of the {len(source)} images of {source.name} can be read; is it the right folder?")
+
+    if out is None:
+        return _gather(batches())
+    out = Path(out).expanduser().absolute()
+    writers = {".parquet": _write_parquet, ".npz": _write_npz}
+    suffix = out.suffix.lower()
+    if suffix not in writers:
+        raise UsageError(f"cannot tell what to write from '{out.name}'; end it in .parquet or .npz")
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise UsageError("Parquet needs pyarrow: pip install 'glocal[parquet]' (or write .npz)")
+    with staged_file(out, suffix) as path:
+        writers[suffix](path, batches())
+    return out
+
+
+def _about(backbone: Backbone, source: ImageSource, size: int, grid: tuple[int, int] | None) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "glocal": glocal.__version__,
+        "encoder": backbone.name,
+        "source": source.name,
+        "pool": backbone.pool,
+        "image_size": size,
+        "crop_pct": CROP_PCT,
+        "classes": source.classes,
+    }
+    if grid is not None:
+        about |= {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()}
+    return about
+
+
+def _gather(batches: Iterator[Embeddings]) -> Embeddings:
+    parts = list(batches)
+    first = parts[0]
+    return replace(
+        first,
+        pooled=np.concatenate([part.pooled for part in parts]),
+        dense=None if first.dense is None else np.concatenate([part.dense for part in parts]),
+        paths=[path for part in parts for path in part.paths],
+        labels=None if first.labels is None else np.concatenate([part.labels for part in parts]),
+    )
+
+
+def _write_npz(path: Path, batches: Iterator[Embeddings]) -> None:
+    whole = _gather(batches)
+    arrays = {"pooled": whole.pooled, "dense": whole.dense, "labels": whole.labels, "paths": np.array(whole.paths)}
+    texts = {MARK: np.array(json.dumps(whole.about)), "skipped": np.array(json.dumps(whole.skipped))}
+    np.savez(path, **texts, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def table(batch: Embeddings) -> pa.Table:
+        columns = {"path": pa.array(batch.paths, pa.string())}
+        if batch.labels is not None:
+            columns["label"] = pa.array(batch.labels)
+        for name, array in (("pooled", batch.pooled), ("dense", batch.dense)):
+            if array is not None:
+                flat = array.reshape(len(array), -1)
+                columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+        return pa.table(columns, metadata={MARK: json.dumps(batch.about)})
+
+    writer, waiting = None, []
+    try:
+        for batch in batches:
+            waiting.append(table(batch))
+            # Floats hardly repeat, so dictionaries only cost time.
+            writer = writer or pq.ParquetWriter(path, waiting[0].schema, use_dictionary=False, compression="zstd")
+            if sum(part.nbytes for part in waiting) >= ROW_GROUP_BYTES:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+        writer.add_key_value_metadata({"skipped": json.dumps(batch.skipped)})  # last, when they are known
+    finally:
+        if writer is not None:
+            writer.close()
