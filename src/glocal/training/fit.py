@@ -203,7 +203,6 @@ def fit(
                     checkpoint()
     finally:
         log.close()
-        loader.close()
     return at
 
 

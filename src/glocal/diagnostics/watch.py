@@ -1,0 +1,70 @@
+"""`Watch`: what a run looks at every few epochs while it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glocal import random
+from glocal.data.source import ImageSource
+from glocal.diagnostics.collapse import check_features
+from glocal.diagnostics.rank import rankme
+from glocal.evaluation.extract import stream
+from glocal.evaluation.knn import knn_predict
+from glocal.evaluation.split import Subset, held_out
+from glocal.training import TrainingStopped
+
+IMAGES = 1000
+"""At most so many training images are looked at."""
+CELLS = 4
+"""Cells taken from each map for the rank of dense features."""
+
+
+class Watch:
+    """Online kNN accuracy, where the training images have labels, and effective rank of pooled and dense features.
+
+    Looks at a fixed sample of the *training* images only; a fifth of it is classified by the rest. No test image is seen
+    before training ends.
+
+    Args:
+        source: the training images.
+        image_size: side of the centre crop, pixels.
+        seed: of the sample.
+    """
+
+    def __init__(self, source: ImageSource, *, image_size: int, seed: int) -> None:
+        chosen = np.sort(random.permutation(len(source), seed, "watch")[:IMAGES])
+        self.sample, self.image_size, self.seed = Subset(source, chosen), image_size, seed
+
+    def __call__(self, encoder: nn.Module, epoch: int) -> dict[str, float]:
+        """The numbers for the log.
+
+        Raises:
+            TrainingStopped: if the representation has collapsed; the message is the diagnosis.
+        """
+        pooled, dense, index = self.features(encoder)
+        numbers = {"rank_pooled": rankme(pooled), "rank_dense": rankme(dense)}
+        if self.sample.labels is not None:
+            labels = torch.from_numpy(self.sample.labels)[index]
+            bank, queries = held_out(len(labels), self.seed, "watch", labels=labels.numpy())
+            predicted = knn_predict(pooled[queries], pooled[bank], labels[bank])
+            numbers["knn_top1"] = float((predicted == labels[queries]).float().mean())
+        diagnosis = check_features(pooled, dense)
+        if diagnosis is not None:
+            raise TrainingStopped(f"stopped after epoch {epoch}: {diagnosis}")
+        return numbers
+
+    def features(self, encoder: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled features (N, D), a few dense ones of each image (N·4, D), and positions in the sample (N,)."""
+        pooled, dense, indices = [], [], []
+        batches: Any = stream(encoder, self.sample, image_size=self.image_size, batch_size=64)
+        for index, features in batches:
+            pooled.append(features.pooled.float().cpu())
+            cells = random.uniform(self.seed, "watch cells", index.numpy(), n=CELLS) * features.tokens.shape[1]
+            rows = torch.arange(len(index))[:, None]
+            dense.append(features.tokens.float().cpu()[rows, torch.from_numpy(cells.astype(np.int64))].flatten(0, 1))
+            indices.append(index)
+        return torch.cat(pooled), torch.cat(dense), torch.cat(indices)
