@@ -13,9 +13,10 @@ from lightning.fabric import Fabric
 
 from glocal.backbones import Backbone, build_backbone, save_encoder
 from glocal.data import describe, open_source
-from glocal.diagnostics import Watch
+from glocal.diagnostics.watch import Watch
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
+from glocal.heads import sync_batch_norms
 from glocal.methods import method_class, resolve_options
 from glocal.random import derive
 from glocal.report import write_report
@@ -87,6 +88,8 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
             config["backbone"], pool=cls.pool, **{name: config[name] for name in BACKBONE_OPTIONS}
         )
         method = cls(encoder, **resolve_options(cls, config["preset"], {k: config[k] for k in _options(cls)}))
+    if processes > 1:
+        sync_batch_norms(method)
     steps = config["epochs"] * (len(source) // (config["batch_size"] * processes))
     optimization = decide_optimization(plan, method.optimization, min(steps, config["max_steps"] or steps), processes)
     schedule = Schedule(

@@ -10,7 +10,7 @@ from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicreg_loss
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization
-from glocal.views import Batch, Recipe, two_views
+from glocal.views import Batch, two_views
 
 
 class VICReg(nn.Module):
@@ -57,7 +57,7 @@ class VICReg(nn.Module):
             "variance_weight": variance_weight,
             "covariance_weight": covariance_weight,
         }
-        self.recipe = Recipe(two_views(image_size, scale))
+        self.recipe = two_views(image_size, scale)
 
     @property
     def optimization(self) -> Optimization:

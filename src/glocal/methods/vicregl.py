@@ -12,7 +12,7 @@ from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicregl_loss
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization
-from glocal.views import Batch, Recipe, View, multi_crop
+from glocal.views import Batch, View, multi_crop
 
 
 class VICRegL(nn.Module):
@@ -98,7 +98,7 @@ class VICRegL(nn.Module):
             "matches_by_crop_type": matches_by_crop_type,
             "slot_order": slot_order,
         }
-        self.recipe = Recipe(multi_crop(image_size, scale, small_crops, small_size, small_scale))
+        self.recipe = multi_crop(image_size, small_crops, small_size, large_scale=scale, small_scale=small_scale)
 
     @property
     def optimization(self) -> Optimization:

@@ -41,7 +41,7 @@ class Schedule:
 
     Attributes:
         epochs: passes over the data.
-        max_steps: end earlier, after this many optimiser steps. The schedules still span `epochs` unless this is given.
+        max_steps: end earlier, after this many optimiser steps, over which the learning rate then decays.
         batch_size: images per optimiser step on one process (over all accumulated micro-batches).
         accumulate: micro-batches per step; a loss's batch statistics are then those of one micro-batch.
         lr: peak learning rate, already scaled.
@@ -195,9 +195,7 @@ def fit(
                     at.epoch, at.batch = at.epoch + 1, 0
                 if monitor and (ended or (at.batch == 0 and at.epoch % schedule.monitor_every == 0)):
                     checkpoint()
-                    if fabric.is_global_zero:
-                        _monitor(monitor, method, at, log)
-                    fabric.barrier()
+                    _monitor(monitor, method, at, log, fabric)
                     logged = (at.step, time.monotonic())
                 elif ended or time.monotonic() - saved > schedule.checkpoint_seconds:
                     checkpoint()
@@ -206,13 +204,17 @@ def fit(
     return at
 
 
-def _monitor(monitor: Monitor, method: nn.Module, at: Position, log: Logbook) -> None:
-    encoder: Any = method.encoder
-    encoder.eval()
-    try:
-        numbers = monitor(encoder, at.epoch)
-    finally:
-        encoder.train()
+def _monitor(monitor: Monitor, method: nn.Module, at: Position, log: Logbook, fabric: Fabric) -> None:
+    """Look on the main process; where it says stop, all processes do."""
+    numbers, stop = {}, None
+    if fabric.is_global_zero:
+        try:
+            numbers = monitor(method.encoder, at.epoch)  # type: ignore[arg-type]
+        except TrainingStopped as stopped:
+            stop = str(stopped)
+    stop = fabric.broadcast(stop)
+    if stop:
+        raise TrainingStopped(stop)
     log.record({"step": at.step, "epoch": at.epoch, **numbers})
     log.say(f"epoch {at.epoch}: " + "  ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
 
