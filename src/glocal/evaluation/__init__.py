@@ -1,1 +1,43 @@
-"""What a frozen encoder is worth, as a global and as a dense feature."""
+"""What a frozen encoder is worth, as a global and as a dense feature.
+
+A task is a function of an `Exam` (a frozen encoder, a training and a test collection), registered by name under the
+entry-point group `glocal.tasks`:
+
+    @task(needs="labels")
+    def mine(exam: Exam, *, option: float = 1.0) -> dict:
+        "One line that `glocal tasks` shows."
+        train, test = exam.bank("train"), exam.bank("test")  # pooled features, extracted once for all tasks
+        return {"score": ...}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glocal.evaluation.evaluate import evaluate_encoder, open_splits, possible_tasks
+from glocal.evaluation.exam import Exam
+from glocal.evaluation.extract import Bank, extract, stream
+from glocal.evaluation.pixels import Pixels
+from glocal.evaluation.registry import Task, all_tasks, find_task, task
+
+__all__ = [
+    "TASKS",
+    "Bank",
+    "Exam",
+    "Pixels",
+    "Task",
+    "all_tasks",
+    "evaluate_encoder",
+    "extract",
+    "find_task",
+    "open_splits",
+    "possible_tasks",
+    "stream",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TASKS":  # some live in rooms above this one: loaded when asked for
+        return all_tasks()
+    raise AttributeError(f"module 'glocal.evaluation' has no attribute '{name}'")

@@ -1,0 +1,162 @@
+"""Has it collapsed? Where, why, and which option to change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from glocal.diagnostics.rank import rankme, spread
+
+LEAST_SPREAD = 0.01
+"""Below it all features point the same way. A ResNet at random initialisation has about .2."""
+LEAST_RANK = 3.0
+"""Below it features vary along a line or a plane. At random initialisation 20 and more."""
+LEAST_VARIATION = 0.003
+"""Spread of the locations about their image's mean, below which a map is a constant."""
+FALL = 4.0
+"""How many times lower than its best the rank must be to be called falling."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong.
+
+    Attributes:
+        name: "complete collapse", "dimensional collapse", "local collapse", "not finite", "stuck".
+        evidence: the numbers that say so.
+        cause: the usual one.
+        suggestion: which option to change.
+    """
+
+    name: str
+    evidence: str
+    cause: str
+    suggestion: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.evidence}): {self.cause}; {self.suggestion}"
+
+
+def _complete(evidence: str) -> Diagnosis:
+    return Diagnosis(
+        "complete collapse",
+        evidence,
+        "every image gets the same feature, which satisfies the invariance term alone",
+        "raise --variance-weight or lower --invariance-weight, lower --lr, and check that the images differ",
+    )
+
+
+def _dimensional(evidence: str) -> Diagnosis:
+    return Diagnosis(
+        "dimensional collapse",
+        evidence,
+        "the features use few of their dimensions",
+        "raise --covariance-weight, lower --lr, or give a larger --batch-size",
+    )
+
+
+def _local(evidence: str) -> Diagnosis:
+    return Diagnosis(
+        "local collapse",
+        evidence,
+        "all locations of an image get the same feature although images differ",
+        "lower --alpha (more weight on the local loss) or set --output-stride 8 for larger maps",
+    )
+
+
+def check_features(pooled: Tensor, dense: Tensor | None = None) -> Diagnosis | None:
+    """Whether features of different images have collapsed beyond doubt; None if not, or with too few images to tell.
+
+    Args:
+        pooled: (N, D), one feature per image. Fewer than 16 say nothing of rank.
+        dense: (N·S, D'), S locations of each image one after the other, or None. Local collapse needs S ≥ 2.
+    """
+    if not bool(pooled.isfinite().all()) or (dense is not None and not bool(dense.isfinite().all())):
+        return _not_finite("the features")
+    images = len(pooled)
+    if images < 2:
+        return None
+    width = spread(pooled)
+    if width < LEAST_SPREAD:
+        return _complete(f"features of {images} images differ by {width:.1e} of their length")
+    rank = rankme(pooled, centred=True)
+    if images >= 16 and pooled.shape[1] >= 16 and rank < LEAST_RANK:
+        return _dimensional(f"pooled features of {images} images vary in {rank:.1f} of {pooled.shape[1]} dimensions")
+    if dense is not None and len(dense) >= 2 * images and len(dense) % images == 0:
+        tokens = dense.detach().double().unflatten(0, (images, -1))
+        away = tokens - tokens.mean(1, keepdim=True)
+        variation = float(away.norm(dim=-1).mean() / tokens.norm(dim=-1).mean().clamp_min(1e-30))
+        if variation < LEAST_VARIATION:
+            return _local(f"locations of one image differ by {variation:.1e} of their length")
+    return None
+
+
+def _not_finite(what: str, when: str = "") -> Diagnosis:
+    return Diagnosis(
+        "not finite",
+        f"{what} became NaN or infinite{when}",
+        "the training diverged, or half precision overflowed",
+        "lower --lr, set --clip 1, or use --precision 32",
+    )
+
+
+def diagnose(history: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
+    """What the log of a run says is wrong; empty for a healthy one.
+
+    Args:
+        history: the lines of metrics.jsonl: training lines with "loss" and "loss/<term>", monitor lines with
+            "rank_pooled" and "rank_dense".
+    """
+    return [found for check in (_finite, _ranks, _progress) if (found := check(history)) is not None]
+
+
+def _finite(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
+    for line in history:
+        broken = [k.removeprefix("loss/") for k, v in line.items() if k.startswith("loss") and not _is_finite(v)]
+        if broken:
+            terms = [name for name in broken if name != "loss"] or broken
+            return _not_finite("the loss (" + ", ".join(terms) + ")", f" at step {line.get('step', '?')}")
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _ranks(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
+    looks = [line for line in history if _is_finite(line.get("rank_pooled"))]
+    if not looks:
+        return None
+    last, best = looks[-1]["rank_pooled"], max(line["rank_pooled"] for line in looks)
+    if last < 1.5:
+        return _complete(f"effective rank {last:.1f} of pooled features")
+    if last < LEAST_RANK:
+        return _dimensional(f"effective rank {last:.1f} of pooled features")
+    if last < best / FALL:
+        return _dimensional(f"effective rank of pooled features fell from {best:.0f} to {last:.0f}")
+    dense = [line["rank_dense"] for line in looks if _is_finite(line.get("rank_dense"))]
+    if dense and (dense[-1] < LEAST_RANK or dense[-1] < max(dense) / FALL):
+        return _local(f"effective rank of dense features {dense[-1]:.1f}, at best {max(dense):.1f}; pooled {last:.1f}")
+    return None
+
+
+def _progress(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
+    losses = [line["loss"] for line in history if _is_finite(line.get("loss"))]
+    if len(losses) < 20:
+        return None
+    size = max(2, len(losses) // 5)
+    early, late = losses[:size], losses[-size:]
+    before, after = sum(early) / size, sum(late) / size
+    noise = math.sqrt(sum((v - before) ** 2 for v in early) / size)
+    if before - after > max(0.5 * noise, 0.005 * abs(before)):
+        return None
+    return Diagnosis(
+        "stuck",
+        f"loss {before:.3g} in the first fifth of the log, {after:.3g} in the last",
+        "the learning rate is too low, or too high to settle, or the loss sits at its collapsed value",
+        "change --lr by a factor of three either way, and see that --warmup-epochs is shorter than the run",
+    )

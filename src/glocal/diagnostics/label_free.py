@@ -1,0 +1,63 @@
+"""What can be said of an encoder without a single label."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from glocal.diagnostics.rank import rankme, redundancy, similarity_within, spread
+from glocal.evaluation.correspond import two_crops
+from glocal.evaluation.exam import Exam
+from glocal.evaluation.registry import task
+from glocal.evaluation.split import spread_over
+
+
+@task(needs="images")
+def rank(exam: Exam, *, images: int = 256) -> dict:
+    """How many directions the features use, pooled and dense, and how alike they are. No labels needed.
+
+    Args:
+        images: test images whose dense features are looked at.
+
+    Returns:
+        rank_pooled, rank_dense (RankMe), dim, redundancy, spread (pooled), similarity_within and similarity_between
+        (mean cosine of locations of the same and of different images), and n, n_dense: ranks compare only at equal n.
+    """
+    pooled = exam.on_device(exam.bank("test").pooled)
+    dense = exam.extract(spread_over(exam.test, images), dense=True).dense
+    assert dense is not None
+    maps = exam.on_device(dense).float()
+    tokens = maps.permute(0, 2, 3, 1).flatten(0, 2)
+    within, between = similarity_within(maps)
+    return {
+        "rank_pooled": rankme(pooled),
+        "rank_dense": rankme(tokens),
+        "dim": pooled.shape[1],
+        "redundancy": redundancy(pooled),
+        "spread": spread(pooled),
+        "similarity_within": within,
+        "similarity_between": between,
+        "n": len(pooled),
+        "n_dense": len(tokens),
+    }
+
+
+@task(needs="images")
+def stability(exam: Exam, *, images: int = 500, scale: tuple[float, float] = (0.3, 1.0)) -> dict:
+    """Whether two crops of one image get features nearer to each other than to other images'. No labels needed.
+
+    Returns:
+        same (mean cosine of the two crops), other (of different images), retrieval (how often the other crop is the
+        nearest among all images), n.
+    """
+    pairs = [(a.pooled.float(), b.pooled.float()) for _, a, b in two_crops(exam, images=images, scale=scale)]
+    a, b = (F.normalize(torch.cat(side), dim=1) for side in zip(*pairs, strict=True))
+    similarity = a @ b.T
+    count = len(similarity)
+    same = similarity.diagonal()
+    return {
+        "same": float(same.mean()),
+        "other": float((similarity.sum() - same.sum()) / max(1, count * (count - 1))),
+        "retrieval": float((similarity.argmax(1) == torch.arange(count, device=a.device)).float().mean()),
+        "n": count,
+    }

@@ -1,0 +1,97 @@
+"""Dense correspondence: does the nearest feature in another view of the same image look at the same place?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glocal.evaluation.exam import Exam
+from glocal.evaluation.extract import device_of, encode, frozen
+from glocal.evaluation.registry import task
+from glocal.evaluation.split import spread_over
+from glocal.features import Features
+from glocal.views import Appearance, Batch, Crop, Recipe, View, ViewLoader, grid_centers
+
+
+def two_crops(exam: Exam, *, images: int, scale: tuple[float, float]) -> Iterator[tuple[Batch, Features, Features]]:
+    """Features of two augmented crops of each of `images` test images, batch by batch.
+
+    Geometry and colours differ between the two: random boxes of area fraction `scale`, flips, colour jitter, grey.
+    They are a pure function of the exam's seed and the image's position.
+    """
+    crop = Crop(exam.image_size, scale=scale, blur=0.0, solarize=0.0)
+    recipe = Recipe((crop, crop))
+    source = spread_over(exam.test, images)
+    loader = ViewLoader(
+        source, recipe, batch_size=exam.batch_size, seed=exam.seed, workers=exam.workers, shuffle=False, drop_last=False
+    )
+    appearance = Appearance(recipe, exam.encoder.mean, exam.encoder.std, exam.seed)
+    device = device_of(exam.encoder)
+    for done, batch in enumerate(loader.epoch(0), start=1):
+        batch = appearance(batch.to(device), 0)
+        with frozen(exam.encoder):
+            a, b = (encode(exam.encoder, view.pixels, exam.precision) for view in batch.views)
+        yield batch, a, b
+        exam.report("two views of each image", min(done * exam.batch_size, len(source)), len(source))
+
+
+def carry(a: View, b: View, points: Tensor) -> Tensor:
+    """Where points of crop a (N, 2) lie in crop b, (B, N, 2) in b's pixels, through the source image."""
+    source = a.to_source(points[None])
+    return torch.linalg.solve(b.affine[:, None, :, :2], source - b.affine[:, None, :, 2])
+
+
+def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
+    """How far, in cells, the matches are from the truth, for the locations whose truth lies in the other crop.
+
+    Args:
+        truth: (B, N, 2) where each location of crop a lies in crop b, pixels.
+        matched: (B, N) which cell of b its feature matched.
+        cells: (M, 2) where b's cells look, pixels.
+        stride: (2,) cell size, pixels.
+
+    Returns:
+        errors: (V,) Euclidean distances in cells of the V visible locations.
+        chance: (V,) fraction of b's cells that would have been within one cell.
+    """
+    low, high = cells.amin(0) - stride / 2, cells.amax(0) + stride / 2
+    visible = ((truth >= low) & (truth < high)).all(-1)
+    where = truth[visible]
+    errors = ((cells[matched[visible]] - where) / stride).norm(dim=-1)
+    every = ((cells[None] - where[:, None]) / stride).norm(dim=-1)
+    return errors, (every <= 1 + 1e-4).double().mean(1)
+
+
+@task(needs="images")
+def correspond(exam: Exam, *, images: int = 500, scale: tuple[float, float] = (0.3, 1.0)) -> dict:
+    """How often the nearest dense feature in another augmented crop of the same image is within one cell of the truth.
+
+    A cell's truth is its place in the source image, taken from where the encoder really looks (its cells' positions)
+    and, under the keys ending in `_uniform`, from the centres of a uniform grid. Cells that the other crop does not
+    show don't count. Needs no labels.
+
+    Returns:
+        within_1_cell, median_error (cells), chance (of a random match), cells (how many counted); each also `_uniform`.
+    """
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {"": [], "_uniform": []}
+    for batch, fa, fb in two_crops(exam, images=images, scale=scale):
+        a, b = batch.views
+        crop_height, crop_width = a.pixels.shape[-2:]
+        height, width = fb.dense.shape[-2:]
+        stride = torch.tensor([crop_width / width, crop_height / height], device=a.affine.device)
+        similarity = F.normalize(fa.tokens.float(), dim=-1) @ F.normalize(fb.tokens.float(), dim=-1).transpose(1, 2)
+        matched = similarity.argmax(-1)
+        uniform = grid_centers(height, width, crop_height, crop_width, device=a.affine.device).flatten(0, 1)
+        for name, cells in (("", fa.positions.reshape(-1, 2).to(uniform)), ("_uniform", uniform)):
+            found[name].append(match_errors(carry(a, b, cells), matched, cells, stride))
+    result: dict = {}
+    for name, parts in found.items():
+        errors, chance = (torch.cat([part[k] for part in parts]).double().cpu() for k in (0, 1))
+        result[f"within_1_cell{name}"] = float((errors <= 1 + 1e-4).double().mean())
+        result[f"median_error{name}"] = float(errors.median())
+        result[f"chance{name}"] = float(chance.mean())
+        result[f"cells{name}"] = len(errors)
+    return result

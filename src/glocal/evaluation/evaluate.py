@@ -1,0 +1,135 @@
+"""Open the data, keep training and test images apart, run the tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from glocal.data import has_split, open_source
+from glocal.data.source import ImageSource
+from glocal.errors import UsageError
+from glocal.evaluation.exam import Exam
+from glocal.evaluation.extract import Progress
+from glocal.evaluation.registry import Task, all_tasks, find_task
+from glocal.evaluation.split import Subset, held_out, same_classes
+
+_LACKING = {
+    "labels": "labels: a folder with one sub-folder per class, or a list file with a label column",
+    "masks": "segmentation masks: folders images/ and masks/ with files of the same names",
+}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Two disjoint collections, and in words where the second comes from."""
+
+    train: ImageSource
+    test: ImageSource
+    split: str
+
+
+def open_splits(data: Any, seed: int = 0) -> Splits:
+    """The train and test images of a data spec.
+
+    `test` is used where there is one, else `val`, else a fifth of everything, stratified by label and fixed by `seed`.
+
+    Args:
+        data: what `glocal.data.open_source` takes, or an open source.
+    """
+    if has_split(data, "train"):
+        for name in ("test", "val"):
+            if has_split(data, name):
+                train, test = open_source(data, split="train"), open_source(data, split=name)
+                said = "test" if name == "test" else "val, there being no test split"
+                return Splits(train, same_classes(train, test), said)
+    everything = open_source(data)
+    labels = None if everything.labels is None else np.asarray(everything.labels)
+    kept, held = held_out(len(everything), seed, "test", labels=labels)
+    if len(held) == 0:
+        raise UsageError(f"{everything.name} has {len(everything)} image(s), too few to hold some back for testing")
+    return Splits(Subset(everything, kept), Subset(everything, held), f"held-out fifth (seed {seed})")
+
+
+def _check(name: str, task: Task, splits: Splits) -> None:
+    for source in (splits.train, splits.test):
+        if not _serves(source, task):
+            raise UsageError(f"task '{name}' needs {_LACKING[task.needs]}; {source.name} has none")
+
+
+def _serves(source: ImageSource, task: Task) -> bool:
+    return {"images": True, "labels": source.labels is not None, "masks": source.has_masks}[task.needs]
+
+
+def possible_tasks(data: Any) -> list[str]:
+    """The names of the tasks that the data has labels or masks enough for."""
+    splits = open_splits(data)
+    return [name for name, task in all_tasks().items() if _serves(splits.train, task) and _serves(splits.test, task)]
+
+
+def evaluate_encoder(
+    backbone: nn.Module,
+    data: Any,
+    *,
+    tasks: Iterable[str] = ("knn", "linear"),
+    image_size: int | None = None,
+    batch_size: int = 128,
+    workers: int = 0,
+    seed: int = 0,
+    precision: str = "fp32",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What a frozen encoder is worth on some data.
+
+    Args:
+        backbone: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        data: what `glocal.data.open_source` takes.
+        tasks: names, see `glocal tasks`.
+        image_size: side of the square given to the encoder, pixels; the backbone's own by default.
+        batch_size: images per forward pass.
+        workers: loader processes.
+        seed: of the held-out images and of every task's random choices.
+        precision: "fp32" or "bf16".
+        options: task name → its keyword arguments, e.g. {"knn": {"k": 200}}.
+        progress: called as progress(what, done, total).
+
+    Returns:
+        Task name → its scores, e.g. {"knn": {"top1": .71, ...}, "meta": {...}}; JSON-serialisable.
+
+    Raises:
+        UsageError: unknown task, or one whose labels or masks the data lacks.
+    """
+    found = {name: find_task(name) for name in tasks}
+    options = options or {}
+    if unused := set(options) - set(found):
+        raise UsageError(f"options given for '{min(unused)}', which is not among the tasks ({', '.join(found)})")
+    splits = open_splits(data, seed)
+    for name, task in found.items():
+        _check(name, task, splits)
+    size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
+    exam = Exam(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
+    scores: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for name, task in found.items():
+        started = time.perf_counter()
+        scores[name] = task(exam, **options.get(name, {}))
+        seconds[name] = round(time.perf_counter() - started, 2)
+    return scores | {
+        "meta": {
+            "encoder": getattr(backbone, "name", type(backbone).__name__),
+            "data": splits.train.name,
+            "split": splits.split,
+            "image_size": size,
+            "n_train": len(splits.train),
+            "n_test": len(splits.test),
+            "skipped": [key for bank in exam.banks() for key, _ in bank.skipped],
+            "seed": seed,
+            "precision": precision,
+            "seconds": seconds,
+        }
+    }

@@ -1,0 +1,75 @@
+"""`Exam`, what a task receives: a frozen encoder, two disjoint collections, and features extracted once for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from glocal.data.source import ImageSource
+from glocal.errors import UsageError
+from glocal.evaluation.extract import Bank, Progress, device_of, extract
+
+
+@dataclass
+class Exam:
+    """A frozen encoder and what to examine it on.
+
+    Attributes:
+        encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        train: what a task may learn from.
+        test: what it is scored on, once.
+        image_size: side of the square given to the encoder, pixels.
+        seed: of every random choice that a task makes.
+        precision: "fp32" or "bf16".
+        progress: called as progress(what, done, total).
+    """
+
+    encoder: nn.Module
+    train: ImageSource
+    test: ImageSource
+    image_size: int
+    batch_size: int = 128
+    workers: int = 0
+    seed: int = 0
+    precision: str = "fp32"
+    progress: Progress | None = None
+    _banks: dict[str, Bank] = field(default_factory=dict, repr=False)
+
+    def source(self, split: str) -> ImageSource:
+        """The collection called "train" or "test"."""
+        return {"train": self.train, "test": self.test}[split]
+
+    def extract(self, source: ImageSource, **options) -> Bank:
+        """Features of a collection with this exam's settings; `options` as in `glocal.evaluation.extract`."""
+        settings = {name: getattr(self, name) for name in ("batch_size", "workers", "precision", "progress")}
+        return extract(self.encoder, source, image_size=self.image_size, **(settings | options))
+
+    def bank(self, split: str) -> Bank:
+        """Pooled features of "train" or "test", centre-cropped; computed at the first call and kept."""
+        if split not in self._banks:
+            self._banks[split] = self.extract(self.source(split))
+        return self._banks[split]
+
+    def banks(self) -> list[Bank]:
+        """The banks made so far."""
+        return list(self._banks.values())
+
+    def labels(self, bank: Bank) -> Tensor:
+        """The bank's labels (N,).
+
+        Raises:
+            UsageError: if the collection has none.
+        """
+        if bank.labels is None:
+            raise UsageError("this task needs labels; give a folder with one sub-folder per class")
+        return bank.labels
+
+    def on_device(self, tensor: Tensor) -> Tensor:
+        """The tensor where the encoder is, so that classifiers run there too."""
+        return tensor.to(device_of(self.encoder))
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Tell the caller how far a task is."""
+        if self.progress is not None:
+            self.progress(what, done, total)

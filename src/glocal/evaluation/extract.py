@@ -1,0 +1,212 @@
+"""Features of a whole collection from a frozen encoder: deterministic, in order, unreadable images skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from glocal.data.source import ImageSource, Unreadable
+from glocal.errors import UsageError
+from glocal.features import Features
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total)."""
+
+CROP_PCT = 0.875
+
+
+@dataclass
+class Bank:
+    """Features of the readable images of a collection, in its order, on the CPU.
+
+    Attributes:
+        pooled: (N, D) float32.
+        index: (N,) int64, positions in the source.
+        keys: N names of the images.
+        labels: (N,) int64, or None.
+        dense: (N, D', H, W) float16, or None unless asked for.
+        skipped: (key, reason) of the images that could not be read.
+    """
+
+    pooled: Tensor
+    index: Tensor
+    keys: list[str]
+    labels: Tensor | None = None
+    dense: Tensor | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def eval_image(image: Image.Image, image_size: int, crop_pct: float | None = CROP_PCT) -> Image.Image:
+    """The evaluation view of an image, bicubic with antialiasing.
+
+    Args:
+        image: RGB.
+        image_size: side of the square result in pixels.
+        crop_pct: the short side becomes image_size / crop_pct and the centre is kept; None squeezes the whole image
+            into the square (segmentation: every pixel counts).
+    """
+    if crop_pct is None:
+        return image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    short = round(image_size / crop_pct)
+    scale = short / min(image.size)
+    width, height = (max(short, round(side * scale)) for side in image.size)
+    left, top = (width - image_size) // 2, (height - image_size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + image_size, top + image_size))
+
+
+class _Images(Dataset):
+    def __init__(self, source: ImageSource, image_size: int, crop_pct: float | None) -> None:
+        self.source, self.image_size, self.crop_pct = source, image_size, crop_pct
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> tuple[int, np.ndarray | str]:
+        try:
+            opened = self.source.open(i)
+            target = self.image_size if self.crop_pct is None else round(self.image_size / self.crop_pct)
+            image = opened.decode(min(1.0, target / min(opened.size)))
+        except Unreadable as error:
+            return i, str(error)
+        return i, np.asarray(eval_image(image, self.image_size, self.crop_pct))
+
+
+def _collate(samples: list[tuple[int, np.ndarray | str]]) -> tuple[Tensor, Tensor | None, list[tuple[int, str]]]:
+    good = [(i, pixels) for i, pixels in samples if not isinstance(pixels, str)]
+    bad = [(i, reason) for i, reason in samples if isinstance(reason, str)]
+    pixels = torch.from_numpy(np.stack([pixels for _, pixels in good])) if good else None
+    return torch.tensor([i for i, _ in good], dtype=torch.int64), pixels, bad
+
+
+def device_of(encoder: nn.Module) -> torch.device:
+    """Where the encoder's parameters (or buffers) live; the CPU when it has neither."""
+    for tensor in (*encoder.parameters(), *encoder.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def frozen(encoder: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every submodule's own mode is restored afterwards."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def encode(encoder: nn.Module, pixels: Tensor, precision: str = "fp32") -> Features:
+    """Features of normalised pixels (B, 3, h, w), computed under autocast for precision "bf16"."""
+    if precision not in ("fp32", "bf16"):
+        raise UsageError(f"precision is '{precision}'; use 'fp32' or 'bf16'")
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return encoder(pixels.contiguous(memory_format=torch.channels_last))
+
+
+def normalise(encoder: nn.Module, pixels: Tensor) -> Tensor:
+    """uint8 (B, h, w, 3) to the encoder's normalised float (B, 3, h, w)."""
+    mean, std = (torch.as_tensor(value, device=pixels.device).float() for value in (encoder.mean, encoder.std))
+    return ((pixels.float() / 255 - mean.flatten()) / std.flatten()).permute(0, 3, 1, 2)
+
+
+def stream(
+    encoder: nn.Module,
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int = 128,
+    workers: int = 0,
+    crop_pct: float | None = CROP_PCT,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+    skipped: list[tuple[str, str]] | None = None,
+) -> Iterator[tuple[Tensor, Features]]:
+    """Batches of (index (B,), Features) of the readable images, in order; nothing is kept.
+
+    Args:
+        encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        skipped: a list that receives (key, reason) of unreadable images.
+    """
+    loader = DataLoader(
+        _Images(source, image_size, crop_pct),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        generator=torch.Generator(),  # a DataLoader without its own draws from the global one
+    )
+    device, done = device_of(encoder), 0
+    for index, pixels, bad in loader:
+        done += len(index) + len(bad)
+        if skipped is not None:
+            skipped.extend((source.key(i), reason) for i, reason in bad)
+        if pixels is not None:
+            with frozen(encoder):
+                features = encode(encoder, normalise(encoder, pixels.to(device, non_blocking=True)), precision)
+            yield index, features
+        if progress is not None:
+            progress(f"features of {source.name}", done, len(source))
+
+
+def extract(
+    encoder: nn.Module,
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int = 128,
+    workers: int = 0,
+    crop_pct: float | None = CROP_PCT,
+    dense: bool = False,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> Bank:
+    """The features of a whole collection.
+
+    Args:
+        encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        source: the images.
+        image_size: side of the square given to the encoder, pixels.
+        crop_pct: centre crop as a fraction of the short side; None squeezes the whole image into the square.
+        dense: keep the feature maps too, in half precision.
+        precision: "fp32" or "bf16" (autocast).
+        progress: called as progress(what, done, total).
+
+    Raises:
+        UsageError: if no image can be read.
+    """
+    pooled: list[Tensor] = []
+    maps: list[Tensor] = []
+    indices: list[Tensor] = []
+    skipped: list[tuple[str, str]] = []
+    batches = stream(
+        encoder,
+        source,
+        image_size=image_size,
+        batch_size=batch_size,
+        workers=workers,
+        crop_pct=crop_pct,
+        precision=precision,
+        progress=progress,
+        skipped=skipped,
+    )
+    for index, features in batches:
+        indices.append(index)
+        pooled.append(features.pooled.float().cpu())
+        if dense:
+            maps.append(features.dense.half().cpu())
+    if not indices:
+        raise UsageError(f"none of the {len(source)} images of {source.name} can be read; is it the right folder?")
+    index = torch.cat(indices)
+    labels = None if source.labels is None else torch.from_numpy(np.asarray(source.labels, dtype=np.int64))[index]
+    keys = [source.key(int(i)) for i in index]
+    return Bank(torch.cat(pooled), index, keys, labels, torch.cat(maps) if dense else None, skipped)

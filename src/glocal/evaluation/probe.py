@@ -1,0 +1,93 @@
+"""Many linear classifiers trained at once on the same features: one matrix product serves the whole grid of settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Learning rates × weight decays, G settings."""
+
+    lrs: Sequence[float]
+    wds: Sequence[float]
+
+    @property
+    def settings(self) -> list[tuple[float, float]]:
+        """The G (lr, wd) pairs."""
+        return list(product(self.lrs, self.wds))
+
+
+@dataclass
+class Standardise:
+    """(x − mean) / √(var + 1e-5) with the training set's statistics: a batch norm without affine in evaluation mode."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Standardise:
+        """Statistics of the rows of x (N, D)."""
+        return cls(x.mean(0), (x.var(0, correction=0) + 1e-5).sqrt())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (N, D), standardised."""
+        return (x - self.mean) / self.std
+
+
+@dataclass
+class Probes:
+    """G linear classifiers of D features into K classes, and their SGD with momentum and cosine decay.
+
+    Starts at zero: softmax regression is convex, so nothing is gained from a random start. Weight decay spares the bias.
+
+    Attributes:
+        weight: (D, G, K).
+        bias: (G, K).
+    """
+
+    settings: Sequence[tuple[float, float]]
+    dim: int
+    classes: int
+    device: torch.device | str = "cpu"
+    momentum: float = 0.9
+    weight: Tensor = field(init=False)
+    bias: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.settings)
+        self.weight = torch.zeros(self.dim, count, self.classes, device=self.device)
+        self.bias = torch.zeros(count, self.classes, device=self.device)
+        self._lr, self._wd = torch.tensor(self.settings, dtype=torch.float32, device=self.device).T.unsqueeze(-1)
+        self._moving_weight, self._moving_bias = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, G, K) for features x (B, D)."""
+        return (x @ self.weight.flatten(1)).unflatten(1, self.bias.shape) + self.bias
+
+    def step(self, grad_weight: Tensor, grad_bias: Tensor, progress: float) -> None:
+        """One SGD step of all classifiers.
+
+        Args:
+            grad_weight: (D, G, K), each classifier's own gradient.
+            grad_bias: (G, K).
+            progress: position in training, 0 to 1, for the cosine.
+        """
+        lr = self._lr * (0.5 * (1 + math.cos(math.pi * progress)))
+        self._moving_weight.mul_(self.momentum).add_(grad_weight).add_(self._wd * self.weight)
+        self._moving_bias.mul_(self.momentum).add_(grad_bias)
+        self.weight -= lr * self._moving_weight
+        self.bias -= lr * self._moving_bias
+
+
+def best(scores: Tensor, losses: Tensor) -> int:
+    """The setting with the highest score; ties go to the lowest loss; diverged settings lose."""
+    finite = torch.isfinite(losses)
+    scores = torch.where(finite, scores, -torch.inf)
+    return int(torch.where(scores == scores.max(), losses.nan_to_num(torch.inf), torch.inf).argmin())

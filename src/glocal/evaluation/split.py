@@ -1,0 +1,87 @@
+"""Which images a task may learn from and which it is scored on: never the same ones, and the answer says which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glocal import random
+from glocal.data.source import ImageSource, OpenImage
+from glocal.errors import UsageError
+
+
+def held_out(count: int, seed: int, stream: str, *, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """A deterministic fifth of `count` samples, stratified by label where there are labels.
+
+    Args:
+        count: number of samples N.
+        seed: of the choice.
+        stream: what the split is for; different streams are independent.
+        labels: (N,) integers, or None.
+
+    Returns:
+        Sorted positions (kept, held): a class of one is kept, of two or more gives at least one to each side.
+    """
+    groups = [np.arange(count)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    held: list[np.ndarray] = []
+    for number, group in enumerate(groups):
+        order = random.permutation(len(group), seed, stream, number)
+        held.append(group[order[: min(max(1, round(len(group) / 5)), len(group) - 1)]])
+    chosen = np.sort(np.concatenate(held)) if held else np.arange(0)
+    return np.setdiff1d(np.arange(count), chosen), chosen
+
+
+@dataclass
+class Subset:
+    """Some images of a collection, as a collection."""
+
+    source: ImageSource
+    positions: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.name, self.classes, self.has_masks = self.source.name, self.source.classes, self.source.has_masks
+        self.labels = None if self.source.labels is None else np.asarray(self.source.labels)[self.positions]
+        self.mask_classes, self.ignore_index = self.source.mask_classes, self.source.ignore_index
+        self.note = self.source.note
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def key(self, i: int) -> str:
+        return self.source.key(int(self.positions[i]))
+
+    def open(self, i: int) -> OpenImage:
+        return self.source.open(int(self.positions[i]))
+
+    def mask(self, i: int) -> np.ndarray:
+        return self.source.mask(int(self.positions[i]))
+
+
+def same_classes(train: ImageSource, test: ImageSource) -> ImageSource:
+    """`test` with its labels numbered as in `train`: a class missing from one split shifts the numbers of the others.
+
+    Raises:
+        UsageError: if `test` holds classes that `train` lacks.
+    """
+    if train.classes is None or test.classes is None or test.labels is None or train.classes == test.classes:
+        return test
+    unknown = sorted(set(test.classes) - set(train.classes))
+    if unknown:
+        raise UsageError(f"{test.name}: classes {_some(unknown)} are in the test images but not in the training ones")
+    numbers = np.array([train.classes.index(name) for name in test.classes], dtype=np.int64)
+    renumbered = Subset(test, np.arange(len(test)))
+    renumbered.classes, renumbered.labels = train.classes, numbers[np.asarray(test.labels)]
+    return renumbered
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def spread_over(source: ImageSource, most: int) -> ImageSource:
+    """At most `most` images, spread evenly over the collection (folders are sorted by class)."""
+    if len(source) <= most:
+        return source
+    return Subset(source, np.arange(most) * len(source) // most)
