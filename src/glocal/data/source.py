@@ -36,6 +36,12 @@ class ImageSource(Protocol):
     """(N,) int64 positions in `classes`, or None."""
     has_masks: bool
     """Whether `mask(i)` gives a segmentation map."""
+    mask_classes: list[str] | None
+    """Names of the mask classes 0, 1, ..., when known."""
+    ignore_index: int | None
+    """The mask class that does not count (void, border), or None."""
+    note: str
+    """What a person should know about how the collection was read, in a few words, or ''."""
 
     def __len__(self) -> int: ...
 

@@ -1,0 +1,160 @@
+"""Drawing textured parts and backgrounds for the parts world: small antialiased stamps on a float canvas.
+
+A part is a shape and a texture in its own coordinates (u, v), where the shape has a radius of about 1 and u points away from
+the object's body.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What has been drawn so far.
+
+    Attributes:
+        color: (H, W, 3) float32 in [0, 1].
+        mask: (H, W) uint8, the part number on top, 0 for none.
+        coordinates: (H, W, 2) float32, the local (u, v) of the part on top, 0 where there is none.
+    """
+
+    color: Array
+    mask: Array
+    coordinates: Array
+
+
+def ellipse(u: Array, v: Array) -> Array:
+    """Signed distance (about) to an ellipse of semi-axes 1.15 and .9; negative inside."""
+    return np.sqrt((u / 1.15) ** 2 + (v / 0.9) ** 2) - 1
+
+
+def disc(u: Array, v: Array) -> Array:
+    """Signed distance to the unit disc."""
+    return np.sqrt(u * u + v * v) - 1
+
+
+def capsule(u: Array, v: Array) -> Array:
+    """Signed distance to a bar with round ends, 2.5 long and 1.1 wide."""
+    along = np.maximum(np.abs(u) - 0.7, 0)
+    return np.sqrt(along * along + v * v) - 0.55
+
+
+def triangle(u: Array, v: Array) -> Array:
+    """Signed distance (inside and near the edges) to a triangle that points outwards."""
+    return np.maximum(-u - 0.75, 0.5 * u + 0.866 * np.abs(v) - 0.62)
+
+
+def flower(u: Array, v: Array) -> Array:
+    """Signed distance (about) to a flower of five petals."""
+    radius = np.sqrt(u * u + v * v) + 1e-6
+    # cos 5a as a polynomial of cos a: no arctangent
+    cos = u / radius
+    return 0.85 * (radius - (0.88 + 0.2 * cos * (5 + cos * cos * (16 * cos * cos - 20))))
+
+
+def stripes(u: Array, v: Array) -> Array:
+    """Bands across u. Textures are waves around 0; their sign chooses between the two colours."""
+    return np.sin(9 * u)
+
+
+def dots(u: Array, v: Array) -> Array:
+    """Polka dots."""
+    return np.cos(7.5 * u) + np.cos(7.5 * v) - 0.75
+
+
+def rings(u: Array, v: Array) -> Array:
+    """Concentric rings."""
+    return np.cos(11 * np.sqrt(u * u + v * v))
+
+
+def chevrons(u: Array, v: Array) -> Array:
+    """Arrow heads along u."""
+    return np.sin(9 * (u + 0.9 * np.abs(v)))
+
+
+def hatch(u: Array, v: Array) -> Array:
+    """A fine grid of lines."""
+    return np.maximum(np.cos(10 * u), np.cos(10 * v)) - 0.55
+
+
+def checks(u: Array, v: Array) -> Array:
+    """A checkerboard."""
+    return 1.6 * np.sin(5.5 * u) * np.sin(5.5 * v)
+
+
+def plain(u: Array, v: Array) -> Array:
+    """No texture."""
+    return np.full_like(u, -1)
+
+
+def stamp(canvas: Canvas, frame: Array, shape, texture, colors: Array, *, number: int, reach: float = 1.3) -> None:
+    """Draw one shape over what is there.
+
+    Args:
+        canvas: drawn on.
+        frame: (2, 3) float, the map from local (u, v) to pixels.
+        shape, texture: functions of (u, v).
+        colors: (2, 3), the colours of negative and positive texture values.
+        number: what to write into the mask (0: not a part).
+        reach: no part of the shape is farther than this from its centre, in local units.
+    """
+    height, width = canvas.mask.shape
+    (cx, cy), linear = frame[:, 2], frame[:, :2]
+    pixels = float(np.sqrt(abs(np.linalg.det(linear))))  # per local unit
+    x0, x1 = max(int(cx - reach * pixels), 0), min(int(cx + reach * pixels) + 2, width)
+    y0, y1 = max(int(cy - reach * pixels), 0), min(int(cy + reach * pixels) + 2, height)
+    if x0 >= x1 or y0 >= y1:
+        return
+    inverse = np.linalg.inv(linear).astype(np.float32)
+    dx = np.arange(x0, x1, dtype=np.float32)[None, :] + np.float32(0.5 - cx)
+    dy = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - cy)
+    u, v = inverse[0, 0] * dx + inverse[0, 1] * dy, inverse[1, 0] * dx + inverse[1, 1] * dy
+
+    inside = np.float32(pixels) * -shape(u, v)  # pixels from the edge
+    alpha = np.clip(inside + 0.5, 0, 1)
+    tone = np.clip(0.5 + texture(u, v) * np.float32(pixels / 10), 0, 1)  # the edge between tones is about a pixel wide
+    light = (1 - (dx + 2 * dy) / np.float32(14 * pixels)) * (0.5 + 0.5 * np.clip(inside - 0.4, 0, 1))  # round, outlined
+    base, step = colors[0].astype(np.float32), (colors[1] - colors[0]).astype(np.float32)
+    ink = (base + tone[..., None] * step) * light[..., None]
+
+    patch = canvas.color[y0:y1, x0:x1]
+    patch += alpha[..., None] * (ink - patch)
+    on_top = alpha >= 0.5
+    canvas.mask[y0:y1, x0:x1][on_top] = number
+    canvas.coordinates[y0:y1, x0:x1][on_top] = np.stack((u, v), -1)[on_top] if number else 0
+
+
+def color(hue: Array, chroma: Array, lightness: Array) -> Array:
+    """(..., 3) RGB from hue in turns, chroma and lightness in [0, 1]."""
+    angle = 2 * np.pi * (np.asarray(hue)[..., None] - np.arange(3) / 3)
+    return np.clip(np.asarray(lightness)[..., None] + np.asarray(chroma)[..., None] * np.cos(angle), 0, 1)
+
+
+def ground(size: int, draws: Array, *, waves: int, clutter: float) -> Array:
+    """A background, (size, size, 3): soft coloured waves of random direction and length.
+
+    Args:
+        size: pixels per side.
+        draws: (5, waves + 1) uniform numbers.
+        waves: how many.
+        clutter: their strength, 0 to 1.
+    """
+    (angle, length, phase, weight, hue), first = draws[:, 1:], draws[:, 0]
+    frequency = 2 * np.pi * (1 + 11 * length**2) / size
+    at = np.arange(size) + 0.5
+    across = frequency * np.cos(2 * np.pi * angle) * at[:, None] + 2 * np.pi * phase  # (size, waves)
+    down = frequency * np.sin(2 * np.pi * angle) * at[:, None]
+    strength = clutter * (0.25 + weight) / np.sqrt(waves)
+    tint = (0.6 + 0.4 * color(hue, np.full(waves, 0.5), np.full(waves, 0.5))) * strength[:, None]  # (waves, 3)
+    # cos(a + b) = cos a cos b - sin a sin b: every wave is two outer products
+    columns = np.concatenate((np.cos(across), -np.sin(across)), 1)
+    rows = np.concatenate((np.cos(down), np.sin(down)), 1)
+    base = color(first[0], 0.1 * first[1], 0.35 + 0.4 * first[2])
+    weighted = columns[:, :, None] * np.concatenate((tint, tint))  # (size, 2 waves, 3)
+    field = rows @ weighted.transpose(1, 0, 2).reshape(2 * waves, -1)
+    return (base + 0.3 * field.reshape(size, size, 3)).astype(np.float32)

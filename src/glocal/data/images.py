@@ -1,0 +1,217 @@
+"""Opening and decoding image files: whatever a folder of photographs holds comes out as 8-bit RGB.
+
+Choices, the same for every file: EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled, never
+clipped; an animation is its first frame; colour profiles are ignored.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from glocal.data.source import Unreadable
+
+EXTENSIONS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".avif",
+    ]
+)
+"""Files that count as images, in lower case."""
+
+MAX_PIXELS = 2**28
+"""The most pixels that are ever decoded at once (1 GiB of memory); JPEG files above it are decoded at a lower scale."""
+
+# By content, not by extension. Named one by one because some of Pillow's formats run other programs (EPS) or need the disk.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ORIENTATION = 0x0112
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class EncodedImage:
+    """An image file in memory with its header read; the file itself is already closed.
+
+    Args:
+        data: the bytes of the file.
+
+    Raises:
+        Unreadable: if the header is not that of an image, or the image is too large to decode.
+    """
+
+    def __init__(self, data: bytes):
+        self._data = data
+        image = _read_header(data)
+        self._header: ImageFile.ImageFile | None = image
+        self._turn = _TURN.get(_orientation(image))
+        width, height = image.size
+        self.size: tuple[int, int] = (height, width) if self._turn in _SIDEWAYS else (width, height)
+        if image.format not in _DRAFTABLE and width * height > MAX_PIXELS:
+            raise Unreadable(f"{width}×{height} pixels are too many to decode; save it smaller, or as JPEG")
+
+    def decode(self, scale: float = 1.0) -> Image.Image:
+        """The pixels as RGB, at the smallest cheap resolution that is at least `scale` times the full one per side.
+
+        JPEG files are decoded at 1/8, 1/4, 1/2 or 1 of their size (scaling inside the inverse DCT), all others at 1. Sides
+        are rounded up. A JPEG of more than `MAX_PIXELS` comes out smaller than asked.
+        """
+        image, self._header = (
+            self._header or _read_header(self._data),
+            None,
+        )  # a header serves one decode: draft alters it
+        try:
+            if image.format in _DRAFTABLE:
+                width, height = image.size
+                step = _dct_step(width, height, scale)
+                image.draft(None, (max(1, width // step), max(1, height // step)))
+            image.load()
+            return to_rgb(image if self._turn is None else image.transpose(self._turn))
+        except Exception as error:  # decoders raise anything at all on broken data
+            raise Unreadable(_reason(error)) from error
+
+
+class RawImage:
+    """An image whose pixels are already there: a PIL image, or a (H, W), (H, W, 1) or (H, W, 3) uint8 array."""
+
+    def __init__(self, pixels: Image.Image | np.ndarray):
+        if isinstance(pixels, np.ndarray):
+            pixels = Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels))
+        self._image = pixels
+        self.size: tuple[int, int] = pixels.size
+
+    def decode(self, scale: float = 1.0) -> Image.Image:
+        """The pixels as RGB, at full size whatever the scale."""
+        return to_rgb(self._image)
+
+
+def open_image(path: Path) -> EncodedImage:
+    """The image file at `path`, with its header read.
+
+    Raises:
+        Unreadable: if it cannot be read or is not an image.
+    """
+    return EncodedImage(_read_bytes(path))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A segmentation mask, (H, W) uint8: the palette index, grey value or bit of each pixel is its class.
+
+    Raises:
+        Unreadable: if it is not an image of one channel, or has classes above 255.
+    """
+    image = _read_header(_read_bytes(path))
+    try:
+        image.load()
+    except Exception as error:
+        raise Unreadable(_reason(error)) from error
+    values = np.asarray(image)
+    if image.mode == "RGB" and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if values.ndim != 2 or image.mode == "F":
+        raise Unreadable(f"a mask holds one class number per pixel (grey or palette PNG), this is {image.mode}")
+    if values.dtype != np.bool_ and (values.max(initial=0) > 255 or values.min(initial=0) < 0):
+        raise Unreadable(f"mask classes go from 0 to 255, this has {values.min()} to {values.max()}")
+    return values.astype(np.uint8)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded image of any mode as RGB.
+
+    16-bit grey is divided by 257. 32-bit integers and floats have no fixed range: integers up to 65535 count as 16-bit and
+    floats in [0, 1] or [0, 255] are taken at their word; else the image's own minimum and maximum become black and white.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_eight_bits(np.asarray(image), floating=image.mode == "F")).convert("RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode == "La":  # Pillow leaves premultiplied grey only by way of straight grey
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(values: np.ndarray, *, floating: bool) -> np.ndarray:
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low >= 0 and high <= (1 if floating else 65535):
+        low, high = 0.0, 1.0 if floating else 65535.0
+    elif floating and low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    return np.round((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+_DRAFTABLE = ("JPEG", "MPO")
+_SIDEWAYS = {_TURN[o] for o in (5, 6, 7, 8)}
+
+
+def _dct_step(width: int, height: int, scale: float) -> int:
+    """The largest reduction of 8, 4, 2, 1 that keeps both sides at `scale` or more, or more where memory asks for it."""
+    step = next((s for s in (8, 4, 2) if 1 / s >= scale), 1)
+    while step < 8 and width * height > MAX_PIXELS * step * step:
+        step *= 2
+    return step
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror or error}") from error
+
+
+def _read_header(data: bytes) -> ImageFile.ImageFile:
+    """What `Image.open` does, without its decompression-bomb check, which warns or raises by a limit shared by the process."""
+    if not data:
+        raise Unreadable("empty file")
+    for name in _FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or (accept is not None and accept(data[:16]) is not True):
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except Exception as error:
+            raise Unreadable(_reason(error)) from error
+    raise Unreadable("not an image")
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """The EXIF (or XMP) orientation that is still to be applied, 1 to 8."""
+    if image.format == "TIFF":  # Pillow turns these itself, and gives the turned size
+        return 1
+    try:
+        return Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own getexif would decode the pixels
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
+        return 1
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text[0].lower() + text[1:]

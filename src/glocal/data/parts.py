@@ -1,0 +1,296 @@
+"""A generated world of objects with known parts, for tests, demonstrations and studies where everything must be known.
+
+An object is a body with five different parts around it. All objects are made of the same six parts; the class is the order in
+which the five stand around the body, so neither colour nor texture alone gives it away. Colours are drawn anew for each
+object: what makes a part is its shape and its texture.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from glocal import random
+from glocal.data import drawing
+from glocal.data.images import RawImage
+from glocal.data.paths import nearest
+from glocal.errors import UsageError
+
+SPLIT_NAMES = ("train", "val", "test")
+_PARTS = {  # number in the mask: shape, texture, radius in object radii
+    "body": (drawing.ellipse, drawing.stripes, 0.40),
+    "head": (drawing.disc, drawing.dots, 0.27),
+    "wheel": (drawing.disc, drawing.rings, 0.27),
+    "tail": (drawing.capsule, drawing.chevrons, 0.29),
+    "fin": (drawing.triangle, drawing.hatch, 0.31),
+    "flower": (drawing.flower, drawing.checks, 0.27),
+}
+PART_NAMES = tuple(_PARTS)
+_AROUND = PART_NAMES[1:]
+
+
+def _orders() -> list[tuple[int, ...]]:
+    """The 12 orders of five parts on a ring that no rotation or mirror image turns into each other, as part numbers 1 to 5.
+
+    Order k starts at another place of the ring, so that upright objects of two classes also differ in where each part is.
+    """
+    distinct = [(1, *rest) for rest in itertools.permutations((2, 3, 4, 5)) if rest[0] < rest[-1]]
+    return [order[-k % 5 :] + order[: -k % 5] for k, order in enumerate(distinct)]
+
+
+@dataclass(frozen=True)
+class PartsSample:
+    """One image and all that is known about it. Points are (x, y) in pixels; pixel i spans [i, i+1).
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        label: the class.
+        mask: (H, W) uint8, the visible part, 1 + its position in `PART_NAMES`, or 0.
+        boxes: (6, 4) float32, x0 y0 x1 y1 around what is visible of each part; 0 where nothing is.
+        keypoints: (6, 2) float32, the centre of each part, also where it is hidden.
+        visible: (6,) bool, whether the pixel at the centre shows the part.
+        object_coordinates: (H, W, 3) float32, part number and the (u, v) of the point of that part that is seen there. The same
+            point of an object has the same coordinates in all of its views.
+        frames: (6, 2, 3) float64, the map from (u, v) to pixels of each part.
+    """
+
+    image: np.ndarray
+    label: int
+    mask: np.ndarray
+    boxes: np.ndarray
+    keypoints: np.ndarray
+    visible: np.ndarray
+    object_coordinates: np.ndarray
+    frames: np.ndarray
+
+
+class PartsWorld:
+    """Generated images of objects with parts, a collection like any other (`ImageSource`) that knows the truth about itself.
+
+    Sample i depends on the options, the split and the seed, not on `n`. Labels go round: i modulo `classes`.
+
+    Args:
+        n: number of images.
+        size: pixels per side.
+        split: "train", "val" or "test": other objects of the same classes.
+        classes: number of orders, 2 to 12.
+        difficulty: 0 to 1; fainter textures, a busier background, plain shapes lying around (none to 6) and in front (to 2).
+        nuisance: 0 to 1; how much position, scale, rotation, mirroring, the joints, light and colour vary. From .5 on colours
+            are entirely random; at 0 each part has its own.
+        seed: another world of the same kind.
+    """
+
+    has_masks = True
+    ignore_index: int | None = None
+    note = ""
+
+    def __init__(
+        self,
+        n: int = 2000,
+        size: int = 96,
+        *,
+        split: str = "train",
+        classes: int = 8,
+        difficulty: float = 0.5,
+        nuisance: float = 0.5,
+        seed: int = 0,
+    ):
+        _check("n", n, 1, 10**9)
+        _check("size", size, 16, 1024)
+        _check("classes", classes, 2, 12)
+        _check("difficulty", difficulty, 0, 1)
+        _check("nuisance", nuisance, 0, 1)
+        if split not in SPLIT_NAMES:
+            raise UsageError(f"parts has no split {split!r}; it has {', '.join(SPLIT_NAMES)}")
+        self.n, self.size, self.split, self.seed = n, size, split, seed
+        self.difficulty, self.nuisance = difficulty, nuisance
+        self.name = "parts"
+        self.orders = _orders()[:classes]
+        self.classes: list[str] = ["-".join(PART_NAMES[p] for p in order) for order in self.orders]
+        self.labels: np.ndarray = np.arange(n, dtype=np.int64) % classes
+        self.mask_classes: list[str] | None = ["background", *PART_NAMES]
+
+    @classmethod
+    def from_spec(cls, spec: str, *, split: str = "train") -> PartsWorld:
+        """The world of `parts` or `parts:key=value,...`, e.g. `parts:n=3000,size=96`."""
+        kinds = {"n": int, "size": int, "classes": int, "difficulty": float, "nuisance": float, "seed": int}
+        options: dict = {}
+        for item in filter(None, spec.partition(":")[2].split(",")):
+            key, equals, value = (text.strip() for text in item.partition("="))
+            if key not in kinds:
+                hint = nearest(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
+                raise UsageError(f"{spec}: unknown option {key!r}{hint}")
+            try:
+                options[key] = kinds[key](value)
+            except ValueError as error:
+                raise UsageError(f"{spec}: {key}={value} is not a number; write {key}=VALUE") from error
+        return cls(**options, split=split)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def key(self, i: int) -> str:
+        """The number of sample i."""
+        return f"{self.split}/{i:05d}"
+
+    def open(self, i: int) -> RawImage:
+        """The image of sample i."""
+        return RawImage(self.sample(i).image)
+
+    def mask(self, i: int) -> np.ndarray:
+        """(H, W) uint8, the part at each pixel of sample i."""
+        return self.sample(i).mask
+
+    def sample(self, i: int, view: int = 0) -> PartsSample:
+        """Object i and the truth about it. View 0 is the image of the collection; others show the object in another pose, light
+        and place."""
+        if not 0 <= i < self.n:
+            raise IndexError(i)
+        split = SPLIT_NAMES.index(self.split)
+        look = random.uniform(self.seed, "parts.object", split, i, n=48)
+        scene = random.uniform(self.seed, "parts.view", split, i, view, n=192)
+        label = int(self.labels[i])
+        frames = self._frames(label, look[:8], scene[:24])
+        canvas = drawing.Canvas(
+            drawing.ground(self.size, scene[24:74].reshape(5, 10), waves=9, clutter=0.25 + 0.75 * self.difficulty),
+            np.zeros((self.size, self.size), np.uint8),
+            np.zeros((self.size, self.size, 2), np.float32),
+        )
+        self._scatter(canvas, scene[74:128].reshape(6, 9), round(6 * self.difficulty), 0.05)
+        colors = self._colors(look[8:44].reshape(6, 6))
+        for p in (*range(1, 6), 0):  # the body hides the joints
+            shape, texture, _ = _PARTS[PART_NAMES[p]]
+            drawing.stamp(canvas, frames[p], shape, texture, colors[p], number=p + 1)
+        self._scatter(canvas, scene[128:146].reshape(2, 9), round(2 * self.difficulty), 0.035)
+        image = self._light(canvas.color, scene[146:156], random.derive(self.seed, "parts.noise", split, i, view))
+        return _describe_sample(image, label, canvas, frames)
+
+    def correspondences(self, i: int, view_a: int, view_b: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of points that show the same point of object i in two of its views.
+
+        Returns:
+            points_a, points_b: (M, 2) float64; points_a are the centres of all pixels of view a whose point of the object is
+            also visible in view b.
+        """
+        a, b = self.sample(i, view_a), self.sample(i, view_b)
+        y, x = np.nonzero(a.mask)
+        part, local = a.mask[y, x], a.object_coordinates[y, x, 1:].astype(np.float64)
+        frame = b.frames[part - 1]
+        there = np.einsum("mij,mj->mi", frame[:, :, :2], local) + frame[:, :, 2]
+        column, row = np.floor(there).astype(int).T
+        inside = (there >= 0).all(1) & (there < self.size).all(1)
+        seen = inside & (b.mask[np.where(inside, row, 0), np.where(inside, column, 0)] == part)
+        return np.stack((x + 0.5, y + 0.5), 1)[seen], there[seen]
+
+    def write_folder(self, out: str | Path, *, test: int | None = None) -> Path:
+        """Write this world as out/{train,test}/{images,masks}/CLASS/NUMBER.png and out/classes.json, which `open_source` reads.
+
+        Args:
+            out: folder, made if needed.
+            test: number of test images; a quarter of the training images if None.
+        """
+        out = Path(out)
+        sizes = {"train": self.n, "test": max(1, self.n // 4) if test is None else test}
+        for split, n in sizes.items():
+            world = PartsWorld(
+                n,
+                self.size,
+                split=split,
+                classes=len(self.classes),
+                difficulty=self.difficulty,
+                nuisance=self.nuisance,
+                seed=self.seed,
+            )
+            for i in range(n):
+                sample = world.sample(i)
+                for kind, pixels in (("images", sample.image), ("masks", sample.mask)):
+                    folder = out / split / kind / world.classes[sample.label]
+                    folder.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(folder / f"{i:05d}.png")
+        (out / "classes.json").write_text(json.dumps({"mask_names": self.mask_classes}) + "\n", encoding="utf-8")
+        return out
+
+    def _frames(self, label: int, look: np.ndarray, scene: np.ndarray) -> np.ndarray:
+        """(6, 2, 3): where each part is, in pixels. `look` (8,) is the object's, `scene` (24,) the view's."""
+        vary = self.nuisance
+        x, y, scale, turn, mirror = scene[:5]
+        unit = self.size * 0.44 * (1 - 0.4 * vary * scale)  # pixels per object radius
+        center = self.size * (0.5 + 0.2 * vary * (np.array([x, y]) - 0.5))
+        whole = _rotation(np.deg2rad(50) * vary * (2 * turn - 1)) * unit
+        if mirror < vary / 2 or (vary >= 1 and mirror < 0.5):
+            whole = whole @ np.diag([-1.0, 1.0])
+        slots = np.empty(6)  # the direction of each part, in radians; y points down, the first slot up
+        slots[list(self.orders[label])] = -np.pi / 2 + 2 * np.pi / 5 * np.arange(5)
+        slots[0] = 0
+        slots = slots + 0.3 * vary * (scene[5:11] - 0.5)
+        bend = 0.9 * vary * (scene[11:17] - 0.5)
+        frames = np.empty((6, 2, 3))
+        for p, name in enumerate(PART_NAMES):
+            radius = _PARTS[name][2] * (1 + 0.3 * vary * (look[p] - 0.5))
+            distance = 0.66 if p else 0.0
+            place = distance * np.array([1.06 * np.cos(slots[p]), 0.97 * np.sin(slots[p])])
+            frames[p, :, :2] = whole @ _rotation(slots[p] + bend[p]) * radius
+            frames[p, :, 2] = whole @ place + center
+        return frames
+
+    def _colors(self, draws: np.ndarray) -> np.ndarray:
+        """(6, 2, 3): the two colours of each part. `draws` (6, 6) are the object's."""
+        free = min(1.0, 2 * self.nuisance)
+        own = np.arange(6) / 6
+        contrast = (0.5 - 0.25 * self.difficulty) * (0.8 + 0.4 * draws[:, 2])
+        middle = 0.52 + 0.16 * free * (draws[:, 3] - 0.5)
+        sign = np.where(free * draws[:, 4] > 0.5, 1, -1)
+        chroma = 0.16 + 0.12 * draws[:, 5]
+        hue = own + free * draws[:, 0]
+        dark = drawing.color(hue, chroma, middle - sign * contrast / 2)
+        bright = drawing.color(hue + 0.12 * free * (draws[:, 1] - 0.5), chroma, middle + sign * contrast / 2)
+        return np.stack((dark, bright), 1)
+
+    def _scatter(self, canvas: drawing.Canvas, draws: np.ndarray, count: int, radius: float) -> None:
+        """Plain shapes that are part of nothing. `draws` is (>= count, 9)."""
+        shapes = (drawing.disc, drawing.triangle, drawing.capsule, drawing.ellipse)
+        for x, y, kind, turn, scale, hue, chroma, lightness, _ in draws[:count]:
+            frame = np.empty((2, 3))
+            frame[:, :2] = _rotation(2 * np.pi * turn) * self.size * radius * (0.7 + 0.9 * scale)
+            frame[:, 2] = np.array([x, y]) * self.size
+            tint = drawing.color(hue, 0.2 * chroma, 0.3 + 0.4 * lightness)
+            drawing.stamp(canvas, frame, shapes[int(4 * kind)], drawing.plain, np.stack((tint, tint)), number=0)
+
+    def _light(self, color: np.ndarray, draws: np.ndarray, noise_seed: int) -> np.ndarray:
+        """(H, W, 3) uint8 under a lamp: gain, tint, a gradient across the image, and a little sensor noise."""
+        vary = self.nuisance
+        ramp = np.arange(self.size, dtype=np.float32) / self.size - 0.5
+        angle = 2 * np.pi * draws[0]
+        slope = 0.6 * vary * draws[1] * (np.cos(angle) * ramp[None, :] + np.sin(angle) * ramp[:, None])
+        gain = (1 + 0.4 * vary * (draws[2] - 0.5)) * (1 + 0.2 * vary * (draws[3:6] - 0.5))
+        noise = np.random.default_rng(noise_seed).standard_normal(color.shape, dtype=np.float32)
+        lit = color * (1 + slope[..., None].astype(np.float32)) * gain.astype(np.float32) + np.float32(0.015) * noise
+        return np.round(255 * np.clip(lit, 0, 1)).astype(np.uint8)
+
+
+def _rotation(angle: float) -> np.ndarray:
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]])
+
+
+def _describe_sample(image: np.ndarray, label: int, canvas: drawing.Canvas, frames: np.ndarray) -> PartsSample:
+    height, width = canvas.mask.shape
+    boxes, keypoints = np.zeros((6, 4), np.float32), frames[:, :, 2].astype(np.float32)
+    visible = np.zeros(6, bool)
+    for p, (x, y) in enumerate(np.floor(keypoints).astype(int)):
+        rows, columns = (np.nonzero((canvas.mask == p + 1).any(axis))[0] for axis in (1, 0))
+        if len(rows):
+            boxes[p] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        visible[p] = 0 <= x < width and 0 <= y < height and canvas.mask[y, x] == p + 1
+    coordinates = np.concatenate((canvas.mask[..., None].astype(np.float32), canvas.coordinates), -1)
+    return PartsSample(image, label, canvas.mask, boxes, keypoints, visible, coordinates, frames)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"parts: {name} is {value}, expected {low} to {high}")
