@@ -1,7 +1,7 @@
 """Drawing textured parts and backgrounds for the parts world: small antialiased stamps on a float canvas.
 
-A part is a shape and a texture in its own coordinates (u, v), where the shape has a radius of about 1 and u points away from
-the object's body.
+A part is a shape and a texture in its own coordinates (u, v), where the shape has a radius of about 1 and u points away
+from the object's body.
 """
 
 from __future__ import annotations

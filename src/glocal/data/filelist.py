@@ -18,9 +18,9 @@ class FileListSource:
     """The images that a list names, in its order. Relative paths start from the list's folder.
 
     Args:
-        path: a .txt file with one path a line (empty lines and lines that start with # are skipped), or a .csv file with a path
-            and, optionally, a label in each row; a first row whose first cell is `path`, `file`, `filename` or `image` is a
-            header.
+        path: a .txt file with one path a line (empty lines and lines that start with # are skipped), or a .csv file
+            with a path and, optionally, a label in each row; a first row whose first cell is `path`, `file`, `filename` or
+            `image` is a header.
 
     Raises:
         UsageError: if the list is empty, or names a file that is not there, or some rows have a label and others none.
@@ -70,7 +70,7 @@ def _read_txt(path: Path) -> list[tuple[int, str, str]]:
 
 def _read_csv(path: Path) -> list[tuple[int, str, str]]:
     reader = csv.reader(_text(path).splitlines())
-    rows = [(reader.line_num, *[cell.strip() for cell in [*row, ""][:2]]) for row in reader if row and row[0].strip()]
+    rows = [(reader.line_num, row[0].strip(), "".join(row[1:2]).strip()) for row in reader if row and row[0].strip()]
     return rows[1:] if rows and rows[0][1].lower() in _HEADERS else rows
 
 

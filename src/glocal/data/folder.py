@@ -3,12 +3,12 @@
 The rules, for a folder as people keep them:
 
 - Images are found at any depth, by extension, in the order of their paths. Names that start with a dot are hidden.
-- `train`, `val` (`valid`, `validation`) and `test` sub-folders are splits when nothing else beside them holds images, or when
-  `train` and another one are there. Without a split asked for, a folder with `train` is its `train`.
+- `train`, `val` (`valid`, `validation`) and `test` sub-folders are splits when nothing else beside them holds images,
+  or when `train` and another one are there. Without a split asked for, a folder with `train` is its `train`.
 - `images` and `masks` side by side pair files of the same relative path, whatever the extension.
-- The images have labels when every one lies exactly one sub-folder deep and there are at least two such sub-folders: their
-  names are the classes, in alphabetical order, the same in all splits. Anything else (a dump of photos in folders by date) is
-  a collection without labels.
+- The images have labels when every one lies exactly one sub-folder deep and there are at least two such sub-folders:
+  their names are the classes, in alphabetical order, the same in all splits. Anything else (a dump of photos in folders
+  by date) is a collection without labels.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ class FolderSource:
         self.classes, self.labels = self._read_labels(chosen, [images for images, _ in layouts.values()])
         self._masks = self._pair_masks(chosen, masks) if masks is not None else None
         self.has_masks = self._masks is not None
-        self.mask_classes, self.ignore_index = (
-            _mask_legend(self.root, masks) if masks and self.has_masks else (None, None)
-        )
+        self.mask_classes, self.ignore_index = _mask_legend(masks) if masks and self.has_masks else (None, None)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -187,7 +185,7 @@ def _stem(file: str, folder: Path, root: Path) -> str:
     return PurePosixPath(file).relative_to(folder.relative_to(root).as_posix()).with_suffix("").as_posix()
 
 
-def _mask_legend(root: Path, masks: Path) -> tuple[list[str] | None, int | None]:
+def _mask_legend(masks: Path) -> tuple[list[str] | None, int | None]:
     """Names and ignored class from a classes.json beside the masks or in one of the two folders above.
 
     Either a list of names, or {"names" or "mask_names": [...], "ignore_index": k}.
@@ -212,7 +210,7 @@ def _mask_legend(root: Path, masks: Path) -> tuple[list[str] | None, int | None]
 def _no_split(root: Path, split: str | None, layouts: dict) -> str:
     there = sorted(name for name in layouts if name)
     if not there:
-        return f"{root} has no split {split!r}: expected a sub-folder {root / str(split)}; without a split all of it is used"
+        return f"{root} has no split {split!r}: expected {root / str(split)}; without a split all of it is used"
     return f"{root} has no split {split!r}; it has {', '.join(there)}"
 
 

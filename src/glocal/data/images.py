@@ -1,7 +1,7 @@
 """Opening and decoding image files: whatever a folder of photographs holds comes out as 8-bit RGB.
 
-Choices, the same for every file: EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled, never
-clipped; an animation is its first frame; colour profiles are ignored.
+Choices, the same for every file: EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled,
+never clipped; an animation is its first frame; colour profiles are ignored.
 """
 
 from __future__ import annotations
@@ -16,32 +16,14 @@ from PIL import Image, ImageFile
 from glocal.data.source import Unreadable
 
 EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".jp2",
-        ".avif",
-    ]
+    f".{kind}" for kind in ["jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "avif"]
 )
 """Files that count as images, in lower case."""
 
 MAX_PIXELS = 2**28
 """The most pixels that are ever decoded at once (1 GiB of memory); JPEG files above it are decoded at a lower scale."""
 
-# By content, not by extension. Named one by one because some of Pillow's formats run other programs (EPS) or need the disk.
+# By content, not by extension. Named one by one because some of Pillow's other formats run programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
 _TURN = {
@@ -78,8 +60,8 @@ class EncodedImage:
     def decode(self, scale: float = 1.0) -> Image.Image:
         """The pixels as RGB, at the smallest cheap resolution that is at least `scale` times the full one per side.
 
-        JPEG files are decoded at 1/8, 1/4, 1/2 or 1 of their size (scaling inside the inverse DCT), all others at 1. Sides
-        are rounded up. A JPEG of more than `MAX_PIXELS` comes out smaller than asked.
+        JPEG files are decoded at 1/8, 1/4, 1/2 or 1 of their size (scaling inside the inverse DCT), all others at 1.
+        Sides are rounded up. A JPEG of more than `MAX_PIXELS` comes out smaller than asked.
         """
         image, self._header = (
             self._header or _read_header(self._data),
@@ -143,8 +125,8 @@ def read_mask(path: Path) -> np.ndarray:
 def to_rgb(image: Image.Image) -> Image.Image:
     """A decoded image of any mode as RGB.
 
-    16-bit grey is divided by 257. 32-bit integers and floats have no fixed range: integers up to 65535 count as 16-bit and
-    floats in [0, 1] or [0, 255] are taken at their word; else the image's own minimum and maximum become black and white.
+    16-bit grey is divided by 257. 32-bit integers and floats have no fixed range: integers up to 65535 count as 16-bit
+    and floats in [0, 1] or [0, 255] are taken at their word; else the image's own extremes become black and white.
     """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_to_eight_bits(np.asarray(image), floating=image.mode == "F")).convert("RGB")
@@ -171,7 +153,7 @@ _SIDEWAYS = {_TURN[o] for o in (5, 6, 7, 8)}
 
 
 def _dct_step(width: int, height: int, scale: float) -> int:
-    """The largest reduction of 8, 4, 2, 1 that keeps both sides at `scale` or more, or more where memory asks for it."""
+    """The largest reduction of 8, 4, 2, 1 that keeps both sides at `scale` or more; more where memory asks for it."""
     step = next((s for s in (8, 4, 2) if 1 / s >= scale), 1)
     while step < 8 and width * height > MAX_PIXELS * step * step:
         step *= 2
@@ -186,7 +168,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_header(data: bytes) -> ImageFile.ImageFile:
-    """What `Image.open` does, without its decompression-bomb check, which warns or raises by a limit shared by the process."""
+    """What `Image.open` does, without its decompression-bomb check, whose limit is shared by the whole process."""
     if not data:
         raise Unreadable("empty file")
     for name in _FORMATS:

@@ -25,8 +25,8 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
 
     Args:
         spec: a folder, a list of files (.txt or .csv), `torchvision:NAME` or `torchvision:NAME:ROOT`, `parts` or
-            `parts:key=value,...` (`PartsWorld`), a uint8 array (N, H, W, 3), a collection (returned as it is), or a list of
-            these, one after the other.
+            `parts:key=value,...` (`PartsWorld`), a uint8 array (N, H, W, 3), a collection (returned as it is), or a
+            list of these, one after the other.
         split: "train", "val" or "test". None means what to pretrain on: train where there are splits, else everything.
 
     Raises:

@@ -1,8 +1,8 @@
 """A generated world of objects with known parts, for tests, demonstrations and studies where everything must be known.
 
-An object is a body with five different parts around it. All objects are made of the same six parts; the class is the order in
-which the five stand around the body, so neither colour nor texture alone gives it away. Colours are drawn anew for each
-object: what makes a part is its shape and its texture.
+An object is a body with five different parts around it. All objects are made of the same six parts; the class is the
+order in which the five stand around the body, so neither colour nor texture alone gives it away. Colours are drawn anew
+for each object: what makes a part is its shape and its texture.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _AROUND = PART_NAMES[1:]
 
 
 def _orders() -> list[tuple[int, ...]]:
-    """The 12 orders of five parts on a ring that no rotation or mirror image turns into each other, as part numbers 1 to 5.
+    """The 12 orders of five parts on a ring that no rotation or mirror image turns into each other, as numbers 1 to 5.
 
-    Order k starts at another place of the ring, so that upright objects of two classes also differ in where each part is.
+    Order k starts k places on, so that upright objects of different classes also differ in where each part is.
     """
     distinct = [(1, *rest) for rest in itertools.permutations((2, 3, 4, 5)) if rest[0] < rest[-1]]
     return [order[-k % 5 :] + order[: -k % 5] for k, order in enumerate(distinct)]
@@ -54,8 +54,8 @@ class PartsSample:
         boxes: (6, 4) float32, x0 y0 x1 y1 around what is visible of each part; 0 where nothing is.
         keypoints: (6, 2) float32, the centre of each part, also where it is hidden.
         visible: (6,) bool, whether the pixel at the centre shows the part.
-        object_coordinates: (H, W, 3) float32, part number and the (u, v) of the point of that part that is seen there. The same
-            point of an object has the same coordinates in all of its views.
+        object_coordinates: (H, W, 3) float32, part number and the (u, v) of the point of that part that is seen there.
+            The same point of an object has the same coordinates in all of its views.
         frames: (6, 2, 3) float64, the map from (u, v) to pixels of each part.
     """
 
@@ -70,7 +70,7 @@ class PartsSample:
 
 
 class PartsWorld:
-    """Generated images of objects with parts, a collection like any other (`ImageSource`) that knows the truth about itself.
+    """Generated images of objects with parts: a collection like any other (`ImageSource`) that knows its own truth.
 
     Sample i depends on the options, the split and the seed, not on `n`. Labels go round: i modulo `classes`.
 
@@ -79,9 +79,9 @@ class PartsWorld:
         size: pixels per side.
         split: "train", "val" or "test": other objects of the same classes.
         classes: number of orders, 2 to 12.
-        difficulty: 0 to 1; fainter textures, a busier background, plain shapes lying around (none to 6) and in front (to 2).
-        nuisance: 0 to 1; how much position, scale, rotation, mirroring, the joints, light and colour vary. From .5 on colours
-            are entirely random; at 0 each part has its own.
+        difficulty: 0 to 1; fainter textures, a busier background, plain shapes behind (up to 6) and in front (up to 2).
+        nuisance: 0 to 1; how much position, scale, rotation, mirroring, the joints, light and colour vary. From .5 on
+            colours are entirely random; at 0 each part has its own.
         seed: another world of the same kind.
     """
 
@@ -111,8 +111,8 @@ class PartsWorld:
         self.difficulty, self.nuisance = difficulty, nuisance
         self.name = "parts"
         self.orders = _orders()[:classes]
-        self.classes: list[str] = ["-".join(PART_NAMES[p] for p in order) for order in self.orders]
-        self.labels: np.ndarray = np.arange(n, dtype=np.int64) % classes
+        self.classes: list[str] | None = ["-".join(PART_NAMES[p] for p in order) for order in self.orders]
+        self.labels: np.ndarray | None = np.arange(n, dtype=np.int64) % classes
         self.mask_classes: list[str] | None = ["background", *PART_NAMES]
 
     @classmethod
@@ -121,7 +121,7 @@ class PartsWorld:
         kinds = {"n": int, "size": int, "classes": int, "difficulty": float, "nuisance": float, "seed": int}
         options: dict = {}
         for item in filter(None, spec.partition(":")[2].split(",")):
-            key, equals, value = (text.strip() for text in item.partition("="))
+            key, _, value = (text.strip() for text in item.partition("="))
             if key not in kinds:
                 hint = nearest(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
                 raise UsageError(f"{spec}: unknown option {key!r}{hint}")
@@ -147,8 +147,10 @@ class PartsWorld:
         return self.sample(i).mask
 
     def sample(self, i: int, view: int = 0) -> PartsSample:
-        """Object i and the truth about it. View 0 is the image of the collection; others show the object in another pose, light
-        and place."""
+        """Object i and the truth about it.
+
+        View 0 is the image of the collection; others show the same object in another pose, light and place.
+        """
         if not 0 <= i < self.n:
             raise IndexError(i)
         split = SPLIT_NAMES.index(self.split)
@@ -174,8 +176,8 @@ class PartsWorld:
         """Pairs of points that show the same point of object i in two of its views.
 
         Returns:
-            points_a, points_b: (M, 2) float64; points_a are the centres of all pixels of view a whose point of the object is
-            also visible in view b.
+            points_a, points_b: (M, 2) float64; points_a are the centres of all pixels of view a whose point of the
+            object is also visible in view b.
         """
         a, b = self.sample(i, view_a), self.sample(i, view_b)
         y, x = np.nonzero(a.mask)
@@ -188,7 +190,7 @@ class PartsWorld:
         return np.stack((x + 0.5, y + 0.5), 1)[seen], there[seen]
 
     def write_folder(self, out: str | Path, *, test: int | None = None) -> Path:
-        """Write this world as out/{train,test}/{images,masks}/CLASS/NUMBER.png and out/classes.json, which `open_source` reads.
+        """Write this world as out/{train,test}/{images,masks}/CLASS/NUMBER.png and out/classes.json.
 
         Args:
             out: folder, made if needed.

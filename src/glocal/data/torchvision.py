@@ -97,7 +97,7 @@ _DATASETS: dict[str, dict[str | None, dict[str, Any]]] = {
     **dict.fromkeys(("SVHN", "Food101", "GTSRB"), _by_name(test="test")),
     **dict.fromkeys(("Flowers102", "DTD", "FGVCAircraft"), _by_name(val="val", test="test")),
     **dict.fromkeys(("ImageNet", "Imagenette"), _by_name(val="val")),
-    **dict.fromkeys(("EuroSAT", "Caltech101", "Caltech256", "SUN397"), {"train": {}}),
+    **{name: {"train": {}} for name in ("EuroSAT", "Caltech101", "Caltech256", "SUN397")},
     "Country211": _by_name(val="valid", test="test"),
     "OxfordIIITPet": _by_name("trainval", test="test"),
     "STL10": {None: {"split": "train+unlabeled"}, **_by_name(test="test")},
