@@ -19,8 +19,8 @@ class FileListSource:
 
     Args:
         path: a .txt file with one path a line (empty lines and lines that start with # are skipped), or a .csv file
-            with a path and, optionally, a label in each row; a first row whose first cell is `path`, `file`, `filename` or
-            `image` is a header.
+            with a path and, optionally, a label in each row; a first row that starts with `path`, `file`, `filename`
+            or `image` is a header.
 
     Raises:
         UsageError: if the list is empty, or names a file that is not there, or some rows have a label and others none.

@@ -15,9 +15,8 @@ from PIL import Image, ImageFile
 
 from glocal.data.source import Unreadable
 
-EXTENSIONS = frozenset(
-    f".{kind}" for kind in ["jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "avif"]
-)
+_KINDS = "jpg jpeg jpe jfif mpo png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif"
+EXTENSIONS = frozenset("." + kind for kind in _KINDS.split(" "))
 """Files that count as images, in lower case."""
 
 MAX_PIXELS = 2**28

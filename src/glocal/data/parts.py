@@ -43,6 +43,10 @@ def _orders() -> list[tuple[int, ...]]:
     return [order[-k % 5 :] + order[: -k % 5] for k, order in enumerate(distinct)]
 
 
+def _order_name(order: tuple[int, ...]) -> str:
+    return "-".join(PART_NAMES[p] for p in order)
+
+
 @dataclass(frozen=True)
 class PartsSample:
     """One image and all that is known about it. Points are (x, y) in pixels; pixel i spans [i, i+1).
@@ -111,7 +115,7 @@ class PartsWorld:
         self.difficulty, self.nuisance = difficulty, nuisance
         self.name = "parts"
         self.orders = _orders()[:classes]
-        self.classes: list[str] | None = ["-".join(PART_NAMES[p] for p in order) for order in self.orders]
+        self.classes: list[str] | None = [_order_name(order) for order in self.orders]
         self.labels: np.ndarray | None = np.arange(n, dtype=np.int64) % classes
         self.mask_classes: list[str] | None = ["background", *PART_NAMES]
 
@@ -156,7 +160,7 @@ class PartsWorld:
         split = SPLIT_NAMES.index(self.split)
         look = random.uniform(self.seed, "parts.object", split, i, n=48)
         scene = random.uniform(self.seed, "parts.view", split, i, view, n=192)
-        label = int(self.labels[i])
+        label = i % len(self.orders)
         frames = self._frames(label, look[:8], scene[:24])
         canvas = drawing.Canvas(
             drawing.ground(self.size, scene[24:74].reshape(5, 10), waves=9, clutter=0.25 + 0.75 * self.difficulty),
@@ -197,13 +201,14 @@ class PartsWorld:
             test: number of test images; a quarter of the training images if None.
         """
         out = Path(out)
+        names = [_order_name(order) for order in self.orders]
         sizes = {"train": self.n, "test": max(1, self.n // 4) if test is None else test}
         for split, n in sizes.items():
             world = PartsWorld(
                 n,
                 self.size,
                 split=split,
-                classes=len(self.classes),
+                classes=len(self.orders),
                 difficulty=self.difficulty,
                 nuisance=self.nuisance,
                 seed=self.seed,
@@ -211,7 +216,7 @@ class PartsWorld:
             for i in range(n):
                 sample = world.sample(i)
                 for kind, pixels in (("images", sample.image), ("masks", sample.mask)):
-                    folder = out / split / kind / world.classes[sample.label]
+                    folder = out / split / kind / names[sample.label]
                     folder.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / f"{i:05d}.png")
         (out / "classes.json").write_text(json.dumps({"mask_names": self.mask_classes}) + "\n", encoding="utf-8")

@@ -1,0 +1,69 @@
+"""Images for the tests: real data sets where they are at hand, and a small generated folder of photographs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+_UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory):
+    """A function from a data set's name to its unpacked folder; it skips the test where there is none.
+
+    Looks in the folder that the environment variable GLOCAL_DATA names, else unpacks ../shared/data, once a session.
+    """
+    unpacked = os.environ.get("GLOCAL_DATA")
+    out = Path(unpacked) if unpacked else tmp_path_factory.getbasetemp() / "real_data"
+
+    def find(name: str) -> Path:
+        folder = out / name
+        if not unpacked and not (out / f".{name}.done").exists() and _UNPACK.exists():
+            subprocess.run([sys.executable, str(_UNPACK), str(out), name], check=True, capture_output=True)
+        if not folder.is_dir():
+            pytest.skip(f"needs the data set {name!r}: set GLOCAL_DATA to a folder that has it")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def clothing(real_data) -> Path:
+    """3,781 small photographs of clothes in {train,val,test}/<10 classes>."""
+    return real_data("clothing")
+
+
+@pytest.fixture(scope="session")
+def pets(real_data) -> Path:
+    """598 pets in {train,test}/{images,masks}/<3 breeds>."""
+    return real_data("pets")
+
+
+@pytest.fixture(scope="session")
+def camvid(real_data) -> Path:
+    """701 street scenes in {train,val,test}/{images,masks}."""
+    return real_data("camvid")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """24 generated photographs, JPEG, PNG and WebP of two sizes, in {train,test}/<3 classes>: 5 and 3 of each. Read only."""
+    from glocal.data import PartsWorld
+
+    out = tmp_path_factory.mktemp("photos")
+    for split, each in (("train", 5), ("test", 3)):
+        world = PartsWorld(3 * each, 64, split=split, classes=3)
+        for i in range(len(world)):
+            folder = out / split / ("ant", "bee", "cat")[i % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(world.sample(i).image)
+            if i % 2:
+                image = image.resize((128, 96))
+            image.save(folder / f"{i:02d}.{('jpg', 'png', 'webp')[i // 3 % 3]}")
+    return out
