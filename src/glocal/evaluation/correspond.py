@@ -41,7 +41,8 @@ def two_crops(exam: Exam, *, images: int, scale: tuple[float, float]) -> Iterato
 def carry(a: View, b: View, points: Tensor) -> Tensor:
     """Where points of crop a (N, 2) lie in crop b, (B, N, 2) in b's pixels, through the source image."""
     source = a.to_source(points[None])
-    return torch.linalg.solve(b.affine[:, None, :, :2], source - b.affine[:, None, :, 2])
+    away = (source - b.affine[:, None, :, 2]).unsqueeze(-1)
+    return torch.linalg.solve(b.affine[:, None, :, :2], away).squeeze(-1)
 
 
 def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
