@@ -30,7 +30,7 @@ class Embeddings:
         dense: (N, D, H, W) float16, or None unless asked for.
         paths: N names of the images, as the collection calls them.
         labels: (N,) int64 positions in `about["classes"]`, or None.
-        about: the encoder, glocal's version, image size and centre crop, class names, and for `dense` its `shape` (D, H, W)
+        about: the encoder, glocal's version, image size, centre crop and class names; for `dense` its `shape` (D, H, W)
             and where each cell looks, `cells` (H, W, 2), (x, y) in pixels of the image_size² crop.
         skipped: (name, reason) of the images that could not be read.
     """
@@ -56,10 +56,10 @@ def embed_source(
 ) -> Embeddings | Path:
     """Embeds every readable image of a collection with evaluation's deterministic centre crop.
 
-    A `.parquet` file is written as images stream by, in constant memory: columns `path`, `label` where there are labels,
-    `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W float16, row-major). An `.npz` file has arrays `paths`,
-    `labels`, `pooled` and `dense`, gathered in memory first. Both hold `Embeddings.about` as JSON under the name `glocal`
-    (the table's schema metadata; an array of one string), and the skipped images likewise under `skipped`.
+    A `.parquet` file is written as images stream by, in constant memory. Its columns are `path`, `label` (where there
+    are labels), `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W float16, row-major). An `.npz` file has
+    arrays `paths`, `labels`, `pooled` and `dense`, gathered in memory first. Both hold `Embeddings.about` as JSON under
+    the name `glocal` (schema metadata; an array of one string), and the skipped images likewise under `skipped`.
 
     Args:
         backbone: the encoder, used where its parameters are.
@@ -68,7 +68,7 @@ def embed_source(
         dense: keep the feature maps too.
         batch_size: images per forward pass.
         workers: processes that decode.
-        out: a `.parquet` or `.npz` file to write, or None for arrays. An earlier one is replaced, any other file is not.
+        out: a `.parquet` or `.npz` file, or None for arrays. An earlier export is replaced, any other file is not.
         progress: called as progress(what, done, total).
 
     Returns:
@@ -149,7 +149,8 @@ def _write_npz(path: Path, batches: Iterator[Embeddings]) -> None:
     whole = _gather(batches)
     arrays = {"pooled": whole.pooled, "dense": whole.dense, "labels": whole.labels, "paths": np.array(whole.paths)}
     texts = {MARK: np.array(json.dumps(whole.about)), "skipped": np.array(json.dumps(whole.skipped))}
-    np.savez(path, **texts, **{name: array for name, array in arrays.items() if array is not None})
+    present: dict[str, Any] = texts | {name: array for name, array in arrays.items() if array is not None}
+    np.savez(path, **present)
 
 
 def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
@@ -166,18 +167,15 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
                 columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
         return pa.table(columns, metadata={MARK: json.dumps(batch.about)})
 
-    writer, waiting = None, []
-    try:
+    first = next(batches)
+    waiting = [table(first)]
+    # Floats hardly repeat, so dictionaries only cost time.
+    with pq.ParquetWriter(path, waiting[0].schema, use_dictionary=False, compression="zstd") as writer:
         for batch in batches:
             waiting.append(table(batch))
-            # Floats hardly repeat, so dictionaries only cost time.
-            writer = writer or pq.ParquetWriter(path, waiting[0].schema, use_dictionary=False, compression="zstd")
             if sum(part.nbytes for part in waiting) >= ROW_GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting).combine_chunks())
                 waiting = []
         if waiting:
             writer.write_table(pa.concat_tables(waiting).combine_chunks())
-        writer.add_key_value_metadata({"skipped": json.dumps(batch.skipped)})  # last, when they are known
-    finally:
-        if writer is not None:
-            writer.close()
+        writer.add_key_value_metadata({"skipped": json.dumps(first.skipped)})  # last: the list has grown since

@@ -24,6 +24,9 @@ TOLERANCE = 1e-3
 class EncoderGraph(nn.Module):
     """A backbone with its normalisation built in, since forgetting it is the classic mistake with an exported model."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
@@ -32,8 +35,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """RGB (B, 3, h, w) float32 in [0, 1] to `pooled` (B, D) and `dense` (B, D, H, W)."""
-        features = self.backbone((image - self.mean) / self.std)
-        return features.pooled, features.dense
+        return self.backbone.forward_tensors((image - self.mean) / self.std)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,9 +22,9 @@ OPSET = 18
 def export_onnx(backbone: Backbone, out: str | Path, *, image_size: int | None = None) -> Difference:
     """Writes an ONNX file with input `image` and outputs `pooled` (B, D) and `dense` (B, D, H, W).
 
-    `image` is RGB float32 (B, 3, h, w) in [0, 1], *not* normalised: mean and standard deviation are inside the graph. The
-    batch is dynamic; height and width are too where the architecture allows (metadata `any_image_size`). The metadata also
-    holds where each dense cell looks at `image_size`.
+    `image` is RGB float32 (B, 3, h, w) in [0, 1], *not* normalised: mean and standard deviation are inside the graph.
+    The batch is dynamic; height and width are too where the architecture allows (metadata `any_image_size`). The
+    metadata also holds where each dense cell looks at `image_size`.
 
     Args:
         backbone: the encoder.
@@ -53,7 +54,7 @@ def export_onnx(backbone: Backbone, out: str | Path, *, image_size: int | None =
         return compare(traced, _session(path), f"{out} in onnxruntime")
 
 
-def _session(path: Path):
+def _session(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

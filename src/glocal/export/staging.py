@@ -13,7 +13,7 @@ from pathlib import Path
 from glocal.errors import UsageError
 
 MARK = "glocal"
-"""How an earlier export is recognised: the ONNX producer, or a key of config.json, of a zip archive, of Parquet metadata."""
+"""How an earlier export is recognised: ONNX's producer, a key of config.json, of an archive or of Parquet metadata."""
 
 
 @contextmanager
