@@ -1,8 +1,8 @@
 """Invariance, variance and covariance: VICReg (Bardes, Ponce, LeCun 2022a) and the global half of VICRegL (2022b).
 
 `invariance`, `variance_hinge` and `covariance_penalty` work on the samples they are given. The `*_loss` functions first
-join the batch over processes: their statistics, values and gradients are those of the joined batch. Everything is computed
-in float32, or float64 where the inputs are, whatever the autocast.
+join the batch over processes: their statistics, values and gradients are those of the joined batch. Everything is
+computed in float32, or float64 where the inputs are, whatever the autocast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from glocal.distributed import gather
 from glocal.errors import UsageError
@@ -28,6 +27,11 @@ def without_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def _gram(x: Tensor) -> Tensor:
+    with without_autocast(x):
+        return x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
+
+
 class _SquaredGram(torch.autograd.Function):
     """‖XᵀX‖² of each X (..., B, D), from the smaller of the two Gram matrices: ‖XᵀX‖_F = ‖XXᵀ‖_F.
 
@@ -36,15 +40,15 @@ class _SquaredGram(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        with without_autocast(x):
-            gram = x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
+        gram = _gram(x)
         ctx.save_for_backward(x, gram)
         return gram.square().sum(dim=(-2, -1))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         x, gram = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for, and the saved matrix knows nothing of x
+            gram = _gram(x)
         with without_autocast(x):
             product = gram @ x if x.shape[-2] < x.shape[-1] else x @ gram
         return 4 * grad[..., None, None] * product

@@ -1,7 +1,7 @@
 """The local half of VICRegL (Bardes, Ponce, LeCun 2022b): VICReg between matched locations of two feature maps.
 
 Two views of an image are matched twice: by distance between their features and by distance between the source points
-that their cells look at. In each direction every cell finds its nearest in the other map; the k closest of these matches
+that their cells look at. In each direction every cell finds its nearest in the other map; the k closest of these pairs
 are kept, in *slots*. VICReg is then applied to the matched features, with statistics over the batch for each slot.
 """
 

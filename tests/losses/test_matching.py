@@ -1,0 +1,189 @@
+import naive_vicregl as naive
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightly.loss import VICRegLLoss
+from lightly.transforms.random_crop_and_flip_with_grid import Location, RandomResizedCropAndFlip
+from test_covariance import normal, same_gradients
+
+from glocal.errors import UsageError
+from glocal.losses import vicregl_global_loss, vicregl_local_loss, vicregl_loss
+from glocal.losses.matching import closest, feature_distances, point_distances, take
+from glocal.views.view import View
+
+
+def crops(batch, sizes, seed):
+    """Grids of random crops, half of them flipped, as `View` gives them but in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = []
+    for height, width in sizes:
+        top, left, h, w, flip = torch.rand((5, batch, 1, 1), generator=generator, dtype=torch.float64)
+        x = (torch.arange(width, dtype=torch.float64) + 0.5) / width
+        y = (torch.arange(height, dtype=torch.float64)[:, None] + 0.5) / height
+        x = torch.where(flip < 0.5, 1 - x, x)
+        grid = torch.broadcast_tensors(90 * left + (40 + 100 * w) * x, 90 * top + (40 + 100 * h) * y)
+        centers.append(torch.stack(grid, dim=-1))
+    return centers
+
+
+def random_maps(batch, dim, sizes, seed):
+    return [(0.8 * normal(batch, dim, *size, seed=seed + v)).requires_grad_() for v, size in enumerate(sizes)]
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "matches": st.tuples(st.integers(1, 12), st.integers(1, 12)),
+        "l2_top_k": st.booleans(),
+        "matches_by_crop_type": st.booleans(),
+        "slot_order": st.sampled_from(["index", "distance"]),
+    }
+)
+SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 5), SIZES, OPTIONS, st.integers(0, 10**6))
+def test_local_loss_equals_the_loops(batch, dim, sizes, options, seed):
+    maps, centers = random_maps(batch, dim, sizes, seed), crops(batch, sizes, seed)
+    loss, expected = vicregl_local_loss(maps, centers, **options), naive.local_loss(maps, centers, **options)
+    same_gradients(loss.total, sum(expected), maps)
+    for name, term in zip(("invariance", "variance", "covariance"), expected, strict=True):
+        torch.testing.assert_close(loss.terms[f"local_{name}"], term.detach(), rtol=1e-9, atol=1e-9)
+
+
+def lightly_grid(batch, cells, seed):
+    """lightly's own grids (B, N, N, 2), of random crops."""
+    transform = RandomResizedCropAndFlip(grid_size=cells)
+    boxes = torch.rand((batch, 4), generator=torch.Generator().manual_seed(seed))
+    locations = [
+        Location(
+            top=90 * t, left=90 * l, height=40 + 90 * h, width=40 + 90 * w, image_height=300, image_width=300,
+            horizontal_flip=bool(t > l), vertical_flip=False,
+        )
+        for t, l, h, w in boxes.tolist()
+    ]  # fmt: skip
+    return torch.stack([transform.location_to_NxN_grid(location) for location in locations]).double()
+
+
+@pytest.mark.parametrize("matches", [(5, 3), (9, 9)])
+@pytest.mark.parametrize(("batch", "dim"), [(4, 7), (9, 3)])
+def test_whole_loss_equals_lightly(matches, batch, dim):
+    sizes = [(4, 4), (4, 4), (3, 3), (3, 3), (3, 3)]
+    embeddings = [(0.8 * normal(batch, 11, seed=v)).requires_grad_() for v in range(5)]
+    maps = random_maps(batch, dim, sizes, 100)
+    centers = [lightly_grid(batch, size[0], v) for v, size in enumerate(sizes)]
+    views = [(z, m.permute(0, 2, 3, 1)) for z, m in zip(embeddings, maps, strict=True)]
+    criterion = VICRegLLoss(lambda_param=7.0, mu_param=11.0, nu_param=3.0, alpha=0.6, num_matches=matches)
+    theirs = criterion(views[:2], centers[:2], views[2:], centers[2:]).squeeze()
+    ours = vicregl_loss(
+        embeddings, maps, centers, alpha=0.6, matches=matches, matches_by_crop_type=False, slot_order="distance",
+        invariance_weight=7.0, variance_weight=11.0, covariance_weight=3.0,
+    )  # fmt: skip
+    same_gradients(ours.total, theirs, embeddings + maps)
+
+
+def test_each_option_changes_the_loss():
+    sizes = [(4, 4), (4, 4), (3, 3)]
+    maps, centers = random_maps(5, 4, sizes, 0), crops(5, sizes, 0)
+    default = vicregl_local_loss(maps, centers, matches=(6, 2)).total
+    for option in (
+        {"l2_top_k": False},
+        {"matches_by_crop_type": False},
+        {"slot_order": "distance"},
+        {"matches": (6, 3)},
+    ):
+        assert (vicregl_local_loss(maps, centers, **{"matches": (6, 2)} | option).total - default).abs() > 1e-4
+
+
+def test_alpha_weighs_the_halves_and_skips_what_it_does_not_need():
+    sizes = [(3, 3), (3, 3), (2, 2)]
+    embeddings = [normal(5, 6, seed=v) for v in range(3)]
+    maps, centers = random_maps(5, 4, sizes, 0), crops(5, sizes, 0)
+    whole, parts = vicregl_global_loss(embeddings), vicregl_local_loss(maps, centers)
+    both = vicregl_loss(embeddings, maps, centers, alpha=0.75)
+    torch.testing.assert_close(both.total, 0.75 * whole.total + 0.25 * parts.total)
+    torch.testing.assert_close(sum(both.terms.values()), both.total.detach())
+    torch.testing.assert_close(both.terms["local_variance"], 0.25 * parts.terms["local_variance"])
+    assert vicregl_loss(embeddings, [], [], alpha=1.0).terms == whole.terms
+    assert vicregl_loss([], maps, centers, alpha=0.0).terms == parts.terms
+
+
+def test_identical_views_of_one_place_match_themselves():
+    maps, centers = random_maps(6, 8, [(3, 3)], 0) * 2, crops(6, [(3, 3)], 0) * 2
+    assert vicregl_local_loss(maps, centers).terms["local_invariance"] == 0
+
+
+def test_a_flipped_view_matches_itself_through_its_centers():
+    affine = torch.tensor([[[1.0, 0, 20], [0, 1.0, 30]]]).expand(6, 2, 3)
+    mirrored = torch.tensor([[[-1.0, 0, 116], [0, 1.0, 30]]]).expand(6, 2, 3)
+    plain, flipped = (View(torch.zeros(6, 3, 96, 96), a) for a in (affine, mirrored))
+    (image,) = random_maps(6, 8, [(3, 3)], 0)
+    terms = vicregl_local_loss([image, image.flip(3)], [plain.centers(3, 3), flipped.centers(3, 3)]).terms
+    assert terms["local_invariance"] < 1e-12
+
+
+def test_points_far_from_the_origin_are_told_apart_in_float32():
+    a = torch.tensor([[[9000.0, 7000.0], [9000.25, 7000.0]]])
+    b = a + torch.tensor([0.0625, 0.0])
+    torch.testing.assert_close(point_distances(a, b), torch.tensor([[[0.0625, 0.3125], [0.1875, 0.0625]]]).square())
+
+
+def test_features_far_from_the_origin_are_told_apart_in_float32_and_under_autocast():
+    a = normal(2, 9, 64, dtype=torch.float32) + 300
+    b = a + 0.1 * normal(2, 9, 64, seed=1, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        distances = feature_distances(a, b)
+    exact = torch.cdist(a.double(), b.double()).square()
+    torch.testing.assert_close(distances.double(), exact, rtol=1e-4, atol=1e-3)
+
+
+def test_closest_and_take_by_hand():
+    distances = torch.tensor(
+        [[[5.0, 4.0], [1.0, 9.0], [7.0, 2.0]]]
+    )  # nearest: target 1 at 4, target 0 at 1, target 1 at 2
+    by_index, by_distance = closest(distances, 2, "index"), closest(distances, 2, "distance")
+    assert (by_index.source.tolist(), by_index.target.tolist()) == ([[1, 2]], [[0, 1]])
+    everything = closest(distances, 3, "distance")
+    assert (everything.source.tolist(), everything.target.tolist()) == ([[1, 2, 0]], [[0, 1, 1]])
+    assert by_distance.source.tolist() == [[1, 2]]
+    assert closest(distances, 3, "index").source is None
+    tokens = torch.arange(12.0).view(2, 3, 2)
+    assert take(tokens, torch.tensor([[2, 0], [1, 1]])).tolist() == [[[4, 5], [8, 9]], [[0, 1], [8, 9]]]
+
+
+def test_no_gradient_flows_through_the_matching_and_both_sides_get_some():
+    maps, centers = random_maps(4, 3, [(3, 3)] * 2, 0), crops(4, [(3, 3)] * 2, 0)
+    assert not feature_distances(*(m.flatten(2).mT for m in maps)).requires_grad
+    gradients = torch.autograd.grad(vicregl_local_loss(maps, centers).total, maps)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_bfloat16_maps_are_computed_in_float32():
+    sizes = [(3, 3), (2, 2)]
+    maps, centers = [m.detach().bfloat16() for m in random_maps(8, 16, sizes, 0)], crops(8, sizes, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = vicregl_local_loss(maps, centers)
+    expected = vicregl_local_loss([m.double() for m in maps], centers)
+    assert loss.total.dtype == torch.float32
+    torch.testing.assert_close(loss.total.double(), expected.total, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"matches": (0, 4)}, "at least 1 match"),
+        ({"slot_order": "random"}, "slot_order"),
+        ({"alpha": 1.5}, "alpha"),
+        ({"centers": [torch.zeros(4, 2, 2, 2)]}, "one grid for each"),
+        ({"centers": [torch.zeros(4, 3, 3, 2), torch.zeros(4, 2, 3, 2)]}, "view 1"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(change, message):
+    arguments = {
+        "embeddings": [torch.zeros(4, 2)] * 2,
+        "maps": [torch.zeros(4, 5, 3, 3)] * 2,
+        "centers": [torch.zeros(4, 3, 3, 2)] * 2,
+    }
+    with pytest.raises(UsageError, match=message):
+        vicregl_loss(**arguments | change)

@@ -1,0 +1,149 @@
+"""Two processes with half of the batch each say what one process says of the whole: losses, gradients, statistics."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from glocal.distributed import all_sum, gather, rank, world_size
+from glocal.heads import BatchNorm, projector, sync_batch_norms
+from glocal.losses import vicreg_loss, vicregl_loss
+from two_processes import on_processes
+
+BATCH, SIZES = 8, (8, 8, 6)
+
+
+def normal(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def mine(x):
+    """This process's part of the batch."""
+    return x.chunk(world_size())[rank()]
+
+
+class Network(nn.Module):
+    """A backbone with 2-D batch normalisation, and the two projectors of VICRegL."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
+        )
+        sync_batch_norms(self.backbone)
+        self.whole = projector((6, 12, 10), "batch")
+        self.parts = projector((6, 7, 5), "batch") if objective == "vicregl" else None
+
+    def forward(self, views):
+        maps = [self.backbone(view) for view in views]  # each view alone: VICRegL's batch statistics
+        embeddings = [self.whole(m.mean(dim=(2, 3))) for m in maps]
+        if self.parts is None:
+            return embeddings
+        return embeddings, [self.parts(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for m in maps]
+
+
+def train_once(objective):
+    """Loss, averaged gradients and buffers after one backward pass on this process's part of the batch."""
+    torch.manual_seed(0)
+    network = Network(objective).double()
+    parallel = DistributedDataParallel(network) if world_size() > 1 else network
+    views = [mine(normal(BATCH, 3, size, size, seed=v)) for v, size in enumerate(SIZES)]
+    centers = [mine(100 * normal(BATCH, size // 2, size // 2, 2, seed=10 + v)) for v, size in enumerate(SIZES)]
+    if objective == "vicreg":
+        loss = vicreg_loss(*parallel(views[:2]))
+    else:
+        loss = vicregl_loss(*parallel(views), centers, alpha=0.6, matches=(5, 3))
+    loss.total.backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    return loss.total.detach(), loss.terms, gradients, dict(network.named_buffers())
+
+
+def normalise(sizes):
+    """Outputs, gradients and buffers of a `BatchNorm` after two steps, `sizes[rank]` of the samples on each process."""
+    torch.manual_seed(1)
+    norm = BatchNorm(4, momentum=None).double()
+    nn.init.normal_(norm.weight)
+    reference = nn.BatchNorm1d(4, momentum=None).double()
+    reference.load_state_dict(norm.state_dict())
+    module = norm if world_size() > 1 else reference
+    for step in range(2):
+        x, weight = 50 + 3 * normal(sum(sizes), 4, seed=20 + step), normal(sum(sizes), 4, seed=30 + step)
+        if world_size() > 1:
+            x, weight = x.split(sizes)[rank()], weight.split(sizes)[rank()]
+        x = x.clone().requires_grad_()
+        out = module(x)
+        module.zero_grad()
+        (out.square() * weight).sum().backward()
+    module.eval()
+    frozen = module(x).detach()
+    return out.detach(), x.grad, module.weight.grad, module.bias.grad, dict(module.named_buffers()), frozen
+
+
+def collect():
+    x = mine(normal(4, 3, 2, seed=40)).clone().requires_grad_()
+    joined = gather(x)
+    (joined**3).sum().backward()
+    y = normal(3, seed=41 + rank()).requires_grad_()
+    summed = all_sum(y)
+    (summed**2).sum().backward()
+    scalar = all_sum(torch.tensor(1.0 + rank()))
+    return joined.detach(), x.grad, y.detach(), summed.detach(), y.grad, scalar
+
+
+def everything():
+    return {
+        "vicreg": train_once("vicreg"),
+        "vicregl": train_once("vicregl"),
+        "even": normalise([4, 4]),
+        "uneven": normalise([5, 2]),
+        "collect": collect(),
+    }
+
+
+@pytest.fixture(scope="module")
+def two():
+    return on_processes(2, everything)
+
+
+@pytest.mark.parametrize("objective", ["vicreg", "vicregl"])
+def test_losses_and_averaged_gradients_are_those_of_the_joined_batch(two, objective):
+    total, terms, gradients, buffers = train_once(objective)
+    torch.testing.assert_close(sum(result[objective][0] for result in two) / 2, total, rtol=1e-9, atol=1e-9)
+    for result in two:
+        _, their_terms, their_gradients, their_buffers = result[objective]
+        torch.testing.assert_close(their_terms, terms, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(their_gradients, gradients, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(their_buffers, buffers, rtol=1e-9, atol=1e-9)
+    assert all(gradient.abs().max() > 1e-6 for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("sizes", ["even", "uneven"])
+def test_batch_norm_is_pytorchs_on_the_joined_batch(two, sizes):
+    out, x_grad, weight_grad, bias_grad, buffers, frozen = normalise({"even": [4, 4], "uneven": [5, 2]}[sizes])
+    close = lambda ours, theirs: torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    parts = [result[sizes] for result in two]
+    close(torch.cat([part[0] for part in parts]), out)
+    close(torch.cat([part[1] for part in parts]), x_grad)
+    close(parts[0][2] + parts[1][2], weight_grad)
+    close(parts[0][3] + parts[1][3], bias_grad)
+    close(torch.cat([part[5] for part in parts]), frozen)
+    for part in parts:
+        close(part[4], buffers)
+
+
+def test_collectives_and_their_gradients(two):
+    x = normal(4, 3, 2, seed=40)
+    for r, result in enumerate(two):
+        joined, x_grad, _, summed, y_grad, scalar = result["collect"]
+        torch.testing.assert_close(joined, x)
+        torch.testing.assert_close(x_grad, 2 * 3 * x.chunk(2)[r] ** 2)  # both processes' gradients, summed
+        torch.testing.assert_close(summed, two[0]["collect"][2] + two[1]["collect"][2])
+        torch.testing.assert_close(y_grad, 2 * 2 * summed)
+        assert scalar == 3
+
+
+def test_one_process_needs_no_process_group():
+    x = torch.ones(2, 3, requires_grad=True)
+    assert (world_size(), rank()) == (1, 0)
+    assert gather(x) is x
+    assert all_sum(x) is x
