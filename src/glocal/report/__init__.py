@@ -1,1 +1,50 @@
-"""Pictures and pages."""
+"""Pictures and pages: one self-contained HTML file that says what a run learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glocal.backbones import Backbone
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    run_dir: str | Path,
+    *,
+    encoder: Backbone | None = None,
+    source: Any = None,
+    baselines: bool = True,
+    out: str | Path | None = None,
+) -> Path:
+    """Write a run's report: one HTML file that needs no network.
+
+    What the run lacks (scores, an encoder, images) is left out of the page, which then says why.
+
+    Args:
+        run_dir: the run directory.
+        encoder: the trained Backbone; loaded from the run when left out.
+        source: images to show, an `ImageSource` or what `glocal.data.open_source` takes; those of config.yaml when left out.
+        baselines: also show what the same network does untrained.
+        out: the file to write; report.html in the run directory when left out.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UsageError: if `run_dir` is not a run, one of its files cannot be parsed, or `source` cannot be opened.
+    """
+    import os
+
+    from glocal.report.gather import gather
+    from glocal.report.page import render
+
+    page = render(gather(run_dir, encoder=encoder, source=source, baselines=baselines))
+    path = Path(out) if out is not None else Path(run_dir) / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path

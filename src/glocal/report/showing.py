@@ -1,0 +1,98 @@
+"""What the encoder does with photographs, as numbers ready to draw: spectra, PCA maps, neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from glocal.diagnostics.rank import spectrum
+from glocal.evaluation.knn import nearest
+from glocal.report.photographs import Photograph, features_of
+
+Spectrum = np.ndarray
+"""(K,) singular values of centred features over the largest, in descending order."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Features of many photographs.
+
+    Attributes:
+        pooled: (N, D) float32.
+        tokens: (N·S, D) float32, S evenly spread locations of each photograph, one photograph after the other.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A query and its nearest photographs, nearest first, by arm ("encoder", "random")."""
+
+    query: Photograph
+    nearest: dict[str, list[Photograph]]
+
+
+@dataclass(frozen=True)
+class PCAMap:
+    """A photograph and the colours of its dense features, by arm."""
+
+    photograph: Photograph
+    maps: dict[str, Image.Image] = field(default_factory=dict)
+
+
+def embed(encoder: nn.Module, photographs: list[Photograph], *, locations: int = 8) -> Gallery:
+    """Pooled features, and `locations` dense features of each photograph."""
+    pooled, tokens = [], []
+    for features in features_of(encoder, [photograph.image for photograph in photographs]):
+        pooled.append(features.pooled.float().cpu())
+        count = features.tokens.shape[1]
+        keep = torch.linspace(0, count - 1, min(locations, count), device=features.tokens.device).round().long()
+        tokens.append(features.tokens[:, keep].flatten(0, 1).float().cpu())
+    return Gallery(torch.cat(pooled), torch.cat(tokens))
+
+
+def falloff(features: Tensor) -> Spectrum:
+    """Singular values of centred features (N, D) over the largest; a single 0 where the features never vary."""
+    values = spectrum(features, centred=True)
+    return (values[values > 0] / values[0]).numpy() if values[0] > 0 else np.zeros(1)
+
+
+def neighbours_of(pooled: Tensor, queries: list[int], count: int) -> list[list[int]]:
+    """Rows of `pooled` (N, D) most similar to each query row by cosine, the query itself left out, nearest first."""
+    _, positions = nearest(pooled[queries], pooled, count + 1)
+    return [[i for i in row if i != query][:count] for query, row in zip(queries, positions.tolist(), strict=True)]
+
+
+def pca_maps(encoder: nn.Module, photographs: list[Photograph], *, size: int) -> list[Image.Image]:
+    """The first three principal components of all these photographs' dense features together, as red, green and blue.
+
+    Each component is scaled from its 2nd to its 98th percentile over all photographs, so equal colours mean similar features
+    in all of them, and is enlarged to `size` pixels.
+    """
+    images = [photograph.image for photograph in photographs]
+    dense = torch.cat([features.dense.double().cpu() for features in features_of(encoder, images)])
+    colours = principal_colours(dense).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(map_).resize((size, size), Image.Resampling.BICUBIC) for map_ in colours]
+
+
+def principal_colours(dense: Tensor) -> Tensor:
+    """(B, D, H, W) features to (B, 3, H, W) in [0, 1], as described at `pca_maps`. Missing components are mid-grey."""
+    batch, _, height, width = dense.shape
+    tokens = dense.permute(0, 2, 3, 1).flatten(0, 2)
+    tokens = tokens - tokens.mean(0)
+    _, values, directions = torch.linalg.svd(tokens, full_matrices=False)
+    kept = int((values[:3] > 1e-9 * values[0].clamp_min(1e-300)).sum())
+    directions = directions[:kept]
+    # A component's sign is arbitrary; fix it so that the picture is repeatable.
+    directions = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
+    scores = tokens @ directions.T
+    low, high = (scores.quantile(q, dim=0) for q in (0.02, 0.98))
+    colours = torch.full((len(tokens), 3), 0.5, dtype=dense.dtype)
+    colours[:, :kept] = ((scores - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    return colours.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
