@@ -1,15 +1,18 @@
-"""Where crops come from: boxes as a pure function of (seed, epoch, sample, view), and cutting them out of one decode."""
+"""Crop boxes as a pure function of (seed, epoch, sample, view), and cutting all of them out of one decode."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from glocal import random
-from glocal.data.source import OpenImage
 from glocal.views.recipe import Crop
+
+if TYPE_CHECKING:
+    from glocal.data.source import OpenImage
 
 TRIES = 10
 
@@ -19,8 +22,9 @@ def sample_boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The random resized crops of one image, all views at once.
 
-    torchvision's `RandomResizedCrop` with continuous instead of whole-pixel boxes: area fraction uniform in `scale`,
-    aspect ratio log-uniform in `ratio`, ten tries to fit inside the image, then the largest central box of allowed aspect.
+    torchvision's `RandomResizedCrop`, but with continuous boxes instead of whole-pixel ones: area fraction uniform in
+    `scale`, aspect ratio log-uniform in `ratio`, ten tries to fit inside the image, else the largest central box of an
+    allowed aspect.
 
     Args:
         crops: V crops.
@@ -102,8 +106,8 @@ def cut(image: OpenImage, boxes: np.ndarray, flips: np.ndarray, sizes: Sequence[
 def reduction(full: tuple[int, int], decoded: tuple[int, int]) -> tuple[float, float]:
     """How many decoded pixels one source pixel is, (x, y).
 
-    A JPEG decoded at 1/2, 1/4 or 1/8 has ceil(side/2), ... pixels that each stand for exactly 2, ... source pixels: its last
-    one may reach beyond the image, so the ratio of the sides would be slightly off.
+    A JPEG decoded at 1/2, 1/4 or 1/8 has ceil(side/2), ... pixels that each stand for exactly 2, ... source pixels: the
+    last one may reach beyond the image, so the ratio of the sides would be slightly off.
     """
     for power in (2, 4, 8):
         if decoded == (-(-full[0] // power), -(-full[1] // power)):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal import random
@@ -89,7 +88,7 @@ class ViewLoader:
         self._next: tuple[int, int] | None = None
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from `start_step` on; uint8 pixels (B, 3, size, size) in channels-last memory order.
+        """The batches of one epoch, from `start_step` on: uint8 pixels (B, 3, size, size), channels-last in memory.
 
         Raises:
             UsageError: if very many images in a row cannot be read.
@@ -98,7 +97,7 @@ class ViewLoader:
             yield self._take(epoch, step)
 
     def _take(self, epoch: int, step: int) -> Batch:
-        # The stream runs on from one epoch into the next, so that workers don't idle in between; any other place restarts it.
+        # The stream runs on into the next epoch, so that workers don't idle in between; any other place restarts it.
         if self._next != (epoch, step):
             self._positions.start = (epoch, step)
             with _interrupts_blocked():
@@ -125,20 +124,20 @@ class _Positions(Sampler):
     start: tuple[int, int] = (0, 0)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        epoch, step = self.start
+        epoch, start = self.start
         while True:
-            order = (
-                random.permutation(self.images, self.seed, "order", epoch) if self.shuffle else np.arange(self.images)
-            )
-            for step in range(step, self.steps):
+            order = np.arange(self.images)
+            if self.shuffle:
+                order = random.permutation(self.images, self.seed, "order", epoch)
+            for step in range(start, self.steps):
                 first = (step * self.world_size + self.rank) * self.batch_size
                 yield epoch, order[first : first + self.batch_size]
-            epoch, step = epoch + 1, 0
+            epoch, start = epoch + 1, 0
 
 
 @dataclass
 class _Batches(Dataset):
-    """(epoch, sample ids) → `Batch`. An error is returned, not raised: DataLoader would bury its message in a traceback."""
+    """(epoch, sample ids) → `Batch`. Errors are returned, not raised: DataLoader would wrap them in their traceback."""
 
     source: ImageSource
     recipe: Recipe
@@ -154,19 +153,22 @@ class _Batches(Dataset):
 
     def _batch(self, epoch: int, samples: np.ndarray) -> Batch:
         crops = self.recipe.views
-        pixels = [torch.empty(len(samples), crop.size, crop.size, 3, dtype=torch.uint8) for crop in crops]
-        affine = torch.empty(len(crops), len(samples), 2, 3)
-        index = torch.empty(len(samples), dtype=torch.int64)
+        pixels = [np.empty((len(samples), crop.size, crop.size, 3), dtype=np.uint8) for crop in crops]
+        affine = np.empty((len(crops), len(samples), 2, 3), dtype=np.float32)
+        index = np.empty(len(samples), dtype=np.int64)
         skipped: list[tuple[int, str]] = []
         for row, wanted in enumerate(samples.tolist()):
-            index[row], views, maps = self._sample(epoch, wanted, skipped)
-            for view, crop in enumerate(views):
-                pixels[view][row] = torch.from_numpy(crop)
-            affine[:, row] = torch.from_numpy(maps)
+            index[row], views, affine[:, row] = self._sample(epoch, wanted, skipped)
+            for view, crop in zip(pixels, views, strict=True):
+                view[row] = crop
+        labels = self.source.labels
         return Batch(
-            views=[View(p.permute(0, 3, 1, 2), a) for p, a in zip(pixels, affine, strict=True)],
-            index=index,
-            label=self._labels(index),
+            views=[
+                View(torch.from_numpy(p).permute(0, 3, 1, 2), torch.from_numpy(a))
+                for p, a in zip(pixels, affine, strict=True)
+            ],
+            index=torch.from_numpy(index),
+            label=None if labels is None else torch.from_numpy(labels[index]),
             skipped=tuple(skipped),
         )
 
@@ -194,13 +196,9 @@ class _Batches(Dataset):
             f"({reason}): check that these are images and complete"
         )
 
-    def _labels(self, index: Tensor) -> Tensor | None:
-        labels = self.source.labels
-        return None if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.int64)[index.numpy()])
-
 
 def _portable(error: Exception) -> Exception:
-    """The same error, able to travel between processes with its traceback; a RuntimeError with its text if it is not."""
+    """The same error with its traceback as a note, which travels between processes; else a RuntimeError of its text."""
     trace = traceback.format_exc()
     with suppress(Exception):
         error.add_note(trace)
@@ -221,7 +219,7 @@ def _init_worker(_: int) -> None:
 
 @contextmanager
 def _interrupts_blocked():
-    """Ctrl-C waits: worker processes started inside inherit the block, so that none dies of it while it is importing."""
+    """Ctrl-C waits: worker processes started inside inherit the block, and none dies of it while importing."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

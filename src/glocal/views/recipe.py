@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 class Crop:
     """One view: a random resized crop and its appearance. Probabilities are per sample.
 
-    Geometry (in the loader): `size` pixels square, area fraction uniform in `scale`, log-uniform aspect ratio in `ratio`,
-    horizontal flip with probability `flip`. Appearance (on the device): colour jitter with half-widths `brightness`,
-    `contrast`, `saturation`, `hue` applied with probability `jitter`; grey; Gaussian blur, sigma uniform in `sigma` pixels;
-    solarize (values above one half inverted).
+    Geometry (in the loader): `size` pixels square, area fraction uniform in `scale`, log-uniform aspect ratio in
+    `ratio`, horizontal flip with probability `flip`. Appearance (on the device): colour jitter with half-widths
+    `brightness`, `contrast`, `saturation`, `hue` applied with probability `jitter`; grey; Gaussian blur, sigma uniform
+    in `sigma` pixels; solarize (values of one half and more inverted).
     """
 
     size: int
@@ -43,7 +43,7 @@ class Recipe:
 
 
 def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
-    """The asymmetric pair of BYOL and VICReg: the first view always blurred, the second rarely, but sometimes solarized."""
+    """The asymmetric pair of BYOL and VICReg: the first view always blurred, the second rarely, but may be solarized."""
     return multi_crop(size, 0, 0, large_scale=scale)
 
 
@@ -55,9 +55,9 @@ def multi_crop(
     large_scale: tuple[float, float] = (0.4, 1.0),
     small_scale: tuple[float, float] = (0.08, 0.4),
 ) -> Recipe:
-    """Two large crops, then `n_small` small ones, of the given sizes; VICRegL's appearance, alternating from view to view.
+    """Two crops of `large` pixels, then `n_small` of `small` pixels, with VICRegL's appearance, alternating.
 
-    Even views: blur always, solarize never. Odd views: blur .1, solarize .2. (VICRegL, appendix; BYOL, table 6.)
+    Even views: blur always, solarize never. Odd views: blur .1, solarize .2 (Bardes et al. 2022; Grill et al. 2020).
     """
     even = Crop(large, scale=large_scale, blur=1.0)
     odd = even.but(blur=0.1, solarize=0.2)
