@@ -27,12 +27,13 @@ class Features:
 
     @property
     def dense(self) -> Tensor:
-        """The tokens as a map, (B, D, H, W). A view of `tokens`, hence in channels-last memory order.
+        """The tokens as a map, (B, D, H, W). A view of `tokens`: where those are contiguous, it is channels-last.
 
         Raises:
             ValueError: if the tokens do not fill a grid (dropped or packed patches).
         """
         if self.grid is None:
-            raise ValueError(f"these {self.tokens.shape[1]} tokens do not fill a grid; use .tokens and .positions instead of .dense")
-        height, width = self.grid
-        return self.tokens.transpose(1, 2).unflatten(2, (height, width))
+            raise ValueError(
+                f"these {self.tokens.shape[1]} tokens do not fill a grid; use .tokens and .positions instead of .dense"
+            )
+        return self.tokens.transpose(1, 2).unflatten(2, self.grid)

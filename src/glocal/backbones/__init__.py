@@ -1,1 +1,7 @@
 """Vision encoders behind one door."""
+
+from glocal.backbones.backbone import Backbone
+from glocal.backbones.build import build_backbone, list_backbones
+from glocal.backbones.encoder import load_encoder, save_encoder
+
+__all__ = ["Backbone", "build_backbone", "list_backbones", "load_encoder", "save_encoder"]

@@ -1,0 +1,176 @@
+"""`Backbone`: a timm model that answers with `Features`, whatever its architecture."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from glocal.backbones.cells import grid_positions
+from glocal.backbones.layout import learn_layout
+from glocal.errors import UsageError
+from glocal.features import Features
+
+logger = logging.getLogger(__name__)
+
+Pool = Literal["native", "mean", "cls"]
+
+
+class Backbone(nn.Module):
+    """A timm model as a map from images to `Features`. Made by `build_backbone`.
+
+    `Features.tokens` are the last feature map, normalised as the architecture normalises before its classifier: a ViT's
+    tokens after the final norm, without class and register tokens; where timm normalises only after pooling (the head
+    norm of ConvNeXt, `fc_norm` of average-pooled ViTs), that norm applied to every location; the last map of a
+    BatchNorm network as it is.
+
+    `pool` says what `Features.pooled` is:
+
+    - "native": what timm itself hands to its classifier. ResNet: the mean of the map, hence equal to "mean". ConvNeXt:
+      the norm of the mean, where "mean" is the mean of the norms. ViT, XCiT: the class token, hence equal to "cls".
+      Else what the model's own pooling gives (attention in SigLIP, the mean of two class tokens in a distilled DeiT).
+    - "mean": the mean of `tokens` over locations, for every architecture.
+    - "cls": the normalised class token; an error where there is none.
+
+    Attributes:
+        model: the timm model, without classifier.
+        name: its timm name.
+        dim: D, width of `tokens` and `pooled`.
+        stride: pixels from one cell of the map to the next.
+        offset: continuous pixel coordinate that cell 0 looks at.
+        norm: "batch" or "layer", the kind that most of its normalisations are; heads follow it.
+        mean, std: what pixels in [0, 1] are normalised with.
+        image_size: side in pixels of the images it was made for.
+    """
+
+    model: Any
+
+    def __init__(self, model: Any, arguments: dict[str, Any]):
+        """Wrap a model built with `num_classes=0`; one image passes through it to learn its layout.
+
+        Args:
+            model: a timm model.
+            arguments: of `build_backbone`, except `pretrained`.
+        """
+        super().__init__()
+        cfg: dict[str, Any] = model.pretrained_cfg
+        self.model = model
+        self.name: str = arguments["name"]
+        self.mean: tuple[float, ...] = tuple(cfg["mean"])
+        self.std: tuple[float, ...] = tuple(cfg["std"])
+        self.image_size: int = arguments["image_size"] or cfg["input_size"][-1]
+        self._layout = learn_layout(model, self.name, self.image_size)
+        self.dim = self._layout.dim
+        self.stride = self._layout.stride
+        self.offset = self._layout.offset
+        self.norm = self._layout.norm
+        self._arguments = dict(arguments)
+        self._positions: dict[tuple[int, int, torch.device | None], Tensor] = {}
+        self.pool = arguments["pool"]
+
+    @property
+    def pool(self) -> Pool:
+        """What `Features.pooled` is: "native", "mean" or "cls". May be set."""
+        return self._pool
+
+    @pool.setter
+    def pool(self, pool: Pool) -> None:
+        if pool not in ("native", "mean", "cls"):
+            raise UsageError(f"unknown pool '{pool}'; choose native, mean or cls")
+        if pool == "cls" and not self._layout.class_token:
+            raise UsageError(f"{self.name} has no class token; choose pool=mean or pool=native")
+        if pool == "native" and self._layout.native_dim != self.dim:
+            logger.warning(
+                "%s widens its %d channels to %d only after pooling; pool=mean is used, so that pooled and dense agree",
+                *(self.name, self.dim, self._layout.native_dim),
+            )
+            pool = "mean"
+        self._pool: Pool = pool
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments with which `build_backbone(**config)` makes this architecture again, with random weights."""
+        return {**self._arguments, "pool": self.pool, "pretrained": False}
+
+    def forward(self, x: Tensor) -> Features:
+        """Encode a batch of normalised images.
+
+        Args:
+            x: (B, 3, h, w) float. Any h, w that the architecture takes.
+
+        Raises:
+            UsageError: if it does not take this size.
+        """
+        pooled, tokens, grid = self._encode(x)
+        return Features(pooled, tokens, self.cells(*grid, device=x.device).flatten(0, 1), grid)
+
+    def forward_tensors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`pooled` (B, D) and `dense` (B, D, H, W) of `forward`, as plain tensors: what is exported."""
+        pooled, tokens, grid = self._encode(x)
+        return pooled, tokens.transpose(1, 2).unflatten(2, grid)
+
+    def cells(self, height: int, width: int, device: torch.device | str | None = None) -> Tensor:
+        """Where each cell of an (H, W) map really looks, (H, W, 2) as (x, y) in crop pixels: offset + stride·k.
+
+        The tensor is shared between calls: do not modify it.
+        """
+        if torch.compiler.is_compiling():
+            return grid_positions(height, width, self.offset, self.stride, device)
+        key = (height, width, None if device is None else torch.device(device))
+        if key not in self._positions:
+            with torch.inference_mode(False):  # else a map first seen in inference could never enter a loss
+                self._positions[key] = grid_positions(height, width, self.offset, self.stride, device)
+        return self._positions[key]
+
+    def extra_repr(self) -> str:
+        """The attributes that matter, for `print`."""
+        return f"{self.name}, dim={self.dim}, stride={self.stride}, pool={self.pool}, norm={self.norm}"
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """(pooled (B, D), tokens (B, N, D), grid)."""
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise UsageError(f"{self.name} takes normalised float images (B, 3, h, w), not {tuple(x.shape)} {x.dtype}")
+        raw = self._features(x)
+        layout = self._layout
+        normed = raw if layout.head_norm is None else self.model.get_submodule(layout.head_norm)(raw)
+        grid: tuple[int, int]
+        if layout.order == "NCHW":
+            grid = (normed.shape[2], normed.shape[3])
+            tokens = normed.flatten(2).transpose(1, 2)
+        elif layout.order == "NHWC":
+            grid = (normed.shape[1], normed.shape[2])
+            tokens = normed.flatten(1, 2)
+        else:
+            tokens = normed[:, layout.prefix :]
+            grid = self._token_grid(tokens.shape[1], x.shape[2], x.shape[3])
+        if self._pool == "mean":
+            return tokens.mean(1), tokens, grid
+        if self._pool == "cls":
+            return normed[:, 0], tokens, grid
+        return self.model.forward_head(raw, pre_logits=True), tokens, grid
+
+    def _features(self, x: Tensor) -> Tensor:
+        try:
+            return self.model.forward_features(x)
+        except (AssertionError, RuntimeError) as error:
+            height, width = x.shape[2:]
+            # timm refuses a size by an assertion, or lets two shapes clash; out of memory and the like are subclasses.
+            clash = type(error) is RuntimeError and (height, width) != (self.image_size, self.image_size)
+            if not clash and not isinstance(error, AssertionError):
+                raise
+            raise UsageError(
+                f"{self.name} made for {self.image_size} px does not take {width}×{height} images: {error}"
+            ) from error
+
+    def _token_grid(self, tokens: int, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of a token sequence; some models pad a patch that the image does not fill, others drop it."""
+        stride = self.stride
+        for grid in ((height // stride, width // stride), (-(-height // stride), -(-width // stride))):
+            if grid[0] * grid[1] == tokens:
+                return grid
+        raise UsageError(
+            f"{self.name} gives {tokens} tokens for a {width}×{height} image, which is no grid of stride {stride};"
+            f" use sizes divisible by {stride}"
+        )

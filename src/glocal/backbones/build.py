@@ -1,0 +1,133 @@
+"""`build_backbone`: any timm architecture by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, Literal
+
+from torch import nn
+
+from glocal.backbones.backbone import Backbone, Pool
+from glocal.backbones.weights import load_weights, read_weights
+from glocal.errors import UsageError
+
+
+def build_backbone(
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    image_size: int | None = None,
+    stem: Literal["native", "cifar"] = "native",
+    output_stride: int | None = None,
+    drop_path: float = 0.0,
+    pool: Pool = "native",
+) -> Backbone:
+    """A timm model as a `Backbone`; unless pretrained, initialised as timm does it (ResNets with `zero_init_last`).
+
+    Args:
+        name: a timm model name, optionally with the tag of its weights: "resnet50", "resnet50.a1_in1k".
+        pretrained: True for timm's published weights, or the path of a local file (.safetensors, .pth, .pt, a run).
+        image_size: side in pixels that the model is made for; sets the position embeddings of a ViT. Other sizes still
+            run where the architecture takes them. Default: what timm's weights were made for.
+        stem: "cifar" replaces a ResNet's first convolution by a 3×3 of stride 1 and drops the max-pooling, for images
+            of about 32 px; strides become four times smaller.
+        output_stride: real pixels per cell of the last map, reached by dilation in place of stride: 8, 16 or 32, and 2,
+            4 or 8 with the cifar stem.
+        drop_path: stochastic depth, probability of dropping the deepest residual branch (linear from 0 at the first).
+        pool: see `Backbone`.
+
+    Raises:
+        UsageError: for an unknown name, an option the architecture lacks, weights that are not there or do not fit.
+    """
+    import timm  # seconds: only when a model is built
+
+    check_name(name)
+    required: dict[str, Any] = {}
+    if output_stride is not None:
+        required["output_stride"] = output_stride * (4 if stem == "cifar" else 1)  # timm counts from the native stem
+    if drop_path:
+        required["drop_path_rate"] = drop_path
+    optional: dict[str, Any] = {"img_size": image_size, "dynamic_img_size": True}
+    if pretrained is True and not timm.models.is_model_pretrained(name):
+        raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
+    model = _create(name, required, optional, download=pretrained is True)
+    if stem == "cifar":
+        _replace_stem(model, name)
+    elif stem != "native":
+        raise UsageError(f"unknown stem '{stem}'; choose native or cifar")
+    if isinstance(pretrained, str):
+        load_weights(model, read_weights(pretrained), origin=pretrained)
+    arguments = {
+        "name": name,
+        "image_size": image_size,
+        "stem": stem,
+        "output_stride": output_stride,
+        "drop_path": drop_path,
+        "pool": pool,
+    }
+    backbone = Backbone(model, arguments)
+    if output_stride is not None and backbone.stride != output_stride:
+        raise UsageError(f"{name} cannot have output_stride={output_stride}; its stride is {backbone.stride}")
+    return backbone
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Names that `build_backbone` takes and that match `pattern`: a part of the name, or one with * wildcards."""
+    import timm
+
+    return timm.list_models(pattern if "*" in pattern else f"*{pattern}*")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not have, naming the nearest ones.
+
+    Raises:
+        UsageError: if the architecture or the tag of its weights is unknown.
+    """
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see glocal backbones"
+        raise UsageError(f"unknown backbone '{name}'; {hint}")
+    if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
+        raise UsageError(f"unknown weights '{tag}' of {architecture}; timm has {', '.join(known) or 'none'}")
+
+
+def _create(name: str, required: dict[str, Any], optional: dict[str, Any], *, download: bool) -> nn.Module:
+    """`timm.create_model` with those optional arguments that this architecture knows; only trying tells."""
+    import timm
+
+    while True:
+        try:
+            return timm.create_model(name, pretrained=download, num_classes=0, **required, **optional)
+        except TypeError as error:
+            unknown = set(re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2]))
+            if lacking := sorted(unknown & required.keys()):
+                raise UsageError(f"{name} has no {lacking[0].removesuffix('_rate')}; leave it out") from error
+            if not unknown & optional.keys():
+                raise
+            optional = {key: value for key, value in optional.items() if key not in unknown}
+        except (AssertionError, ValueError) as error:
+            wanted = ", ".join(f"{key}={value}" for key, value in {**optional, **required}.items())
+            raise UsageError(f"{name} cannot be built with {wanted}: {error or 'timm refuses these values'}") from error
+        except Exception as error:
+            if not download:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f"the weights of {name} could not be downloaded; check the network, or give a local file with"
+                f" pretrained=PATH ({reason})"
+            ) from error
+
+
+def _replace_stem(model: nn.Module, name: str) -> None:
+    """The CIFAR stem of He et al. 2016: 3×3 convolution of stride 1, no max-pooling."""
+    conv = getattr(model, "conv1", None)
+    if not isinstance(conv, nn.Conv2d) or not hasattr(model, "maxpool"):
+        raise UsageError(f"{name} has no ResNet stem to replace; leave out stem=cifar")
+    model.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()

@@ -1,0 +1,116 @@
+"""Where each cell of a feature map really looks.
+
+A padded convolution does not look at the centre of its share of the image: cell k of a ResNet's last map is centred on
+32k + .5, not on 32k + 16, while the patches of ConvNeXt and ViT, which do not overlap, are centred on (k + .5)·stride.
+The centre follows from the strided operations alone: each moves it by ((kernel - 1)/2·dilation - padding)·jump and
+multiplies the jump by its stride (Araujo et al. 2019, "Computing receptive fields of convolutional neural networks").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Step:
+    """A spatial operation of a forward pass, along one axis. `padding` is that before the first cell."""
+
+    size_in: int
+    size_out: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """Number of input cells from the first one it reads to the last one, both included."""
+        return (self.kernel - 1) * self.dilation + 1
+
+
+def trace(model: Any, image: Tensor) -> tuple[Tensor, Tensor, list[Step]]:
+    """Run a model in eval mode without gradient, and list the operations that change the resolution.
+
+    Args:
+        model: a timm model; its training modes and BatchNorm statistics are left as they were.
+        image: (1, 3, h, w).
+
+    Returns:
+        What `forward_features` and then `forward_head` give, and the steps in the order in which they ran.
+    """
+    from timm.layers import BlurPool2d
+
+    steps: list[Step] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        step = _step(module, inputs[0].shape[-1], output.shape[-1])
+        if step.size_out != step.size_in:
+            steps.append(step)
+
+    training = {module: module.training for module in model.modules()}
+    spatial = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d, BlurPool2d)
+    handles = [module.register_forward_hook(record) for module in training if isinstance(module, spatial)]
+    try:
+        with torch.no_grad():
+            output = model.eval().forward_features(image)
+            pooled = model.forward_head(output, pre_logits=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return output, pooled, steps
+
+
+def locate(steps: list[Step], size: int, side: int) -> tuple[int, float]:
+    """Stride from cell to cell, and the continuous coordinate that cell 0 looks at, both in pixels.
+
+    The trunk is followed from the image down: at each resolution it takes the smallest drop, not a side branch that
+    subsamples keys, and among equal drops the largest reach, not the 1×1 shortcut. Where it does not arrive at the map
+    (Swin merges patches by reshaping), the grid is taken as uniform.
+
+    Args:
+        steps: what `trace` saw.
+        size: side of the traced image in pixels.
+        side: side of the map in cells.
+    """
+    offset, jump, start, reached = 0.5, 1, 0, size
+    while ahead := [i for i in range(start, len(steps)) if steps[i].size_in == reached]:
+        chosen = max(ahead, key=lambda i: (steps[i].size_out, steps[i].reach))
+        step = steps[chosen]
+        offset += ((step.reach - 1) / 2 - step.padding) * jump
+        jump *= step.stride
+        start, reached = chosen + 1, step.size_out
+    if reached == side:
+        return jump, offset
+    stride = round(size / side)
+    return stride, stride / 2
+
+
+def grid_positions(height: int, width: int, offset: float, stride: int, device=None) -> Tensor:
+    """(H, W, 2) as (x, y) in crop pixels: offset + stride·k along both axes."""
+    y = offset + stride * torch.arange(height, device=device, dtype=torch.float32)
+    x = offset + stride * torch.arange(width, device=device, dtype=torch.float32)
+    return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
+
+
+def _step(module: Any, size_in: int, size_out: int) -> Step:
+    """Kernel, stride, padding and dilation of one operation along the horizontal axis."""
+    if isinstance(module, nn.ConstantPad2d):
+        return Step(size_in, size_out, kernel=1, stride=1, padding=module.padding[0], dilation=1)
+    kernel = _last(module.filt_size if hasattr(module, "filt_size") else module.kernel_size)
+    stride, dilation = _last(module.stride), _last(getattr(module, "dilation", 1))
+    if "Same" in type(module).__name__ or module.padding == "same":
+        # TensorFlow's rule: what the last window lacks, its smaller half in front.
+        padding = max((-(-size_in // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size_in, 0) // 2
+    else:
+        padding = 0 if module.padding == "valid" else _last(module.padding)
+    return Step(size_in, size_out, kernel, stride, padding, dilation)
+
+
+def _last(value: Any) -> int:
+    return value[-1] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,97 @@
+"""What a timm model gives, learnt by passing one image through it, so that no architecture needs its own case."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from glocal.backbones.cells import locate, trace
+from glocal.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to read what `forward_features` returns.
+
+    Attributes:
+        order: dimensions of the output; "NLC" is a sequence of tokens.
+        dim: channels per location.
+        native_dim: channels of timm's own pooled feature.
+        stride: pixels from one cell to the next.
+        offset: continuous pixel coordinate that cell 0 looks at.
+        prefix: class and register tokens in front of the sequence.
+        class_token: whether the first of them is a class token.
+        head_norm: name of the normalisation that timm applies after pooling, or None.
+        norm: the kind that most of its normalisations are.
+    """
+
+    order: Literal["NCHW", "NHWC", "NLC"]
+    dim: int
+    native_dim: int
+    stride: int
+    offset: float
+    prefix: int
+    class_token: bool
+    head_norm: str | None
+    norm: Literal["batch", "layer"]
+
+
+def learn_layout(model: Any, name: str, image_size: int) -> Layout:
+    """Pass one image through a timm model and look at what comes out.
+
+    Raises:
+        UsageError: if the model does not take images of its size, or gives no feature per location.
+    """
+    output, pooled, steps, size = _probe(model, name, image_size)
+    order: Literal["NCHW", "NHWC", "NLC"]
+    prefix = 0
+    if output.ndim == 4:
+        order = "NCHW" if output.shape[2] == output.shape[3] else "NHWC"  # the image is square
+        side = output.shape[2]
+    elif output.ndim == 3:
+        order = "NLC"
+        prefix = getattr(model, "num_prefix_tokens", 0)
+        side = math.isqrt(output.shape[1] - prefix)
+    if output.ndim not in (3, 4) or (order == "NLC" and side**2 != output.shape[1] - prefix):
+        raise UsageError(f"{name} does not give one feature per location; choose another backbone")
+    stride, offset = locate(steps, size, side)
+    return Layout(
+        order=order,
+        dim=output.shape[1 if order == "NCHW" else -1],
+        native_dim=pooled.shape[-1],
+        stride=stride,
+        offset=offset,
+        prefix=prefix,
+        class_token=prefix > 0 and getattr(model, "cls_token", None) is not None,
+        head_norm=_head_norm(model),
+        norm=_norm_kind(model),
+    )
+
+
+def _probe(model: Any, name: str, image_size: int):
+    """What `trace` gives, and the side of its image: small where the model takes any size, else the model's own."""
+    info = getattr(model, "feature_info", None)
+    small = 4 * info[-1]["reduction"] if info else image_size
+    for size in sorted({min(small, image_size), image_size}):
+        try:
+            return *trace(model, torch.zeros(1, 3, size, size)), size
+        except (AssertionError, RuntimeError) as error:
+            refusal = error
+    raise UsageError(f"{name} does not take {image_size}×{image_size} images: {refusal}") from refusal
+
+
+def _norm_kind(model: nn.Module) -> Literal["batch", "layer"]:
+    # Blocks such as ConvNormAct carry "Norm" in their name but no scale of their own.
+    scales = [(type(module).__name__, getattr(module, "weight", None)) for module in model.modules()]
+    names = [name for name, weight in scales if "Norm" in name and weight is not None]
+    return "batch" if 2 * sum("BatchNorm" in name for name in names) > len(names) else "layer"
+
+
+def _head_norm(model: nn.Module) -> str | None:
+    present = dict(model.named_modules())
+    names = [name for name in ("fc_norm", "head.norm") if not isinstance(present.get(name), (nn.Identity, type(None)))]
+    return names[0] if names else None

@@ -1,0 +1,113 @@
+"""Weights from a local file into a timm model, whoever wrote it and under whichever prefix."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from glocal.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, a torch checkpoint, or a run's encoder, under the file's own names.
+
+    Raises:
+        UsageError: if there is no such file, it is broken, or it holds no state dict.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "encoder.safetensors"
+    if not path.is_file():
+        raise UsageError(f"no weights at {path}; give a .safetensors, .pth or .pt file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"cannot read weights from {path}: damaged, or more than a plain state dict ({reason})"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model", "teacher", "encoder", "backbone"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    tensors = (
+        {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    )
+    if not tensors:
+        raise UsageError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
+    return tensors
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Path, minimum: float = 0.8) -> None:
+    """Copy the tensors that match in name and shape, and refuse when too few do.
+
+    A common prefix ("module.", "backbone.", any other) is found by itself. timm's own conversion for the architecture
+    then resamples position embeddings to another image size and translates the names of original releases.
+
+    Args:
+        model: the timm model, without classifier; changed in place.
+        state: what `read_weights` gave. Tensors that the model lacks (classifiers, heads) are ignored.
+        origin: the file, for messages.
+        minimum: least fraction of the model's tensors that must match.
+
+    Raises:
+        UsageError: with the counts and the first tensor that found no match.
+    """
+    own = model.state_dict()
+    wanted = [key for key in own if not key.endswith("num_batches_tracked")]  # absent from old files, and no weight
+    prefix = _prefix(state, own)
+    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = max((state, _convert(state, model)), key=lambda candidate: len(_matching(candidate, own)))
+    matching = _matching(state, own)
+    missing = [key for key in wanted if key not in matching]
+    found = len(wanted) - len(missing)
+    if found < minimum * len(wanted):
+        first = missing[0]
+        shape = (
+            f"has shape {tuple(state[first].shape)}, not {tuple(own[first].shape)}" if first in state else "is absent"
+        )
+        raise UsageError(
+            f"{origin} does not fit: {found} of {len(wanted)} tensors match; the first other, {first}, {shape}"
+        )
+    model.load_state_dict(matching, strict=False)
+    unused = len(state) - len(matching)
+    logger.info("%s: %d of %d tensors loaded (prefix '%s'), %d unused", origin, found, len(wanted), prefix, unused)
+    if missing:
+        logger.warning("%s: left at their initial values: %s", origin, ", ".join(missing))
+
+
+def _matching(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+
+
+def _prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    """What most often stands before one of the model's names in the file's names."""
+    counts: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in own:
+                counts["".join(f"{part}." for part in parts[:start])] += 1
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def _convert(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """timm's conversion for this architecture; the state unchanged where there is none or it does not apply."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return convert(dict(state), model)
+    except (KeyError, AttributeError, RuntimeError, TypeError, ValueError):
+        return state
