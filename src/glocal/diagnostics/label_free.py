@@ -23,10 +23,10 @@ def rank(exam: Exam, *, images: int = 256) -> dict:
         rank_pooled, rank_dense (RankMe), dim, redundancy, spread (pooled), similarity_within and similarity_between
         (mean cosine of locations of the same and of different images), and n, n_dense: ranks compare only at equal n.
     """
-    pooled = exam.on_device(exam.bank("test").pooled)
+    pooled = exam.bank("test").pooled.to(exam.device)
     dense = exam.extract(spread_over(exam.test, images), dense=True).dense
     assert dense is not None
-    maps = exam.on_device(dense).float()
+    maps = dense.to(exam.device).float()
     tokens = maps.permute(0, 2, 3, 1).flatten(0, 2)
     within, between = similarity_within(maps)
     return {

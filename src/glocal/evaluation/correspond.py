@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.evaluation.exam import Exam
-from glocal.evaluation.extract import device_of, encode, frozen
+from glocal.evaluation.extract import encode, frozen
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over
 from glocal.features import Features
@@ -28,12 +29,12 @@ def two_crops(exam: Exam, *, images: int, scale: tuple[float, float]) -> Iterato
     loader = ViewLoader(
         source, recipe, batch_size=exam.batch_size, seed=exam.seed, workers=exam.workers, shuffle=False, drop_last=False
     )
-    appearance = Appearance(recipe, exam.encoder.mean, exam.encoder.std, exam.seed)
-    device = device_of(exam.encoder)
+    encoder: Any = exam.encoder
+    appearance = Appearance(recipe, encoder.mean, encoder.std, exam.seed)
     for done, batch in enumerate(loader.epoch(0), start=1):
-        batch = appearance(batch.to(device), 0)
-        with frozen(exam.encoder):
-            a, b = (encode(exam.encoder, view.pixels, exam.precision) for view in batch.views)
+        batch = appearance(batch, 0, exam.device)
+        with frozen(encoder):
+            a, b = (encode(encoder, view.pixels, exam.precision) for view in batch.views)
         yield batch, a, b
         exam.report("two views of each image", min(done * exam.batch_size, len(source)), len(source))
 

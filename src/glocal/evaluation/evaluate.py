@@ -127,7 +127,7 @@ def evaluate_encoder(
             "image_size": size,
             "n_train": len(splits.train),
             "n_test": len(splits.test),
-            "skipped": [key for bank in exam.banks() for key, _ in bank.skipped],
+            "skipped": sorted({key for key, _ in exam.skipped}),
             "seed": seed,
             "precision": precision,
             "seconds": seconds,

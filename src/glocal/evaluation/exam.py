@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from glocal.data.source import ImageSource
@@ -23,6 +24,7 @@ class Exam:
         seed: of every random choice that a task makes.
         precision: "fp32" or "bf16".
         progress: called as progress(what, done, total).
+        skipped: (key, reason) of what could not be read; tasks add to it.
     """
 
     encoder: nn.Module
@@ -34,6 +36,7 @@ class Exam:
     seed: int = 0
     precision: str = "fp32"
     progress: Progress | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     _banks: dict[str, Bank] = field(default_factory=dict, repr=False)
 
     def source(self, split: str) -> ImageSource:
@@ -49,11 +52,8 @@ class Exam:
         """Pooled features of "train" or "test", centre-cropped; computed at the first call and kept."""
         if split not in self._banks:
             self._banks[split] = self.extract(self.source(split))
+            self.skipped.extend(self._banks[split].skipped)
         return self._banks[split]
-
-    def banks(self) -> list[Bank]:
-        """The banks made so far."""
-        return list(self._banks.values())
 
     def labels(self, bank: Bank) -> Tensor:
         """The bank's labels (N,).
@@ -65,9 +65,10 @@ class Exam:
             raise UsageError("this task needs labels; give a folder with one sub-folder per class")
         return bank.labels
 
-    def on_device(self, tensor: Tensor) -> Tensor:
-        """The tensor where the encoder is, so that classifiers run there too."""
-        return tensor.to(device_of(self.encoder))
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is; classifiers run there too."""
+        return device_of(self.encoder)
 
     def report(self, what: str, done: int, total: int) -> None:
         """Tell the caller how far a task is."""

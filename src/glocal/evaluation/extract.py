@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ class Bank:
         index: (N,) int64, positions in the source.
         keys: N names of the images.
         labels: (N,) int64, or None.
-        dense: (N, D', H, W) float16, or None unless asked for.
+        dense: (N, D', H, W) float16, in channels-last memory order, or None unless asked for.
         skipped: (key, reason) of the images that could not be read.
     """
 
@@ -185,9 +187,9 @@ def extract(
         UsageError: if no image can be read.
     """
     pooled: list[Tensor] = []
-    maps: list[Tensor] = []
     indices: list[Tensor] = []
     skipped: list[tuple[str, str]] = []
+    maps: Tensor | None = None
     batches = stream(
         encoder,
         source,
@@ -199,14 +201,25 @@ def extract(
         progress=progress,
         skipped=skipped,
     )
+    done = 0
     for index, features in batches:
         indices.append(index)
         pooled.append(features.pooled.float().cpu())
         if dense:
-            maps.append(features.dense.half().cpu())
+            cells = features.dense.permute(0, 2, 3, 1)
+            maps = _store(len(source), *cells.shape[1:]) if maps is None else maps
+            maps[done : done + len(index)] = cells.half().cpu()
+        done += len(index)
     if not indices:
-        raise UsageError(f"none of the {len(source)} images of {source.name} can be read; is it the right folder?")
+        raise UsageError(f"none of the {len(source)} images of {source.name} can be read ({skipped[0][1]})")
     index = torch.cat(indices)
     labels = None if source.labels is None else torch.from_numpy(np.asarray(source.labels, dtype=np.int64))[index]
-    keys = [source.key(int(i)) for i in index]
-    return Bank(torch.cat(pooled), index, keys, labels, torch.cat(maps) if dense else None, skipped)
+    kept = None if maps is None else maps[:done].permute(0, 3, 1, 2)
+    return Bank(torch.cat(pooled), index, [source.key(i) for i in index.tolist()], labels, kept, skipped)
+
+
+def _store(*shape: int) -> Tensor:
+    """Half-precision memory for feature maps; beyond 8 GB a temporary file that vanishes with the tensor."""
+    if 2 * math.prod(shape) < 8e9:
+        return torch.empty(shape, dtype=torch.float16)
+    return torch.from_numpy(np.memmap(tempfile.TemporaryFile(), dtype=np.float16, shape=shape))

@@ -55,11 +55,6 @@ def knn(exam: Exam, *, k: int = 20, temperature: float = 0.07) -> dict:
     """Accuracy of the weighted k-nearest-neighbour classifier on pooled features."""
     train, test = exam.bank("train"), exam.bank("test")
     labels, truth = exam.labels(train), exam.labels(test)
-    predicted = knn_predict(
-        exam.on_device(test.pooled),
-        exam.on_device(train.pooled),
-        exam.on_device(labels),
-        k=k,
-        temperature=temperature,
-    ).cpu()
+    queries, bank = test.pooled.to(exam.device), train.pooled.to(exam.device)
+    predicted = knn_predict(queries, bank, labels.to(exam.device), k=k, temperature=temperature).cpu()
     return {"top1": float((predicted == truth).float().mean()), "k": min(k, len(labels)), "temperature": temperature}

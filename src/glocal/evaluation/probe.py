@@ -1,27 +1,13 @@
-"""Many linear classifiers trained at once on the same features: one matrix product serves the whole grid of settings."""
+"""Many linear classifiers trained at once on the same features: one matrix product serves the whole grid."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Learning rates × weight decays, G settings."""
-
-    lrs: Sequence[float]
-    wds: Sequence[float]
-
-    @property
-    def settings(self) -> list[tuple[float, float]]:
-        """The G (lr, wd) pairs."""
-        return list(product(self.lrs, self.wds))
 
 
 @dataclass
@@ -45,7 +31,7 @@ class Standardise:
 class Probes:
     """G linear classifiers of D features into K classes, and their SGD with momentum and cosine decay.
 
-    Starts at zero: softmax regression is convex, so nothing is gained from a random start. Weight decay spares the bias.
+    Starts at zero: softmax regression is convex, so a random start gains nothing. Weight decay spares the bias.
 
     Attributes:
         weight: (D, G, K).
@@ -71,14 +57,20 @@ class Probes:
         """(B, G, K) for features x (B, D)."""
         return (x @ self.weight.flatten(1)).unflatten(1, self.bias.shape) + self.bias
 
-    def step(self, grad_weight: Tensor, grad_bias: Tensor, progress: float) -> None:
-        """One SGD step of all classifiers.
+    def finite(self) -> Tensor:
+        """(G,) bool, False for the classifiers that diverged."""
+        return self.weight.isfinite().all(2).all(0)
+
+    def learn(self, x: Tensor, targets: Tensor, progress: float) -> None:
+        """One SGD step of all classifiers on the cross-entropy of one batch.
 
         Args:
-            grad_weight: (D, G, K), each classifier's own gradient.
-            grad_bias: (G, K).
+            x: (B, D) features.
+            targets: (B, K) class probabilities.
             progress: position in training, 0 to 1, for the cosine.
         """
+        error = (self.logits(x).softmax(-1) - targets[:, None]) / len(x)  # the gradient with respect to the logits
+        grad_weight, grad_bias = (x.T @ error.flatten(1)).unflatten(1, self.bias.shape), error.sum(0)
         lr = self._lr * (0.5 * (1 + math.cos(math.pi * progress)))
         self._moving_weight.mul_(self.momentum).add_(grad_weight).add_(self._wd * self.weight)
         self._moving_bias.mul_(self.momentum).add_(grad_bias)
@@ -86,8 +78,8 @@ class Probes:
         self.bias -= lr * self._moving_bias
 
 
-def best(scores: Tensor, losses: Tensor) -> int:
-    """The setting with the highest score; ties go to the lowest loss; diverged settings lose."""
-    finite = torch.isfinite(losses)
-    scores = torch.where(finite, scores, -torch.inf)
-    return int(torch.where(scores == scores.max(), losses.nan_to_num(torch.inf), torch.inf).argmin())
+def best(scores: Tensor, finite: Tensor, losses: Tensor | None = None) -> int:
+    """The setting (of G) with the highest score; ties go to the lowest loss, else to the first; diverged ones lose."""
+    scores = torch.where(finite, scores.nan_to_num(-1.0), -torch.inf)
+    losses = torch.zeros_like(scores) if losses is None else losses.nan_to_num(torch.inf)
+    return int(torch.where(scores == scores.max(), losses, torch.inf).argmin())
