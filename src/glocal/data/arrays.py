@@ -43,7 +43,11 @@ class ArraySource:
         self.classes: list[str] | None = None
         if labels is not None:
             self.labels = np.asarray(labels).astype(np.int64)
-            if self.labels.shape != (len(images),) or self.labels.min() < 0:
+            if (
+                (self.labels != np.asarray(labels)).any()
+                or self.labels.shape != (len(images),)
+                or self.labels.min() < 0
+            ):
                 raise UsageError(
                     f"labels of shape {self.labels.shape} for {len(images)} images: expected one from 0 up each"
                 )

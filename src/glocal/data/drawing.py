@@ -149,12 +149,12 @@ def ground(size: int, draws: Array, *, waves: int, clutter: float) -> Array:
     at = np.arange(size) + 0.5
     across = frequency * np.cos(2 * np.pi * angle) * at[:, None] + 2 * np.pi * phase  # (size, waves)
     down = frequency * np.sin(2 * np.pi * angle) * at[:, None]
-    strength = clutter * (0.25 + weight) / np.sqrt(waves)
+    strength = clutter * (0.5 + weight) / np.sqrt(waves) * (1.5 - length)
     tint = (0.6 + 0.4 * color(hue, np.full(waves, 0.5), np.full(waves, 0.5))) * strength[:, None]  # (waves, 3)
     # cos(a + b) = cos a cos b - sin a sin b: every wave is two outer products
     columns = np.concatenate((np.cos(across), -np.sin(across)), 1)
     rows = np.concatenate((np.cos(down), np.sin(down)), 1)
-    base = color(first[0], 0.1 * first[1], 0.35 + 0.4 * first[2])
+    base = color(first[0], 0.08 * first[1], 0.42 + 0.26 * first[2])
     weighted = columns[:, :, None] * np.concatenate((tint, tint))  # (size, 2 waves, 3)
     field = rows @ weighted.transpose(1, 0, 2).reshape(2 * waves, -1)
     return (base + 0.3 * field.reshape(size, size, 3)).astype(np.float32)

@@ -7,7 +7,6 @@ for each object: what makes a part is its shape and its texture.
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,27 +23,32 @@ from glocal.errors import UsageError
 SPLIT_NAMES = ("train", "val", "test")
 _PARTS = {  # number in the mask: shape, texture, radius in object radii
     "body": (drawing.ellipse, drawing.stripes, 0.40),
-    "head": (drawing.disc, drawing.dots, 0.27),
-    "wheel": (drawing.disc, drawing.rings, 0.27),
+    "head": (drawing.disc, drawing.dots, 0.26),
+    "wheel": (drawing.disc, drawing.rings, 0.26),
     "tail": (drawing.capsule, drawing.chevrons, 0.29),
     "fin": (drawing.triangle, drawing.hatch, 0.31),
     "flower": (drawing.flower, drawing.checks, 0.27),
 }
 PART_NAMES = tuple(_PARTS)
-_AROUND = PART_NAMES[1:]
+_INITIALS = "BHWTFL"
 
 
-def _orders() -> list[tuple[int, ...]]:
-    """The 12 orders of five parts on a ring that no rotation or mirror image turns into each other, as numbers 1 to 5.
-
-    Order k starts k places on, so that upright objects of different classes also differ in where each part is.
-    """
-    distinct = [(1, *rest) for rest in itertools.permutations((2, 3, 4, 5)) if rest[0] < rest[-1]]
-    return [order[-k % 5 :] + order[: -k % 5] for k, order in enumerate(distinct)]
-
-
-def _order_name(order: tuple[int, ...]) -> str:
-    return "-".join(PART_NAMES[p] for p in order)
+# Who stands where around the body, clockwise from the top in steps of 45 degrees. Two plans differ in at least five of the
+# eight places even when one is mirrored or turned by one step, and in three however it is turned.
+_PLANS = (
+    "H.TW.LF.",
+    "HFW...LT",
+    ".WHLT.F.",
+    "L..HF.TW",
+    "T.H.WFL.",
+    ".WHT.L.F",
+    "H.WTF..L",
+    "W.HLFT..",
+    ".TH.F.LW",
+    "TF.WH.L.",
+    "FTHWL...",
+    "L.W.HTF.",
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,8 @@ class PartsWorld:
         self.n, self.size, self.split, self.seed = n, size, split, seed
         self.difficulty, self.nuisance = difficulty, nuisance
         self.name = "parts"
-        self.orders = _orders()[:classes]
-        self.classes: list[str] | None = [_order_name(order) for order in self.orders]
+        self.classes: list[str] | None = list("ABCDEFGHIJKL"[:classes])
+        self._classes = classes
         self.labels: np.ndarray | None = np.arange(n, dtype=np.int64) % classes
         self.mask_classes: list[str] | None = ["background", *PART_NAMES]
 
@@ -159,21 +163,21 @@ class PartsWorld:
             raise IndexError(i)
         split = SPLIT_NAMES.index(self.split)
         look = random.uniform(self.seed, "parts.object", split, i, n=48)
-        scene = random.uniform(self.seed, "parts.view", split, i, view, n=192)
-        label = i % len(self.orders)
+        scene = random.uniform(self.seed, "parts.view", split, i, view, n=227)
+        label = i % self._classes
         frames = self._frames(label, look[:8], scene[:24])
         canvas = drawing.Canvas(
-            drawing.ground(self.size, scene[24:74].reshape(5, 10), waves=9, clutter=0.25 + 0.75 * self.difficulty),
+            drawing.ground(self.size, scene[24:149].reshape(5, 25), waves=24, clutter=0.3 + 0.7 * self.difficulty),
             np.zeros((self.size, self.size), np.uint8),
             np.zeros((self.size, self.size, 2), np.float32),
         )
-        self._scatter(canvas, scene[74:128].reshape(6, 9), round(6 * self.difficulty), 0.05)
+        self._scatter(canvas, scene[149:203].reshape(6, 9), round(6 * self.difficulty), 0.05)
         colors = self._colors(look[8:44].reshape(6, 6))
         for p in (*range(1, 6), 0):  # the body hides the joints
             shape, texture, _ = _PARTS[PART_NAMES[p]]
             drawing.stamp(canvas, frames[p], shape, texture, colors[p], number=p + 1)
-        self._scatter(canvas, scene[128:146].reshape(2, 9), round(2 * self.difficulty), 0.035)
-        image = self._light(canvas.color, scene[146:156], random.derive(self.seed, "parts.noise", split, i, view))
+        self._scatter(canvas, scene[203:221].reshape(2, 9), round(2 * self.difficulty), 0.035)
+        image = self._light(canvas.color, scene[221:227], random.derive(self.seed, "parts.noise", split, i, view))
         return _describe_sample(image, label, canvas, frames)
 
     def correspondences(self, i: int, view_a: int, view_b: int) -> tuple[np.ndarray, np.ndarray]:
@@ -201,14 +205,13 @@ class PartsWorld:
             test: number of test images; a quarter of the training images if None.
         """
         out = Path(out)
-        names = [_order_name(order) for order in self.orders]
         sizes = {"train": self.n, "test": max(1, self.n // 4) if test is None else test}
         for split, n in sizes.items():
             world = PartsWorld(
                 n,
                 self.size,
                 split=split,
-                classes=len(self.orders),
+                classes=self._classes,
                 difficulty=self.difficulty,
                 nuisance=self.nuisance,
                 seed=self.seed,
@@ -216,7 +219,7 @@ class PartsWorld:
             for i in range(n):
                 sample = world.sample(i)
                 for kind, pixels in (("images", sample.image), ("masks", sample.mask)):
-                    folder = out / split / kind / names[sample.label]
+                    folder = out / split / kind / "ABCDEFGHIJKL"[sample.label]
                     folder.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / f"{i:05d}.png")
         (out / "classes.json").write_text(json.dumps({"mask_names": self.mask_classes}) + "\n", encoding="utf-8")
@@ -231,15 +234,14 @@ class PartsWorld:
         whole = _rotation(np.deg2rad(50) * vary * (2 * turn - 1)) * unit
         if mirror < vary / 2 or (vary >= 1 and mirror < 0.5):
             whole = whole @ np.diag([-1.0, 1.0])
-        slots = np.empty(6)  # the direction of each part, in radians; y points down, the first slot up
-        slots[list(self.orders[label])] = -np.pi / 2 + 2 * np.pi / 5 * np.arange(5)
+        slots = np.array([max(_PLANS[label].find(initial), 0) for initial in _INITIALS]) * np.pi / 4 - np.pi / 2
         slots[0] = 0
         slots = slots + 0.3 * vary * (scene[5:11] - 0.5)
         bend = 0.9 * vary * (scene[11:17] - 0.5)
         frames = np.empty((6, 2, 3))
         for p, name in enumerate(PART_NAMES):
             radius = _PARTS[name][2] * (1 + 0.3 * vary * (look[p] - 0.5))
-            distance = 0.66 if p else 0.0
+            distance = 0.7 if p else 0.0
             place = distance * np.array([1.06 * np.cos(slots[p]), 0.97 * np.sin(slots[p])])
             frames[p, :, :2] = whole @ _rotation(slots[p] + bend[p]) * radius
             frames[p, :, 2] = whole @ place + center

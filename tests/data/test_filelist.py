@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from glocal.data import FileListSource
+from glocal.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for k, name in enumerate(("a.png", "b c.png", "sub/d, e.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2), k).save(tmp_path / name)
+    return tmp_path
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_txt(folder):
+    path = write(folder, "list.txt", f"# two of three\nsub/d, e.png\n\n{folder / 'a.png'}\n")
+    source = FileListSource(path)
+    assert [source.key(i) for i in range(len(source))] == ["sub/d, e.png", str(folder / "a.png")]
+    assert source.open(0).decode().getpixel((0, 0)) == (2, 2, 2)
+    assert (source.name, source.labels) == ("list", None)
+
+
+@pytest.mark.parametrize("header", ["", "path,label\n", "File , anything\n", "\ufeffpath,label\n"])
+def test_csv_with_labels(folder, header):
+    source = FileListSource(write(folder, "list.csv", header + 'b c.png,dog\n"sub/d, e.png",cat\na.png,dog\n'))
+    assert source.classes == ["cat", "dog"]
+    assert source.labels.tolist() == [1, 0, 1]
+    assert source.key(1) == "sub/d, e.png"
+
+
+def test_csv_numbers_are_ordered_by_value(folder):
+    source = FileListSource(write(folder, "list.csv", "a.png,10\nb c.png,2\n"))
+    assert source.classes == ["2", "10"]
+    assert source.labels.tolist() == [1, 0]
+
+
+def test_csv_without_labels(folder):
+    assert FileListSource(write(folder, "list.csv", "path\na.png\n")).labels is None
+
+
+def test_missing_files_are_counted_and_the_first_named(folder):
+    path = write(folder, "list.txt", "a.png\n\ngone.png\nalso.png\n")
+    with pytest.raises(UsageError, match=r"2 of 3 files are missing, the first in line 3: gone\.png"):
+        FileListSource(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.txt", "\n# nothing\n", "names no images"),
+        ("list.csv", "path,label\n", "names no images"),
+        ("list.csv", "a.png,cat\nb c.png,\n", "line 2 has no label"),
+    ],
+)
+def test_mistakes(folder, name, text, message):
+    with pytest.raises(UsageError, match=message):
+        FileListSource(write(folder, name, text))
+
+
+def test_not_text(folder):
+    (folder / "list.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(UsageError, match="not a text file"):
+        FileListSource(folder / "list.txt")

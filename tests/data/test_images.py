@@ -1,0 +1,276 @@
+"""Every odd kind of image file comes out as the RGB it should, or as one clear `Unreadable`."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from glocal.data import images
+from glocal.data.images import EncodedImage, RawImage, open_image, read_mask, to_rgb
+from glocal.data.source import Unreadable
+
+
+def saved(image: Image.Image, kind: str = "png", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, {"jpg": "jpeg", "tif": "tiff"}.get(kind, kind), **options)
+    return file.getvalue()
+
+
+def decoded(data: bytes, scale: float = 1.0) -> np.ndarray:
+    image = EncodedImage(data)
+    result = image.decode(scale)
+    assert result.mode == "RGB"
+    if scale == 1:
+        assert result.size == image.size
+    return np.asarray(result)
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """A smooth picture without symmetry."""
+    x, y = np.linspace(0, 1, width)[None, :], np.linspace(0, 1, height)[:, None]
+    channels = (255 * x + 0 * y, 255 * y + 0 * x, 255 * np.clip(1.5 * x * y - 0.2, 0, 1))
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "avif", "jpeg2000"])
+def test_every_kind_keeps_its_colour(kind):
+    try:
+        data = saved(Image.new("RGB", (24, 16), (200, 60, 20)), kind)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow cannot write {kind}")
+    pixels = decoded(data)
+    assert pixels.shape == (16, 24, 3)
+    assert np.abs(pixels.astype(int) - (200, 60, 20)).max() <= 6
+
+
+@pytest.mark.parametrize("kind", ["jpg", "tif"])
+def test_cmyk_red_stays_red(kind):
+    pixels = decoded(saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), kind))
+    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_sixteen_bits_are_scaled_not_clipped(kind):
+    ramp = np.array([[0, 257, 32896, 65535]], dtype=np.uint16).repeat(3, 0)
+    pixels = decoded(saved(Image.fromarray(ramp), kind))
+    assert pixels[1, :, 0].tolist() == [0, 1, 128, 255]
+    assert (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 32768, 65535]], np.int32), [0, 128, 255]),  # 16-bit in disguise
+        (np.array([[-100, 0, 100]], np.int32), [0, 128, 255]),  # no known range: the image's own
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0, 128, 255]], np.float32), [0, 128, 255]),
+        (np.array([[np.nan, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[7, 7, 7]], np.int32) - 10, [0, 0, 255]),
+    ],
+)
+def test_wide_types(values, expected):
+    if values.min() < 0 and values.max() < 0:
+        values, expected = values - values, [0, 0, 0]
+    pixels = np.asarray(to_rgb(Image.fromarray(values)))
+    assert np.abs(pixels[0, :, 0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_over_white(mode):
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    if mode == "PA":
+        image = Image.new("P", (3, 1)).convert("PA")
+        for x, alpha in enumerate((0, 255, 128)):
+            image.putpixel((x, 0), (0, alpha))
+        pixels = np.asarray(to_rgb(image))
+    else:
+        pixels = decoded(saved(image.convert(mode), "png"))
+    assert pixels[0, :, 0].tolist() == [255, 0, 127]
+
+
+def test_palette_with_and_without_transparency():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    assert decoded(saved(image)).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    assert decoded(saved(image, transparency=0)).tolist() == [[[255, 255, 255], [200, 100, 50]]]
+    assert decoded(saved(image, transparency=bytes([255, 0]))).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    assert decoded(saved(image, "gif", transparency=0))[0].tolist() == [[255, 255, 255], [200, 100, 50]]
+
+
+def test_colour_key_transparency_of_rgb_and_grey():
+    assert decoded(saved(Image.new("RGB", (1, 1), (9, 9, 9)), transparency=(9, 9, 9))).tolist() == [[[255] * 3]]
+    assert decoded(saved(Image.new("L", (1, 1), 9), transparency=9)).tolist() == [[[255] * 3]]
+
+
+def test_one_bit():
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert decoded(saved(image))[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
+def test_animation_is_its_first_frame(kind):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue", "green")]
+    options = {"lossless": True} if kind == "webp" else {}
+    pixels = decoded(saved(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+    assert (pixels == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_exif_orientation(kind, orientation, scale):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(scene(96, 64), kind, exif=exif, **({"quality": 95} if kind == "jpg" else {}))
+    with Image.open(io.BytesIO(data)) as reference:
+        upright = ImageOps.exif_transpose(reference).convert("RGB")
+    opened = EncodedImage(data)
+    assert opened.size == upright.size == ((64, 96) if orientation >= 5 else (96, 64))
+    small = opened.decode(scale)
+    if scale == 1:
+        assert np.array_equal(np.asarray(small), np.asarray(upright))
+    else:
+        factor = 4 if kind == "jpg" else 1
+        assert small.size == (upright.width // factor, upright.height // factor)
+        expected = np.asarray(upright.reduce(factor) if factor > 1 else upright).astype(int)
+        assert np.abs(np.asarray(small) - expected).mean() < 2
+
+
+def test_broken_exif_is_no_reason_to_lose_the_image():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert decoded(saved(scene(16, 8), "jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12")).shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(640, 480), (501, 333), (7, 300), (15, 16)])
+def test_jpeg_scale_is_the_smallest_that_suffices(mode, size):
+    opened = EncodedImage(saved(scene(*size).convert(mode), "jpg"))
+    for scale in (1, 0.9, 0.51, 0.5, 0.3, 0.25, 0.2, 0.125, 0.01):
+        got = EncodedImage(opened._data).decode(scale).size
+        step = max(s for s in (1, 2, 4, 8) if s == 1 or (1 / s >= scale and s <= min(size)))
+        assert got == tuple(-(-side // step) for side in size)
+        assert all(g >= scale * side for g, side in zip(got, size, strict=True))
+    assert opened.size == size
+
+
+def test_reduced_jpeg_shows_the_same_picture():
+    data = saved(scene(320, 240), "jpg", quality=95)
+    for scale, step in ((0.5, 2), (0.25, 4), (0.125, 8)):
+        difference = decoded(data, scale).astype(int) - np.asarray(scene(320, 240).reduce(step))
+        assert np.abs(difference).mean() < 1.5
+
+
+def test_decoding_again_gives_the_same_pixels():
+    data = saved(scene(64, 48), "jpg")
+    opened = EncodedImage(data)
+    first, small, second = opened.decode(), opened.decode(0.25), opened.decode()
+    assert np.array_equal(first, second)
+    assert np.array_equal(small, EncodedImage(data).decode(0.25))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "gif", "tif", "bmp"])
+def test_truncated_files_are_unreadable(kind):
+    rng = np.random.default_rng(0)
+    data = saved(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
+    for part in (0.02, 0.5, 0.9):
+        with pytest.raises(Unreadable) as error:
+            EncodedImage(data[: int(len(data) * part)]).decode()
+        assert 0 < len(str(error.value)) < 120
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"<html>not found</html>", bytes(1000), b"\xff\xd8\xff" + bytes(99)])
+def test_not_images(data):
+    with pytest.raises(Unreadable):
+        EncodedImage(data)
+
+
+def test_postscript_is_not_handed_to_another_program():
+    with pytest.raises(Unreadable, match="not an image"):
+        EncodedImage(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+
+
+def test_enormous_images(monkeypatch):
+    """No warning, no error from Pillow's own limit; JPEG scaled down, others refused in words."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64)
+    big = scene(256, 192)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jpeg = EncodedImage(saved(big, "jpg"))
+        assert jpeg.size == (256, 192)
+        assert jpeg.decode().size == (64, 48)
+        with pytest.raises(Unreadable, match=r"256×192 pixels are too many"):
+            EncodedImage(saved(big, "png"))
+
+
+def test_bomb_header_is_refused_before_memory_is_taken():
+    """A PNG that says it has 60,000 × 60,000 pixels."""
+    data = bytearray(saved(Image.new("L", (1, 1))))
+    import struct
+    import zlib
+
+    data[16:24] = struct.pack(">II", 60000, 60000)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    with pytest.raises(Unreadable, match="too many"):
+        EncodedImage(bytes(data))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files through /proc")
+def test_no_file_stays_open(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(saved(scene(32, 32), "jpg"))
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [open_image(path) for _ in range(20)]
+    kept[0].decode()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_missing_file_is_unreadable(tmp_path):
+    with pytest.raises(Unreadable, match="No such file"):
+        open_image(tmp_path / "gone.jpg")
+
+
+def test_raw_images():
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert np.array_equal(np.asarray(RawImage(grey).decode())[..., 1], grey)
+    assert np.array_equal(np.asarray(RawImage(grey[..., None]).decode(0.1))[..., 2], grey)
+    assert RawImage(grey).size == (3, 2)
+
+
+def test_masks(tmp_path):
+    classes = np.array([[0, 1, 2], [3, 250, 255]], np.uint8)
+    palette = Image.fromarray(classes).convert("P")
+    palette.putpalette(list(range(256)) * 3)
+    grey_as_rgb = Image.merge("RGB", [Image.fromarray(classes)] * 3)
+    wide = Image.fromarray(classes.astype(np.uint16))
+    for k, image in enumerate((Image.fromarray(classes), palette, grey_as_rgb, wide)):
+        path = tmp_path / f"{k}.png"
+        image.save(path)
+        mask = read_mask(path)
+        assert mask.dtype == np.uint8
+        assert np.array_equal(mask, classes)
+
+
+def test_bit_mask(tmp_path):
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("image", [scene(4, 4), Image.fromarray(np.array([[0, 300]], np.uint16))])
+def test_what_is_no_mask(tmp_path, image):
+    image.save(tmp_path / "m.png")
+    with pytest.raises(Unreadable, match="mask"):
+        read_mask(tmp_path / "m.png")
