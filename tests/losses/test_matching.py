@@ -159,6 +159,16 @@ def test_no_gradient_flows_through_the_matching_and_both_sides_get_some():
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
+def test_gradients_repeat_to_the_last_bit_on_several_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    sizes = [(7, 7), (7, 7)]
+    maps, centers = [m.detach().float().requires_grad_() for m in random_maps(32, 64, sizes, 0)], crops(32, sizes, 0)
+    runs = [torch.autograd.grad(vicregl_local_loss(maps, centers).total, maps) for _ in range(4)]
+    torch.set_num_threads(threads)
+    assert all(a.equal(b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
 def test_bfloat16_maps_are_computed_in_float32():
     sizes = [(3, 3), (2, 2)]
     maps, centers = [m.detach().bfloat16() for m in random_maps(8, 16, sizes, 0)], crops(8, sizes, 0)

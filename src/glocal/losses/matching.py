@@ -14,6 +14,7 @@ from functools import cache
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.distributed import gather
@@ -114,7 +115,8 @@ def take(tokens: Tensor, cells: Tensor) -> Tensor:
     """The features of each sample's own cells, by slot: (B, N, C), (B, K) -> (K, B, C)."""
     batch, size, _ = tokens.shape
     first = torch.arange(batch, device=cells.device)[:, None] * size
-    return tokens.flatten(0, 1)[(first + cells).T]
+    # an embedding, because the backward of plain indexing adds in an order that differs from run to run
+    return F.embedding((first + cells).T, tokens.flatten(0, 1))
 
 
 def _check(maps: Sequence[Tensor], centers: Sequence[Tensor], matches: tuple[int, int], slot_order: str) -> None:
