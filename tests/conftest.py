@@ -53,7 +53,7 @@ def camvid(real_data) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """24 generated photographs, JPEG, PNG and WebP of two sizes, 5 and 3 of each of 3 classes, in {train,test}/<class>."""
+    """24 generated JPEG, PNG and WebP images of two sizes: 5 and 3 of each of 3 classes, in {train,test}/<class>."""
     from glocal.data import PartsWorld
 
     out = tmp_path_factory.mktemp("photos")

@@ -145,6 +145,15 @@ def test_exif_orientation(kind, orientation, scale):
         assert np.abs(np.asarray(small) - expected).mean() < 2
 
 
+def test_multi_picture_files_of_phones():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [scene(96, 64), scene(48, 32)]
+    opened = EncodedImage(saved(frames[0], "mpo", save_all=True, append_images=frames[1:], exif=exif))
+    assert opened.size == (64, 96)
+    assert opened.decode(0.25).size == (16, 24)
+
+
 def test_broken_exif_is_no_reason_to_lose_the_image():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

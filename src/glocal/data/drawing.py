@@ -46,7 +46,7 @@ def capsule(u: Array, v: Array) -> Array:
 
 def triangle(u: Array, v: Array) -> Array:
     """Signed distance (inside and near the edges) to a triangle that points outwards."""
-    return np.maximum(-u - 0.75, 0.5 * u + 0.866 * np.abs(v) - 0.62)
+    return np.maximum(-u - 0.7, 0.5 * u + 0.866 * np.abs(v) - 0.55)
 
 
 def flower(u: Array, v: Array) -> Array:

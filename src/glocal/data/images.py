@@ -174,7 +174,8 @@ def _read_header(data: bytes) -> ImageFile.ImageFile:
         if name not in Image.OPEN:
             Image.init()
         factory, accept = Image.OPEN.get(name, (None, None))
-        if factory is None or (accept is not None and accept(data[:16]) is not True):
+        accepted = factory is not None and (accept is None or accept(data[:16]))
+        if factory is None or not accepted or isinstance(accepted, str):  # a string says why this Pillow cannot
             continue
         try:
             return factory(io.BytesIO(data), "")

@@ -26,15 +26,15 @@ _PARTS = {  # number in the mask: shape, texture, radius in object radii
     "head": (drawing.disc, drawing.dots, 0.26),
     "wheel": (drawing.disc, drawing.rings, 0.26),
     "tail": (drawing.capsule, drawing.chevrons, 0.29),
-    "fin": (drawing.triangle, drawing.hatch, 0.31),
+    "fin": (drawing.triangle, drawing.hatch, 0.33),
     "flower": (drawing.flower, drawing.checks, 0.27),
 }
 PART_NAMES = tuple(_PARTS)
 _INITIALS = "BHWTFL"
 
 
-# Who stands where around the body, clockwise from the top in steps of 45 degrees. Two plans differ in at least five of the
-# eight places even when one is mirrored or turned by one step, and in three however it is turned.
+# Who stands where around the body, clockwise from the top in steps of 45 degrees. Two plans differ in at least five of
+# the eight places even when one is mirrored or turned by one step, and in three however it is turned.
 _PLANS = (
     "H.TW.LF.",
     "HFW...LT",
