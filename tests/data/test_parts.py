@@ -48,7 +48,7 @@ def test_the_collection_shows_view_0(world, samples):
 
 
 def places(sample, world_is_upright: bool) -> list[int]:
-    """The direction of parts 2 to 6 seen from the body, in steps of 45 degrees clockwise from the top; y points down."""
+    """The direction of parts 2 to 6 seen from the body, in steps of 45 degrees clockwise from the top."""
     offset = sample.keypoints[1:] - sample.keypoints[0]
     turns = np.arctan2(offset[:, 1], offset[:, 0]) / (np.pi / 4) + 2
     return (np.round(turns).astype(int) % 8).tolist() if world_is_upright else np.argsort(turns).tolist()

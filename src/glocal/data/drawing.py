@@ -147,14 +147,15 @@ def ground(size: int, draws: Array, *, waves: int, clutter: float) -> Array:
     (angle, length, phase, weight, hue), first = draws[:, 1:], draws[:, 0]
     frequency = 2 * np.pi * (1 + 11 * length**2) / size
     at = np.arange(size) + 0.5
-    across = frequency * np.cos(2 * np.pi * angle) * at[:, None] + 2 * np.pi * phase  # (size, waves)
-    down = frequency * np.sin(2 * np.pi * angle) * at[:, None]
+    across = (frequency * np.cos(2 * np.pi * angle))[:, None] * at + 2 * np.pi * phase[:, None]  # (waves, size)
+    down = (frequency * np.sin(2 * np.pi * angle))[:, None] * at
     strength = clutter * (0.5 + weight) / np.sqrt(waves) * (1.5 - length)
     tint = (0.6 + 0.4 * color(hue, np.full(waves, 0.5), np.full(waves, 0.5))) * strength[:, None]  # (waves, 3)
     # cos(a + b) = cos a cos b - sin a sin b: every wave is two outer products
-    columns = np.concatenate((np.cos(across), -np.sin(across)), 1)
-    rows = np.concatenate((np.cos(down), np.sin(down)), 1)
+    columns = np.concatenate((np.cos(across), -np.sin(across)), 0)  # (2 waves, size)
+    rows = np.concatenate((np.cos(down), np.sin(down)), 0)
+    weighted = columns[:, :, None] * np.concatenate((tint, tint))[:, None]  # (2 waves, size, 3)
+    # einsum, because a matrix product's last bits may depend on the number of threads
+    field = np.einsum("ky,kx->yx", rows.astype(np.float32), weighted.reshape(2 * waves, -1).astype(np.float32))
     base = color(first[0], 0.08 * first[1], 0.42 + 0.26 * first[2])
-    weighted = columns[:, :, None] * np.concatenate((tint, tint))  # (size, 2 waves, 3)
-    field = rows @ weighted.transpose(1, 0, 2).reshape(2 * waves, -1)
-    return (base + 0.3 * field.reshape(size, size, 3)).astype(np.float32)
+    return base.astype(np.float32) + np.float32(0.3) * field.reshape(size, size, 3)

@@ -278,8 +278,9 @@ class PartsWorld:
         slope = 0.6 * vary * draws[1] * (np.cos(angle) * ramp[None, :] + np.sin(angle) * ramp[:, None])
         gain = (1 + 0.4 * vary * (draws[2] - 0.5)) * (1 + 0.2 * vary * (draws[3:6] - 0.5))
         noise = np.random.default_rng(noise_seed).standard_normal(color.shape, dtype=np.float32)
-        lit = color * (1 + slope[..., None].astype(np.float32)) * gain.astype(np.float32) + np.float32(0.015) * noise
-        return np.round(255 * np.clip(lit, 0, 1)).astype(np.uint8)
+        noise *= np.float32(255 * 0.015)
+        noise += color * (1 + slope[..., None].astype(np.float32)) * (255 * gain).astype(np.float32)
+        return np.rint(np.clip(noise, 0, 255, out=noise), out=noise).astype(np.uint8)
 
 
 def _rotation(angle: float) -> np.ndarray:
