@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -16,7 +17,7 @@ from glocal.errors import UsageError
 def build_backbone(
     name: str,
     *,
-    pretrained: bool | str = False,
+    pretrained: bool | str | Path = False,
     image_size: int | None = None,
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
@@ -43,20 +44,20 @@ def build_backbone(
     import timm  # seconds: only when a model is built
 
     check_name(name)
+    if stem not in ("native", "cifar"):
+        raise UsageError(f"unknown stem '{stem}'; choose native or cifar")
+    if pretrained is True and not timm.models.is_model_pretrained(name):
+        raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
     required: dict[str, Any] = {}
     if output_stride is not None:
-        required["output_stride"] = output_stride * (4 if stem == "cifar" else 1)  # timm counts from the native stem
+        required["output_stride"] = _timm_output_stride(output_stride, stem)
     if drop_path:
         required["drop_path_rate"] = drop_path
     optional: dict[str, Any] = {"img_size": image_size, "dynamic_img_size": True}
-    if pretrained is True and not timm.models.is_model_pretrained(name):
-        raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
     model = _create(name, required, optional, download=pretrained is True)
     if stem == "cifar":
         _replace_stem(model, name)
-    elif stem != "native":
-        raise UsageError(f"unknown stem '{stem}'; choose native or cifar")
-    if isinstance(pretrained, str):
+    if pretrained and pretrained is not True:
         load_weights(model, read_weights(pretrained), origin=pretrained)
     arguments = {
         "name": name,
@@ -94,6 +95,15 @@ def check_name(name: str) -> None:
         raise UsageError(f"unknown backbone '{name}'; {hint}")
     if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
         raise UsageError(f"unknown weights '{tag}' of {architecture}; timm has {', '.join(known) or 'none'}")
+
+
+def _timm_output_stride(output_stride: int, stem: str) -> int:
+    """timm counts strides as if the stem were the native one."""
+    factor = 4 if stem == "cifar" else 1
+    allowed = [stride // factor for stride in (8, 16, 32)]
+    if output_stride not in allowed:
+        raise UsageError(f"output_stride={output_stride} with the {stem} stem; choose one of {allowed}")
+    return output_stride * factor
 
 
 def _create(name: str, required: dict[str, Any], optional: dict[str, Any], *, download: bool) -> nn.Module:

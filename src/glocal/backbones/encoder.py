@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from glocal.backbones.backbone import Backbone
@@ -72,7 +73,8 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone
         config = {**config, "image_size": image_size or config["image_size"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{directory / DESCRIPTION} is damaged ({error!r}); export the encoder again") from error
-    backbone = build_backbone(**config)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: loading must not move the generator
+        backbone = build_backbone(**config)
     path = directory / WEIGHTS
     load_weights(backbone.model, read_weights(path), origin=path, minimum=1.0)
     return backbone.eval()

@@ -76,7 +76,7 @@ def _probe(model: Any, name: str, image_size: int):
     """What `trace` gives, and the side of its image: small where the model takes any size, else the model's own."""
     info = getattr(model, "feature_info", None)
     small = 4 * info[-1]["reduction"] if info else image_size
-    for size in sorted({min(small, image_size), image_size}):
+    for size in (small, image_size):
         try:
             return *trace(model, torch.zeros(1, 3, size, size)), size
         except (AssertionError, RuntimeError) as error:

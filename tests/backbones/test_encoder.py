@@ -1,0 +1,150 @@
+import json
+import re
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from glocal.backbones import build_backbone, load_encoder, save_encoder
+from glocal.errors import UsageError
+
+IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def trained(name, **options):
+    """A backbone whose BatchNorm statistics have moved, as after training."""
+    torch.manual_seed(0)
+    backbone = build_backbone(name, **options)
+    backbone.train()(IMAGE)
+    return backbone.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"stem": "cifar", "output_stride": 4, "image_size": 64}),
+        ("convnext_atto", {"pool": "mean", "drop_path": 0.1}),
+        ("vit_tiny_patch16_224", {"image_size": 64, "pool": "mean"}),
+        ("xcit_nano_12_p16_224", {}),
+        ("swin_tiny_patch4_window7_224", {"image_size": 64}),
+    ],
+)
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path, name, options):
+    backbone = trained(name, **options)
+    save_encoder(backbone, tmp_path)
+    loaded = load_encoder(tmp_path)
+    assert loaded.config == backbone.config
+    assert not loaded.training
+    with torch.no_grad():
+        before, after = backbone(IMAGE), loaded(IMAGE)
+    assert torch.equal(before.pooled, after.pooled)
+    assert torch.equal(before.tokens, after.tokens)
+    assert torch.equal(before.positions, after.positions)
+
+
+def test_the_files_are_self_explaining(tmp_path):
+    backbone = trained("resnet18", image_size=64, pool="mean")
+    save_encoder(backbone, tmp_path, method="vicregl", step=12)
+    about = json.loads((tmp_path / "encoder.json").read_text())
+    assert about["config"] == backbone.config
+    assert about["config"]["pretrained"] is False
+    assert (about["name"], about["dim"], about["stride"], about["image_size"]) == ("resnet18", 512, 32, 64)
+    assert tuple(about["mean"]) == backbone.mean
+    assert tuple(about["std"]) == backbone.std
+    assert about["extra"] == {"method": "vicregl", "step": 12}
+    assert about["glocal"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.json", "encoder.safetensors"]
+    model = timm.create_model("resnet18", num_classes=0).eval()  # timm's own names
+    model.load_state_dict(load_file(tmp_path / "encoder.safetensors"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGE), backbone(IMAGE).pooled)
+
+
+def test_a_failed_save_leaves_the_old_encoder(tmp_path, monkeypatch):
+    backbone = trained("resnet18")
+    save_encoder(backbone, tmp_path)
+    old = (tmp_path / "encoder.safetensors").read_bytes()
+
+    def fail(tensors, path, metadata):
+        path.write_bytes(old[:100])
+        raise OSError("disk full")
+
+    monkeypatch.setattr("glocal.backbones.encoder.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_encoder(backbone, tmp_path)
+    assert (tmp_path / "encoder.safetensors").read_bytes() == old
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_loading_leaves_the_random_generator_alone(tmp_path):
+    save_encoder(trained("resnet18"), tmp_path)
+    torch.manual_seed(5)
+    expected = torch.rand(())
+    torch.manual_seed(5)
+    load_encoder(tmp_path)
+    assert torch.rand(()) == expected
+
+
+def test_another_image_size(tmp_path):
+    backbone = trained("vit_tiny_patch16_224", image_size=96)
+    save_encoder(backbone, tmp_path)
+    loaded = load_encoder(tmp_path, image_size=64)
+    assert loaded.image_size == 64
+    assert loaded.model.pos_embed.shape[1] == 17
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IMAGE).tokens, backbone(IMAGE).tokens)
+
+
+def test_the_path_of_the_weights_is_enough(tmp_path):
+    save_encoder(trained("resnet18"), tmp_path)
+    assert load_encoder(tmp_path / "encoder.safetensors").name == "resnet18"
+
+
+def test_random_encoders_by_name():
+    backbone = load_encoder("timm:resnet18:random", image_size=64)
+    assert backbone.image_size == 64
+    assert not backbone.training
+    with pytest.raises(UsageError, match="unknown encoder 'timm:resnet18:best'"):
+        load_encoder("timm:resnet18:best")
+
+
+def test_a_missing_run_gets_the_nearest_sibling(tmp_path):
+    save_encoder(trained("resnet18"), tmp_path / "vicregl-photos")
+    with pytest.raises(UsageError, match=re.escape(f"did you mean {tmp_path / 'vicregl-photos'}?")):
+        load_encoder(tmp_path / "vicreg-photos")
+    with pytest.raises(UsageError, match="no encoder at"):
+        load_encoder(tmp_path / "nowhere" / "deep")
+
+
+def test_runs_and_folders_without_an_encoder(tmp_path):
+    with pytest.raises(UsageError, match="holds no encoder"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.yaml").write_text("method: vicreg\n")
+    with pytest.raises(UsageError, match="has no encoder yet, so it has not finished; continue it with --resume"):
+        load_encoder(tmp_path)
+
+
+def test_damaged_encoders(tmp_path):
+    save_encoder(trained("resnet18"), tmp_path)
+    weights = tmp_path / "encoder.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="cannot read"):
+        load_encoder(tmp_path)
+    weights.write_bytes(whole)
+    (tmp_path / "encoder.json").write_text('{"name": "resnet18"')
+    with pytest.raises(UsageError, match=r"encoder.json is damaged"):
+        load_encoder(tmp_path)
+    (tmp_path / "encoder.json").unlink()
+    with pytest.raises(UsageError, match=r"no encoder.json beside"):
+        load_encoder(weights)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    save_encoder(trained("resnet18"), tmp_path)
+    about = json.loads((tmp_path / "encoder.json").read_text())
+    about["config"]["stem"] = "cifar"
+    (tmp_path / "encoder.json").write_text(json.dumps(about))
+    with pytest.raises(UsageError, match="99 of the encoder's 100 tensors match; the first other, conv1.weight"):
+        load_encoder(tmp_path)
