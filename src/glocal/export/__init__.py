@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glocal.errors import UsageError
+from glocal.export.embed import Embeddings, embed_source
 
 if TYPE_CHECKING:
     from glocal.backbones import Backbone
+
+__all__ = ["FORMATS", "Embeddings", "embed_source", "export_encoder"]
 
 FORMATS = {
     "timm": "a folder for timm.create_model('local-dir:...')",

@@ -60,15 +60,23 @@ def trace(backbone: Backbone, image_size: int) -> Trace:
     """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows."""
     graph = EncoderGraph(copy.deepcopy(backbone)).cpu().float().eval().requires_grad_(False)
     image = torch.rand(2, 3, image_size, image_size)
+    free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with quiet():
-        try:
-            sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-            program, any_size = torch.export.export(graph, (image,), dynamic_shapes=(sizes,)), True
-        except (
-            Exception
-        ):  # torch.export refuses in many ways; a fixed size (position embeddings, windows) is all we infer
-            program, any_size = torch.export.export(graph, (image,), dynamic_shapes=({0: Dim.DYNAMIC},)), False
-    return Trace(graph, program, image_size, any_size)
+        if _may_vary(graph.backbone.model):
+            try:
+                return Trace(graph, torch.export.export(graph, (image,), dynamic_shapes=(free,)), image_size, True)
+            except Exception:  # the exporter refuses a size that only looks free in many ways; then it is fixed
+                pass
+        program = torch.export.export(graph, (image,), dynamic_shapes=({0: Dim.DYNAMIC},))
+    return Trace(graph, program, image_size, False)
+
+
+def _may_vary(model: nn.Module) -> bool:
+    """Whether free sizes are worth trying: with attention in windows, the exporter's symbolic algebra takes forever."""
+    names = [type(module).__name__ for module in model.modules()]
+    if getattr(model, "dynamic_img_size", False):
+        return not any("Window" in name for name in names)
+    return not any("Attention" in name for name in names)
 
 
 def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what: str) -> Difference:

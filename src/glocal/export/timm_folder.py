@@ -155,8 +155,8 @@ def _card(
         notes += f" Glocal's dense features are the latter after `model.{late_norm}`, location by location."
     if not same_pool:
         notes += (
-            f" Note: the pooled features are timm's own; '{encoder.pool}' pooling, as in training, cannot be said to timm for"
-            " this architecture (an ONNX export has it)."
+            f" Note: the pooled features are timm's own; '{encoder.pool}' pooling, as in training, cannot be said to timm"
+            " for this architecture (an ONNX export has it)."
         )
     return f"""---
 library_name: timm
