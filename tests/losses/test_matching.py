@@ -42,7 +42,7 @@ OPTIONS = st.fixed_dictionaries(
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 5), SIZES, OPTIONS, st.integers(0, 10**6))
 def test_local_loss_equals_the_loops(batch, dim, sizes, options, seed):
     maps, centers = random_maps(batch, dim, sizes, seed), crops(batch, sizes, seed)
