@@ -76,11 +76,11 @@ def test_stamps_may_leave_the_canvas(place):
 
 def test_grounds_differ_and_get_busier():
     draws = np.random.default_rng(0).random((2, 5, 9))
-    first, second = (drawing.ground(32, d, waves=8, clutter=0.5) for d in draws)
+    first, second = (drawing.ground(32, d, clutter=0.5) for d in draws)
     assert first.shape == (32, 32, 3)
     assert np.abs(first - second).mean() > 0.02
-    flat = drawing.ground(32, draws[0], waves=8, clutter=0.0)
+    flat = drawing.ground(32, draws[0], clutter=0.0)
     assert np.ptp(flat, axis=(0, 1)).max() < 1e-6
     assert np.allclose(
-        drawing.ground(32, draws[0], waves=8, clutter=1.0) - flat, 2 * (first - flat), atol=1e-5
+        drawing.ground(32, draws[0], clutter=1.0) - flat, 2 * (first - flat), atol=1e-5
     )  # clutter is an amplitude

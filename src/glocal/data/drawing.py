@@ -135,15 +135,15 @@ def color(hue: Array, chroma: Array, lightness: Array) -> Array:
     return np.clip(np.asarray(lightness)[..., None] + np.asarray(chroma)[..., None] * np.cos(angle), 0, 1)
 
 
-def ground(size: int, draws: Array, *, waves: int, clutter: float) -> Array:
+def ground(size: int, draws: Array, *, clutter: float) -> Array:
     """A background, (size, size, 3): soft coloured waves of random direction and length.
 
     Args:
         size: pixels per side.
-        draws: (5, waves + 1) uniform numbers.
-        waves: how many.
+        draws: (5, 1 + W) uniform numbers for W waves.
         clutter: their strength, 0 to 1.
     """
+    waves = draws.shape[1] - 1
     (angle, length, phase, weight, hue), first = draws[:, 1:], draws[:, 0]
     frequency = 2 * np.pi * (1 + 11 * length**2) / size
     at = np.arange(size) + 0.5

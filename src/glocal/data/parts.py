@@ -1,13 +1,14 @@
 """A generated world of objects with known parts, for tests, demonstrations and studies where everything must be known.
 
-An object is a body with five different parts around it. All objects are made of the same six parts; the class is the
-order in which the five stand around the body, so neither colour nor texture alone gives it away. Colours are drawn anew
-for each object: what makes a part is its shape and its texture.
+An object is a body with five different parts around it. All objects are made of the same six parts; the class is where
+each of the five stands, so neither colour nor texture alone gives it away. Colours are drawn anew for each object: what
+makes a part is its shape and its texture.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,23 +33,22 @@ _PARTS = {  # number in the mask: shape, texture, radius in object radii
 PART_NAMES = tuple(_PARTS)
 _INITIALS = "BHWTFL"
 
-
-# Who stands where around the body, clockwise from the top in steps of 45 degrees. Two plans differ in at least five of
-# the eight places even when one is mirrored or turned by one step, and in three however it is turned.
-_PLANS = (
-    "H.TW.LF.",
-    "HFW...LT",
-    ".WHLT.F.",
-    "L..HF.TW",
-    "T.H.WFL.",
-    ".WHT.L.F",
-    "H.WTF..L",
-    "W.HLFT..",
-    ".TH.F.LW",
-    "TF.WH.L.",
-    "FTHWL...",
-    "L.W.HTF.",
-)
+# Which part stands where, clockwise from the top in steps of 45 degrees. Two plans differ in at least five of the eight
+# places even when one is mirrored or turned by one step, and in three however it is turned.
+_PLANS = {
+    "A": "H.TW.LF.",
+    "B": "HFW...LT",
+    "C": ".WHLT.F.",
+    "D": "L..HF.TW",
+    "E": "T.H.WFL.",
+    "F": ".WHT.L.F",
+    "G": "H.WTF..L",
+    "H": "W.HLFT..",
+    "I": ".TH.F.LW",
+    "J": "TF.WH.L.",
+    "K": "FTHWL...",
+    "L": "L.W.HTF.",
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PartsWorld:
         n: number of images.
         size: pixels per side.
         split: "train", "val" or "test": other objects of the same classes.
-        classes: number of orders, 2 to 12.
+        classes: number of plans, 2 to 12.
         difficulty: 0 to 1; fainter textures, a busier background, plain shapes behind (up to 6) and in front (up to 2).
         nuisance: 0 to 1; how much position, scale, rotation, mirroring, the joints, light and colour vary. From .5 on
             colours are entirely random; at 0 each part has its own.
@@ -118,8 +118,8 @@ class PartsWorld:
         self.n, self.size, self.split, self.seed = n, size, split, seed
         self.difficulty, self.nuisance = difficulty, nuisance
         self.name = "parts"
-        self.classes: list[str] | None = list("ABCDEFGHIJKL"[:classes])
-        self._classes = classes
+        self._plans = list(_PLANS.values())[:classes]
+        self.classes: list[str] | None = list(_PLANS)[:classes]
         self.labels: np.ndarray | None = np.arange(n, dtype=np.int64) % classes
         self.mask_classes: list[str] | None = ["background", *PART_NAMES]
 
@@ -162,22 +162,25 @@ class PartsWorld:
         if not 0 <= i < self.n:
             raise IndexError(i)
         split = SPLIT_NAMES.index(self.split)
-        look = random.uniform(self.seed, "parts.object", split, i, n=48)
-        scene = random.uniform(self.seed, "parts.view", split, i, view, n=227)
-        label = i % self._classes
-        frames = self._frames(label, look[:8], scene[:24])
+
+        def draws(what: str, *shape: int, of_object: bool = False) -> np.ndarray:
+            keys = (split, i) if of_object else (split, i, view)
+            return random.uniform(self.seed, f"parts.{what}", *keys, n=math.prod(shape)).reshape(shape)
+
+        label = i % len(self._plans)
+        frames = self._frames(self._plans[label], draws("sizes", 6, of_object=True), draws("pose", 17))
         canvas = drawing.Canvas(
-            drawing.ground(self.size, scene[24:149].reshape(5, 25), waves=24, clutter=0.3 + 0.7 * self.difficulty),
+            drawing.ground(self.size, draws("ground", 5, 25), clutter=0.3 + 0.7 * self.difficulty),
             np.zeros((self.size, self.size), np.uint8),
             np.zeros((self.size, self.size, 2), np.float32),
         )
-        self._scatter(canvas, scene[149:203].reshape(6, 9), round(6 * self.difficulty), 0.05)
-        colors = self._colors(look[8:44].reshape(6, 6))
+        self._scatter(canvas, draws("behind", 6, 8)[: round(6 * self.difficulty)], 0.05)
+        colors = self._colors(draws("colors", 6, 6, of_object=True))
         for p in (*range(1, 6), 0):  # the body hides the joints
             shape, texture, _ = _PARTS[PART_NAMES[p]]
             drawing.stamp(canvas, frames[p], shape, texture, colors[p], number=p + 1)
-        self._scatter(canvas, scene[203:221].reshape(2, 9), round(2 * self.difficulty), 0.035)
-        image = self._light(canvas.color, scene[221:227], random.derive(self.seed, "parts.noise", split, i, view))
+        self._scatter(canvas, draws("front", 2, 8)[: round(2 * self.difficulty)], 0.035)
+        image = self._light(canvas.color, draws("light", 6), random.derive(self.seed, "parts.noise", split, i, view))
         return _describe_sample(image, label, canvas, frames)
 
     def correspondences(self, i: int, view_a: int, view_b: int) -> tuple[np.ndarray, np.ndarray]:
@@ -205,13 +208,14 @@ class PartsWorld:
             test: number of test images; a quarter of the training images if None.
         """
         out = Path(out)
+        names = list(_PLANS)
         sizes = {"train": self.n, "test": max(1, self.n // 4) if test is None else test}
         for split, n in sizes.items():
             world = PartsWorld(
                 n,
                 self.size,
                 split=split,
-                classes=self._classes,
+                classes=len(self._plans),
                 difficulty=self.difficulty,
                 nuisance=self.nuisance,
                 seed=self.seed,
@@ -219,28 +223,28 @@ class PartsWorld:
             for i in range(n):
                 sample = world.sample(i)
                 for kind, pixels in (("images", sample.image), ("masks", sample.mask)):
-                    folder = out / split / kind / "ABCDEFGHIJKL"[sample.label]
+                    folder = out / split / kind / names[sample.label]
                     folder.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / f"{i:05d}.png")
         (out / "classes.json").write_text(json.dumps({"mask_names": self.mask_classes}) + "\n", encoding="utf-8")
         return out
 
-    def _frames(self, label: int, look: np.ndarray, scene: np.ndarray) -> np.ndarray:
-        """(6, 2, 3): where each part is, in pixels. `look` (8,) is the object's, `scene` (24,) the view's."""
+    def _frames(self, plan: str, sizes: np.ndarray, pose: np.ndarray) -> np.ndarray:
+        """(6, 2, 3): where each part is, in pixels. `sizes` (6,) are the object's draws, `pose` (17,) the view's."""
         vary = self.nuisance
-        x, y, scale, turn, mirror = scene[:5]
+        x, y, scale, turn, mirror = pose[:5]
         unit = self.size * 0.44 * (1 - 0.4 * vary * scale)  # pixels per object radius
         center = self.size * (0.5 + 0.2 * vary * (np.array([x, y]) - 0.5))
         whole = _rotation(np.deg2rad(50) * vary * (2 * turn - 1)) * unit
-        if mirror < vary / 2 or (vary >= 1 and mirror < 0.5):
+        if mirror < vary / 2:
             whole = whole @ np.diag([-1.0, 1.0])
-        slots = np.array([max(_PLANS[label].find(initial), 0) for initial in _INITIALS]) * np.pi / 4 - np.pi / 2
+        slots = np.array([max(plan.find(initial), 0) for initial in _INITIALS]) * np.pi / 4 - np.pi / 2
         slots[0] = 0
-        slots = slots + 0.3 * vary * (scene[5:11] - 0.5)
-        bend = 0.9 * vary * (scene[11:17] - 0.5)
+        slots = slots + 0.3 * vary * (pose[5:11] - 0.5)
+        bend = 0.9 * vary * (pose[11:17] - 0.5)
         frames = np.empty((6, 2, 3))
         for p, name in enumerate(PART_NAMES):
-            radius = _PARTS[name][2] * (1 + 0.3 * vary * (look[p] - 0.5))
+            radius = _PARTS[name][2] * (1 + 0.3 * vary * (sizes[p] - 0.5))
             distance = 0.7 if p else 0.0
             place = distance * np.array([1.06 * np.cos(slots[p]), 0.97 * np.sin(slots[p])])
             frames[p, :, :2] = whole @ _rotation(slots[p] + bend[p]) * radius
@@ -260,10 +264,10 @@ class PartsWorld:
         bright = drawing.color(hue + 0.12 * free * (draws[:, 1] - 0.5), chroma, middle + sign * contrast / 2)
         return np.stack((dark, bright), 1)
 
-    def _scatter(self, canvas: drawing.Canvas, draws: np.ndarray, count: int, radius: float) -> None:
-        """Plain shapes that are part of nothing. `draws` is (>= count, 9)."""
+    def _scatter(self, canvas: drawing.Canvas, draws: np.ndarray, radius: float) -> None:
+        """Plain shapes that are part of nothing, one for each row of `draws` (M, 8)."""
         shapes = (drawing.disc, drawing.triangle, drawing.capsule, drawing.ellipse)
-        for x, y, kind, turn, scale, hue, chroma, lightness, _ in draws[:count]:
+        for x, y, kind, turn, scale, hue, chroma, lightness in draws:
             frame = np.empty((2, 3))
             frame[:, :2] = _rotation(2 * np.pi * turn) * self.size * radius * (0.7 + 0.9 * scale)
             frame[:, 2] = np.array([x, y]) * self.size
