@@ -88,9 +88,8 @@ def test_tokens_of_a_convnext_are_normalised_per_location(backbones):
         features = backbone(images())
     expected = F.layer_norm(raw.permute(0, 2, 3, 1), (320,), norm.weight, norm.bias, norm.eps)
     torch.testing.assert_close(features.dense, expected.permute(0, 3, 1, 2))
-    assert not torch.allclose(
-        features.pooled, features.tokens.mean(1), atol=1e-2
-    )  # norm of the mean, mean of the norms
+    # The norm of the mean is not the mean of the norms.
+    assert not torch.allclose(features.pooled, features.tokens.mean(1), atol=1e-2)
 
 
 def test_tokens_of_a_vit_leave_out_the_prefix(backbones):

@@ -14,7 +14,7 @@ def test_the_tag_of_the_weights_is_part_of_the_name():
 def test_an_unknown_name_gets_the_nearest_ones():
     with pytest.raises(UsageError, match=r"unknown backbone 'resnet81'; did you mean .*resnet18"):
         build_backbone("resnet81")
-    with pytest.raises(UsageError, match="unknown weights 'nope' of resnet18; timm has resnet18.a1_in1k"):
+    with pytest.raises(UsageError, match=r"unknown weights 'nope' of resnet18; timm has resnet18.a1_in1k"):
         build_backbone("resnet18.nope")
 
 
@@ -93,7 +93,7 @@ def test_without_a_network_pretrained_weights_are_one_clear_error(monkeypatch, t
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UsageError, match="could not be downloaded.*pretrained=PATH") as raised:
+    with pytest.raises(UsageError, match=r"could not be downloaded.*pretrained=PATH") as raised:
         build_backbone("resnet18", pretrained=True)
     assert "\n" not in str(raised.value)
 

@@ -49,7 +49,9 @@ def support(dense, image, row, column):
         ("poolformer_s12", {}, 640, (32, 1.5)),  # 7×7 stem of stride 4, padding 2
         ("convnext_atto", {}, 1408, (32, 16.0)),
         ("convnext_atto", {}, 1420, (32, 16.0)),
-        ("convnext_atto", {"output_stride": 16}, 1408, (16, 8.0)),
+        ("convnext_atto", {"output_stride": 16}, 1408, (16, 16.0)),  # a 2×2 convolution that no longer strides
+        ("convnext_atto", {"output_stride": 8}, 1408, (8, 8.0)),
+        ("resnet18d", {"output_stride": 16}, 640, (16, 0.5)),  # a 2×2 pooling in the shortcut
     ],
 )
 def test_cells_are_the_midpoints_of_their_gradients_support(name, options, width, expected):

@@ -146,5 +146,5 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     about = json.loads((tmp_path / "encoder.json").read_text())
     about["config"]["stem"] = "cifar"
     (tmp_path / "encoder.json").write_text(json.dumps(about))
-    with pytest.raises(UsageError, match="99 of the encoder's 100 tensors match; the first other, conv1.weight"):
+    with pytest.raises(UsageError, match=r"99 of the encoder's 100 tensors match; the first other, conv1.weight"):
         load_encoder(tmp_path)

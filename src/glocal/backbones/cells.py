@@ -31,9 +31,14 @@ class Step:
         """Number of input cells from the first one it reads to the last one, both included."""
         return (self.kernel - 1) * self.dilation + 1
 
+    @property
+    def shift(self) -> float:
+        """Where output cell 0 is centred, in input cells from the centre of input cell 0."""
+        return (self.reach - 1) / 2 - self.padding
+
 
 def trace(model: Any, image: Tensor) -> tuple[Tensor, Tensor, list[Step]]:
-    """Run a model in eval mode without gradient, and list the operations that change the resolution.
+    """Run a model in eval mode without gradient, and list the operations that change the resolution or move the grid.
 
     Args:
         model: a timm model; its training modes and BatchNorm statistics are left as they were.
@@ -48,7 +53,8 @@ def trace(model: Any, image: Tensor) -> tuple[Tensor, Tensor, list[Step]]:
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         step = _step(module, inputs[0].shape[-1], output.shape[-1])
-        if step.size_out != step.size_in:
+        # At equal size only a convolution of even width moves the trunk (a dilated ConvNeXt); poolings are in shortcuts.
+        if step.size_out != step.size_in or (isinstance(module, nn.Conv2d) and step.shift != 0):
             steps.append(step)
 
     training = {module: module.training for module in model.modules()}
@@ -82,7 +88,7 @@ def locate(steps: list[Step], size: int, side: int) -> tuple[int, float]:
     while ahead := [i for i in range(start, len(steps)) if steps[i].size_in == reached]:
         chosen = max(ahead, key=lambda i: (steps[i].size_out, steps[i].reach))
         step = steps[chosen]
-        offset += ((step.reach - 1) / 2 - step.padding) * jump
+        offset += step.shift * jump
         jump *= step.stride
         start, reached = chosen + 1, step.size_out
     if reached == side:
