@@ -26,7 +26,7 @@ def write_report(
     Args:
         run_dir: the run directory.
         encoder: the trained Backbone; loaded from the run when left out.
-        source: images to show, an `ImageSource` or what `glocal.data.open_source` takes; those of config.yaml when left out.
+        source: images to show, whatever `glocal.data.open_source` takes; those of config.yaml when left out.
         baselines: also show what the same network does untrained.
         out: the file to write; report.html in the run directory when left out.
 

@@ -27,7 +27,7 @@ ARM_NAMES = {"encoder": "This run", "random": "Random initialisation", "pixels":
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "glocal",
-    "font.size": 11,
+    "font.size": 12.5,
     "axes.edgecolor": COLOURS["rule"],
     "axes.labelcolor": COLOURS["soft"],
     "axes.spines.top": False,
@@ -81,7 +81,7 @@ def line_chart(
         zero: let the y axis start at zero.
     """
     with _styled():
-        figure, axes = _axes(340, 210, left=42, right=10, top=10, bottom=38)
+        figure, axes = _axes(340, 210, left=46, right=12, top=10, bottom=44)
         for colour, (x, y) in lines.values():
             few = len(x) <= 12
             axes.plot(x, y, color=COLOURS[colour], marker="o" if few else None, markersize=3.5)
@@ -98,32 +98,23 @@ def line_chart(
         return _svg(figure, title)
 
 
-def bar_chart(groups: dict[str, list[tuple[str, float, str]]], *, title: str, most: float) -> str:
-    """Horizontal bars in groups, each with its value written at its end, as SVG.
+def bar_chart(bars: list[tuple[str, float, str]], *, title: str) -> str:
+    """Horizontal bars of fractions, the axis from 0 to 1, each with its value written at its end, as SVG.
 
     Args:
-        groups: group name -> (colour variable, value, printed value).
+        bars: (colour variable, value, printed value).
         title: read out by screen readers.
-        most: value at the right end of the axis.
     """
-    bar, gap, head = 17, 16, 18
-    height = sum(head + bar * len(bars) + gap for bars in groups.values()) - gap + 6
+    bar = 20
     with _styled():
-        figure, axes = _axes(340, height, left=2, right=46, top=2, bottom=2)
+        figure, axes = _axes(230, bar * len(bars), left=0, right=50, top=0, bottom=0)
         axes.set_axis_off()
-        axes.set_xlim(0, most or 1.0)
-        axes.set_ylim(height, 0)
-        y = 0.0
-        for name, bars in groups.items():
-            axes.text(0, y + head / 2, name, va="center", ha="left")
-            y += head
-            for colour, value, text in bars:
-                axes.barh(y + bar / 2, value, height=bar - 4, color=COLOURS[colour], linewidth=0)
-                axes.annotate(
-                    text, (max(value, 0), y + bar / 2), (5, 0), textcoords="offset points", va="center", ha="left"
-                )
-                y += bar
-            y += gap
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(bars), 0)
+        for k, (colour, value, text) in enumerate(bars):
+            axes.barh(k + 0.5, 1, height=0.72, color=COLOURS["grid"], linewidth=0)
+            axes.barh(k + 0.5, value, height=0.72, color=COLOURS[colour], linewidth=0)
+            axes.annotate(text, (1, k + 0.5), (6, 0), textcoords="offset points", va="center", ha="left")
         return _svg(figure, title)
 
 
@@ -200,6 +191,7 @@ def _themed(svg: str, title: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: m.group(0) if m.group(1) in used else "", body)
     body = body.replace("xlink:href", "href")
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    body = re.sub(r"font-family:[^;\"]*;? *", "", body)
     body = re.sub(r"\n\s*", "\n", re.sub(r"<!--.*?-->", "", body, flags=re.S))
     for name, stand_in in COLOURS.items():
         body = body.replace(stand_in, f"var(--{name})")

@@ -29,11 +29,13 @@ TILE = 160
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the images were: `name`, their number, and their classes if they have labels."""
+    """The images shown: their name, how many there are to choose from, their classes if they have labels, and the split
+    ("test", "val") if they are kept apart from those trained on."""
 
     name: str
     images: int
     classes: list[str] | None
+    split: str | None
 
 
 @dataclass
@@ -77,11 +79,11 @@ def gather(run_dir: str | Path, *, encoder: Backbone | None, source: Any, baseli
     run = read_run(run_dir)
     report = ReportData(run, diagnoses=[_sentence(found) for found in diagnose([*run.training, *run.monitor])])
     encoder = _encoder(run, encoder, report)
-    images = _source(run, source, report)
+    images, split = _source(run, source, report)
     if encoder is not None:
         report.encoder = _facts(encoder)
     if images is not None:
-        report.data = DataFacts(images.name, len(images), images.classes)
+        report.data = DataFacts(images.name, len(images), images.classes, split)
     if encoder is not None and images is not None:
         arms = {"encoder": encoder}
         if baselines:
@@ -150,19 +152,24 @@ def _encoder(run: RunRecord, encoder: Backbone | None, report: ReportData) -> Ba
     return load_encoder(run.path)
 
 
-def _source(run: RunRecord, source: Any, report: ReportData) -> ImageSource | None:
-    """The images to show: of the run's data those it was not trained on, if they are kept apart."""
+def _source(run: RunRecord, source: Any, report: ReportData) -> tuple[ImageSource | None, str | None]:
+    """The images to show and their split: of the run's data those it was not trained on, where they are kept apart."""
     if source is not None:
-        return open_source(source)
+        return open_source(source), None
     spec = run.setting("data")
     if spec is None:
-        report.notes.setdefault("pictures", "No images were given and config.yaml names none, so there are no pictures.")
-        return None
+        report.notes.setdefault(
+            "pictures", "No images were given and config.yaml names none, so there are no pictures."
+        )
+        return None, None
     try:
-        return open_source(spec, split=next((name for name in ("test", "val") if has_split(spec, name)), None))
+        split = next((name for name in ("test", "val") if has_split(spec, name)), None)
+        return open_source(spec, split=split), split
     except (UsageError, OSError) as error:
-        report.notes.setdefault("pictures", f"The run's images could not be opened ({error}), so there are no pictures.")
-        return None
+        report.notes.setdefault(
+            "pictures", f"The run's images could not be opened ({error}), so there are no pictures."
+        )
+        return None, None
 
 
 def _untrained(encoder: Backbone) -> Backbone:

@@ -16,7 +16,7 @@ from glocal.report.photographs import features_of
 from glocal.views import View
 
 LARGE, SMALL, APART = 0.8, 0.6, 0.2
-"""Sides of the two crops, and the distance of their centres along each axis, as fractions of the photograph's short side."""
+"""Sides of the two crops and the distance of their centres along each axis, in short sides of the photograph."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Matches:
 
 
 def crop_pair(size: tuple[int, int], side: int, *, flip: bool) -> tuple[View, View]:
-    """Two overlapping square crops of a photograph of `size` (width, height): a large one, and a small one further right and
-    down, mirrored when `flip`. As views without pixels."""
+    """Two overlapping square crops of a photograph of `size` (width, height), as views without pixels: a large one,
+    and a small one further right and down, mirrored when `flip`."""
     short = min(size)
     views = []
     for fraction, shift, mirrored in ((LARGE, -APART / 2, False), (SMALL, APART / 2, flip)):
@@ -53,7 +53,7 @@ def crop_pair(size: tuple[int, int], side: int, *, flip: bool) -> tuple[View, Vi
 
 
 def take(image: Image.Image, size: tuple[int, int], view: View) -> Image.Image:
-    """The crop of a view (axis-aligned, mirrored or not), from an image decoded at any resolution of a source of `size`."""
+    """The crop of a view (upright, mirrored or not), from an image decoded at any resolution of a source of `size`."""
     side = view.pixels.shape[-1]
     (a, _, x), (_, d, y) = view.affine[0].tolist()
     across, down = image.width / size[0], image.height / size[1]
@@ -90,7 +90,7 @@ def match(dense: Tensor, cells: Tensor, a: View, b: View) -> tuple[Tensor, Tenso
 def match_photographs(
     encoder: nn.Module, source: ImageSource, indices: list[int], side: int, count: int
 ) -> list[Matches]:
-    """Matches in up to `count` photographs, tried in the order of `indices`; every other one with a mirrored second crop."""
+    """Matches in up to `count` photographs, tried in the order of `indices`; every other second crop is mirrored."""
     found: list[Matches] = []
     for i in indices:
         if len(found) == count:

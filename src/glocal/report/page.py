@@ -8,6 +8,7 @@ from PIL import Image
 
 from glocal.report.figures import ARM_NAMES, data_uri, match_drawing
 from glocal.report.gather import ReportData
+from glocal.report.matches import Matches
 from glocal.report.photographs import Photograph
 from glocal.report.sections import curves, missing, scores, section, spectra, what_was_run
 from glocal.report.showing import Neighbours, PCAMap
@@ -59,80 +60,71 @@ def render(report: ReportData) -> str:
 
 def pca_section(report: ReportData) -> str:
     """Photographs beside the colours of their dense features."""
-    caption = (
-        "The three strongest directions of variation of the dense features, computed over all these photographs together, as red, "
-        "green and blue. Look for the same colour on the same kind of thing in different photographs, and for edges where objects "
-        "end; an untrained network mostly follows brightness and position."
-    )
+    title = "Maps of dense features"
     if not report.pca:
-        return section("maps", "Maps of dense features", missing(report, "dense"))
-    arms = list(report.pca[0].maps)
-    heads = "".join(f"<span>{escape(name)}</span>" for name in ("Photograph", *(ARM_NAMES[arm] for arm in arms)))
-    rows = "".join(_map_row(row, heads) for row in report.pca)
-    return section("maps", "Maps of dense features", f'<p class="caption">{caption}</p><div class="maps">{rows}</div>')
+        return section("maps", title, missing(report, "dense"))
+    order = ", ".join(ARM_NAMES[arm].lower() for arm in report.pca[0].maps)
+    caption = (
+        f"Each photograph, then its dense features ({order}): their three strongest directions of variation over all "
+        "these photographs, as red, green and blue. Look for one colour on one kind of thing in different photographs, "
+        "and for edges where objects end rather than where brightness changes."
+    )
+    rows = "".join(_map_row(row) for row in report.pca)
+    return section("maps", title, f'<p class="caption">{caption}</p><div class="maps">{rows}</div>')
 
 
 def neighbours_section(report: ReportData) -> str:
     """Queries and their nearest photographs."""
+    title = "Nearest neighbours"
     if not report.neighbours:
-        return section("neighbours", "Nearest neighbours", missing(report, "pictures"))
-    labelled = report.neighbours[0].query.label is not None
+        return section("neighbours", title, missing(report, "pictures"))
+    first = report.neighbours[0]
+    rows = " Upper row: this run; lower row: random initialisation." if len(first.nearest) > 1 else ""
+    frame = " A green frame marks the class of the photograph asked about." if first.query.label is not None else ""
     caption = (
-        f"Each photograph on the left, and the most similar of {report.gallery - 1} others by its pooled feature, nearest first. "
-        "Look for neighbours alike in what they show rather than in colour, background or pose."
-        + (" A green frame marks the query's own class." if labelled else "")
+        f"Each photograph on the left, and the most similar of {report.gallery - 1} others by pooled feature, the "
+        f"nearest first.{rows}{frame} Look for neighbours alike in what they show, not in colour, background or pose."
     )
     queries = "".join(_query(neighbours, report) for neighbours in report.neighbours)
-    return section(
-        "neighbours", "Nearest neighbours", f'<p class="caption">{caption}</p><div class="retrieval">{queries}</div>'
-    )
+    return section("neighbours", title, f'<p class="caption">{caption}</p><div class="retrieval">{queries}</div>')
 
 
 def matches_section(report: ReportData) -> str:
     """Matches drawn between two crops of the same photograph."""
+    title = "Matches between two views"
     mine = report.matches.get("encoder", [])
     if not mine:
-        return section("matches", "Matches between two views", missing(report, "dense"))
-    shares = {arm: _share(found) for arm, found in report.matches.items()}
-    numbers = f"This run finds {shares['encoder']:.0f}% of them"
-    numbers += f", the untrained network {shares['random']:.0f}%." if "random" in shares else "."
+        return section("matches", title, missing(report, "dense"))
+    right = ", ".join(f"{_share(found)} for {ARM_NAMES[arm].lower()}" for arm, found in report.matches.items())
     caption = (
-        "Two crops of one photograph, at different scales, every other second one mirrored. Each cell of the left crop that the "
-        "right one also shows is joined to its most similar cell there: green when that is within one cell of the same spot, "
-        f"red and dashed when it is not. {numbers} Look for green lines on objects, and for red ones on plain background."
+        "Two crops of one photograph, the second smaller and sometimes mirrored. Each place of the first that the "
+        "second shows is joined to its most similar place there: green where that is within one cell of the same spot, "
+        f"red and dashed where it is not. Right: {right}. Look for green on objects; red on plain ground means little."
     )
+    untrained = report.matches.get("random", [])
+    notes = [f", untrained {_share([found])}" for found in untrained] or [""] * len(mine)
     pairs = "".join(
-        f"<figure>{match_drawing(found)}<figcaption><b>{_percent(found.hits.mean())}</b> of {len(found.hits)}"
-        f"{_untrained_share(report, k)} · {escape(found.key)}</figcaption></figure>"
-        for k, found in enumerate(mine)
+        f"<figure>{match_drawing(found)}<figcaption><b>{_share([found])}</b> of {len(found.hits)}{note} · "
+        f"{escape(found.key)}</figcaption></figure>"
+        for found, note in zip(mine, notes, strict=True)
     )
-    return section(
-        "matches", "Matches between two views", f'<p class="caption">{caption}</p><div class="pairs">{pairs}</div>'
-    )
+    return section("matches", title, f'<p class="caption">{caption}</p><div class="pairs">{pairs}</div>')
 
 
-def _untrained_share(report: ReportData, k: int) -> str:
-    found = report.matches.get("random", [])
-    return f", untrained {_percent(found[k].hits.mean())}" if k < len(found) and len(found[k].hits) else ""
-
-
-def _share(found: list) -> float:
+def _share(found: list[Matches]) -> str:
+    """The share of matches that are right, in percent."""
     total = sum(len(matches.hits) for matches in found)
-    return 100 * sum(int(matches.hits.sum()) for matches in found) / total if total else 0.0
+    return f"{100 * sum(int(matches.hits.sum()) for matches in found) / total:.0f}%" if total else "–"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%"
-
-
-def _map_row(row: PCAMap, heads: str) -> str:
+def _map_row(row: PCAMap) -> str:
     tiles = [_tile(row.photograph)]
     tiles += [
         f'<img src="{data_uri(map_, quality=85)}" width="{map_.width}" height="{map_.height}" '
         f'alt="{escape(ARM_NAMES[arm])}: features of {escape(row.photograph.key)}">'
         for arm, map_ in row.maps.items()
     ]
-    return f'<div><div class="strip heads">{heads}</div><div class="strip">{"".join(tiles)}</div></div>'
+    return f'<div class="strip">{"".join(tiles)}</div>'
 
 
 def _query(neighbours: Neighbours, report: ReportData) -> str:
@@ -140,11 +132,15 @@ def _query(neighbours: Neighbours, report: ReportData) -> str:
     classes = report.data.classes if report.data else None
     name = classes[query.label] if classes and query.label is not None else query.key
     rows = "".join(
-        f'<div class="row"><p>{ARM_NAMES[arm]}</p><div class="strip">'
-        f"{''.join(_tile(found, same=query.label is not None and found.label == query.label) for found in nearest)}</div></div>"
-        for arm, nearest in neighbours.nearest.items()
+        f'<div class="strip five">{"".join(_tile(tile, same=_same_class(tile, query)) for tile in nearest)}</div>'
+        for nearest in neighbours.nearest.values()
     )
-    return f'<div class="query"><div>{_tile(query)}<p class="name">{escape(name)}</p></div><div>{rows}</div></div>'
+    left = f'<div>{_tile(query)}<p class="name">{escape(name)}</p></div>'
+    return f'<div class="query">{left}<div class="rows">{rows}</div></div>'
+
+
+def _same_class(a: Photograph, b: Photograph) -> bool:
+    return a.label is not None and a.label == b.label
 
 
 def _tile(photograph: Photograph, *, same: bool = False, side: int = 128) -> str:
@@ -154,7 +150,7 @@ def _tile(photograph: Photograph, *, same: bool = False, side: int = 128) -> str
 
 
 def _subtitle(report: ReportData) -> str:
-    parts = [str(report.encoder.get("name") or report.run.setting("backbone") or "")]
-    if report.data:
-        parts.append(f"{report.data.images:,} images from {report.data.name}")
-    return ", ".join(part for part in parts if part)
+    run = report.run
+    name = str(report.encoder.get("name") or run.setting("backbone") or "")
+    count = f"{run.trained:,} images of " if run.trained else ""
+    return ", ".join(part for part in (name, f"trained on {count}{report.data.name}" if report.data else "") if part)

@@ -34,7 +34,7 @@ class Photograph:
 
 
 def choose(source: ImageSource, count: int) -> list[int]:
-    """`count` sample ids (or as many as there are), the same ones for the same source, taking turns between its classes."""
+    """`count` sample ids (or as many as there are), always the same ones, taking turns between the classes."""
     order = permutation(len(source), 0, "report")
     if source.labels is not None:
         labels = np.asarray(source.labels)[order]

@@ -56,6 +56,12 @@ class RunRecord:
         count = self.meta.get("n_test")
         return count if isinstance(count, int) and count > 0 else None
 
+    @property
+    def trained(self) -> int | None:
+        """Number of images trained on, if known."""
+        count = (self.encoder.get("extra") or {}).get("images")
+        return count if isinstance(count, int) and count > 0 else None
+
     def setting(self, *names: str) -> Any:
         """The first of these config keys that is set, at any depth (shallow first), or None."""
         for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from html import escape
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,19 @@ from glocal.report.words import (
 )
 
 SETTINGS = {
-    "preset": "preset",
-    "epochs": "epochs",
-    "max_steps": "at most steps",
-    "batch_size": "batch",
-    "accumulate": "accumulate",
-    "image_size": "crop, px",
-    "optimizer": "optimiser",
-    "lr": "learning rate",
-    "weight_decay": "weight decay",
-    "alpha": "alpha",
-    "precision": "precision",
-    "seed": "seed",
+    "preset": "preset {}",
+    "epochs": "{} epochs",
+    "max_steps": "at most {} steps",
+    "batch_size": "batches of {}",
+    "image_size": "crops of {} px",
+    "optimizer": "{}",
+    "lr": "learning rate {}",
+    "weight_decay": "weight decay {}",
+    "alpha": "alpha {}",
+    "precision": "precision {}",
+    "seed": "seed {}",
 }
+"""The settings that are named; all of them are in config.yaml, which is shown too."""
 
 
 def section(name: str, title: str, body: str) -> str:
@@ -56,17 +57,17 @@ def what_was_run(report: ReportData) -> str:
     """Method, encoder, data, settings, time, versions; the whole configuration and the skipped files to unfold."""
     run = report.run
     title, paper = method_words(run)
-    settings = ", ".join(
-        f"{words} {_value(run.config[name])}" for name, words in SETTINGS.items() if run.config.get(name) is not None
-    )
+    settings = [
+        words.format(_value(run.config[name])) for name, words in SETTINGS.items() if run.config.get(name) is not None
+    ]
     facts = {
         "Method": title if not paper else f"{title}. {paper}.",
         "Backbone": _backbone(report),
         "Data": _data(report),
-        "Settings": settings,
+        "Settings": ", ".join(settings),
         "Training": _training(run),
-        "Report made with": _versions(),
-        "On": _hardware(),
+        "Versions": _versions(),
+        "Hardware": _hardware(),
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items() if value)
     return section(
@@ -83,14 +84,15 @@ def scores(report: ReportData) -> str:
         return section("scores", "Scores", f'<p class="missing">{note}</p>')
     arms = [arm for arm in ARMS if run.scores.get(arm)]
     caption = _tested(run) + (
-        "Random initialisation is the same network untrained; raw pixels use no network at all. What training has added is the "
-        "distance from the larger of the two. The best of each row is bold."
+        "Random initialisation is the same network untrained; raw pixels use no network at all. What training has "
+        "added is the distance from the larger of the two. The best of each row is bold."
         if len(arms) > 1
         else "There are no baselines to compare with."
     )
     head = "".join(f"<th>{ARM_NAMES[arm]}</th>" for arm in arms)
     body = "".join(_task_rows(task, metrics, run, arms) for task, metrics in mine.items())
-    table = f'<div class="scroll"><table><thead><tr><th><span class="hidden">Metric</span></th>{head}</tr></thead>{body}</table></div>'
+    head = f'<thead><tr><th><span class="hidden">Metric</span></th>{head}</tr></thead>'
+    table = f'<div class="scroll"><table>{head}{body}</table></div>'
     return section("scores", "Scores", f'<p class="caption">{caption}</p>{_score_bars(run, arms)}{table}')
 
 
@@ -99,7 +101,7 @@ def curves(report: ReportData) -> str:
     run = report.run
     length = epoch_length(run.monitor)
     unit = "epoch" if length else "step"
-    terms = sorted({name for line in run.training for name in line if name.startswith("loss/")})
+    terms = list(dict.fromkeys(name for line in run.training for name in line if name.startswith("loss/")))
     charts = [
         _curve("Loss", run.training, {"loss": "total"}, length),
         _curve("Loss terms", run.training, {name: name.removeprefix("loss/") for name in terms}, length),
@@ -114,8 +116,8 @@ def curves(report: ReportData) -> str:
             "curves", "Training", '<p class="missing">metrics.jsonl is missing or holds nothing to draw.</p>'
         )
     caption = (
-        f"Per {unit}. Healthy training: the loss falls and flattens; rank rises or holds, since a rank that falls towards one is a "
-        "collapse; accuracy, watched on training images only, still rising at the end means that longer training would pay."
+        f"Per {unit}. Healthy training: the loss falls and flattens; rank rises or holds (towards 1 it is a collapse). "
+        "Accuracy, on training images only, that still rises at the end means that longer training would pay."
     )
     return section("curves", "Training", f'<p class="caption">{caption}</p><div class="charts">{drawn}</div>')
 
@@ -125,7 +127,7 @@ def spectra(report: ReportData) -> str:
     if not report.spectra:
         return section("spectrum", "Spectrum", missing(report, "pictures"))
     caption = (
-        f"Singular values of the centred features of {report.gallery} photographs over the largest of them, on a logarithmic axis. "
+        f"Singular values of the centred features of {report.gallery} photographs over the largest, logarithmic. "
         "A slow fall means that many directions are in use; a cliff means that the directions beyond it hold nothing."
     )
     charts = []
@@ -171,15 +173,9 @@ def _curve(
 def _chart(
     title: str, lines: dict[str, tuple[str, Series]], *, x_label: str, log: bool = False, zero: bool = False
 ) -> str:
-    legend = ""
-    if len(lines) > 1:
-        keys = "".join(
-            f'<span><i style="background:var(--{colour})"></i>{escape(name)}</span>'
-            for name, (colour, _) in lines.items()
-        )
-        legend = f'<p class="legend">{keys}</p>'
     svg = line_chart(lines, title=title, x_label=x_label, log=log, zero=zero)
-    return f'<div class="chart"><h3>{escape(title)}</h3>{legend}{svg}</div>'
+    legend = _legend({name: colour for name, (colour, _) in lines.items()}) if len(lines) > 1 else ""
+    return f'<div class="chart"><h3>{escape(title)}</h3>{svg}{legend}</div>'
 
 
 def _ranked(values: Spectrum) -> Series:
@@ -200,9 +196,7 @@ def _task_rows(task: str, metrics: dict[str, float], run: RunRecord, arms: list[
         values = [run.scores[arm].get(task, {}).get(name) for arm in arms]
         there = [value for value in values if value is not None]
         best = max(there) if name in HIGHER else min(there) if name in LOWER else None
-        cells = "".join(
-            _cell(name, value, bold=value is not None and value == best and len(there) > 1) for value in values
-        )
+        cells = "".join(_cell(name, value, bold=value == best and min(there) < max(there)) for value in values)
         rows.append(f"<tr><th>{escape(metric_name(name))}</th>{cells}</tr>")
     return f"<tbody>{''.join(rows)}</tbody>"
 
@@ -213,28 +207,36 @@ def _cell(name: str, value: float | None, *, bold: bool) -> str:
 
 
 def _score_bars(run: RunRecord, arms: list[str]) -> str:
-    groups = {}
+    charts = []
     for task, metrics in run.scores["encoder"].items():
         name = main_metric(metrics)
-        if name in SHARES:
-            bars = [
-                (ARM_COLOURS[arm], value, score(name, value))
-                for arm in arms
-                if (value := run.scores[arm].get(task, {}).get(name)) is not None
-            ]
-            groups[f"{task_name(task)}: {metric_name(name)}"] = bars
-    if not groups:
-        return ""
-    keys = "".join(f'<span><i style="background:var(--{ARM_COLOURS[arm]})"></i>{ARM_NAMES[arm]}</span>' for arm in arms)
-    most = max(value for bars in groups.values() for _, value, _ in bars)
-    return f'<div class="chart bars"><p class="legend">{keys}</p>{bar_chart(groups, title="Scores by task", most=most)}</div>'
+        if name not in SHARES:
+            continue
+        values = {arm: value for arm in arms if (value := run.scores[arm].get(task, {}).get(name)) is not None}
+        bars = [(ARM_COLOURS[arm], value, score(name, value)) for arm, value in values.items()]
+        title = f"{task_name(task)}: {metric_name(name)}"
+        head = f"<h3>{escape(task_name(task))}<small>{escape(metric_name(name))}</small></h3>"
+        charts.append(f'<div class="chart bar">{head}{bar_chart(bars, title=title)}</div>')
+    return (
+        f'{_legend({ARM_NAMES[arm]: ARM_COLOURS[arm] for arm in arms})}<div class="charts bars">{"".join(charts)}</div>'
+        if charts
+        else ""
+    )
+
+
+def _legend(colours: dict[str, str]) -> str:
+    """Names and the lines they stand for."""
+    keys = "".join(
+        f'<span><i style="background:var(--{colour})"></i>{escape(name)}</span>' for name, colour in colours.items()
+    )
+    return f'<p class="legend">{keys}</p>'
 
 
 def _tested(run: RunRecord) -> str:
     count, split = run.tested, run.meta.get("split")
     if not count:
         return ""
-    return escape(f"Measured with the encoder frozen, on {count:,} test images{f' ({split})' if split else ''}. ")
+    return escape(f"Measured with the encoder frozen, on {count:,} images{f' ({split})' if split else ''}. ")
 
 
 def _backbone(report: ReportData) -> str:
@@ -249,11 +251,13 @@ def _backbone(report: ReportData) -> str:
 
 
 def _data(report: ReportData) -> str:
-    data, named = report.data, report.run.setting("data")
+    data, named, trained = report.data, report.run.setting("data"), report.run.trained
     if data is None:
         return "" if named is None else _value(named)
-    labels = f", {len(data.classes)} classes (used for scores only)" if data.classes else ", no labels"
-    return f"{data.name}: {data.images:,} images{labels}"
+    count = f": {trained:,} images trained on" if trained else ""
+    labels = f"{len(data.classes)} classes (used for scores only)" if data.classes else "no labels"
+    other = f"{data.images:,} other images ({data.split})" if data.split else f"{data.images:,} images"
+    return f"{data.name}{count}, {labels}; those shown here are from {other}"
 
 
 def _training(run: RunRecord) -> str:
@@ -275,9 +279,8 @@ def _versions() -> str:
     import timm
     import torch
 
-    from glocal import __version__
-
-    return f"glocal {__version__}, PyTorch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"glocal {version('glocal')}, PyTorch {torch.__version__}, timm {timm.__version__}, Python {python}"
 
 
 def _hardware() -> str:
@@ -285,7 +288,8 @@ def _hardware() -> str:
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}"
-    return f"{platform.system()} {platform.machine()}, CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.system()} {platform.machine()}, {threads} CPU {'thread' if threads == 1 else 'threads'}"
 
 
 def _skipped(run: RunRecord) -> str:
@@ -293,10 +297,8 @@ def _skipped(run: RunRecord) -> str:
         return ""
     count = len(run.skipped)
     shown = "\n".join(run.skipped[:500]) + (f"\n… and {count - 500:,} more in skipped.txt" if count > 500 else "")
-    return _unfold(
-        f"{count:,} {'file' if count == 1 else 'files'} could not be read and {'was' if count == 1 else 'were'} skipped",
-        shown,
-    )
+    what = "file was" if count == 1 else "files were"
+    return _unfold(f"{count:,} {what} unreadable and skipped", shown)
 
 
 def _unfold(summary: str, text: str) -> str:

@@ -72,8 +72,8 @@ def neighbours_of(pooled: Tensor, queries: list[int], count: int) -> list[list[i
 def pca_maps(encoder: nn.Module, photographs: list[Photograph], *, size: int) -> list[Image.Image]:
     """The first three principal components of all these photographs' dense features together, as red, green and blue.
 
-    Each component is scaled from its 2nd to its 98th percentile over all photographs, so equal colours mean similar features
-    in all of them, and is enlarged to `size` pixels.
+    Each component is scaled from its 2nd to its 98th percentile over all photographs, so equal colours mean similar
+    features in all of them, and is enlarged to `size` pixels.
     """
     images = [photograph.image for photograph in photographs]
     dense = torch.cat([features.dense.double().cpu() for features in features_of(encoder, images)])
@@ -88,11 +88,13 @@ def principal_colours(dense: Tensor) -> Tensor:
     tokens = tokens - tokens.mean(0)
     _, values, directions = torch.linalg.svd(tokens, full_matrices=False)
     kept = int((values[:3] > 1e-9 * values[0].clamp_min(1e-300)).sum())
+    colours = torch.full((len(tokens), 3), 0.5, dtype=dense.dtype)
+    if kept == 0:
+        return colours.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
     directions = directions[:kept]
     # A component's sign is arbitrary; fix it so that the picture is repeatable.
     directions = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
     scores = tokens @ directions.T
     low, high = (scores.quantile(q, dim=0) for q in (0.02, 0.98))
-    colours = torch.full((len(tokens), 3), 0.5, dtype=dense.dtype)
     colours[:, :kept] = ((scores - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     return colours.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)

@@ -6,17 +6,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from glocal.report.records import RunRecord, Scores
-from glocal.report.words import SHARES, main_metric, score, task_name
+from glocal.report.records import RunRecord
+from glocal.report.words import main_metric, task_name
 
 BASELINES = {"random": "random initialisation", "pixels": "raw pixels"}
 SMALLEST = 0.01
 """A difference under one point is called none, however many test images there are."""
+COUNTED = ("top1", "accuracy", "retrieval")
+"""Shares of test images, whose chance deviation is known: differences under two standard errors are called none."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much the encoder's score exceeds a baseline's, and the least that counts. Fractions of one."""
+
+    difference: float
+    margin: float
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`sentence` answers the question, `remarks` are a sentence each, `good` is False when something needs attention."""
+    """`sentence` answers the question, `remarks` are a sentence each, `good` is False when all is not well."""
 
     sentence: str
     remarks: list[str] = field(default_factory=list)
@@ -31,76 +41,79 @@ def judge(run: RunRecord, dim: int | None = None, diagnoses: Sequence[str] = ())
         dim: width of the pooled feature, to say how much of it is used.
         diagnoses: what is wrong, a sentence each.
     """
-    troubles = list(diagnoses)
-    mine = run.scores.get("encoder", {})
-    judged = [task for task, metrics in mine.items() if main_metric(metrics)]
-    if not judged:
-        return Verdict(_unscored(run, dim), troubles, not troubles)
-    parts, details, good = [], [], not troubles
-    for arm, words in BASELINES.items():
-        gains = [gain for task in judged if (gain := _gain(run, task, arm)) is not None]
-        if gains:
-            how, better = _compare(gains)
-            parts.append(f"{how} {words}")
-            good = good and better
-    for task in judged:
-        metric = main_metric(mine[task])
-        assert metric is not None
-        details.append(_detail(task, metric, run.scores))
-    if not parts:
+    remarks = list(diagnoses)
+    comparisons = [found for arm, words in BASELINES.items() if (found := _compare(run, arm, words)) is not None]
+    if comparisons:
+        sentence = f"The encoder is {', and '.join(text for text, _ in comparisons)}."
+        return Verdict(sentence, remarks, not remarks and all(good for _, good in comparisons))
+    if any(main_metric(metrics) for metrics in run.scores.get("encoder", {}).values()):
         return Verdict(
-            "There are no baseline scores, so these cannot yet be called good or bad.", details + troubles, good
+            "The scores below stand alone: without those of an untrained network, they cannot be called good or bad.",
+            remarks,
+            not remarks,
         )
-    labels = (
-        ""
-        if any(main_metric(mine[t]) not in ("within_1_cell", "retrieval") for t in judged)
-        else " in tasks without labels"
+    return Verdict(_unscored(run, dim), remarks, not remarks)
+
+
+def _compare(run: RunRecord, arm: str, words: str) -> tuple[str, bool] | None:
+    """How the encoder stands against one baseline, and whether that is good news; None when they share no score."""
+    gains = {task: gain for task in run.scores.get("encoder", {}) if (gain := _gain(run, task, arm)) is not None}
+    if not gains:
+        return None
+    better, worse, same = (
+        [task for task, gain in gains.items() if verdict(gain)] for verdict in (_is_better, _is_worse, _is_same)
     )
-    return Verdict(f"The encoder is {' and '.join(parts)}{labels}.", details + troubles, good)
+    if len(better) == len(gains):
+        return f"better than {words} ({_by(gains)})", True
+    if len(worse) == len(gains):
+        return f"worse than {words} ({_by(gains)})", False
+    if len(same) == len(gains):
+        return f"not clearly different from {words} ({_by(gains)})", False
+    rest = [
+        f"{what} {_tasks(tasks)}" for what, tasks in (("worse in", worse), ("not clearly different in", same)) if tasks
+    ]
+    start = f"better than {words} in {_tasks(better)} but " if better else f"against {words} "
+    return start + " and ".join(rest), len(better) > len(worse)
 
 
-def _gain(run: RunRecord, task: str, arm: str) -> int | None:
-    """1, 0 or -1: better than the arm on a task, no clear difference, worse; None where the arm was not scored."""
+def _gain(run: RunRecord, task: str, arm: str) -> Gain | None:
     mine, theirs = run.scores["encoder"][task], run.scores.get(arm, {}).get(task, {})
     metric = main_metric(mine)
     if metric is None or metric not in theirs:
         return None
-    a, b, n = mine[metric], theirs[metric], run.tested
+    a, b = mine[metric], theirs[metric]
     noise = 0.0
-    if metric in ("top1", "accuracy", "retrieval") and n:  # each test image is right or wrong: two standard errors
-        noise = 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / n)
-    return int(a - b > max(SMALLEST, noise)) - int(b - a > max(SMALLEST, noise))
+    if metric in COUNTED and run.tested:
+        noise = 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / run.tested)
+    return Gain(a - b, max(SMALLEST, noise))
 
 
-def _compare(gains: list[int]) -> tuple[str, bool]:
-    """In words, and whether it is good news."""
-    better, worse, tasks = gains.count(1), gains.count(-1), len(gains)
-    if better == tasks:
-        return "better than", True
-    if worse == tasks:
-        return "worse than", False
-    if not better and not worse:
-        return "not clearly different from", False
-    rest = f"worse on {worse}" if worse else "not clearly different on the rest"
-    return (
-        f"better on {better} of {tasks} tasks ({rest}) than" if better else f"worse on {worse} of {tasks} tasks than"
-    ), (better > worse)
+def _by(gains: dict[str, Gain]) -> str:
+    """by 16.1 points in nearest neighbours; by 12.0 to 22.9 points in 4 tasks."""
+    low, high = (pick(100 * gain.difference for gain in gains.values()) for pick in (min, max))
+    if low < 0 and high <= 0:
+        low, high = -high, -low
+    points = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
+    return f"by {points} points in {_tasks(list(gains)) if len(gains) == 1 else f'{len(gains)} tasks'}".replace(
+        "-", "−"
+    )
 
 
-def _detail(task: str, metric: str, scores: dict[str, Scores]) -> str:
-    value = scores["encoder"][task][metric]
-    others = [
-        f"{score(metric, other)} for {words} ({_points(metric, value - other)})"
-        for arm, words in BASELINES.items()
-        if (other := scores.get(arm, {}).get(task, {}).get(metric)) is not None
-    ]
-    against = f", against {' and '.join(others)}" if others else ""
-    return f"{task_name(task)}: {score(metric, value)}{against}."
+def _tasks(tasks: list[str]) -> str:
+    names = [task_name(task).lower() for task in tasks]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _points(metric: str, gain: float) -> str:
-    text = f"{100 * gain:+.1f} points" if metric in SHARES else f"{gain:+.2f}"
-    return text.replace("-", "−")
+def _is_better(gain: Gain) -> bool:
+    return gain.difference > gain.margin
+
+
+def _is_worse(gain: Gain) -> bool:
+    return gain.difference < -gain.margin
+
+
+def _is_same(gain: Gain) -> bool:
+    return abs(gain.difference) <= gain.margin
 
 
 def _unscored(run: RunRecord, dim: int | None) -> str:
@@ -109,7 +122,7 @@ def _unscored(run: RunRecord, dim: int | None) -> str:
         return "This run has not been evaluated, so nothing can be said yet about how good its features are."
     of = f" of {dim}" if dim else ""
     return (
-        f"No scores say how good this encoder is. Its pooled feature uses an effective rank of {rank:.0f}{of} dimensions; "
+        f"No scores say how good this encoder is. Its pooled feature has an effective rank of {rank:.0f}{of}; "
         "judge what it has learnt by the neighbours and matches below."
     )
 

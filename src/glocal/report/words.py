@@ -51,8 +51,8 @@ SHARES = {
 """Metrics that are fractions, shown in percent; larger is better, save for "chance"."""
 MAIN = ("top1", "accuracy", "miou", "within_1_cell", "map", "retrieval")
 """The metric a task is judged by: the first of these that it has."""
-HIGHER, LOWER = SHARES - {"chance"} | {"rank_pooled", "rank_dense"}, {"redundancy", "median_error"}
-"""Metrics of which more, or less, is better; of others neither."""
+HIGHER, LOWER = SHARES - {"chance"}, {"median_error"}
+"""Metrics of which more, or less, is better. Of others, such as rank, neither is."""
 
 
 def task_name(task: str) -> str:
@@ -86,10 +86,8 @@ def short_number(value: float) -> str:
         mantissa, exponent = f"{value:.1e}".split("e")
         text = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     else:
-        limit, letter = next(
-            ((limit, letter) for limit, letter in ((1e6, "M"), (1e4, "k")) if size >= limit), (1.0, "")
-        )
-        text = f"{value / limit:.3g}{letter}" if letter or size < 1000 else f"{value:.0f}"
+        limit, letter = (1e6, "M") if size >= 1e6 else (1e3, "k") if size >= 1e4 else (1.0, "")
+        text = f"{value:.0f}" if 1000 <= size < 1e4 else f"{value / limit:.3g}{letter}"
     return text.replace("-", "−")
 
 

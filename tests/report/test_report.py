@@ -1,0 +1,194 @@
+"""The page as a whole: well-formed, self-contained, complete, and there whatever is missing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glocal.data.arrays import ArraySource
+from glocal.errors import UsageError
+from glocal.report import write_report
+
+SECTIONS = ["run", "scores", "curves", "spectrum", "maps", "neighbours", "matches"]
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Checker(HTMLParser):
+    """Fails on unbalanced tags; keeps the attributes that load something, the sections and the text."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        found = dict(attrs)
+        assert len(found) == len(attrs), f"an attribute twice in <{tag}>"
+        self.loads += [found[name] for name in ("src", "href", "srcset", "data") if name in found]
+        self.ids += [found["id"]] if "id" in found and tag == "section" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> in the wrong place"
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text += data
+
+
+def check(path: Path) -> Checker:
+    page = path.read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    assert checker.ids == SECTIONS
+    assert "script" not in checker.tags
+    assert "link" not in checker.tags
+    assert all(load.startswith(("data:image/", "#")) for load in checker.loads)
+    assert not re.search(r"url\((?!#)|@import|http-equiv", page)
+    assert "nan" not in re.findall(r"[a-zA-Z]+", " ".join(re.findall(r'(?:d|x|y|cx|cy|x1|y1|width)="([^"]*)"', page)))
+    assert len(page) < 3_000_000
+    return checker
+
+
+def squares(count: int, seed: int = 0) -> np.ndarray:
+    images = np.random.default_rng(seed).integers(0, 255, (count, 8, 8, 3), dtype=np.uint8)
+    return images.repeat(12, axis=1).repeat(12, axis=2)
+
+
+def test_complete(make_run):
+    run = make_run()
+    path = write_report(run)
+    assert path == run / "report.html"
+    page = check(path)
+    images = page.tags.count("img")
+    # 8 maps with photograph and two arms, 6 queries with two rows of five; 9 test photographs in all
+    assert images == 8 * 3 + 6 * 11
+    assert page.tags.count("image") == 6 * 2
+    assert "The encoder is better than random initialisation (by 20.0 points in 2 tasks)" in page.text
+    assert "better than raw pixels (by 25.0 to 30.0 points in 2 tasks)" in page.text
+    assert "arXiv:2210.01571" in page.text
+    assert "1 file was unreadable and skipped" in page.text
+    assert "40 steps, 20 s" in page.text
+    assert "trained on 24 images" in page.text
+    assert not list(run.glob("*.partial"))
+
+
+def test_repeatable_and_leaves_the_generators_alone(make_run, tmp_path):
+    run = make_run()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = write_report(run, out=tmp_path / "a" / "one.html").read_bytes()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    assert write_report(run, out=tmp_path / "two.html").read_bytes() == first
+
+
+def test_no_labels_no_baselines_given_source(make_run):
+    run = make_run(labels=False, data="/nowhere")
+    page = check(write_report(run, source=ArraySource(squares(10)), baselines=False))
+    assert page.tags.count("img") == 8 * 2 + 6 * 6
+    assert "class" not in page.text.replace("classes", "") or "green frame" not in page.text
+    assert "random initialisation: this run" not in page.text.lower()
+
+
+def test_three_images(make_run):
+    page = check(write_report(make_run(), source=squares(3)))
+    assert page.tags.count("img") == 3 * 3 + 3 * (1 + 2 * 2)
+
+
+def test_one_image(make_run):
+    assert "fewer than two readable images" in check(write_report(make_run(), source=squares(1))).text
+
+
+def test_unreadable_images_are_passed_over(make_run, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for k, pixels in enumerate(squares(4)):
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    broken = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(broken[: len(broken) // 2])
+    page = check(write_report(make_run(), source=str(folder)))
+    assert page.tags.count("img") == 3 * 3 + 3 * (1 + 2 * 2)
+
+
+def test_only_a_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("method: nobody/knows\n")
+    page = check(write_report(tmp_path))
+    assert "nobody/knows" in page.text
+    assert "nothing can be said yet" in page.text
+    assert "no encoder.safetensors" in page.text
+
+
+def test_images_gone(make_run):
+    run = make_run(data="/nowhere/at/all")
+    assert "could not be opened" in check(write_report(run)).text
+
+
+def test_empty_directory(tmp_path):
+    check(write_report(tmp_path))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_few_metrics(make_run, steps):
+    check(write_report(make_run(steps=steps, encoder=False)))
+
+
+def test_single_epoch_counts_steps(make_run):
+    assert "Per step." in check(write_report(make_run(steps=3, encoder=False))).text
+    assert "Per epoch." in check(write_report(make_run("longer", steps=40, encoder=False))).text
+
+
+def test_user_text_is_escaped(make_run, tmp_path):
+    folder = tmp_path / "a<b>&\"c'"
+    for label in ("<script>x", "y&z"):
+        (folder / label).mkdir(parents=True)
+        for k, pixels in enumerate(squares(3, seed=len(label))):
+            Image.fromarray(pixels).save(folder / label / f'<img src=x>&"{k}.png')
+    run = make_run("run<i>&", data=folder)
+    page = check(write_report(run))
+    assert "<script>x" in page.text
+    assert "y&z" in page.text
+    assert "run<i>&" in page.text
+    assert "bad/<b>&.jpg" in page.text
+    assert '<img src=x>&"' in page.text
+    assert not {"script", "i2"} & set(page.tags)
+
+
+def test_transformers_too(make_run, photos):
+    from glocal.backbones import build_backbone
+
+    encoder = build_backbone("test_vit", image_size=64)
+    page = check(write_report(make_run(encoder=False), encoder=encoder, baselines=False, source=photos))
+    assert page.tags.count("image") == 6 * 2
+
+
+def test_mistakes_are_said(make_run, tmp_path):
+    with pytest.raises(UsageError, match="not a run directory"):
+        write_report(tmp_path / "nothing")
+    run = make_run(encoder=False)
+    (run / "evaluation.json").write_text('{"knn": ')
+    with pytest.raises(UsageError, match=r"evaluation\.json is not valid JSON \(line 1\)"):
+        write_report(run)
+    shutil.rmtree(run)
+    with pytest.raises(UsageError):
+        write_report(make_run(), source="/nowhere/at/all")

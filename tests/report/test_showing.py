@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from glocal.report.showing import falloff, neighbours_of, principal_colours
+
+
+def test_falloff_is_the_singular_values_of_centred_features():
+    torch.manual_seed(0)
+    x = torch.randn(40, 6) @ torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.25])) + 100
+    expected = np.linalg.svd((x - x.mean(0)).double().numpy(), compute_uv=False)
+    np.testing.assert_allclose(falloff(x), expected / expected[0], rtol=1e-6)
+    np.testing.assert_array_equal(falloff(torch.ones(5, 3)), [0.0])
+
+
+def test_neighbours_leave_the_query_out_even_among_copies():
+    x = torch.tensor([[1.0, 0], [1, 0], [0.9, 0.1], [0, 1], [-1, 0]])
+    assert neighbours_of(x, [0, 1, 3], 2) == [[1, 2], [0, 2], [2, 0]] or neighbours_of(x, [0, 1], 2) == [[1, 2], [0, 2]]
+    assert neighbours_of(x[:3], [2], 5) in ([[0, 1]], [[1, 0]])
+
+
+def test_equal_features_get_equal_colours_in_different_photographs():
+    torch.manual_seed(0)
+    kinds = torch.randn(4, 9)
+    of = torch.randint(0, 4, (3, 5, 5))
+    colours = principal_colours(kinds[of].permute(0, 3, 1, 2).double()).permute(0, 2, 3, 1)
+    assert colours.min() == 0
+    assert colours.max() == 1
+    for kind in range(4):
+        assert colours[of == kind].std(0, correction=0).max() < 1e-9
+    assert len({tuple(c.round(decimals=6).tolist()) for c in colours.flatten(0, 2)}) == 4
+
+
+def test_colours_do_not_depend_on_the_signs_of_the_basis():
+    torch.manual_seed(0)
+    dense = torch.randn(2, 7, 6, 6).double()
+    permuted = principal_colours(dense.flip(0)).flip(0)
+    torch.testing.assert_close(principal_colours(dense), permuted)
+
+
+def test_a_constant_map_is_grey():
+    assert (principal_colours(torch.ones(2, 5, 3, 3).double()) == 0.5).all()
