@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import pickle
 import signal
+import sys
 import traceback
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal import random
@@ -73,8 +78,10 @@ class ViewLoader:
             per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
             raise UsageError(f"{images}, fewer than one batch of {per}: choose a smaller batch size or add images")
         self._positions = _Positions(len(source), self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
-        self._batches = DataLoader(
-            _Batches(source, recipe, seed),
+        self._sizes = [crop.size for crop in recipe.views]
+        self._new_reader = partial(
+            DataLoader,
+            _Samples(source, recipe, seed),
             batch_size=None,
             sampler=self._positions,
             num_workers=workers,
@@ -84,8 +91,8 @@ class ViewLoader:
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
-        self._stream: Iterator[Batch | Exception] = iter(())
-        self._next: tuple[int, int] | None = None
+        self.close()
+        _open.add(self)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from `start_step` on: uint8 pixels (B, 3, size, size), channels-last in memory.
@@ -94,20 +101,36 @@ class ViewLoader:
             UsageError: if very many images in a row cannot be read.
         """
         for step in range(start_step, self.steps_per_epoch):
-            yield self._take(epoch, step)
+            yield self._take(epoch, step).unpack(self._sizes)
 
-    def _take(self, epoch: int, step: int) -> Batch:
+    def close(self) -> None:
+        """Stop the workers. Another epoch would start new ones."""
+        self._stream: Iterator[_Packed | Exception] = iter(())
+        self._reader = self._new_reader()
+        self._next: tuple[int, int] | None = None
+
+    def _take(self, epoch: int, step: int) -> _Packed:
         # The stream runs on into the next epoch, so that workers don't idle in between; any other place restarts it.
         if self._next != (epoch, step):
             self._positions.start = (epoch, step)
             with _interrupts_blocked():
-                self._stream = iter(self._batches)
+                self._stream = iter(self._reader)
         self._next = None  # unless the next line succeeds
         batch = next(self._stream)
         if isinstance(batch, Exception):
             raise batch
         self._next = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
         return batch
+
+
+_open: weakref.WeakSet[ViewLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Before DataLoader's own hook, which leaves the workers to be waited for, five seconds each.
+    for loader in list(_open):
+        loader.close()
 
 
 @dataclass
@@ -136,14 +159,50 @@ class _Positions(Sampler):
 
 
 @dataclass
-class _Batches(Dataset):
-    """(epoch, sample ids) → `Batch`. Errors are returned, not raised: DataLoader would wrap them in their traceback."""
+class _Packed:
+    """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms.
+
+    Attributes:
+        pixels: flat uint8, the views (B, size, size, 3) one after the other.
+        affine: (V, B, 2, 3) float32.
+        index: (B,) int64.
+        label: (B,) int64, or None.
+        skipped: see `Batch`.
+    """
+
+    pixels: Tensor
+    affine: np.ndarray
+    index: np.ndarray
+    label: np.ndarray | None
+    skipped: tuple[tuple[int, str], ...]
+
+    def unpack(self, sizes: list[int]) -> Batch:
+        images = len(self.index)
+        parts = self.pixels.split([images * size * size * 3 for size in sizes])
+        return Batch(
+            views=[
+                View(part.view(images, size, size, 3).permute(0, 3, 1, 2), torch.from_numpy(affine))
+                for part, size, affine in zip(parts, sizes, self.affine, strict=True)
+            ],
+            index=torch.from_numpy(self.index),
+            label=None if self.label is None else torch.from_numpy(self.label),
+            skipped=self.skipped,
+        )
+
+    def pin_memory(self) -> _Packed:
+        """For DataLoader: page-locked pixels copy to the GPU without waiting."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+@dataclass
+class _Samples(Dataset):
+    """(epoch, sample ids) → batch. Errors are returned, not raised: DataLoader would wrap them in their traceback."""
 
     source: ImageSource
     recipe: Recipe
     seed: int
 
-    def __getitem__(self, position: tuple[int, np.ndarray]) -> Batch | Exception:
+    def __getitem__(self, position: tuple[int, np.ndarray]) -> _Packed | Exception:
         try:
             return self._batch(*position)
         except UsageError as error:
@@ -151,26 +210,20 @@ class _Batches(Dataset):
         except Exception as error:
             return _portable(error)
 
-    def _batch(self, epoch: int, samples: np.ndarray) -> Batch:
-        crops = self.recipe.views
-        pixels = [np.empty((len(samples), crop.size, crop.size, 3), dtype=np.uint8) for crop in crops]
-        affine = np.empty((len(crops), len(samples), 2, 3), dtype=np.float32)
-        index = np.empty(len(samples), dtype=np.int64)
+    def _batch(self, epoch: int, samples: np.ndarray) -> _Packed:
+        images, sizes = len(samples), [crop.size for crop in self.recipe.views]
+        flat = torch.empty(images * 3 * sum(size * size for size in sizes), dtype=torch.uint8)
+        index = np.empty(images, dtype=np.int64)
+        affine = np.empty((len(sizes), images, 2, 3), dtype=np.float32)
         skipped: list[tuple[int, str]] = []
+        batch = _Packed(flat, affine, index, None, ())
+        pixels = [view.pixels.permute(0, 2, 3, 1).numpy() for view in batch.unpack(sizes).views]
         for row, wanted in enumerate(samples.tolist()):
             index[row], views, affine[:, row] = self._sample(epoch, wanted, skipped)
             for view, crop in zip(pixels, views, strict=True):
                 view[row] = crop
         labels = self.source.labels
-        return Batch(
-            views=[
-                View(torch.from_numpy(p).permute(0, 3, 1, 2), torch.from_numpy(a))
-                for p, a in zip(pixels, affine, strict=True)
-            ],
-            index=torch.from_numpy(index),
-            label=None if labels is None else torch.from_numpy(labels[index]),
-            skipped=tuple(skipped),
-        )
+        return replace(batch, label=None if labels is None else labels[index], skipped=tuple(skipped))
 
     def _sample(
         self, epoch: int, wanted: int, skipped: list[tuple[int, str]]
@@ -214,7 +267,14 @@ def _as_is(item):
 def _init_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; only the main process should answer it, and it stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _quiet_about_lost_connections
     torch.set_num_threads(1)
+
+
+def _quiet_about_lost_connections(kind, error, trace) -> None:
+    # The main process may leave while a helper thread is handing it a batch.
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Recipe:
 
 
 def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
-    """The asymmetric pair of BYOL and VICReg: the first view always blurred, the second rarely, but may be solarized."""
+    """The asymmetric pair of BYOL and VICReg: the first view always blurred, the second rarely, or solarized."""
     return multi_crop(size, 0, 0, large_scale=scale)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ def grid_centers(
     return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class View:
     """A batch of crops. Points are (x, y); pixel i spans [i, i+1), so its centre is i + .5.
 
@@ -62,18 +60,12 @@ class View:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """The same view on another device."""
-        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> View:
-        """The same view in page-locked memory, which copies to the GPU without waiting."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> View:
         names = ("pixels", "affine", "kept", "time")
-        return replace(self, **{name: change(x) for name in names if (x := getattr(self, name)) is not None})
+        present = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """What a method receives.
 
@@ -93,17 +85,10 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, which copies to the GPU without waiting."""
-        return self._each(lambda x: x.pin_memory())
-
-    def _each(self, change: Callable[[Any], Any]) -> Batch:
         return replace(
             self,
-            views=[change(view) for view in self.views],
-            index=change(self.index),
-            label=None if self.label is None else change(self.label),
-            support=None if self.support is None else change(self.support),
+            views=[view.to(device, non_blocking=non_blocking) for view in self.views],
+            index=self.index.to(device, non_blocking=non_blocking),
+            label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
+            support=None if self.support is None else self.support.to(device, non_blocking=non_blocking),
         )

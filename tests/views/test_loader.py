@@ -1,0 +1,308 @@
+"""`ViewLoader`: the same pixels whatever the workers, ranks and restarts; failures that say what happened."""
+
+from __future__ import annotations
+
+import os
+import random as python_random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import Pictures, noise, with_broken
+
+from glocal import random
+from glocal.data.images import RawImage
+from glocal.errors import UsageError
+from glocal.views import Appearance, Batch, Crop, Recipe, ViewLoader, multi_crop
+
+RECIPE = multi_crop(16, 1, 8)
+
+
+def assert_equal(a: Batch, b: Batch) -> None:
+    assert torch.equal(a.index, b.index)
+    assert (a.label is None) == (b.label is None)
+    assert a.label is None or torch.equal(a.label, b.label)
+    assert a.skipped == b.skipped
+    for one, other in zip(a.views, b.views, strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+        assert torch.equal(one.affine, other.affine)
+
+
+def join(batches: list[Batch]) -> Batch:
+    views = [
+        type(v[0])(torch.cat([x.pixels for x in v]), torch.cat([x.affine for x in v]))
+        for v in zip(*(batch.views for batch in batches), strict=True)
+    ]
+    label = None if batches[0].label is None else torch.cat([batch.label for batch in batches])
+    return Batch(
+        views, torch.cat([batch.index for batch in batches]), label, skipped=sum((b.skipped for b in batches), ())
+    )
+
+
+def test_batch_has_what_the_recipe_asks_for():
+    recipe = multi_crop(24, 6, 12)
+    batch = next(ViewLoader(noise(9, labels=True), recipe, batch_size=4, seed=0).epoch(0))
+    assert [tuple(v.pixels.shape) for v in batch.views] == [(4, 3, 24, 24)] * 2 + [(4, 3, 12, 12)] * 6
+    assert all(v.pixels.dtype == torch.uint8 and v.affine.dtype == torch.float32 for v in batch.views)
+    assert all(v.pixels.is_contiguous(memory_format=torch.channels_last) for v in batch.views)
+    assert batch.index.dtype == batch.label.dtype == torch.int64
+    assert torch.equal(batch.label, batch.index % 3)
+    areas = torch.stack([v.affine[:, [0, 1], [0, 1]].abs().prod(1) * v.pixels.shape[-1] ** 2 for v in batch.views])
+    sizes = torch.tensor([[np.prod(noise(9).images[i].shape[:2])] for i in batch.index.tolist()]).T
+    assert ((areas / sizes)[:2] > 0.399).all()
+    assert ((areas / sizes)[2:] < 0.401).all()
+
+
+def test_every_image_once_an_epoch_in_a_new_order():
+    loader = ViewLoader(noise(12), RECIPE, batch_size=3, seed=0)
+    first, second = (torch.cat([b.index for b in loader.epoch(e)]).tolist() for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert first == random.permutation(12, 0, "order", 0).tolist()
+
+
+@pytest.mark.parametrize(("drop_last", "sizes"), [(True, [4, 4]), (False, [4, 4, 2])])
+def test_last_batch(drop_last, sizes):
+    loader = ViewLoader(noise(10), RECIPE, batch_size=4, seed=0, shuffle=False, drop_last=drop_last)
+    batches = list(loader.epoch(0))
+    assert loader.steps_per_epoch == len(sizes)
+    assert [len(b.index) for b in batches] == sizes
+    assert torch.cat([b.index for b in batches]).tolist() == list(range(sum(sizes)))
+
+
+def test_same_batches_for_any_number_of_workers():
+    source = with_broken(13, {2, 5})
+    appearance = Appearance(RECIPE, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), seed=3)
+    runs = []
+    for workers in (0, 1, 2):
+        loader = ViewLoader(source, RECIPE, batch_size=4, seed=3, workers=workers)
+        runs.append([(b, appearance(b, e)) for e in (0, 1) for b in loader.epoch(e)])
+    assert len(runs[0]) == 6
+    for other in runs[1:]:
+        for (raw, seen), (other_raw, other_seen) in zip(runs[0], other, strict=True):
+            assert_equal(raw, other_raw)
+            assert_equal(seen, other_seen)
+
+
+def test_ranks_joined_are_one_process_with_the_whole_batch():
+    source = with_broken(17, {1, 4})
+    whole = list(ViewLoader(source, RECIPE, batch_size=6, seed=1).epoch(2))
+    ranks = [ViewLoader(source, RECIPE, batch_size=3, seed=1, rank=r, world_size=2) for r in (0, 1)]
+    assert ranks[0].steps_per_epoch == len(whole) == 2
+    for batch, *parts in zip(whole, *(loader.epoch(2) for loader in ranks), strict=True):
+        assert_equal(batch, join(parts))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_restart_continues_the_epoch(workers):
+    source = noise(14)
+    whole = list(ViewLoader(source, RECIPE, batch_size=3, seed=0).epoch(1))
+    loader = ViewLoader(source, RECIPE, batch_size=3, seed=0, workers=workers)
+    for batch, again in zip(whole[2:], loader.epoch(1, start_step=2), strict=True):
+        assert_equal(batch, again)
+    assert list(loader.epoch(1, start_step=4)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_in_any_order_abandoned_or_interleaved(workers):
+    loader = ViewLoader(noise(12), RECIPE, batch_size=3, seed=0, workers=workers)
+    expected = {e: list(ViewLoader(noise(12), RECIPE, batch_size=3, seed=0).epoch(e)) for e in (0, 1)}
+    abandoned = loader.epoch(1)
+    assert_equal(next(abandoned), expected[1][0])
+    for batch, again in zip(expected[0], loader.epoch(0), strict=True):
+        assert_equal(batch, again)
+    assert_equal(next(abandoned), expected[1][1])
+
+
+def test_sample_looks_the_same_in_any_company_and_different_in_other_epochs_and_seeds():
+    source = Pictures([np.zeros((200, 200, 3), np.uint8)] * 12)
+    recipe = Recipe((Crop(8),))
+
+    def look(seed: int, epoch: int, batch_size: int) -> dict[int, torch.Tensor]:
+        loader = ViewLoader(source, recipe, batch_size=batch_size, seed=seed)
+        return {int(i): view for b in loader.epoch(epoch) for i, view in zip(b.index, b.views[0].affine, strict=True)}
+
+    base = look(0, 0, 3)
+    assert all(torch.equal(base[i], view) for i, view in look(0, 0, 4).items())
+    assert all(not torch.equal(base[i], view) for i, view in look(0, 1, 3).items())
+    assert all(not torch.equal(base[i], view) for i, view in look(1, 0, 3).items())
+
+
+def test_unreadable_images_are_replaced_and_listed():
+    loader = ViewLoader(with_broken(12, {2, 7}), RECIPE, batch_size=4, seed=0, shuffle=False)
+    batches = list(loader.epoch(0))
+    skipped = sum((b.skipped for b in batches), ())
+    assert {i for i, _ in skipped} == {2, 7}
+    assert dict(skipped)[7] == "bad 7"
+    index = torch.cat([b.index for b in batches]).tolist()
+    kept = [i for i in range(12) if i not in (2, 7)]
+    assert [index[i] for i in kept] == kept
+    assert not {index[2], index[7]} & {2, 7}
+    plain = {int(i): v for b in batches for i, v in zip(b.index, b.views[0].affine, strict=True)}
+    other = next(ViewLoader(noise(12), RECIPE, batch_size=12, seed=0).epoch(0))
+    for i, affine in zip(other.index.tolist(), other.views[0].affine, strict=True):
+        assert i in (2, 7) or torch.equal(affine, plain[i])
+
+
+def test_broken_pixels_count_as_unreadable():
+    """A file whose header is fine and whose pixels are cut off."""
+    from pictures import jpeg
+
+    source = noise(8)
+    source.images[3] = jpeg(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8))[:3000]
+    batch = next(ViewLoader(source, RECIPE, batch_size=8, seed=0).epoch(0))
+    assert [i for i, _ in batch.skipped] == [3]
+    assert 3 not in batch.index
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_collection_is_one_clear_line(workers):
+    loader = ViewLoader(with_broken(6, set(range(6))), RECIPE, batch_size=2, seed=0, workers=workers)
+    with pytest.raises(
+        UsageError, match=r"32 images in a row of pictures cannot be read, the last being \d.png \(bad"
+    ) as e:
+        list(loader.epoch(0))
+    assert "\n" not in str(e.value)
+    assert not getattr(e.value, "__notes__", [])
+
+
+class OddError(Exception):
+    """Cannot be rebuilt from its message alone."""
+
+    def __init__(self, code: int, where: str):
+        super().__init__(code, where)
+        self.code = code
+
+
+class LocalError(Exception):
+    def __reduce__(self):
+        raise TypeError("does not travel")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (FileNotFoundError(2, "gone", "a.png"), FileNotFoundError, "gone: 'a.png'"),
+        (OddError(7, "here"), OddError, "7, 'here'"),
+        (LocalError("stuck"), RuntimeError, "LocalError: stuck"),
+    ],
+)
+def test_other_errors_keep_their_type_message_and_traceback(workers, error, kind, message):
+    source = noise(4)
+    source.images[1] = error
+    with pytest.raises(kind) as caught:
+        list(ViewLoader(source, RECIPE, batch_size=4, seed=0, workers=workers).epoch(0))
+    assert message in str(caught.value)
+    assert "pictures.py" in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+
+
+def test_an_error_does_not_end_the_loader():
+    source = noise(6)
+    loader = ViewLoader(source, RECIPE, batch_size=2, seed=0)
+    good, source.images = source.images, [OddError(1, "x")] * 6
+    with pytest.raises(OddError):
+        next(loader.epoch(0))
+    source.images = good
+    assert len(list(loader.epoch(0))) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (0, {"batch_size": 4}, "pictures has 0 images: nothing to make a batch of"),
+        (3, {"batch_size": 4}, "pictures has 3 images, fewer than one batch of 4: choose a smaller batch size"),
+        (1, {"batch_size": 4}, "pictures has 1 image, "),
+        (7, {"batch_size": 4, "world_size": 2}, r"fewer than one batch of 8 \(2 processes × 4\)"),
+    ],
+)
+def test_too_few_images(count, options, message):
+    with pytest.raises(UsageError, match=message):
+        ViewLoader(noise(count), RECIPE, seed=0, **options)
+
+
+def test_ranks_cannot_share_a_smaller_last_batch():
+    with pytest.raises(ValueError, match="drop_last"):
+        ViewLoader(noise(7), RECIPE, batch_size=2, seed=0, world_size=2, drop_last=False)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_global_generators_are_left_alone(workers):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), python_random.getstate()  # noqa: NPY002
+    loader = ViewLoader(noise(8), RECIPE, batch_size=2, seed=0, workers=workers)
+    appearance = Appearance(RECIPE, (0.5,) * 3, (0.2,) * 3, seed=0)
+    for epoch in (0, 1):
+        for batch in loader.epoch(epoch):
+            appearance(batch, epoch)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert before[2] == python_random.getstate()
+
+
+class Confession(Pictures):
+    """Images that are painted with the process and the number of threads that they are read with."""
+
+    def open(self, i: int) -> RawImage:
+        pid = os.getpid()
+        return RawImage(np.full((8, 8, 3), [pid % 256, pid // 256 % 256, torch.get_num_threads()], np.uint8))
+
+
+def test_workers_persist_over_epochs_with_one_thread_each():
+    loader = ViewLoader(Confession([None] * 8), Recipe((Crop(4),)), batch_size=2, seed=0, workers=2)
+    seen = []
+    for epoch in (0, 1, 0, 1):
+        if len(seen) == 3:
+            loader.close()
+        colours = torch.cat([b.views[0].pixels[:, :, 0, 0] for b in loader.epoch(epoch)])
+        assert (colours[:, 2] == 1).all()
+        seen.append({tuple(c) for c in colours[:, :2].tolist()})
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == len(seen[3]) == 2
+    assert not seen[0] & seen[3]  # closed, they are gone; the next epoch starts new ones
+    assert (os.getpid() % 256, os.getpid() // 256 % 256) not in seen[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups")
+def test_interrupt_is_answered_by_the_main_process_alone():
+    """Ctrl-C goes to the whole process group: one KeyboardInterrupt, no traceback of a worker."""
+    program = """
+        import sys, time
+        from pictures import noise
+        from glocal.views import ViewLoader, two_views
+        if __name__ == "__main__":
+            loader = ViewLoader(noise(8), two_views(8), batch_size=2, seed=0, workers=2)
+            next(loader.epoch(0))
+            print("ready", flush=True)
+            try:
+                for epoch in range(10**9):
+                    for batch in loader.epoch(epoch):
+                        pass
+            except KeyboardInterrupt:
+                print("stopped", flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        interrupted = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert out == "stopped\n"
+    assert err == ""
+    assert process.returncode == 0
+    assert time.monotonic() - interrupted < 4, "the workers had to be waited for"

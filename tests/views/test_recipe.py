@@ -1,0 +1,22 @@
+"""Recipes of the published methods."""
+
+from __future__ import annotations
+
+from glocal.views import Crop, Recipe, multi_crop, two_views
+
+
+def test_two_views_are_the_asymmetric_pair():
+    common = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": 0.8, "gray": 0.2}
+    colour = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "sigma": (0.1, 2.0)}
+    assert two_views(224) == Recipe(
+        (Crop(224, **common, **colour, blur=1.0, solarize=0.0), Crop(224, **common, **colour, blur=0.1, solarize=0.2))
+    )
+
+
+def test_multi_crop_alternates_and_keeps_each_kinds_scale():
+    views = multi_crop(224, 6, 96).views
+    assert [v.size for v in views] == [224] * 2 + [96] * 6
+    assert [v.scale for v in views] == [(0.4, 1.0)] * 2 + [(0.08, 0.4)] * 6
+    assert [(v.blur, v.solarize) for v in views] == [(1.0, 0.0), (0.1, 0.2)] * 4
+    odd = multi_crop(64, 1, 32, large_scale=(0.5, 1.0), small_scale=(0.1, 0.5)).views
+    assert [(v.size, v.scale, v.blur) for v in odd] == [(64, (0.5, 1), 1), (64, (0.5, 1), 0.1), (32, (0.1, 0.5), 1)]
