@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from glocal.diagnostics.rank import rankme, redundancy, similarity_within, spread
-from glocal.evaluation.correspond import two_crops
+from glocal.evaluation.correspond import CROP, two_crops
 from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over
+from glocal.views import Crop
 
 
 @task(needs="images")
@@ -43,14 +44,14 @@ def rank(exam: Exam, *, images: int = 256) -> dict:
 
 
 @task(needs="images")
-def stability(exam: Exam, *, images: int = 500, scale: tuple[float, float] = (0.3, 1.0)) -> dict:
+def stability(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
     """Whether two crops of one image get features nearer to each other than to other images'. No labels needed.
 
     Returns:
         same (mean cosine of the two crops), other (of different images), retrieval (how often the other crop is the
         nearest among all images), n.
     """
-    pairs = [(a.pooled.float(), b.pooled.float()) for _, a, b in two_crops(exam, images=images, scale=scale)]
+    pairs = [(a.pooled.float(), b.pooled.float()) for _, a, b in two_crops(exam, images=images, crop=crop)]
     a, b = (F.normalize(torch.cat(side), dim=1) for side in zip(*pairs, strict=True))
     similarity = a @ b.T
     count = len(similarity)

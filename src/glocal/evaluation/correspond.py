@@ -17,26 +17,39 @@ from glocal.features import Features
 from glocal.views import Appearance, Batch, Crop, Recipe, View, ViewLoader, grid_centers
 
 
-def two_crops(exam: Exam, *, images: int, scale: tuple[float, float]) -> Iterator[tuple[Batch, Features, Features]]:
-    """Features of two augmented crops of each of `images` test images, batch by batch.
+CROP = Crop(0, scale=(0.3, 1.0))
+"""How the two views are taken, but for their size: a random box, a flip, colour jitter, grey."""
 
-    Geometry and colours differ between the two: random boxes of area fraction `scale`, flips, colour jitter, grey.
-    They are a pure function of the exam's seed and the image's position.
+
+def two_crops(exam: Exam, *, images: int, crop: Crop = CROP) -> Iterator[tuple[Batch, Features, Features]]:
+    """Features of two random crops of each of `images` test images, batch by batch.
+
+    The crops are a pure function of the exam's seed and the image's position.
     """
-    crop = Crop(exam.image_size, scale=scale, blur=0.0, solarize=0.0)
+    encoder: Any = exam.encoder
+    crop = crop.but(size=exam.image_size)
     recipe = Recipe((crop, crop))
     source = spread_over(exam.test, images)
     loader = ViewLoader(
-        source, recipe, batch_size=exam.batch_size, seed=exam.seed, workers=exam.workers, shuffle=False, drop_last=False
+        source,
+        recipe,
+        batch_size=min(exam.batch_size, len(source)),
+        seed=exam.seed,
+        workers=exam.workers,
+        shuffle=False,
+        drop_last=False,
     )
-    encoder: Any = exam.encoder
     appearance = Appearance(recipe, encoder.mean, encoder.std, exam.seed)
-    for done, batch in enumerate(loader.epoch(0), start=1):
+    done = 0
+    for batch in loader.epoch(0):
         batch = appearance(batch, 0, exam.device)
+        exam.skipped.extend((source.key(i), reason) for i, reason in batch.skipped)
         with frozen(encoder):
             a, b = (encode(encoder, view.pixels, exam.precision) for view in batch.views)
         yield batch, a, b
-        exam.report("two views of each image", min(done * exam.batch_size, len(source)), len(source))
+        done += len(batch.index)
+        if exam.progress is not None:
+            exam.progress("two views of each image", done, len(source))
 
 
 def carry(a: View, b: View, points: Tensor) -> Tensor:
@@ -68,7 +81,7 @@ def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) 
 
 
 @task(needs="images")
-def correspond(exam: Exam, *, images: int = 500, scale: tuple[float, float] = (0.3, 1.0)) -> dict:
+def correspond(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
     """How often the nearest dense feature in another augmented crop of the same image is within one cell of the truth.
 
     A cell's truth is its place in the source image, taken from where the encoder really looks (its cells' positions)
@@ -79,7 +92,7 @@ def correspond(exam: Exam, *, images: int = 500, scale: tuple[float, float] = (0
         within_1_cell, median_error (cells), chance (of a random match), cells (how many counted); each also `_uniform`.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {"": [], "_uniform": []}
-    for batch, fa, fb in two_crops(exam, images=images, scale=scale):
+    for batch, fa, fb in two_crops(exam, images=images, crop=crop):
         a, b = batch.views
         crop_height, crop_width = a.pixels.shape[-2:]
         height, width = fb.dense.shape[-2:]

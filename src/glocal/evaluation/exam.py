@@ -69,8 +69,3 @@ class Exam:
     def device(self) -> torch.device:
         """Where the encoder is; classifiers run there too."""
         return device_of(self.encoder)
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Tell the caller how far a task is."""
-        if self.progress is not None:
-            self.progress(what, done, total)

@@ -23,7 +23,7 @@ from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
 
 IGNORE = 255
-LRS = (0.01, 0.03, 0.1, 0.3)
+LRS = (0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def iou(counts: Tensor) -> Tensor:
-    """Intersection over union (K,) float64 from counts (K, K); NaN for a class neither present nor predicted."""
+    """Intersection over union (..., K) float64 from counts (..., K, K); NaN for a class neither present nor predicted."""
     counts = counts.double()
-    hit = counts.diagonal()
-    return hit / (counts.sum(0) + counts.sum(1) - hit)
+    hit = counts.diagonal(dim1=-2, dim2=-1)
+    return hit / (counts.sum(-2) + counts.sum(-1) - hit)
 
 
 def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standardise:
@@ -202,7 +202,7 @@ def segment(
     lrs: Sequence[float] = LRS,
     weight_decay: float = 0.0,
     steps: int = 2000,
-    batch_size: int = 1024,
+    batch_size: int = 512,
 ) -> dict:
     """Mean IoU of a linear classifier of every location, on frozen dense features.
 
