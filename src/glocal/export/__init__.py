@@ -46,7 +46,7 @@ def export_encoder(
     Raises:
         UsageError: if the format is unknown, `out` is taken, or the format cannot express the encoder.
     """
-    out = Path(out).expanduser().absolute()
+    out = Path(out).expanduser()
     if format == "timm":
         from glocal.export.timm_folder import export_timm
 

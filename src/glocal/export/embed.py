@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import glocal
 from glocal.backbones import Backbone
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
@@ -53,6 +53,7 @@ def embed_source(
     workers: int = 0,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    skipped: list[tuple[str, str]] | None = None,
 ) -> Embeddings | Path:
     """Embeds every readable image of a collection with evaluation's deterministic centre crop.
 
@@ -70,6 +71,7 @@ def embed_source(
         workers: processes that decode.
         out: a `.parquet` or `.npz` file, or None for arrays. An earlier export is replaced, any other file is not.
         progress: called as progress(what, done, total).
+        skipped: a list that receives (name, reason) of unreadable images.
 
     Returns:
         The embeddings when `out` is None, else the path written.
@@ -78,7 +80,7 @@ def embed_source(
         UsageError: if `out` will not do, pyarrow is missing, or no image can be read.
     """
     size = image_size or backbone.image_size
-    skipped: list[tuple[str, str]] = []
+    skipped = [] if skipped is None else skipped
 
     def batches() -> Iterator[Embeddings]:
         features_of = stream(
@@ -106,7 +108,7 @@ def embed_source(
 
     if out is None:
         return _gather(batches())
-    out = Path(out).expanduser().absolute()
+    out = Path(out).expanduser()
     writers = {".parquet": _write_parquet, ".npz": _write_npz}
     suffix = out.suffix.lower()
     if suffix not in writers:
@@ -120,7 +122,7 @@ def embed_source(
 
 def _about(backbone: Backbone, source: ImageSource, size: int, grid: tuple[int, int] | None) -> dict[str, Any]:
     about: dict[str, Any] = {
-        "glocal": glocal.__version__,
+        "glocal": version("glocal"),
         "encoder": backbone.name,
         "source": source.name,
         "pool": backbone.pool,

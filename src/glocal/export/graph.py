@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-import glocal
 from glocal.backbones import Backbone
+from glocal.errors import UsageError
 
 OUTPUTS = ("pooled", "dense")
 TOLERANCE = 1e-3
@@ -40,11 +41,12 @@ class EncoderGraph(nn.Module):
 
 @dataclass(frozen=True)
 class Trace:
-    """A captured encoder. `any_size` says whether it takes other heights and widths than `image_size`."""
+    """A captured encoder: `grid` is (H, W) of `dense` at `image_size`, `any_size` whether it takes other sizes."""
 
     graph: EncoderGraph
     program: ExportedProgram
     image_size: int
+    grid: tuple[int, int]
     any_size: bool
 
 
@@ -57,18 +59,29 @@ class Difference:
 
 
 def trace(backbone: Backbone, image_size: int) -> Trace:
-    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows."""
+    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows.
+
+    Raises:
+        UsageError: if the encoder does not take this size, or torch.export cannot capture it.
+    """
     graph = EncoderGraph(copy.deepcopy(backbone)).cpu().float().eval().requires_grad_(False)
-    image = torch.rand(2, 3, image_size, image_size)
+    image = torch.zeros(2, 3, image_size, image_size)
+    dense = graph(image)[1]
+    grid = (dense.shape[2], dense.shape[3])
     free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with quiet():
         if _may_vary(graph.backbone.model):
             try:
-                return Trace(graph, torch.export.export(graph, (image,), dynamic_shapes=(free,)), image_size, True)
+                return Trace(
+                    graph, torch.export.export(graph, (image,), dynamic_shapes=(free,)), image_size, grid, True
+                )
             except Exception:  # the exporter refuses a size that only looks free in many ways; then it is fixed
                 pass
-        program = torch.export.export(graph, (image,), dynamic_shapes=({0: Dim.DYNAMIC},))
-    return Trace(graph, program, image_size, False)
+        try:
+            program = torch.export.export(graph, (image,), dynamic_shapes=({0: Dim.DYNAMIC},))
+        except Exception as error:
+            raise UsageError(f"torch.export cannot capture {backbone.name}: {first_line(error)}") from error
+    return Trace(graph, program, image_size, grid, False)
 
 
 def _may_vary(model: nn.Module) -> bool:
@@ -106,24 +119,21 @@ def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what:
 def description(traced: Trace) -> dict[str, str]:
     """What a stranger needs to use the file, as string metadata."""
     backbone, size = traced.graph.backbone, traced.image_size
-    height, width = _grid(traced)
     return {
         "encoder": backbone.name,
-        "glocal": glocal.__version__,
+        "glocal": version("glocal"),
         "input": "image: RGB float32 in [0, 1], (batch, 3, height, width); normalisation is inside",
         "image_size": str(size),
         "any_image_size": json.dumps(traced.any_size),
         "pool": backbone.pool,
         "stride": str(backbone.stride),
-        "cells": json.dumps(backbone.cells(height, width).tolist()),
+        "cells": json.dumps(backbone.cells(*traced.grid).tolist()),
     }
 
 
-def _grid(traced: Trace) -> tuple[int, int]:
-    size = traced.image_size
-    with torch.no_grad():
-        dense = traced.graph(torch.zeros(1, 3, size, size))[1]
-    return dense.shape[2], dense.shape[3]
+def first_line(error: Exception) -> str:
+    """What an exporter complains of, without its pages of advice."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
-from glocal.export.graph import OUTPUTS, Difference, compare, description, quiet, trace
+from glocal.export.graph import OUTPUTS, Difference, compare, description, first_line, quiet, trace
 from glocal.export.staging import MARK, staged_file
 
 OPSET = 18
@@ -35,7 +35,7 @@ def export_onnx(backbone: Backbone, out: str | Path, *, image_size: int | None =
         The largest absolute difference between onnxruntime and PyTorch.
 
     Raises:
-        UsageError: if the packages for ONNX are missing or `out` will not do.
+        UsageError: if the packages for ONNX are missing, `out` will not do or ONNX cannot express the encoder.
         RuntimeError: if onnxruntime disagrees with PyTorch by more than 1e-3 relative; nothing is written then.
     """
     missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if find_spec(package) is None]
@@ -44,9 +44,17 @@ def export_onnx(backbone: Backbone, out: str | Path, *, image_size: int | None =
     with staged_file(Path(out), ".onnx") as path:
         traced = trace(backbone, image_size or backbone.image_size)
         with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            program = torch.onnx.export(
-                traced.program, input_names=["image"], output_names=list(OUTPUTS), opset_version=OPSET, verbose=False
-            )
+            try:
+                program = torch.onnx.export(
+                    traced.program,
+                    input_names=["image"],
+                    output_names=list(OUTPUTS),
+                    opset_version=OPSET,
+                    verbose=False,
+                )
+            except Exception as error:
+                what = f"{backbone.name} cannot be said in ONNX ({first_line(error)})"
+                raise UsageError(f"{what}; export it as torch-export instead") from error
         assert program is not None
         program.model.producer_name = MARK
         program.model.metadata_props.update(description(traced))

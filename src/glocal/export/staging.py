@@ -23,6 +23,7 @@ def staged_folder(out: Path) -> Iterator[Path]:
     Raises:
         UsageError: if `out` is a file, or a folder holding something other than an earlier export.
     """
+    out = out.expanduser().absolute()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give the name of a new folder")
     if out.is_dir() and any(out.iterdir()) and not _is_exported_folder(out):
@@ -47,6 +48,7 @@ def staged_file(out: Path, suffix: str) -> Iterator[Path]:
     Raises:
         UsageError: if the suffix differs, or `out` exists and is not an earlier export.
     """
+    out = out.expanduser().absolute()
     if out.suffix.lower() != suffix:
         raise UsageError(f"{out} does not end in {suffix}; name the file to write, e.g. {out.with_suffix(suffix)}")
     if out.is_dir() or (out.exists() and not _is_exported_file(out)):
@@ -61,8 +63,11 @@ def staged_file(out: Path, suffix: str) -> Iterator[Path]:
 @contextmanager
 def _sibling(out: Path) -> Iterator[Path]:
     """A temporary folder on the same disk as `out`, hence one rename away."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
     try:
         yield partial
     finally:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import glocal
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
 from glocal.evaluation.extract import CROP_PCT
@@ -22,9 +22,9 @@ from glocal.export.staging import MARK, staged_folder
 
 _POOL_ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "native": [{}],
-    "cls": [{}, {"global_pool": "token"}],
+    "cls": [{"global_pool": "token"}, {}],
     # The norm comes before the mean in ours; timm says that in a ViT with fc_norm, in a ConvNeXt with head_norm_first.
-    "mean": [{}, {"global_pool": "avg", "fc_norm": False}, {"head_norm_first": True}, {"global_pool": "avg"}],
+    "mean": [{"global_pool": "avg", "fc_norm": False}, {"head_norm_first": True}, {"global_pool": "avg"}, {}],
 }
 _MOVED_NORMS = {"fc_norm.": "norm.", "head.norm.": "norm_pre."}
 TOLERANCE = 1e-4
@@ -47,9 +47,11 @@ def export_timm(backbone: Backbone, out: str | Path, *, about: Mapping[str, str]
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     architecture = encoder.name.partition(".")[0]
     with torch.random.fork_rng(devices=[]), torch.no_grad():  # building models draws from the global generator
-        pooled = encoder(pixels).pooled
-        arguments, state, same_pool = _express(encoder, architecture, pixels, pooled)
         with staged_folder(Path(out)) as folder:
+            pooled = encoder(pixels).pooled
+            if not pooled.isfinite().all():
+                raise UsageError(f"the features of this {architecture} are not finite: its training diverged")
+            arguments, state, same_pool = _express(encoder, architecture, pixels, pooled)
             (folder / "config.json").write_text(json.dumps(_config(encoder, architecture, arguments), indent=2) + "\n")
             save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
             late_norm = next((name for name in ("fc_norm", "head.norm") if f"{name}.weight" in state), None)
@@ -134,7 +136,7 @@ def _config(encoder: Backbone, architecture: str, arguments: dict[str, Any]) -> 
             "first_conv": known.get("first_conv"),
             "classifier": known.get("classifier"),
         },
-        MARK: {"version": glocal.__version__, "pool": encoder.pool, "stride": encoder.stride, "offset": encoder.offset},
+        MARK: {"version": version("glocal"), "pool": encoder.pool, "stride": encoder.stride, "offset": encoder.offset},
     }
 
 
@@ -147,7 +149,7 @@ def _card(
         "Features": f"{encoder.dim} per image, and per location every {encoder.stride} px",
         "Image size": f"{encoder.image_size} px",
         "Pooling": encoder.pool,
-        "Made with": f"glocal {glocal.__version__}, timm {timm.__version__}",
+        "Made with": f"glocal {version('glocal')}, timm {timm.__version__}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     notes = "`model(images)` gives pooled features, `model.forward_features(images)` the last feature map or tokens."
@@ -155,16 +157,16 @@ def _card(
         notes += f" Glocal's dense features are the latter after `model.{late_norm}`, location by location."
     if not same_pool:
         notes += (
-            f" Note: the pooled features are timm's own; '{encoder.pool}' pooling, as in training, cannot be said to timm"
-            " for this architecture (an ONNX export has it)."
+            f" Note: the pooled features are timm's own. '{encoder.pool}' pooling, as in training, cannot be said to"
+            " timm for this architecture; an ONNX export has it."
         )
     return f"""---
 library_name: timm
-tags: [timm, image-feature-extraction, self-supervised]
+tags: [timm, image-feature-extraction]
 ---
 # {name}
 
-A vision encoder pretrained without labels. No licence is stated: add yours before sharing.
+A vision encoder, exported by glocal. No licence is stated: add yours before sharing.
 
 | | |
 |---|---|

@@ -24,7 +24,7 @@ def export_torch(backbone: Backbone, out: str | Path, *, image_size: int | None 
         The largest absolute difference between the reloaded program and PyTorch.
 
     Raises:
-        UsageError: if `out` will not do.
+        UsageError: if `out` will not do or torch.export cannot capture the encoder.
         RuntimeError: if the reloaded program disagrees with PyTorch; nothing is written then.
     """
     with staged_file(Path(out), ".pt2") as path:
