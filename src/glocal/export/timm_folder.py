@@ -46,21 +46,21 @@ def export_timm(backbone: Backbone, out: str | Path, *, about: Mapping[str, str]
     size = encoder.image_size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     architecture = encoder.name.partition(".")[0]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():  # building models draws from the global generator
-        with staged_folder(Path(out)) as folder:
-            pooled = encoder(pixels).pooled
-            if not pooled.isfinite().all():
-                raise UsageError(f"the features of this {architecture} are not finite: its training diverged")
-            arguments, state, same_pool = _express(encoder, architecture, pixels, pooled)
-            (folder / "config.json").write_text(json.dumps(_config(encoder, architecture, arguments), indent=2) + "\n")
-            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-            late_norm = next((name for name in ("fc_norm", "head.norm") if f"{name}.weight" in state), None)
-            card = _card(encoder, architecture, Path(out).name, same_pool, late_norm, about or {})
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-            expected = pooled if same_pool else encoder.model(pixels)
-            if not _close(opened(pixels), expected):
-                raise RuntimeError(f"{architecture} opened again by timm does not give the same features")
+    # Building models draws from the global generator, whose state is put back.
+    with staged_folder(Path(out)) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
+        pooled = encoder(pixels).pooled
+        if not pooled.isfinite().all():
+            raise UsageError(f"the features of this {architecture} are not finite: its training diverged")
+        arguments, state, same_pool = _express(encoder, architecture, pixels, pooled)
+        (folder / "config.json").write_text(json.dumps(_config(encoder, architecture, arguments), indent=2) + "\n")
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        late_norm = next((name for name in ("fc_norm", "head.norm") if f"{name}.weight" in state), None)
+        card = _card(encoder, architecture, Path(out).name, same_pool, late_norm, about or {})
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        expected = pooled if same_pool else encoder.model(pixels)
+        if not _close(opened(pixels), expected):
+            raise RuntimeError(f"{architecture} opened again by timm does not give the same features")
 
 
 def _express(
