@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from glocal.backbones import Backbone
-    from glocal.export import Embeddings
+    from glocal.export.embed import Embeddings
 
 
 def pretrain(
@@ -182,7 +182,7 @@ def embed(
         The file, or the embeddings.
     """
     from glocal.data import open_source
-    from glocal.export import embed_source
+    from glocal.export.embed import embed_source
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
     return embed_source(
@@ -212,4 +212,4 @@ def export(
     from glocal.export import export_encoder
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
-    return export_encoder(model, format=format, out=out)
+    return export_encoder(model, format=format, out=out, image_size=image_size)

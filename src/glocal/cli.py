@@ -91,13 +91,13 @@ def call(command: str, args: list[str]) -> None:
 
     function = getattr(api, command)
     options = parse(command, function, args)
+    if command == "embed" and options.get("out") is None:
+        raise UsageError("embed needs --out FILE.parquet or --out FILE.npz")
     result = function(**options)
     if command == "evaluate":
         print(table(result))
     elif command in ("embed", "export"):
         print(result)
-    if command == "embed" and options.get("out") is None:
-        raise UsageError("embed needs --out FILE.parquet or --out FILE.npz")
 
 
 def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
@@ -123,22 +123,37 @@ def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
     else:
         for name in positional:
             parser.add_argument(name, type=str, help="")
-    parser.add_function_arguments(function, as_group=False, skip={*positional, "options"}, fail_untyped=False)
+    if command == "evaluate":
+        parser.add_argument("--tasks", nargs="+", type=str, help="see glocal tasks; by default all that the data allows")
+    parser.add_function_arguments(
+        function, as_group=False, skip={*positional, "options", *(["tasks"] if command == "evaluate" else [])}
+    )
     if command == "pretrain":
         from glocal.methods import method_class
 
         parser.add_class_arguments(
             method_class(chosen_method(args)), nested_key=None, as_group=True, skip={"backbone", "image_size"}
         )
+    callables = [function] if command != "pretrain" else [function, method_class(chosen_method(args))]
+    types = {
+        name: str(parameter.annotation).removesuffix(" | None")
+        for item in callables
+        for name, parameter in inspect.signature(item).parameters.items()
+    }
     known = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
     if "-h" in args or "--help" in args:
         print(re.sub(r"--[a-z_]+", lambda m: m[0].replace("_", "-"), parser.format_help()))
         sys.exit(0)
     args = [normalise(word, known) for word in args]
+    if command == "pretrain" and (config := value_of("--config", args)):
+        names = [option.removeprefix("--") for option in known] + positional
+        for name in read_yaml(config):
+            if name not in names:
+                raise UsageError(f"--config {config}: no option '{name}'{nearest(str(name), names)}")
     try:
         namespace = parser.parse_args(args)
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise UsageError(one_line(command, str(error))) from error
+        raise UsageError(one_line(command, str(error), args, types)) from error
     options = namespace.as_dict() if hasattr(namespace, "as_dict") else vars(namespace)
     options.pop("config", None)
     options = {name: value for name, value in options.items() if not name.startswith("__")}
@@ -154,23 +169,39 @@ def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
 
 def chosen_method(args: list[str]) -> str:
     """The method named on the command line or in its --config file, else the default."""
-    import yaml
-
     from glocal import api
 
+    default = inspect.signature(api.pretrain).parameters["method"].default
+    config = value_of("--config", args)
+    return value_of("--method", args) or (config and read_yaml(config).get("method")) or default
+
+
+def value_of(option: str, args: list[str]) -> str | None:
+    """The value given to an option, as `--option VALUE` or `--option=VALUE`."""
     for k, word in enumerate(args):
-        if word.startswith("--method="):
-            return word.split("=", 1)[1]
-        if word == "--method" and k + 1 < len(args):
+        if word.startswith(option + "="):
+            return word.partition("=")[2]
+        if word == option and k + 1 < len(args):
             return args[k + 1]
-    for k, word in enumerate(args):
-        if word == "--config" and k + 1 < len(args):
-            try:
-                with open(args[k + 1]) as file:
-                    return (yaml.safe_load(file) or {}).get("method", "vicregl")
-            except (OSError, yaml.YAMLError, AttributeError):
-                break
-    return inspect.signature(api.pretrain).parameters["method"].default
+    return None
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """A YAML file of options."""
+    import yaml
+
+    from glocal.errors import UsageError
+
+    try:
+        with open(path) as file:
+            options = yaml.safe_load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read --config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config {path} is not valid YAML: {error}") from error
+    if not isinstance(options, dict):
+        raise UsageError(f"--config {path} holds no options; write lines like 'epochs: 100'")
+    return options
 
 
 def normalise(word: str, known: list[str]) -> str:
@@ -189,10 +220,13 @@ def normalise(word: str, known: list[str]) -> str:
     return name + equals + value
 
 
-def one_line(command: str, message: str) -> str:
-    """The gist of a parser's message."""
-    message = re.sub(r"Parser key \"?([a-z_]+)\"?:?", lambda m: f"--{m[1].replace('_', '-')}:", message)
+def one_line(command: str, message: str, args: list[str], types: dict[str, str]) -> str:
+    """The gist of a parser's message; where a value does not fit, what was given and what is expected."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    found = re.match(r"(?:Parser key )?\"?([a-z_0-9]+)\"?:", lines[0])
+    if found and found[1] in types:
+        option = f"--{found[1]}"
+        return f"{option.replace('_', '-')} {value_of(option, args) or ''} is not one of: {types[found[1]]}"
     return f"{' '.join(lines[:2])} (see glocal {command} --help)"
 
 
@@ -244,5 +278,7 @@ def listing(command: str, args: list[str]) -> None:
         from pathlib import Path
 
         from glocal.report import write_report
+        from glocal.training.run import read_config
 
-        print(write_report(Path(args[0])))
+        read_config(Path(args[0]))
+        print(write_report(args[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from glocal.report import write_report
 from glocal.training import Schedule, fit
 from glocal.training.plan import Plan, decide_optimization, decide_sizes, decide_stride
 from glocal.training.run import new_run, read_config, write_config
+from glocal.views import ViewLoader
 
 BACKBONE_OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
 
@@ -71,6 +73,8 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     cls = method_class(config["method"])
     torch.set_num_threads(config.setdefault("threads", torch.get_num_threads()))
     processes = config["devices"] * config["num_nodes"]
+    for name in ("lightning.fabric", "lightning.pytorch"):  # they greet
+        logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=config["accelerator"],
         devices=config["devices"],
@@ -97,6 +101,15 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         monitor_every=config["monitor_every"],
         checkpoint_steps=config["checkpoint_steps"],
     )
+    loader = ViewLoader(
+        source,
+        method.recipe,
+        batch_size=config["batch_size"] // config["accumulate"],
+        seed=config["seed"],
+        workers=config["workers"],
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
     main = fabric.is_global_zero
     if main and not resume:
         write_config(run, config)
@@ -108,12 +121,11 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     at = fit(
         fabric,
         method,
-        source,
+        loader,
         run,
         optimization=optimization,
         schedule=schedule,
         seed=config["seed"],
-        workers=config["workers"],
         resume=resume,
         monitor=watch,
         quiet=quiet,

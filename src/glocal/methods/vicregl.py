@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from glocal.errors import UsageError
 from glocal.features import Features
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicregl_loss
@@ -85,6 +86,8 @@ class VICRegL(nn.Module):
         cells: Literal["field", "uniform"] = "field",
         flip_aware: bool = True,
     ) -> None:
+        if not 0 <= alpha <= 1:
+            raise UsageError(f"alpha is {alpha}; it weighs the global loss against the local one, from 0 to 1")
         super().__init__()
         self.encoder = backbone
         self.projector = build_projector((backbone.dim, *projector), norm=backbone.norm)

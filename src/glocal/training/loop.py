@@ -15,7 +15,6 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from glocal.data.source import ImageSource
 from glocal.methods import Optimization
 from glocal.random import derive
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
@@ -67,28 +66,26 @@ class Schedule:
 def fit(
     fabric: Fabric,
     method: nn.Module,
-    source: ImageSource,
+    loader: ViewLoader,
     run: Path,
     *,
     optimization: Optimization,
     schedule: Schedule,
     seed: int,
-    workers: int,
     resume: bool = False,
     monitor: Monitor | None = None,
     quiet: bool = False,
 ) -> Position:
-    """Train `method` on `source`, keeping the run directory such that a stop at any moment loses little.
+    """Train `method` on the views of `loader`, keeping the run directory such that a stop at any moment loses little.
 
     Args:
         fabric: launched; says devices, processes and precision.
         method: see `glocal.methods`.
-        source: the images.
+        loader: batches of `schedule.batch_size / schedule.accumulate` images of this process.
         run: the run's directory.
         optimization: optimiser and schedule shape.
         schedule: lengths and sizes.
         seed: of everything drawn during training.
-        workers: loader processes.
         resume: continue from the run's checkpoint.
         monitor: called on the main process every few epochs.
         quiet: print nothing.
@@ -101,16 +98,6 @@ def fit(
     """
     encoder: Any = method.encoder
     appearance = Appearance(method.recipe, encoder.mean, encoder.std, seed)  # type: ignore[arg-type]
-    micro = schedule.batch_size // schedule.accumulate
-    loader = ViewLoader(
-        source,
-        method.recipe,  # type: ignore[arg-type]
-        batch_size=micro,
-        seed=seed,
-        workers=workers,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
     steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
     total_steps = schedule.epochs * steps_per_epoch
     if schedule.max_steps is not None:

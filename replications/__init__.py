@@ -1,0 +1,1 @@
+"""One short runnable file per published claim: `python -m replications.NAME --help`."""

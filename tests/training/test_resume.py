@@ -1,0 +1,113 @@
+"""A run that is killed and resumed ends with the very weights of one that was not."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import glocal
+from glocal.training import loop, read_metrics
+
+TINY = {
+    "method": "vicregl",
+    "backbone": "resnet10t",
+    "image_size": 32,
+    "batch_size": 8,
+    "epochs": 4,
+    "output_stride": 8,
+    "projector": (32, 32, 32),
+    "local_projector": (16, 16, 16),
+    "drop_path": 0.2,
+    "report": False,
+    "quiet": True,
+    "precision": "32",
+}
+DATA = "parts:n=28,size=40"  # 3 steps an epoch, 12 in all
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["method"]
+
+
+def assert_identical(a: Path, b: Path) -> None:
+    one, other = weights(a), weights(b)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    assert (a / "encoder.safetensors").read_bytes() == (b / "encoder.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return glocal.pretrain(DATA, out=str(tmp_path_factory.mktemp("runs") / "whole"), workers=0, **TINY)
+
+
+class Power(Exception):
+    """The plug is pulled."""
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (4, 2), (6, 1), (11, 0)])
+def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, workers):
+    out = tmp_path / "stopped"
+    calls = 0
+    step = loop.warmup_cosine
+
+    def pulled(*args):
+        nonlocal calls
+        calls += 1
+        if calls == stop + 1:
+            raise Power
+        return step(*args)
+
+    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    with pytest.raises(Power):
+        glocal.pretrain(DATA, out=str(out), workers=workers, checkpoint_steps=2, **TINY)
+    monkeypatch.undo()
+    assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["position"]["step"] <= stop
+    glocal.pretrain(resume=str(out), workers=(workers + 1) % 3, quiet=True)
+    assert_identical(whole, out)
+    steps = [line["step"] for line in read_metrics(out) if "loss" in line]
+    assert steps == sorted(set(steps)), "a step must stand once in metrics.jsonl"
+
+
+def test_sigkill_then_resume(whole, tmp_path):
+    out = tmp_path / "killed"
+    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
+    command = [sys.executable, "-m", "glocal", "pretrain", DATA, "--out", str(out), "--workers=1", "--checkpoint-steps=1"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE)
+    last, seen, target = out / "checkpoints" / "last.pt", set(), random.randint(2, 9)
+    deadline = time.monotonic() + 240
+    while len(seen) < target and process.poll() is None and time.monotonic() < deadline:
+        if last.exists():
+            seen.add(last.stat().st_mtime_ns)
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    position = torch.load(last, weights_only=True)["position"]
+    assert position["step"] < 12, process.stderr.read().decode() if process.stderr else ""
+    glocal.pretrain(resume=str(out), workers=0, quiet=True)
+    assert_identical(whole, out)
+
+
+def test_interrupt_saves_and_says_how_to_resume(whole, tmp_path):
+    out = tmp_path / "interrupted"
+    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
+    command = [sys.executable, "-m", "glocal", "pretrain", DATA, "--out", str(out), "--workers=1", "--checkpoint-steps=1"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 130, err
+    assert f"glocal pretrain --resume {out}" in err
+    assert "Traceback" not in err
+    glocal.pretrain(resume=str(out), workers=0, quiet=True)
+    assert_identical(whole, out)
