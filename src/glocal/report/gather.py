@@ -134,8 +134,11 @@ def _neighbours(galleries: dict[str, Gallery], photographs: list[Photograph]) ->
 
 
 def _dense_side(encoder: Backbone, size: int) -> int:
-    """A larger side on which the map has about 14 cells, for networks that take any; else the usual one."""
-    wide = max(size, min(14 * encoder.stride, 448))
+    """A larger side on which the map has up to 14 cells, for networks that take any; else the usual one.
+
+    At most three times the usual one: further away features no longer mean the same.
+    """
+    wide = max(size, min(14 * encoder.stride, 3 * size, 448))
     try:
         next(features_of(encoder, [Image.new("RGB", (wide, wide))]))
     except (AssertionError, RuntimeError, ValueError):

@@ -84,14 +84,15 @@ def pca_maps(encoder: nn.Module, photographs: list[Photograph], *, size: int) ->
 def principal_colours(dense: Tensor) -> Tensor:
     """(B, D, H, W) features to (B, 3, H, W) in [0, 1], as described at `pca_maps`. Missing components are mid-grey."""
     batch, _, height, width = dense.shape
-    tokens = dense.permute(0, 2, 3, 1).flatten(0, 2)
-    tokens = tokens - tokens.mean(0)
-    _, values, directions = torch.linalg.svd(tokens, full_matrices=False)
-    kept = int((values[:3] > 1e-9 * values[0].clamp_min(1e-300)).sum())
+    features = dense.permute(0, 2, 3, 1).flatten(0, 2)
+    tokens = features - features.mean(0)
+    variances, directions = torch.linalg.eigh(tokens.T @ tokens)  # ascending
+    least = max(1e-12 * float(variances[-1]), 1e-18 * float(features.square().sum()))  # rounding
+    directions = directions[:, variances > least].T.flip(0)[:3]
+    kept = len(directions)
     colours = torch.full((len(tokens), 3), 0.5, dtype=dense.dtype)
     if kept == 0:
         return colours.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
-    directions = directions[:kept]
     # A component's sign is arbitrary; fix it so that the picture is repeatable.
     directions = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
     scores = tokens @ directions.T
