@@ -62,7 +62,7 @@ def coloured(count, seed, classes=3, side=40):
 
 
 def blocks(count, seed, side=40):
-    """Scenes of two colours meeting at a vertical border, their masks (0 left, 1 right), with a strip of 7 to ignore."""
+    """Scenes of two colours with a vertical border, their masks (0 left, 1 right), and a strip of 7 to ignore."""
     draw = np.random.default_rng(seed)
     images, masks = np.zeros((count, side, side, 3), np.uint8), np.zeros((count, side, side), np.uint8)
     for i, border in enumerate(draw.integers(side // 4, 3 * side // 4, count)):
@@ -75,4 +75,6 @@ def blocks(count, seed, side=40):
 @pytest.fixture
 def made():
     """The pieces above."""
-    return SimpleNamespace(Cells=Cells, Scenes=Scenes, coloured=coloured, blocks=blocks, ArraySource=ArraySource, Image=Image)
+    return SimpleNamespace(
+        Cells=Cells, Scenes=Scenes, coloured=coloured, blocks=blocks, ArraySource=ArraySource, Image=Image
+    )

@@ -12,7 +12,7 @@ GEOMETRY = CROP.but(jitter=0.0, gray=0.0)
 
 
 class Where(nn.Module):
-    """Reads the place that a pixel's red and green name, at `offset` into each 8×8 cell, into a feature of that place."""
+    """Turns the place that a pixel's red and green name, `offset` into each 8×8 cell, into a feature of that place."""
 
     mean, std, image_size = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 64
 
@@ -72,14 +72,14 @@ def test_flipped_grids_would_not_do(made, monkeypatch):
 def test_where_cells_really_look_beats_the_uniform_grid(made):
     scores = scores_of(Where(offset=0), made, crop=GEOMETRY)
     assert scores["within_1_cell"] > 0.99
-    assert scores["median_error"] < 0.6 < scores["median_error_uniform"]
+    assert scores["median_error"] < scores["median_error_uniform"] - 0.1
     assert scores["within_1_cell_uniform"] < scores["within_1_cell"]
 
 
 def test_random_features_are_at_chance(made):
     scores = scores_of(Noise(), made)
     assert scores["within_1_cell"] == pytest.approx(scores["chance"], abs=0.03)
-    assert 3 / 64 < scores["chance"] < 5 / 64  # of 64 cells, three to four lie within one cell of a place
+    assert 2.5 / 64 < scores["chance"] < 3.2 / 64  # a disc of one cell's radius holds pi cells, fewer at the border
 
 
 def test_a_pure_function_of_the_seed(made):

@@ -10,6 +10,10 @@ from glocal.errors import UsageError
 from glocal.evaluation.extract import eval_image, extract, frozen, stream
 
 
+def numpy_state():
+    return np.random.get_state()[1].copy()  # noqa: NPY002
+
+
 def picture(width, height):
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
@@ -67,11 +71,11 @@ def test_unreadable_images_are_skipped_and_named(made):
 def test_nothing_draws_from_global_generators_and_workers_change_nothing(made):
     source = made.ArraySource(made.coloured(7, 0)[0])
     torch.manual_seed(0)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), python_random.getstate()
+    before = torch.get_rng_state(), numpy_state(), python_random.getstate()
     plain = extract(made.Cells(), source, image_size=32, batch_size=3)
     two = extract(made.Cells(), source, image_size=32, batch_size=3, workers=2)
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all()
+    assert (numpy_state() == before[1]).all()
     assert python_random.getstate() == before[2]
     assert torch.equal(plain.pooled, two.pooled)
 

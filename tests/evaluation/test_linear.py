@@ -86,7 +86,9 @@ def test_shuffled_labels_give_chance():
 def test_test_labels_influence_nothing_but_the_score(made):
     truth = find_task("linear")(exam_of(made), epochs=3)
     wrong = find_task("linear")(exam_of(made, test_labels=np.roll(np.arange(30) % 3, 1)), epochs=3)
-    assert {k: truth[k] for k in ("lr", "wd", "validation_top1")} == {k: wrong[k] for k in ("lr", "wd", "validation_top1")}
+    assert {k: truth[k] for k in ("lr", "wd", "validation_top1")} == {
+        k: wrong[k] for k in ("lr", "wd", "validation_top1")
+    }
     assert wrong["top1"] == 0.0
 
 
@@ -97,7 +99,9 @@ def test_balanced_is_the_mean_recall_of_the_classes(made):
     claimed = labels[few].copy()
     claimed[-1] = 0  # an image of class 2 called 0
     (a, la) = made.coloured(60, 0)
-    exam = Exam(made.Cells(), made.ArraySource(a, la), made.ArraySource(images[few], claimed, classes=["0", "1", "2"]), 32)
+    exam = Exam(
+        made.Cells(), made.ArraySource(a, la), made.ArraySource(images[few], claimed, classes=["0", "1", "2"]), 32
+    )
     scores = find_task("linear")(exam, epochs=10)
     assert scores["top1"] == pytest.approx(5 / 6)
     assert scores["balanced"] == pytest.approx((4 / 5 + 1) / 2)

@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from glocal.errors import UsageError
 from glocal.evaluation import Exam, find_task
 from glocal.evaluation.probe import Probes, Standardise
-from glocal.evaluation.segment import IGNORE, Classes, Scenes, Training, confusion, count_confusions, iou, statistics
+from glocal.evaluation.segment import IGNORE, Classes, Scenes, confusion, count_confusions, iou, statistics
 
 DRAW = np.random.default_rng(0)
 
@@ -102,9 +102,7 @@ def test_two_colours_are_told_apart_and_void_does_not_count(made):
 def test_test_masks_influence_nothing_but_the_score(made):
     _, masks = made.blocks(10, 1)
     swapped = np.where(masks == 7, 7, 1 - masks).astype(np.uint8)
-    truth, wrong = (
-        find_task("segment")(exam_of(made, test_masks=m, **LEGEND), steps=60) for m in (masks, swapped)
-    )
+    truth, wrong = (find_task("segment")(exam_of(made, test_masks=m, **LEGEND), steps=60) for m in (masks, swapped))
     assert (truth["lr"], truth["validation_miou"]) == (wrong["lr"], wrong["validation_miou"])
     assert wrong["miou"] < 0.05 < truth["miou"]
 

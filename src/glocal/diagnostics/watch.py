@@ -26,8 +26,8 @@ CELLS = 4
 class Watch:
     """Online kNN accuracy, where the training images have labels, and effective rank of pooled and dense features.
 
-    Looks at a fixed sample of the *training* images only; a fifth of it is classified by the rest. No test image is seen
-    before training ends.
+    Looks at a fixed sample of the *training* images only; a fifth of it is classified by the rest. No test image is
+    seen before training ends.
 
     Args:
         source: the training images.

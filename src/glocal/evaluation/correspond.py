@@ -16,7 +16,6 @@ from glocal.evaluation.split import spread_over
 from glocal.features import Features
 from glocal.views import Appearance, Batch, Crop, Recipe, View, ViewLoader, grid_centers
 
-
 CROP = Crop(0, scale=(0.3, 1.0))
 """How the two views are taken, but for their size: a random box, a flip, colour jitter, grey."""
 
@@ -33,7 +32,7 @@ def two_crops(exam: Exam, *, images: int, crop: Crop = CROP) -> Iterator[tuple[B
     loader = ViewLoader(
         source,
         recipe,
-        batch_size=min(exam.batch_size, len(source)),
+        batch_size=min(exam.batch_size, len(source), 16),  # all pairs of cells are held at once
         seed=exam.seed,
         workers=exam.workers,
         shuffle=False,
@@ -76,7 +75,7 @@ def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) 
     visible = ((truth >= low) & (truth < high)).all(-1)
     where = truth[visible]
     errors = ((cells[matched[visible]] - where) / stride).norm(dim=-1)
-    every = ((cells[None] - where[:, None]) / stride).norm(dim=-1)
+    every = torch.cdist(where / stride, cells / stride)
     return errors, (every <= 1 + 1e-4).double().mean(1)
 
 

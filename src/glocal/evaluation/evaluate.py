@@ -56,9 +56,11 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
 
 
 def _check(name: str, task: Task, splits: Splits) -> None:
-    for source in (splits.train, splits.test):
+    for which, source in (("training", splits.train), ("test", splits.test)):
         if not _serves(source, task):
-            raise UsageError(f"task '{name}' needs {_LACKING[task.needs]}; {source.name} has none")
+            raise UsageError(
+                f"task '{name}' needs {_LACKING[task.needs]}; the {which} images of {source.name} have none"
+            )
 
 
 def _serves(source: ImageSource, task: Task) -> bool:

@@ -123,7 +123,7 @@ def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def iou(counts: Tensor) -> Tensor:
-    """Intersection over union (..., K) float64 from counts (..., K, K); NaN for a class neither present nor predicted."""
+    """Intersection over union (..., K) of counts (..., K, K), float64; NaN for a class neither present nor predicted."""
     counts = counts.double()
     hit = counts.diagonal(dim1=-2, dim2=-1)
     return hit / (counts.sum(-2) + counts.sum(-1) - hit)

@@ -1,0 +1,116 @@
+import math
+
+import pytest
+import torch
+
+from glocal.diagnostics import check_features, diagnose
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def name_of(diagnosis):
+    return None if diagnosis is None else diagnosis.name
+
+
+def history(steps=100, loss=lambda t: 40 * math.exp(-t) + 10, ranks=(20, 40, 60), dense=(30, 50, 80)):
+    lines = [
+        {"step": s, "epoch": s // 10, "loss": loss(s / steps) + 0.5 * math.sin(s), "loss/variance": 3.0, "lr": 0.1}
+        for s in range(steps)
+    ]
+    for k, (pooled, local) in enumerate(zip(ranks, dense, strict=True)):
+        lines.append({"step": k, "epoch": k, "rank_pooled": pooled, "rank_dense": local, "knn_top1": 0.3})
+    return lines
+
+
+@pytest.mark.parametrize("images", [2, 15, 16, 64, 300])
+def test_healthy_features_raise_no_alarm(images):
+    pooled = gaussian(images, 64)
+    dense = pooled.repeat_interleave(4, 0) + gaussian(4 * images, 64, seed=1)
+    assert check_features(pooled, dense) is None
+    assert check_features(pooled.relu() + 5) is None  # a common direction, as ReLU networks have
+    assert check_features(gaussian(images, 2)) is None  # few dimensions by design
+
+
+def test_features_that_are_all_the_same():
+    assert name_of(check_features(torch.ones(40, 8) + 1e-4 * gaussian(40, 8))) == "complete collapse"
+    assert name_of(check_features(torch.zeros(40, 8))) == "complete collapse"
+    lengths_only = torch.ones(40, 8) * torch.rand(40, 1, generator=torch.Generator().manual_seed(0))
+    assert name_of(check_features(lengths_only)) == "complete collapse"
+
+
+def test_features_along_a_line():
+    line = 5 + gaussian(64, 1) * gaussian(1, 32, seed=1) + 1e-3 * gaussian(64, 32, seed=2)
+    assert name_of(check_features(line)) == "dimensional collapse"
+
+
+def test_maps_that_are_constant():
+    pooled = gaussian(64, 32)
+    flat = pooled.repeat_interleave(4, 0)
+    assert name_of(check_features(pooled, flat + 1e-4 * gaussian(256, 32, seed=1))) == "local collapse"
+    assert check_features(pooled, pooled) is None  # one location each says nothing
+
+
+def test_nan_features():
+    x = gaussian(10, 4)
+    x[3, 2] = float("nan")
+    assert name_of(check_features(x)) == "not finite"
+    assert name_of(check_features(gaussian(10, 4), x)) == "not finite"
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224"])
+def test_no_alarm_at_random_initialisation(backbone):
+    from glocal.backbones import build_backbone
+    from glocal.data import PartsWorld
+    from glocal.diagnostics import Watch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = build_backbone(backbone, image_size=64).eval()
+    watch = Watch(PartsWorld(24, 64), image_size=64, seed=0)
+    pooled, dense, _ = watch.features(encoder)
+    assert check_features(pooled, dense) is None
+
+
+def test_a_healthy_log():
+    assert diagnose(history()) == []
+    assert diagnose([]) == []
+    assert diagnose(history(steps=5, loss=lambda t: 25.0)) == []  # too early to say
+    assert diagnose(history(ranks=(60, 40, 45))) == []  # ranks may fall some
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), "NaN", None])
+def test_a_broken_term_is_named_with_its_step(broken):
+    log = history()
+    log[50]["loss/variance"] = broken
+    (found,) = diagnose(log)
+    assert found.name == "not finite"
+    assert "variance" in found.evidence
+    assert "step 50" in found.evidence
+    assert "--lr" in found.suggestion
+
+
+@pytest.mark.parametrize(
+    ("ranks", "dense", "name"),
+    [
+        ((20, 8, 1.1), (30, 20, 10), "complete collapse"),
+        ((20, 8, 2.2), (30, 20, 10), "dimensional collapse"),
+        ((60, 20, 9), (80, 60, 40), "dimensional collapse"),
+        ((20, 40, 60), (80, 40, 15), "local collapse"),
+    ],
+)
+def test_ranks_in_the_log(ranks, dense, name):
+    (found,) = diagnose(history(ranks=ranks, dense=dense))
+    assert found.name == name
+    assert found.evidence in str(found)
+    assert found.suggestion in str(found)
+    assert "\n" not in str(found)
+    assert "--" in found.suggestion
+
+
+def test_a_loss_that_does_not_move():
+    (found,) = diagnose(history(loss=lambda t: 24.75))
+    assert found.name == "stuck"
+    (found,) = diagnose(history(loss=lambda t: 20 + 5 * t))
+    assert found.name == "stuck"
