@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -67,21 +67,20 @@ def trace(backbone: Backbone, image_size: int) -> Trace:
     graph = EncoderGraph(copy.deepcopy(backbone)).cpu().float().eval().requires_grad_(False)
     image = torch.zeros(2, 3, image_size, image_size)
     dense = graph(image)[1]
-    grid = (dense.shape[2], dense.shape[3])
-    free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    program, any_size = _capture(graph, image)
+    return Trace(graph, program, image_size, (dense.shape[2], dense.shape[3]), any_size)
+
+
+def _capture(graph: EncoderGraph, image: Tensor) -> tuple[ExportedProgram, bool]:
+    batch, sizes = {0: Dim.DYNAMIC}, {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with quiet():
         if _may_vary(graph.backbone.model):
-            try:
-                return Trace(
-                    graph, torch.export.export(graph, (image,), dynamic_shapes=(free,)), image_size, grid, True
-                )
-            except Exception:  # the exporter refuses a size that only looks free in many ways; then it is fixed
-                pass
+            with suppress(Exception):  # the exporter refuses in many ways a size that only looks free
+                return torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,)), True
         try:
-            program = torch.export.export(graph, (image,), dynamic_shapes=({0: Dim.DYNAMIC},))
+            return torch.export.export(graph, (image,), dynamic_shapes=(batch,)), False
         except Exception as error:
-            raise UsageError(f"torch.export cannot capture {backbone.name}: {first_line(error)}") from error
-    return Trace(graph, program, image_size, grid, False)
+            raise UsageError(f"torch.export cannot capture {graph.backbone.name}: {first_line(error)}") from error
 
 
 def _may_vary(model: nn.Module) -> bool:
