@@ -42,7 +42,6 @@ def support(dense, image, row, column):
         ("resnet18", {"output_stride": 16}, 640, (16, 0.5)),
         ("resnet18", {"output_stride": 8}, 640, (8, 0.5)),
         ("resnet18", {"stem": "cifar"}, 192, (8, 0.5)),
-        ("resnet18", {"stem": "cifar", "output_stride": 4}, 192, (4, 0.5)),
         ("resnet50", {}, 576, (32, 0.5)),
         ("resnetaa50", {}, 640, (32, 15.5)),  # average-pooled on the way
         ("regnety_002", {}, 704, (32, 0.5)),
@@ -112,6 +111,10 @@ def test_a_shortcut_is_not_the_trunk():
 
 def test_a_trunk_that_does_not_arrive_is_taken_as_uniform():
     assert locate([Step(64, 16, 4, 4, 0, 1)], 64, 4) == (16, 8.0)
+
+
+def test_a_trunk_that_leaves_the_image_is_taken_as_uniform():
+    assert locate([Step(8, 4, kernel=3, stride=2, padding=9, dilation=1)], 8, 4) == (2, 1.0)
 
 
 def test_positions_are_x_then_y():

@@ -23,10 +23,9 @@ def trained(name, **options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("resnet18", {"stem": "cifar", "output_stride": 4, "image_size": 64}),
+        ("resnet18", {"stem": "cifar", "image_size": 64}),
         ("convnext_atto", {"pool": "mean", "drop_path": 0.1}),
         ("vit_tiny_patch16_224", {"image_size": 64, "pool": "mean"}),
-        ("xcit_nano_12_p16_224", {}),
         ("swin_tiny_patch4_window7_224", {"image_size": 64}),
     ],
 )

@@ -156,13 +156,14 @@ class Backbone(nn.Module):
             return self.model.forward_features(x)
         except (AssertionError, RuntimeError) as error:
             height, width = x.shape[2:]
-            # timm refuses a size by an assertion, or lets two shapes clash; out of memory and the like are subclasses.
-            clash = type(error) is RuntimeError and (height, width) != (self.image_size, self.image_size)
-            if not clash and not isinstance(error, AssertionError):
-                raise
-            raise UsageError(
-                f"{self.name} made for {self.image_size} px does not take {width}×{height} images: {error}"
-            ) from error
+            reason = str(error).partition("\n")[0]
+            # timm refuses a size by an assertion, or lets two shapes clash. Other failures are none of the user's.
+            clash = type(error) is RuntimeError and ("size" in reason or "shape" in reason)
+            if isinstance(error, AssertionError) or (clash and (height, width) != (self.image_size, self.image_size)):
+                raise UsageError(
+                    f"{self.name} made for {self.image_size} px does not take {width}×{height} images: {reason}"
+                ) from error
+            raise
 
     def _token_grid(self, tokens: int, height: int, width: int) -> tuple[int, int]:
         """(H, W) of a token sequence; some models pad a patch that the image does not fill, others drop it."""

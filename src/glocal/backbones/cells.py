@@ -8,6 +8,8 @@ multiplies the jump by its stride (Araujo et al. 2019, "Computing receptive fiel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,15 +39,25 @@ class Step:
         return (self.reach - 1) / 2 - self.padding
 
 
-def trace(model: Any, image: Tensor) -> tuple[Tensor, Tensor, list[Step]]:
-    """Run a model in eval mode without gradient, and list the operations that change the resolution or move the grid.
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradient; each module's own mode is restored afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def trace(model: Any, image: Tensor) -> tuple[Any, list[Step]]:
+    """What `model.forward_features` gives, and the operations that change the resolution or move the grid, in order.
 
     Args:
-        model: a timm model; its training modes and BatchNorm statistics are left as they were.
+        model: a timm model.
         image: (1, 3, h, w).
-
-    Returns:
-        What `forward_features` and then `forward_head` give, and the steps in the order in which they ran.
     """
     from timm.layers import BlurPool2d
 
@@ -53,31 +65,26 @@ def trace(model: Any, image: Tensor) -> tuple[Tensor, Tensor, list[Step]]:
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         step = _step(module, inputs[0].shape[-1], output.shape[-1])
-        # At equal size only a convolution of even width moves the trunk (a dilated ConvNeXt); poolings are in shortcuts.
+        # At equal size only an even convolution moves the trunk (a dilated ConvNeXt); even poolings are in shortcuts.
         if step.size_out != step.size_in or (isinstance(module, nn.Conv2d) and step.shift != 0):
             steps.append(step)
 
-    training = {module: module.training for module in model.modules()}
     spatial = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d, BlurPool2d)
-    handles = [module.register_forward_hook(record) for module in training if isinstance(module, spatial)]
+    handles = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, spatial)]
     try:
-        with torch.no_grad():
-            output = model.eval().forward_features(image)
-            pooled = model.forward_head(output, pre_logits=True)
+        with evaluating(model):
+            return model.forward_features(image), steps
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
-    return output, pooled, steps
 
 
 def locate(steps: list[Step], size: int, side: int) -> tuple[int, float]:
     """Stride from cell to cell, and the continuous coordinate that cell 0 looks at, both in pixels.
 
     The trunk is followed from the image down: at each resolution it takes the smallest drop, not a side branch that
-    subsamples keys, and among equal drops the largest reach, not the 1×1 shortcut. Where it does not arrive at the map
-    (Swin merges patches by reshaping), the grid is taken as uniform.
+    subsamples keys, and among equal drops the largest reach, not the 1×1 shortcut. Where that misses the size of the map
+    (Swin merges patches by reshaping) or leaves the image, the grid is taken as uniform.
 
     Args:
         steps: what `trace` saw.
@@ -91,7 +98,7 @@ def locate(steps: list[Step], size: int, side: int) -> tuple[int, float]:
         offset += step.shift * jump
         jump *= step.stride
         start, reached = chosen + 1, step.size_out
-    if reached == side:
+    if reached == side and 0 < offset < size:
         return jump, offset
     stride = round(size / side)
     return stride, stride / 2

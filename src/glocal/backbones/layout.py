@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from glocal.backbones.cells import locate, trace
+from glocal.backbones.cells import Step, evaluating, locate, trace
 from glocal.errors import UsageError
 
 
@@ -46,33 +46,35 @@ def learn_layout(model: Any, name: str, image_size: int) -> Layout:
     Raises:
         UsageError: if the model does not take images of its size, or gives no feature per location.
     """
-    output, pooled, steps, size = _probe(model, name, image_size)
-    order: Literal["NCHW", "NHWC", "NLC"]
-    prefix = 0
-    if output.ndim == 4:
+    output, steps, size = _probe(model, name, image_size)
+    order: Literal["NCHW", "NHWC", "NLC"] = "NLC"
+    prefix = side = 0
+    if isinstance(output, Tensor) and output.ndim == 4:
         order = "NCHW" if output.shape[2] == output.shape[3] else "NHWC"  # the image is square
         side = output.shape[2]
-    elif output.ndim == 3:
-        order = "NLC"
+    elif isinstance(output, Tensor) and output.ndim == 3:
         prefix = getattr(model, "num_prefix_tokens", 0)
         side = math.isqrt(output.shape[1] - prefix)
-    if output.ndim not in (3, 4) or (order == "NLC" and side**2 != output.shape[1] - prefix):
+    if side < 2 or (order == "NLC" and side**2 != output.shape[1] - prefix):
         raise UsageError(f"{name} does not give one feature per location; choose another backbone")
+    dim = output.shape[1 if order == "NCHW" else -1]
     stride, offset = locate(steps, size, side)
+    with evaluating(model):
+        native_dim = model.forward_head(output, pre_logits=True).shape[-1]
     return Layout(
         order=order,
-        dim=output.shape[1 if order == "NCHW" else -1],
-        native_dim=pooled.shape[-1],
+        dim=dim,
+        native_dim=native_dim,
         stride=stride,
         offset=offset,
         prefix=prefix,
         class_token=prefix > 0 and getattr(model, "cls_token", None) is not None,
-        head_norm=_head_norm(model),
+        head_norm=_head_norm(model, dim),
         norm=_norm_kind(model),
     )
 
 
-def _probe(model: Any, name: str, image_size: int):
+def _probe(model: Any, name: str, image_size: int) -> tuple[Any, list[Step], int]:
     """What `trace` gives, and the side of its image: small where the model takes any size, else the model's own."""
     info = getattr(model, "feature_info", None)
     small = 4 * info[-1]["reduction"] if info else image_size
@@ -91,7 +93,9 @@ def _norm_kind(model: nn.Module) -> Literal["batch", "layer"]:
     return "batch" if 2 * sum("BatchNorm" in name for name in names) > len(names) else "layer"
 
 
-def _head_norm(model: nn.Module) -> str | None:
-    present = dict(model.named_modules())
-    names = [name for name in ("fc_norm", "head.norm") if not isinstance(present.get(name), (nn.Identity, type(None)))]
-    return names[0] if names else None
+def _head_norm(model: nn.Module, dim: int) -> str | None:
+    for name in ("fc_norm", "head.norm"):
+        weight = getattr(dict(model.named_modules()).get(name), "weight", None)
+        if weight is not None and weight.shape == (dim,):  # else it follows a layer that widens
+            return name
+    return None
