@@ -22,12 +22,21 @@ SHAPES = [(1, 64, 64), (5, 64, 64), (2, 96, 160)]
 
 
 @pytest.fixture(scope="module", params=CASES)
-def encoder(request):
+def captured(request):
     torch.manual_seed(0)
     backbone = build_backbone(request.param, image_size=64, **CASES[request.param]).eval()
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
+    return backbone, trace(backbone, 64)
+
+
+@pytest.fixture
+def encoder(captured, monkeypatch):
+    """An encoder that both formats capture once, to save time."""
+    backbone, traced = captured
+    for module in ("onnx", "torch_export"):
+        monkeypatch.setattr(f"glocal.export.{module}.trace", lambda *_: traced)
     return backbone
 
 
