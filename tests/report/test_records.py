@@ -5,21 +5,15 @@ import json
 import pytest
 
 from glocal.errors import UsageError
-from glocal.report.records import read_metrics, read_run
+from glocal.report.records import read_run
 
 
 def test_metrics_are_sorted_into_training_and_monitor(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    lines = [
-        {"step": 1, "loss": 3.0},
-        {"step": 1, "rank_pooled": 5.0},
-        {"step": 2, "loss": 2.0},
-        {"step": 2, "loss": 1.0},
-    ]
-    path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 3, "lo')
-    training, monitor = read_metrics(path)
-    assert training == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.0}]
-    assert monitor == [{"step": 1, "rank_pooled": 5.0}]
+    lines = [{"step": 1, "loss": 3.0}, {"step": 1, "rank_pooled": 5.0}, {"step": 2, "loss": 2.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 3, "lo')
+    run = read_run(tmp_path)
+    assert run.training == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]
+    assert run.monitor == [{"step": 1, "rank_pooled": 5.0}]
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -182,6 +182,27 @@ def test_transformers_too(make_run, photos):
     assert page.tags.count("image") == 6 * 2
 
 
+def test_broken_weights_are_diagnosed(make_run, photos):
+    from glocal.backbones import build_backbone
+
+    encoder = build_backbone("test_resnet", image_size=64)
+    with torch.no_grad():
+        next(encoder.parameters()).fill_(float("nan"))
+    page = check(write_report(make_run(encoder=False, steps=0), encoder=encoder, source=photos))
+    assert "Not finite" in page.text
+    assert "nothing to draw" in page.text
+
+
+def test_pictures_and_scores_are_compared_with_the_same_untrained_network():
+    from glocal.backbones import build_backbone
+    from glocal.pipeline import at_random
+    from glocal.report.gather import _untrained
+
+    encoder = build_backbone("test_resnet", image_size=64)
+    here, there = _untrained(encoder).state_dict(), at_random(encoder).state_dict()
+    assert all(torch.equal(here[name], there[name]) for name in there)
+
+
 def test_mistakes_are_said(make_run, tmp_path):
     with pytest.raises(UsageError, match="not a run directory"):
         write_report(tmp_path / "nothing")

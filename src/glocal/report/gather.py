@@ -12,7 +12,7 @@ from PIL import Image
 from glocal.backbones import Backbone, build_backbone, load_encoder
 from glocal.data import has_split, open_source
 from glocal.data.source import ImageSource
-from glocal.diagnostics.collapse import Diagnosis, check_features, diagnose
+from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation.extract import device_of
 from glocal.random import derive
@@ -107,6 +107,9 @@ def _pictures(report: ReportData, arms: dict[str, Backbone], source: ImageSource
     mine = galleries["encoder"]
     if not report.diagnoses and (found := check_features(mine.pooled, mine.tokens)) is not None:
         report.diagnoses.append(_sentence(found))
+    if not (mine.pooled.isfinite().all() and mine.tokens.isfinite().all()):
+        report.notes["pictures"] = "The encoder's features are not finite numbers, so there is nothing to draw."
+        return
     report.spectra = {
         "pooled": {arm: falloff(gallery.pooled) for arm, gallery in galleries.items()},
         "dense": {arm: falloff(gallery.tokens) for arm, gallery in galleries.items()},

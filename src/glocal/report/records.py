@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from glocal.errors import UsageError
+from glocal.training import read_metrics
 
 Scores = dict[str, dict[str, float]]
 """Task -> metric -> value."""
@@ -32,8 +33,8 @@ class RunRecord:
         path: the run directory.
         config: config.yaml, as parsed.
         config_text: config.yaml, as written.
-        training: the lines of metrics.jsonl that carry a loss, one per step, in order.
-        monitor: its other lines (online kNN and rank), one per step, in order.
+        training: the lines of metrics.jsonl that carry a loss, in order.
+        monitor: its other lines (online kNN and rank), in order.
         scores: arm ("encoder", "random", "pixels") -> task -> metric -> value.
         meta: how the encoder was scored ("data", "split", "n_train", "n_test", ...).
         skipped: lines of skipped.txt, one per image that could not be read.
@@ -90,40 +91,18 @@ def read_run(run_dir: str | Path) -> RunRecord:
         ) from error
     evaluation = _json(path / "evaluation.json")
     meta = _arms(evaluation)["encoder"].get("meta")
-    training, monitor = read_metrics(path / "metrics.jsonl")
+    lines = read_metrics(path)
     return RunRecord(
         path=path,
         config=config if isinstance(config, dict) else {},
         config_text=config_text,
-        training=training,
-        monitor=monitor,
+        training=[line for line in lines if "loss" in line],
+        monitor=[line for line in lines if "loss" not in line],
         scores=_scores(evaluation),
         meta=meta if isinstance(meta, dict) else {},
         skipped=[line for line in _text(path / "skipped.txt").splitlines() if line.strip()],
         encoder=_json(path / "encoder.json"),
     )
-
-
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training lines and monitor lines of metrics.jsonl.
-
-    A resumed run logs some steps twice: the later line wins. A line cut short by a crash is passed over.
-    """
-    training: dict[Any, dict[str, Any]] = {}
-    monitor: dict[Any, dict[str, Any]] = {}
-    for number, text in enumerate(_text(path).splitlines()):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict):
-            (training if "loss" in line else monitor)[line.get("step", number)] = line
-    return list(training.values()), list(monitor.values())
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` is an int or float, NaN included, and not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(path: Path) -> str:

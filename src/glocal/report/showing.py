@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from glocal.diagnostics.rank import spectrum
+from glocal.diagnostics import spectrum
 from glocal.evaluation.knn import nearest
 from glocal.report.photographs import Photograph, features_of
 

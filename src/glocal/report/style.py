@@ -40,7 +40,6 @@ section { margin: 3rem 0 0; padding-top: 1.25rem; border-top: 1px solid var(--ru
 .verdict.warn { border-left-color: var(--bad); }
 .caption, figcaption { color: var(--soft); font-size: .925rem; max-width: 44rem; margin: 0 0 1rem; }
 .missing { color: var(--soft); font-style: italic; }
-a { color: inherit; }
 
 dl.facts { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .3rem 1.5rem; margin: 0 0 1rem; }
 dl.facts dt { color: var(--soft); }
@@ -104,7 +103,7 @@ img { display: block; width: 100%; height: auto; background: var(--raised); }
   overflow-wrap: anywhere; font-variant-numeric: tabular-nums;
 }
 .pairs figcaption b { color: var(--ink); font-weight: 600; }
-.hit { stroke: var(--hit, #22c36b); } .miss { stroke: #ff4b3e; stroke-dasharray: 5 4; }
+.hit { stroke: #22c36b; } .miss { stroke: #ff4b3e; stroke-dasharray: 5 4; }
 .pairs line { stroke-width: 1.6; stroke-linecap: round; } .pairs circle { stroke-width: 1.2; fill: #fff; }
 footer { color: var(--soft); font-size: .85rem; margin-top: 3rem; padding-bottom: 3rem; }
 @media (max-width: 40rem) {
