@@ -83,8 +83,8 @@ def locate(steps: list[Step], size: int, side: int) -> tuple[int, float]:
     """Stride from cell to cell, and the continuous coordinate that cell 0 looks at, both in pixels.
 
     The trunk is followed from the image down: at each resolution it takes the smallest drop, not a side branch that
-    subsamples keys, and among equal drops the largest reach, not the 1×1 shortcut. Where that misses the size of the map
-    (Swin merges patches by reshaping) or leaves the image, the grid is taken as uniform.
+    subsamples keys, and among equal drops the largest reach, not the 1×1 shortcut. The grid is taken as uniform where
+    that misses the size of the map (Swin merges patches by reshaping) or leaves the image.
 
     Args:
         steps: what `trace` saw.
