@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -170,10 +171,10 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
         return pa.table(columns, metadata={MARK: json.dumps(batch.about)})
 
     first = next(batches)
-    waiting = [table(first)]
+    waiting: list[pa.Table] = []
     # Floats hardly repeat, so dictionaries only cost time.
-    with pq.ParquetWriter(path, waiting[0].schema, use_dictionary=False, compression="zstd") as writer:
-        for batch in batches:
+    with pq.ParquetWriter(path, table(first).schema, use_dictionary=False, compression="zstd") as writer:
+        for batch in itertools.chain([first], batches):
             waiting.append(table(batch))
             if sum(part.nbytes for part in waiting) >= ROW_GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting).combine_chunks())
