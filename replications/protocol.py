@@ -1,7 +1,7 @@
 """What every replication shares: arms × seeds run once each and kept, paired differences with an interval, a verdict.
 
-Results lie under replications/results/NAME/, one JSON file per arm and seed. A run that was interrupted is resumed, one that
-is finished is not run again, and the table in the docs is made from the files alone.
+Results lie under replications/results/NAME/, one JSON file per arm and seed. A run that was interrupted is resumed, one
+that is finished is not run again, and the table in the docs is made from the files alone.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def arguments(doc: str, arms: list[Arm]) -> argparse.Namespace:
     """The command line that all replications have."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder holding the unpacked data sets")
-    parser.add_argument("--runs", type=Path, default=Path("runs/replications"), help="where runs are kept while they go")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/replications"), help="where runs are kept while they go"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=[arm.name for arm in arms], choices=[arm.name for arm in arms])
     parser.add_argument("--table", action="store_true", help="only print the table and verdict from what is kept")

@@ -49,8 +49,8 @@ def pretrain(
     What is left at None is decided from the data and the machine, and said in the log and in config.yaml.
 
     Args:
-        data: folder, list file, `torchvision:NAME`, `parts`, or several of them. Labels, where present, are only used to
-            watch progress and for the final scores.
+        data: folder, list file, `torchvision:NAME`, `parts`, or several of them. Labels, where present, are only used
+            to watch progress and for the final scores.
         method: see `glocal methods`.
         backbone: any timm name, see `glocal backbones`.
         image_size: side of the (large) crops, pixels.
@@ -131,7 +131,8 @@ def evaluate(
 
     Args:
         encoder: what `load` takes, or a Backbone.
-        data: labelled images; train and test splits are kept apart (a stratified fifth is held out where there are none).
+        data: labelled images; train and test splits are kept apart (a stratified fifth is held out where there are
+            none).
         tasks: see `glocal tasks`; by default all that the data allows.
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
@@ -141,8 +142,8 @@ def evaluate(
         json: a file to write the scores to.
 
     Returns:
-        {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...}, ...}
-        for the tasks asked for, and "meta". With `baselines`, also "random" and "pixels", each the same again.
+        {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
+        ...} for the tasks asked for, and "meta". With `baselines`, also "random" and "pixels", each the same again.
 
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
@@ -150,7 +151,13 @@ def evaluate(
     from glocal.pipeline import score, score_with_baselines, write_json
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
-    settings = {"tasks": tasks, "image_size": image_size, "batch_size": batch_size, "workers": workers, "seed": seed}
+    settings: dict[str, Any] = {
+        "tasks": tasks,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "workers": workers,
+        "seed": seed,
+    }
     result = score_with_baselines(model, data, **settings) if baselines else score(model, data, **settings)
     if json is not None:
         write_json(Path(json), result)
@@ -201,8 +208,8 @@ def export(
 
     Args:
         encoder: what `load` takes, or a Backbone.
-        format: "timm", a folder that timm.create_model('local-dir:OUT', pretrained=True) opens; "onnx" or "torch-export",
-            a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
+        format: "timm", a folder that timm.create_model('local-dir:OUT', pretrained=True) opens; "onnx" or
+            "torch-export", a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
         out: the folder or file to write.
         image_size: by default the encoder's own.
 

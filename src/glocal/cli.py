@@ -1,4 +1,4 @@
-"""The `glocal` command: a thin layer that turns arguments into calls of `glocal.api`. Exit code 2 for a user's mistake."""
+"""The `glocal` command: a thin layer that turns arguments into calls of `glocal.api`; exit code 2 for mistakes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import sys
 from typing import Any
 
 COMMANDS = {
-    "pretrain": ("learn an encoder from unlabelled images", "glocal pretrain photos/ --method vicregl --backbone resnet50"),
+    "pretrain": (
+        "learn an encoder from unlabelled images",
+        "glocal pretrain photos/ --method vicregl --backbone resnet50",
+    ),
     "evaluate": (
         "measure an encoder: kNN, linear, segmentation, correspondence",
         "glocal evaluate runs/NAME --data labelled/ --tasks knn linear segment --json scores.json",
     ),
     "embed": ("write the features of a folder of images", "glocal embed runs/NAME photos/ --out features.parquet"),
-    "export": ("hand the encoder over to timm, ONNX or torch.export", "glocal export runs/NAME --format timm --out encoder/"),
+    "export": (
+        "hand the encoder over to timm, ONNX or torch.export",
+        "glocal export runs/NAME --format timm --out encoder/",
+    ),
     "report": ("write a run's report page again", "glocal report runs/NAME"),
     "methods": ("list the training methods, with their papers", "glocal methods"),
     "backbones": ("list the backbones by pattern", "glocal backbones 'convnext*'"),
@@ -119,12 +125,16 @@ def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
     positional = POSITIONAL[command]
     if command == "pretrain":
         parser.add_argument("data", nargs="*", help="folder, list file, torchvision:NAME or parts; several are joined")
-        parser.add_argument("--config", action="config", help="a YAML file of these options, such as a run's config.yaml")
+        parser.add_argument(
+            "--config", action="config", help="a YAML file of these options, such as a run's config.yaml"
+        )
     else:
         for name in positional:
             parser.add_argument(name, type=str, help="")
     if command == "evaluate":
-        parser.add_argument("--tasks", nargs="+", type=str, help="see glocal tasks; by default all that the data allows")
+        parser.add_argument(
+            "--tasks", nargs="+", type=str, help="see glocal tasks; by default all that the data allows"
+        )
     parser.add_function_arguments(
         function, as_group=False, skip={*positional, "options", *(["tasks"] if command == "evaluate" else [])}
     )

@@ -55,7 +55,14 @@ def continue_run(run: Path, *, workers: int | None, quiet: bool) -> Path:
 
 def check(config: dict[str, Any]) -> None:
     """Refuse numbers that make no sense, before any work."""
-    for name, least in {"image_size": 8, "epochs": 1, "max_steps": 1, "batch_size": 2, "accumulate": 1, "workers": 0}.items():
+    for name, least in {
+        "image_size": 8,
+        "epochs": 1,
+        "max_steps": 1,
+        "batch_size": 2,
+        "accumulate": 1,
+        "workers": 0,
+    }.items():
         if config[name] is not None and config[name] < least:
             raise UsageError(f"--{name.replace('_', '-')} {config[name]} is too small; it must be at least {least}")
     for name in ("lr", "weight_decay", "warmup_epochs", "clip", "drop_path"):
@@ -65,7 +72,9 @@ def check(config: dict[str, Any]) -> None:
         if config[name] < 1:
             raise UsageError(f"--{name.replace('_', '-')} {config[name]} must be at least 1")
     if config["batch_size"] is not None and config["batch_size"] % config["accumulate"]:
-        raise UsageError(f"--batch-size {config['batch_size']} is not a multiple of --accumulate {config['accumulate']}")
+        raise UsageError(
+            f"--batch-size {config['batch_size']} is not a multiple of --accumulate {config['accumulate']}"
+        )
 
 
 def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Path:
@@ -88,9 +97,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         torch.manual_seed(derive(config["seed"], "init"))
         if not resume:
             decide_stride(plan, "resnet" if "resnet" in config["backbone"] else "other")
-        encoder = build_backbone(
-            config["backbone"], pool=cls.pool, **{name: config[name] for name in BACKBONE_OPTIONS}
-        )
+        encoder = build_backbone(config["backbone"], pool=cls.pool, **{name: config[name] for name in BACKBONE_OPTIONS})
         method = cls(encoder, **resolve_options(cls, config["preset"], {k: config[k] for k in _options(cls)}))
     if processes > 1:
         sync_batch_norms(method)
@@ -135,8 +142,10 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     skipped = sorted((source.key(i), reason) for i, reason in (at.skipped or {}).items())
     (run / "skipped.txt").write_text("".join(f"{key}\t{reason}\n" for key, reason in skipped))
     if skipped and not quiet:
-        print(f"{len(skipped)} images could not be read and were skipped: {', '.join(k for k, _ in skipped[:3])}"
-              f"{' …' if len(skipped) > 3 else ''} (all in {run / 'skipped.txt'})")
+        print(
+            f"{len(skipped)} images could not be read and were skipped: {', '.join(k for k, _ in skipped[:3])}"
+            f"{' …' if len(skipped) > 3 else ''} (all in {run / 'skipped.txt'})"
+        )
     encoder = encoder.cpu().eval()
     save_encoder(encoder, run, method=config["method"], steps=at.step, images=len(source))
     if config["report"]:
@@ -162,7 +171,8 @@ def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings
 def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:
     """`score`, with the same architecture at random initialisation and raw pixels beside it."""
     result = score(encoder, data, **settings)
-    return {**result, "random": score(at_random(encoder), data, **settings), "pixels": score(Pixels(), data, **settings)}
+    pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size)
+    return {**result, "random": score(at_random(encoder), data, **settings), "pixels": score(pixels, data, **settings)}
 
 
 def at_random(encoder: Backbone) -> Backbone:

@@ -1,7 +1,7 @@
-"""Randomness as a pure function of its keys: the same (seed, stream, keys) gives the same numbers anywhere, in any order.
+"""Randomness as a pure function of its keys: (seed, stream, keys) gives the same numbers anywhere, in any order.
 
-A counter-based generator (splitmix64 finaliser over a chained hash), so that sample i of epoch e gets the same views whatever
-the number of workers, processes or restarts. Nothing here keeps state or touches a global generator.
+A counter-based generator (splitmix64 finaliser over a chained hash), so that sample i of epoch e gets the same views
+whatever the number of workers, processes or restarts. Nothing here keeps state or touches a global generator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def _hash(seed: int, stream: str, keys: tuple) -> np.ndarray:
     with np.errstate(over="ignore"):
-        state = _mix(np.uint64(seed % 2**64) + _GOLDEN)
+        state = _mix(np.asarray(seed % 2**64, dtype=np.uint64) + _GOLDEN)
         for key in (zlib.crc32(stream.encode()), *keys):
             word = np.asarray(key).astype(np.int64).astype(np.uint64)
             state = _mix((state ^ _mix(word + _GOLDEN)) + _GOLDEN)
@@ -44,7 +44,7 @@ def uniform(seed: int, stream: str, *keys: int | np.ndarray, n: int) -> np.ndarr
 
 
 def derive(seed: int, stream: str, *keys: int) -> int:
-    """A 63-bit integer seed for another generator (`torch.manual_seed`, `numpy.random.default_rng`), from integer keys."""
+    """A 63-bit seed for another generator (`torch.manual_seed`, `numpy.random.default_rng`), from integer keys."""
     return int(_hash(seed, stream, keys)) >> 1
 
 

@@ -80,7 +80,17 @@ def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, wor
 def test_sigkill_then_resume(whole, tmp_path):
     out = tmp_path / "killed"
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    command = [sys.executable, "-m", "glocal", "pretrain", DATA, "--out", str(out), "--workers=1", "--checkpoint-steps=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "glocal",
+        "pretrain",
+        DATA,
+        "--out",
+        str(out),
+        "--workers=1",
+        "--checkpoint-steps=1",
+    ]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE)
     last, seen, target = out / "checkpoints" / "last.pt", set(), random.randint(2, 9)
     deadline = time.monotonic() + 240
@@ -99,7 +109,17 @@ def test_sigkill_then_resume(whole, tmp_path):
 def test_interrupt_saves_and_says_how_to_resume(whole, tmp_path):
     out = tmp_path / "interrupted"
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    command = [sys.executable, "-m", "glocal", "pretrain", DATA, "--out", str(out), "--workers=1", "--checkpoint-steps=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "glocal",
+        "pretrain",
+        DATA,
+        "--out",
+        str(out),
+        "--workers=1",
+        "--checkpoint-steps=1",
+    ]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
     while not (out / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:

@@ -2,11 +2,9 @@
 
 from glocal.diagnostics.collapse import Diagnosis, check_features, diagnose
 from glocal.diagnostics.rank import rankme, redundancy, similarity_within, spectrum, spread
-from glocal.diagnostics.watch import Watch
 
 __all__ = [
     "Diagnosis",
-    "Watch",
     "check_features",
     "diagnose",
     "rankme",

@@ -4,7 +4,7 @@ A method is an `nn.Module` whose constructor takes a backbone and, by keyword, i
 
 - `recipe`: the views it wants (`glocal.views.Recipe`); `optimization`: how its paper trains it;
 - `forward(batch: Batch) -> Loss`; `encoder`: what is exported;
-- on the class: `title`, `paper`, `pool` (how its backbone pools) and `presets` (options by preset name; "paper" and "small").
+- on the class: `title`, `paper`, `pool` (how its backbone pools) and `presets` (options by preset name).
 
 It works in any training loop. Registering the class under the entry-point group `glocal.methods` makes it a name for
 `glocal pretrain --method`.

@@ -6,20 +6,20 @@ from itertools import groupby
 from typing import Literal
 
 import torch
-from torch import nn
 
+from glocal.backbones import Backbone
 from glocal.features import Features
 from glocal.views import View
 
 
-def encode(encoder: nn.Module, views: list[View], group: Literal["view", "size"] = "view") -> list[Features]:
+def encode(encoder: Backbone, views: list[View], group: Literal["view", "size"] = "view") -> list[Features]:
     """Encode each view of a batch.
 
     Args:
         encoder: a backbone, (B, 3, h, w) -> Features.
         views: V views of the same B images.
-        group: "view" forwards each view alone (VICReg, VICRegL, Barlow Twins); "size" concatenates consecutive views of one
-            resolution (SwAV, DINO).
+        group: "view" forwards each view alone (VICReg, VICRegL, Barlow Twins); "size" concatenates consecutive views of
+            one resolution (SwAV, DINO).
 
     Returns:
         One Features per view, in order.

@@ -15,7 +15,7 @@ def method_names() -> list[str]:
     return sorted({point.name for point in entry_points(group="glocal.methods")})
 
 
-def method_class(name: str) -> type:
+def method_class(name: str) -> Any:
     """The class registered as `name`.
 
     Raises:
@@ -26,10 +26,12 @@ def method_class(name: str) -> type:
             return point.load()
     names = method_names()
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    raise UsageError(f"unknown method '{name}'{f'; did you mean {near[0]}?' if near else ''} (there are: {', '.join(names)})")
+    raise UsageError(
+        f"unknown method '{name}'{f'; did you mean {near[0]}?' if near else ''} (there are: {', '.join(names)})"
+    )
 
 
-def method_options(cls: type) -> dict[str, inspect.Parameter]:
+def method_options(cls: Any) -> dict[str, inspect.Parameter]:
     """A method's options: its constructor's keyword parameters."""
     return {
         name: parameter

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from glocal.backbones import Backbone
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicreg_loss
 from glocal.methods.encode import encode
@@ -16,9 +17,9 @@ from glocal.views import Batch, two_views
 class VICReg(nn.Module):
     """Two views are pulled together; each embedding dimension is kept spread out, and pairs of dimensions uncorrelated.
 
-    Needs: two views, any batch from 32 (published at 2048; unlike contrastive losses it loses little at 256). No negatives,
-    no momentum encoder, no labels. Choose it for a global feature from a convolutional encoder, and as the baseline of
-    VICRegL. Expect, ResNet-50 on ImageNet, 1000 epochs: 73.2% linear.
+    Needs: two views and any batch from 32 (published at 2048; unlike contrastive losses it loses little at 256); no
+    negatives, no momentum encoder, no labels. Choose it for a global feature from a convolutional encoder, and as the
+    baseline of VICRegL. Expect, ResNet-50 on ImageNet, 1000 epochs: 73.2% linear.
 
     Args:
         backbone: the encoder to train.
@@ -40,7 +41,7 @@ class VICReg(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         *,
         image_size: int = 224,
         scale: tuple[float, float] = (0.08, 1.0),

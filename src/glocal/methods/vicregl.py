@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from glocal.backbones import Backbone
 from glocal.errors import UsageError
 from glocal.features import Features
 from glocal.heads import projector as build_projector
@@ -19,11 +20,11 @@ from glocal.views import Batch, View, multi_crop
 class VICRegL(nn.Module):
     """α · VICReg on pooled embeddings + (1 − α) · VICReg on matched cells of the feature maps.
 
-    Each cell of one view is matched with its nearest cell of the other, once by where both lie in the photograph (location)
-    and once by what they contain (L2 in the projected space); the best matches enter a VICReg loss. Choose it when the
-    features must serve segmentation, detection or correspondence as well as classification: published, for ResNet-50 on
-    ImageNet at 300 epochs, +8 points of frozen segmentation for about one of classification against VICReg; a lower α moves
-    further along that front. Needs: feature maps of at least 6×6 cells (see `output_stride`), two or more views.
+    Each cell of one view is matched with its nearest cell of the other, once by where both lie in the photograph
+    (location) and once by what they contain (L2 in the projected space); the best matches enter a VICReg loss. Choose
+    it when the features must serve segmentation, detection or correspondence as well as classification. Published, for
+    ResNet-50 on ImageNet at 300 epochs: +8 points of frozen segmentation for about one of classification against
+    VICReg; a lower α moves further along that front. Needs: feature maps of at least 6×6 cells (see `output_stride`).
 
     Args:
         backbone: the encoder to train.
@@ -40,17 +41,16 @@ class VICRegL(nn.Module):
         covariance_weight: weight of the squared off-diagonal covariances, averaged over views.
         matches: matches kept per large and per small map, or the kept fraction of each map's cells.
         l2_top_k: keep only the best L2 matches too (the authors' intended default), or all of them (their code's).
-        matches_by_crop_type: take the large or small count by the crop that is matched, as in the paper, or by direction, as
-            in the authors' code.
-        slot_order: order of the kept matches, whose statistics are per slot: by cell "index" (authors) or by "distance".
+        matches_by_crop_type: take the large or small count by the crop that is matched, as in the paper, or by
+            direction, as in the authors' code.
+        slot_order: order of the kept matches, whose statistics are per slot: by cell "index" (authors) or by
+            "distance".
         cells: where a cell looks: "field", the centre of its receptive field, or "uniform", the centre of an even grid.
         flip_aware: mirror the locations of a mirrored crop. The authors' code does not.
     """
 
     title = "VICRegL"
-    paper = (
-        "Bardes, Ponce, LeCun. VICRegL: Self-Supervised Learning of Local Visual Features. NeurIPS 2022. arXiv:2210.01571"
-    )
+    paper = "Bardes, Ponce, LeCun. VICRegL: Self-Supervised Learning of Local Features. NeurIPS 2022. arXiv:2210.01571"
     pool = "mean"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
@@ -66,7 +66,7 @@ class VICRegL(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         *,
         image_size: int = 224,
         scale: tuple[float, float] = (0.08, 1.0),
@@ -93,7 +93,7 @@ class VICRegL(nn.Module):
         self.projector = build_projector((backbone.dim, *projector), norm=backbone.norm)
         self.local_projector = build_projector((backbone.dim, *local_projector), norm=backbone.norm)
         self.alpha, self.matches, self.cells, self.flip_aware = alpha, matches, cells, flip_aware
-        self.loss_options = {
+        self.loss_options: dict[str, Any] = {
             "invariance_weight": invariance_weight,
             "variance_weight": variance_weight,
             "covariance_weight": covariance_weight,
@@ -116,7 +116,7 @@ class VICRegL(nn.Module):
         maps, centers = [], []
         if self.alpha < 1:
             maps = [self.local_map(f) for f in features]
-            centers = [self.locations(view, *f.grid) for view, f in zip(batch.views, features, strict=True)]
+            centers = [self.locations(view, *m.shape[-2:]) for view, m in zip(batch.views, maps, strict=True)]
         counts = self.matches_per_map([m.shape[-2] * m.shape[-1] for m in maps])
         return vicregl_loss(embeddings, maps, centers, alpha=self.alpha, matches=counts, **self.loss_options)
 

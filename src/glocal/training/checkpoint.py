@@ -38,7 +38,7 @@ def checkpoint_path(run: Path) -> Path:
 
 
 def save_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """Write the checkpoint to a temporary file, sync it, then rename it over the last one: a reader never sees half a file."""
+    """Write to a temporary file, sync it, rename it over the last checkpoint: a reader never sees half a file."""
     path = checkpoint_path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "position": vars(position)}

@@ -27,7 +27,7 @@ Monitor = Callable[[nn.Module, int], dict[str, float]]
 
 
 class TrainingStopped(Exception):
-    """Training ended before its time: diverged, collapsed or interrupted. The message is for the person; nothing is lost."""
+    """Training ended before its time: diverged, collapsed or interrupted. The message is for the person."""
 
 
 class Interrupted(TrainingStopped):
@@ -65,7 +65,7 @@ class Schedule:
 
 def fit(
     fabric: Fabric,
-    method: nn.Module,
+    method: Any,
     loader: ViewLoader,
     run: Path,
     *,
@@ -96,15 +96,14 @@ def fit(
     Raises:
         TrainingStopped: with a diagnosis; `Interrupted` on Ctrl-C.
     """
-    encoder: Any = method.encoder
-    appearance = Appearance(method.recipe, encoder.mean, encoder.std, seed)  # type: ignore[arg-type]
+    appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, seed)
     steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
     total_steps = schedule.epochs * steps_per_epoch
     if schedule.max_steps is not None:
         total_steps = min(total_steps, schedule.max_steps)
     warmup_steps = int(min(optimization.warmup_epochs * steps_per_epoch, total_steps / 10))
 
-    method.to(fabric.device, memory_format=torch.channels_last)
+    method.to(device=fabric.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(method, optimization, schedule.lr)
     at = load_checkpoint(run, method, optimizer) if resume else Position(skipped={})
     assert at.skipped is not None
@@ -132,15 +131,16 @@ def fit(
         logged = (at.step, now)
         terms = dict(zip(loss.terms, values[1:], strict=True))
         line = {"step": at.step, "epoch": at.epoch, "loss": values[0], **{f"loss/{k}": v for k, v in terms.items()}}
-        log.record(
-            line | {"lr": optimizer.param_groups[0]["lr"], "images_per_second": rate, "time": now - clock}
+        log.record(line | {"lr": optimizer.param_groups[0]["lr"], "images_per_second": rate, "time": now - clock})
+        log.show(
+            at.step,
+            f"loss {values[0]:.2f}  " + "  ".join(f"{k} {v:.2f}" for k, v in terms.items()) + f"  {rate:.0f} img/s",
         )
-        log.show(at.step, f"loss {values[0]:.2f}  " + "  ".join(f"{k} {v:.2f}" for k, v in terms.items()) + f"  {rate:.0f} img/s")
         if not math.isfinite(values[0]):
             broken = [k for k, v in terms.items() if not math.isfinite(v)] or ["total"]
             raise TrainingStopped(
-                f"the loss is not finite at step {at.step} ({', '.join(broken)}); {run} keeps the last good checkpoint. "
-                "Try a lower --lr, --clip 1, or --precision 32"
+                f"the loss is not finite at step {at.step} ({', '.join(broken)}); "
+                f"{run} keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
             )
 
     try:
@@ -176,7 +176,9 @@ def fit(
                         checkpoint()
                 if stopping():
                     checkpoint()
-                    raise Interrupted(f"stopped at step {at.step} of {total_steps}; resume with: glocal pretrain --resume {run}")
+                    raise Interrupted(
+                        f"stopped at step {at.step} of {total_steps}; resume with: glocal pretrain --resume {run}"
+                    )
                 ended = at.step >= total_steps
                 if at.batch >= steps_per_epoch * schedule.accumulate:
                     at.epoch, at.batch = at.epoch + 1, 0
@@ -191,12 +193,12 @@ def fit(
     return at
 
 
-def _monitor(monitor: Monitor, method: nn.Module, at: Position, log: Logbook, fabric: Fabric) -> None:
+def _monitor(monitor: Monitor, method: Any, at: Position, log: Logbook, fabric: Fabric) -> None:
     """Look on the main process; where it says stop, all processes do."""
     numbers, stop = {}, None
     if fabric.is_global_zero:
         try:
-            numbers = monitor(method.encoder, at.epoch)  # type: ignore[arg-type]
+            numbers = monitor(method.encoder, at.epoch)
         except TrainingStopped as stopped:
             stop = str(stopped)
     stop = fabric.broadcast(stop)

@@ -15,8 +15,8 @@ from glocal.methods import Optimization
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling with momentum (You, Gitman, Ginsburg 2017, arXiv:1708.03888).
 
-    Per parameter tensor: d ← g + λw; d ← d · η‖w‖/‖d‖ (1 where either norm is 0); v ← μv + d; w ← w − lr · v. Groups with
-    `adapt=False` skip the scaling, as the SSL recipes do for parameters of one dimension.
+    Per parameter tensor: d ← g + λw; d ← d · η‖w‖/‖d‖ (1 where either norm is 0); v ← μv + d; w ← w − lr · v. Groups
+    with `adapt=False` skip the scaling, as the SSL recipes do for parameters of one dimension.
 
     Args:
         params: parameters or groups.
@@ -59,7 +59,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.optim.Optimizer:
-    """The optimiser of `spec` over the trainable parameters; those of one dimension get neither decay nor adaptation."""
+    """The optimiser of `spec` over what trains; parameters of one dimension get neither decay nor adaptation."""
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay},

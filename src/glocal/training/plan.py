@@ -1,4 +1,4 @@
-"""From what a person asked to a complete configuration: everything left open is decided here, and each decision is said."""
+"""From what a person asked to a complete configuration: what was left open is decided here, and each decision said."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def decide_sizes(plan: Plan, images: int, processes: int) -> None:
     """Preset, batch size, epochs and machine settings, from the number of images and the machine."""
     config = plan.config
     plan.decide(
-        "preset", "small" if images < SMALL else "paper", f"{images:,} images ({'under' if images < SMALL else 'over'} {SMALL:,})"
+        "preset",
+        "small" if images < SMALL else "paper",
+        f"{images:,} images ({'under' if images < SMALL else 'over'} {SMALL:,})",
     )
     fitting = 2 ** max(1, int(math.log2(max(2, images // (8 * processes)))))
     plan.decide("batch_size", min(256, fitting), "at least eight steps an epoch, at most 256")
@@ -42,7 +44,9 @@ def decide_sizes(plan: Plan, images: int, processes: int) -> None:
     plan.decide("monitor_every", max(1, config["epochs"] // 20), "a twentieth of the run")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     plan.decide("workers", min(8, max(1, cores // 2 // processes)), f"{cores} cores")
-    plan.decide("precision", "bf16-mixed" if fast_bf16(config["accelerator"]) else "32-true", "what this hardware does fast")
+    plan.decide(
+        "precision", "bf16-mixed" if fast_bf16(config["accelerator"]) else "32-true", "what this hardware does fast"
+    )
 
 
 def decide_stride(plan: Plan, family: str) -> None:
@@ -52,14 +56,16 @@ def decide_stride(plan: Plan, family: str) -> None:
     size = plan.config["image_size"]
     stride = next((s for s in (32, 16) if size / s >= 6), 8)
     if stride < 32:
-        plan.decide("output_stride", stride, f"maps of {-(-size // stride)}×{-(-size // stride)} cells to match at {size} px")
+        plan.decide(
+            "output_stride", stride, f"maps of {-(-size // stride)}×{-(-size // stride)} cells to match at {size} px"
+        )
 
 
 def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: int) -> Optimization:
     """The method's own optimisation, adapted to short runs, under what the person set.
 
-    LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps. A
-    run of a few thousand steps uses AdamW.
+    LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps.
+    A run of a few thousand steps uses AdamW.
     """
     config = plan.config
     short = steps < 30_000 and spec.optimizer == "lars"

@@ -26,7 +26,9 @@ def new_run(out: str | None, stem: str) -> Path:
     if path.is_file():
         raise UsageError(f"--out {path} is a file; name a directory that does not exist yet")
     if (path / "config.yaml").exists():
-        raise UsageError(f"{path} already holds a run; choose another --out, or continue it: glocal pretrain --resume {path}")
+        raise UsageError(
+            f"{path} already holds a run; choose another --out, or continue it: glocal pretrain --resume {path}"
+        )
     return path
 
 
