@@ -24,6 +24,20 @@ from glocal.views import Appearance, Batch, Crop, Recipe, ViewLoader, multi_crop
 RECIPE = multi_crop(16, 1, 8)
 
 
+@pytest.fixture
+def make_loader():
+    """`ViewLoader`, closed when the test is over: workers that the garbage collector stops take seconds to go."""
+    made = []
+
+    def make(*args, **options) -> ViewLoader:
+        made.append(ViewLoader(*args, **options))
+        return made[-1]
+
+    yield make
+    for loader in made:
+        loader.close()
+
+
 def assert_equal(a: Batch, b: Batch) -> None:
     assert torch.equal(a.index, b.index)
     assert (a.label is None) == (b.label is None)
@@ -76,12 +90,12 @@ def test_last_batch(drop_last, sizes):
     assert torch.cat([b.index for b in batches]).tolist() == list(range(sum(sizes)))
 
 
-def test_same_batches_for_any_number_of_workers():
+def test_same_batches_for_any_number_of_workers(make_loader):
     source = with_broken(13, {2, 5})
     appearance = Appearance(RECIPE, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), seed=3)
     runs = []
     for workers in (0, 1, 2):
-        loader = ViewLoader(source, RECIPE, batch_size=4, seed=3, workers=workers)
+        loader = make_loader(source, RECIPE, batch_size=4, seed=3, workers=workers)
         runs.append([(b, appearance(b, e)) for e in (0, 1) for b in loader.epoch(e)])
     assert len(runs[0]) == 6
     for other in runs[1:]:
@@ -100,18 +114,18 @@ def test_ranks_joined_are_one_process_with_the_whole_batch():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_restart_continues_the_epoch(workers):
+def test_restart_continues_the_epoch(make_loader, workers):
     source = noise(14)
     whole = list(ViewLoader(source, RECIPE, batch_size=3, seed=0).epoch(1))
-    loader = ViewLoader(source, RECIPE, batch_size=3, seed=0, workers=workers)
+    loader = make_loader(source, RECIPE, batch_size=3, seed=0, workers=workers)
     for batch, again in zip(whole[2:], loader.epoch(1, start_step=2), strict=True):
         assert_equal(batch, again)
     assert list(loader.epoch(1, start_step=4)) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epochs_in_any_order_abandoned_or_interleaved(workers):
-    loader = ViewLoader(noise(12), RECIPE, batch_size=3, seed=0, workers=workers)
+def test_epochs_in_any_order_abandoned_or_interleaved(make_loader, workers):
+    loader = make_loader(noise(12), RECIPE, batch_size=3, seed=0, workers=workers)
     expected = {e: list(ViewLoader(noise(12), RECIPE, batch_size=3, seed=0).epoch(e)) for e in (0, 1)}
     abandoned = loader.epoch(1)
     assert_equal(next(abandoned), expected[1][0])
@@ -162,8 +176,8 @@ def test_broken_pixels_count_as_unreadable():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_collection_is_one_clear_line(workers):
-    loader = ViewLoader(with_broken(6, set(range(6))), RECIPE, batch_size=2, seed=0, workers=workers)
+def test_a_broken_collection_is_one_clear_line(make_loader, workers):
+    loader = make_loader(with_broken(6, set(range(6))), RECIPE, batch_size=2, seed=0, workers=workers)
     with pytest.raises(
         UsageError, match=r"32 images in a row of pictures cannot be read, the last being \d.png \(bad"
     ) as e:
@@ -194,11 +208,11 @@ class LocalError(Exception):
         (LocalError("stuck"), RuntimeError, "LocalError: stuck"),
     ],
 )
-def test_other_errors_keep_their_type_message_and_traceback(workers, error, kind, message):
+def test_other_errors_keep_their_type_message_and_traceback(make_loader, workers, error, kind, message):
     source = noise(4)
     source.images[1] = error
     with pytest.raises(kind) as caught:
-        list(ViewLoader(source, RECIPE, batch_size=4, seed=0, workers=workers).epoch(0))
+        list(make_loader(source, RECIPE, batch_size=4, seed=0, workers=workers).epoch(0))
     assert message in str(caught.value)
     assert "pictures.py" in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
 
@@ -233,9 +247,9 @@ def test_ranks_cannot_share_a_smaller_last_batch():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_global_generators_are_left_alone(workers):
+def test_global_generators_are_left_alone(make_loader, workers):
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), python_random.getstate()  # noqa: NPY002
-    loader = ViewLoader(noise(8), RECIPE, batch_size=2, seed=0, workers=workers)
+    loader = make_loader(noise(8), RECIPE, batch_size=2, seed=0, workers=workers)
     appearance = Appearance(RECIPE, (0.5,) * 3, (0.2,) * 3, seed=0)
     for epoch in (0, 1):
         for batch in loader.epoch(epoch):
@@ -253,8 +267,8 @@ class Confession(Pictures):
         return RawImage(np.full((8, 8, 3), [pid % 256, pid // 256 % 256, torch.get_num_threads()], np.uint8))
 
 
-def test_workers_persist_over_epochs_with_one_thread_each():
-    loader = ViewLoader(Confession([None] * 8), Recipe((Crop(4),)), batch_size=2, seed=0, workers=2)
+def test_workers_persist_over_epochs_with_one_thread_each(make_loader):
+    loader = make_loader(Confession([None] * 8), Recipe((Crop(4),)), batch_size=2, seed=0, workers=2)
     seen = []
     for epoch in (0, 1, 0, 1):
         if len(seen) == 3:

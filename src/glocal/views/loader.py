@@ -118,7 +118,10 @@ class ViewLoader:
         self._next = None  # unless the next line succeeds
         batch = next(self._stream)
         if isinstance(batch, Exception):
-            raise batch
+            try:
+                raise batch
+            finally:
+                del batch  # else it and this frame would hold each other, and the workers with them
         self._next = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
         return batch
 
