@@ -17,7 +17,7 @@ def grid_centers(
     return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric, which converts what goes into a module, refuses frozen ones
 class View:
     """A batch of crops. Points are (x, y); pixel i spans [i, i+1), so its centre is i + .5.
 
@@ -65,7 +65,7 @@ class View:
         return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: see View
 class Batch:
     """What a method receives.
 
