@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from glocal.backbones import Backbone
-    from glocal.export.embed import Embeddings
+    from glocal.handover.embed import Embeddings
 
 
 def pretrain(
@@ -189,18 +189,17 @@ def embed(
         The file, or the embeddings.
     """
     from glocal.data import open_source
-    from glocal.export.embed import embed_source
+    from glocal.handover.embed import embed_source
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
-    return embed_source(
-        model, open_source(data), image_size=image_size, dense=dense, batch_size=batch_size, workers=workers, out=out
-    )
+    settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
+    return embed_source(model, open_source(data), out=out, **settings)
 
 
 def export(
     encoder: str | Backbone,
     *,
-    format: Literal["timm", "onnx", "torch-export", "safetensors"] = "timm",
+    format: str = "timm",
     out: str,
     image_size: int | None = None,
 ) -> Path:
@@ -216,7 +215,9 @@ def export(
     Returns:
         What was written.
     """
-    from glocal.export import export_encoder
+    from glocal.handover import export_encoder
+    from glocal.pipeline import encoder_card
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
-    return export_encoder(model, format=format, out=out, image_size=image_size)
+    about = encoder_card(encoder) if isinstance(encoder, str) else None
+    return export_encoder(model, format=format, out=out, image_size=image_size, about=about)

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 COMMANDS = {
@@ -155,6 +156,9 @@ def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
         print(re.sub(r"--[a-z_]+", lambda m: m[0].replace("_", "-"), parser.format_help()))
         sys.exit(0)
     args = [normalise(word, known) for word in args]
+    for k, word in enumerate(args):  # a bare flag means true
+        if types.get(word.removeprefix("--")) == "bool" and (k + 1 == len(args) or args[k + 1].startswith("--")):
+            args[k] = f"{word}=true"
     if command == "pretrain" and (config := value_of("--config", args)):
         names = [option.removeprefix("--") for option in known] + positional
         for name in read_yaml(config):
@@ -285,8 +289,6 @@ def listing(command: str, args: list[str]) -> None:
     else:
         if not args:
             raise UsageError(f"glocal report needs a run; for example: {example}")
-        from pathlib import Path
-
         from glocal.report import write_report
         from glocal.training.run import read_config
 

@@ -188,3 +188,19 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(result, indent=2) + "\n")
     os.replace(partial, path)
+
+
+def encoder_card(spec: str) -> dict[str, str] | None:
+    """Rows for an exported encoder's model card, where the encoder is a run's."""
+    path = Path(spec)
+    if not (path / "config.yaml").exists():
+        return None
+    config = read_config(path)
+    facts = json.loads((path / "encoder.json").read_text())
+    return {
+        "Method": method_class(config["method"]).title,
+        "Paper": method_class(config["method"]).paper,
+        "Images": f"{facts.get('images', 0):,}",
+        "Steps": f"{facts.get('steps', 0):,}",
+        "Image size": f"{config['image_size']} px",
+    }

@@ -1,8 +1,8 @@
 """A generated world of objects with known parts, for tests, demonstrations and studies where everything must be known.
 
 An object is a body with five different parts around it. All objects are made of the same six parts; the class is where
-each of the five stands, so neither colour nor texture alone gives it away. Colours are drawn anew for each object: what
-makes a part is its shape and its texture.
+each of the five stands and which way the body lies, so neither colour nor texture alone gives it away. Colours are drawn
+anew for each object: what makes a part is its shape and its texture.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ _PARTS = {  # number in the mask: shape, texture, radius in object radii
     "flower": (drawing.flower, drawing.checks, 0.27),
 }
 PART_NAMES = tuple(_PARTS)
-_INITIALS = "BHWTFL"
+_INITIALS = "HWTFL"  # of all but the body
 
-# Which part stands where, clockwise from the top in steps of 45 degrees. Two plans differ in at least five of the eight
-# places even when one is mirrored or turned by one step, and in three however it is turned.
+# Which part stands where, clockwise from the top in steps of 45 degrees, and how many steps the body is turned. The places
+# of two plans differ in at least five of the eight even when one is mirrored or turned by one step, and in three however
+# it is turned.
 _PLANS = {
-    "A": "H.TW.LF.",
-    "B": "HFW...LT",
-    "C": ".WHLT.F.",
-    "D": "L..HF.TW",
-    "E": "T.H.WFL.",
-    "F": ".WHT.L.F",
-    "G": "H.WTF..L",
-    "H": "W.HLFT..",
-    "I": ".TH.F.LW",
-    "J": "TF.WH.L.",
-    "K": "FTHWL...",
-    "L": "L.W.HTF.",
+    "A": ("H.TW.LF.", 0),
+    "B": ("HFW...LT", 1),
+    "C": (".WHLT.F.", 2),
+    "D": ("L..HF.TW", 3),
+    "E": ("T.H.WFL.", 0),
+    "F": (".WHT.L.F", 1),
+    "G": ("H.WTF..L", 2),
+    "H": ("W.HLFT..", 3),
+    "I": (".TH.F.LW", 0),
+    "J": ("TF.WH.L.", 1),
+    "K": ("FTHWL...", 2),
+    "L": ("L.W.HTF.", 3),
 }
 
 
@@ -229,7 +230,7 @@ class PartsWorld:
         (out / "classes.json").write_text(json.dumps({"mask_names": self.mask_classes}) + "\n", encoding="utf-8")
         return out
 
-    def _frames(self, plan: str, sizes: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    def _frames(self, plan: tuple[str, int], sizes: np.ndarray, pose: np.ndarray) -> np.ndarray:
         """(6, 2, 3): where each part is, in pixels. `sizes` (6,) are the object's draws, `pose` (17,) the view's."""
         vary = self.nuisance
         x, y, scale, turn, mirror = pose[:5]
@@ -238,15 +239,15 @@ class PartsWorld:
         whole = _rotation(np.deg2rad(50) * vary * (2 * turn - 1)) * unit
         if mirror < vary / 2:
             whole = whole @ np.diag([-1.0, 1.0])
-        slots = np.array([max(plan.find(initial), 0) for initial in _INITIALS]) * np.pi / 4 - np.pi / 2
-        slots[0] = 0
+        around, turned = plan
+        slots = np.array([turned + 2, *(around.index(initial) for initial in _INITIALS)]) * np.pi / 4 - np.pi / 2
         slots = slots + 0.3 * vary * (pose[5:11] - 0.5)
         bend = 0.9 * vary * (pose[11:17] - 0.5)
         frames = np.empty((6, 2, 3))
         for p, name in enumerate(PART_NAMES):
             radius = _PARTS[name][2] * (1 + 0.3 * vary * (sizes[p] - 0.5))
             distance = 0.7 if p else 0.0
-            place = distance * np.array([1.06 * np.cos(slots[p]), 0.97 * np.sin(slots[p])])
+            place = distance * np.array([np.cos(slots[p]), np.sin(slots[p])])
             frames[p, :, :2] = whole @ _rotation(slots[p] + bend[p]) * radius
             frames[p, :, 2] = whole @ place + center
         return frames

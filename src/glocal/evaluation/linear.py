@@ -19,7 +19,7 @@ from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
 
 LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-WDS = (0.0, 1e-4, 1e-3, 1e-2)
+WDS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True)

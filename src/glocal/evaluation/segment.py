@@ -23,7 +23,7 @@ from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
 
 IGNORE = 255
-LRS = (0.03, 0.1, 0.3, 1.0)
+LRS = (0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def iou(counts: Tensor) -> Tensor:
-    """Intersection over union (..., K) of counts (..., K, K), float64; NaN for a class neither present nor predicted."""
+    """Intersection over union (..., K) of counts (..., K, K), float64; NaN for one neither present nor predicted."""
     counts = counts.double()
     hit = counts.diagonal(dim1=-2, dim2=-1)
     return hit / (counts.sum(-2) + counts.sum(-1) - hit)

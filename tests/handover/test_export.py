@@ -8,7 +8,7 @@ import torch
 
 from glocal.backbones import build_backbone, load_encoder
 from glocal.errors import UsageError
-from glocal.export import FORMATS, export_encoder
+from glocal.handover import FORMATS, export_encoder
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_timm_by_name(backbone, tmp_path):
 def test_import_is_lazy():
     """Neither the exporters nor timm are needed to open the room."""
     code = (
-        "import sys, glocal.export; print([m for m in ('timm', 'onnx', 'onnxruntime', 'pyarrow') if m in sys.modules])"
+        "import sys, glocal.handover; print([m for m in ('timm', 'onnx', 'onnxruntime', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
