@@ -61,6 +61,8 @@ def test_the_class_is_the_arrangement():
     for i in range(48):
         assert found[i] == found[i % 12]
         assert len(set(found[i])) == 5
+    lying = [np.rint(np.arctan2(*upright.sample(i).frames[0, ::-1, 0]) / (np.pi / 4)) % 4 for i in range(48)]
+    assert lying == [0, 1, 2, 3] * 12  # steps of 45 degrees that the body is turned
     plans = np.array(found[:12])
     for a in range(12):
         for b in range(12):
@@ -167,7 +169,7 @@ def test_raw_pixels_do_not_give_the_class():
     accuracy = (train.labels[nearest.argmin(1)] == test.labels).mean()
     means = np.stack([a[train.labels == c].mean(0) for c in range(8)])
     by_mean = ((means**2).sum(1)[None] - 2 * b @ means.T).argmin(1) == test.labels
-    assert accuracy < 0.3  # chance is 0.125
+    assert accuracy < 0.35  # chance is 0.125
     assert by_mean.mean() < 0.35
 
 

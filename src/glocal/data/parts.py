@@ -1,8 +1,8 @@
 """A generated world of objects with known parts, for tests, demonstrations and studies where everything must be known.
 
 An object is a body with five different parts around it. All objects are made of the same six parts; the class is where
-each of the five stands and which way the body lies, so neither colour nor texture alone gives it away. Colours are drawn
-anew for each object: what makes a part is its shape and its texture.
+each of the five stands and which way the body lies, so neither colour nor texture alone gives it away. Colours are
+drawn anew for each object: what makes a part is its shape and its texture.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _PARTS = {  # number in the mask: shape, texture, radius in object radii
 PART_NAMES = tuple(_PARTS)
 _INITIALS = "HWTFL"  # of all but the body
 
-# Which part stands where, clockwise from the top in steps of 45 degrees, and how many steps the body is turned. The places
-# of two plans differ in at least five of the eight even when one is mirrored or turned by one step, and in three however
-# it is turned.
+# Which part stands where, clockwise from the top in steps of 45 degrees, and by how many steps the body is turned. Two
+# plans differ in at least five of the eight places even when one is mirrored or turned by one step, and in three
+# however it is turned.
 _PLANS = {
     "A": ("H.TW.LF.", 0),
     "B": ("HFW...LT", 1),
