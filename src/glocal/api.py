@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -193,7 +194,14 @@ def embed(
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
-    return embed_source(model, open_source(data), out=out, **settings)
+    skipped: list[tuple[str, str]] = []
+    result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
+    if skipped:
+        print(
+            f"{len(skipped)} images could not be read and were skipped, the first being {skipped[0][0]}",
+            file=sys.stderr,
+        )
+    return result
 
 
 def export(

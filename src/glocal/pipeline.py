@@ -196,7 +196,7 @@ def encoder_card(spec: str) -> dict[str, str] | None:
     if not (path / "config.yaml").exists():
         return None
     config = read_config(path)
-    facts = json.loads((path / "encoder.json").read_text())
+    facts = json.loads((path / "encoder.json").read_text()).get("extra", {})
     return {
         "Method": method_class(config["method"]).title,
         "Paper": method_class(config["method"]).paper,

@@ -121,8 +121,8 @@ def test_interrupt_saves_and_says_how_to_resume(whole, tmp_path):
         "--checkpoint-steps=1",
     ]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not (out / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
+    last, deadline = out / "checkpoints" / "last.pt", time.monotonic() + 240
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=240)

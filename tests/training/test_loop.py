@@ -1,0 +1,144 @@
+"""The loop: accumulation, broken images, divergence, collapse, several processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import glocal
+from glocal.diagnostics import watch
+from glocal.training import TrainingStopped, read_metrics
+
+TINY = {
+    "method": "vicreg",
+    "backbone": "resnet10t",
+    "image_size": 32,
+    "batch_size": 8,
+    "projector": (32, 32, 32),
+    "report": False,
+    "quiet": True,
+    "precision": "32",
+    "workers": 0,
+}
+
+
+def test_broken_images_are_skipped_and_named(photos, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "train", folder)
+    good = sorted(folder.rglob("*.jpg"))[0]
+    (folder / "ant" / "truncated.jpg").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    (folder / "bee" / "empty.png").write_bytes(b"")
+    (folder / "cat" / "page.jpg").write_text("<html>not found</html>")
+    run = glocal.pretrain(str(folder), out=str(tmp_path / "run"), epochs=3, **{**TINY, "quiet": False})
+    skipped = (run / "skipped.txt").read_text()
+    assert {line.split("\t")[0].rpartition("/")[2] for line in skipped.splitlines()} <= {
+        "truncated.jpg",
+        "empty.png",
+        "page.jpg",
+    }
+    assert "truncated.jpg" in skipped
+    said = capsys.readouterr()
+    assert "could not be read" in said.out + said.err
+    assert (run / "encoder.safetensors").exists()
+
+
+def test_bf16_and_automatic_options_work(photos, tmp_path):
+    run = glocal.pretrain(
+        str(photos), method="vicregl", backbone="resnet10t", image_size=32, batch_size=4, max_steps=2,
+        precision="bf16-mixed", projector=(16, 16), local_projector=(16, 16), report=False, quiet=True,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["preset"] == "small"
+    assert config["output_stride"] == 8
+    assert config["optimizer"] == "adamw"
+    assert None not in [config[name] for name in ("lr", "epochs", "workers", "weight_decay", "precision", "threads")]
+    again = glocal.pretrain(**config, out=str(tmp_path / "again"), quiet=True)
+    assert (run / "encoder.safetensors").read_bytes() == (again / "encoder.safetensors").read_bytes()
+
+
+def test_a_run_does_not_touch_the_callers_generators(photos, tmp_path):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    glocal.pretrain(str(photos), out=str(tmp_path / "run"), max_steps=2, **TINY)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()
+
+
+def test_divergence_stops_with_a_reason_and_keeps_the_last_good_checkpoint(photos, tmp_path):
+    with pytest.raises(TrainingStopped, match="not finite.*--lr"):
+        glocal.pretrain(
+            str(photos), out=str(tmp_path / "run"), epochs=30, optimizer="sgd", lr=1e12, checkpoint_steps=1, **TINY
+        )
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["method"]
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_collapse_stops_with_a_diagnosis(tmp_path):
+    """Without the variance and covariance terms everything falls on one point."""
+    with pytest.raises(TrainingStopped, match="collapse"):
+        glocal.pretrain(
+            "parts:n=64,size=40", out=str(tmp_path / "run"), epochs=60, variance_weight=0.0, covariance_weight=0.0,
+            lr=3e-3, optimizer="adamw", monitor_every=5, **TINY,
+        )  # fmt: skip
+
+
+def test_accumulation_averages_the_gradients_of_micro_batches(photos, tmp_path, monkeypatch):
+    """k micro-batches at batch b/k take the step that the mean of their k gradients asks for."""
+    seen = []
+    step = torch.optim.SGD.step
+
+    def spy(self, *args, **kwargs):
+        seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    common = {**TINY, "optimizer": "sgd", "lr": 0.0, "batch_size": 4, "epochs": 2}
+    glocal.pretrain(str(photos), out=str(tmp_path / "a"), max_steps=2, **common)
+    glocal.pretrain(str(photos), out=str(tmp_path / "b"), max_steps=1, accumulate=2, **{**common, "batch_size": 8})
+    for one, two, both in zip(*seen, strict=True):
+        torch.testing.assert_close((one + two) / 2, both, rtol=1e-4, atol=1e-6)
+
+
+def test_watch_sees_training_images_only_and_reports(photos, tmp_path):
+    run = glocal.pretrain(str(photos), out=str(tmp_path / "run"), epochs=2, monitor_every=1, **TINY)
+    looked = [line for line in read_metrics(run) if "rank_pooled" in line]
+    assert [line["epoch"] for line in looked] == [1, 2]
+    assert all(0 <= line["knn_top1"] <= 1 and line["rank_dense"] >= 1 for line in looked)
+    assert watch.IMAGES <= 1000
+
+
+def test_metrics_survive_a_half_written_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path):
+    """DDP over two CPU processes ends near one process of twice the batch: same joined batches, statistics and steps."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(16):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
+    command = [sys.executable, "-m", "glocal", "pretrain", str(folder), "--max-steps=3", "--optimizer=sgd", "--lr=0.05"]
+    options = [o for o in options if not o.startswith("--batch-size")]
+    for name, extra in (("one", ["--batch-size=8"]), ("two", ["--batch-size=4", "--devices=2", "--accelerator=cpu"])):
+        done = subprocess.run(
+            [*command, *options, *extra, "--out", str(tmp_path / name)], capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["method"] for name in ("one", "two")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=2e-3, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
