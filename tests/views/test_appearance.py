@@ -102,7 +102,9 @@ def bytes_of(x: Tensor) -> Tensor:
     return (x * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
-def test_all_orders_and_combinations_are_carried_out_as_planned():
+@pytest.mark.parametrize("at_once", [1, 5, 100])
+def test_all_orders_and_combinations_are_carried_out_as_planned(at_once, monkeypatch):
+    monkeypatch.setattr(ours, "CACHE", at_once * 3 * 20 * 20)
     orders = np.array([*itertools.permutations(range(4)), [-1] * 4, [-1, 2, -1, 0]])
     count = len(orders)
     rng = np.random.default_rng(0)

@@ -101,15 +101,24 @@ def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> Pla
 
 def render(pixels: Tensor, plan: Plan, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Carry out a plan on uint8 pixels (B, 3, s, s); float32, normalised, channels-last."""
-    x = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    for turn in plan.order.T:
-        for number, adjust in enumerate((brightness_, contrast_, saturation_, hue_)):
-            change(x, turn == number, adjust, plan.factor[:, number])
-    change(x, plan.gray, gray_)
-    change(x, plan.sigma > 0, partial(blur_, radius=plan.radius), plan.sigma)
-    change(x, plan.solarize, solarize_)
-    x.sub_(x.new_tensor(mean)[:, None, None]).div_(x.new_tensor(std)[:, None, None])
-    return x.contiguous(memory_format=torch.channels_last)
+    out = torch.empty_like(pixels, dtype=torch.float32, memory_format=torch.channels_last)
+    shift, scale = (to_device(np.float32(c)[:, None, None], pixels) for c in (mean, std))
+    at_once = max(1, CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
+    for start in range(0, len(pixels), at_once):
+        part = slice(start, start + at_once)
+        x = pixels[part].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        for turn in plan.order[part].T:
+            for number, adjust in enumerate((brightness_, contrast_, saturation_, hue_)):
+                change(x, turn == number, adjust, plan.factor[part, number])
+        change(x, plan.gray[part], gray_)
+        change(x, plan.sigma[part] > 0, partial(blur_, radius=plan.radius), plan.sigma[part])
+        change(x, plan.solarize[part], solarize_)
+        out[part] = x.sub_(shift).div_(scale)
+    return out
+
+
+CACHE = 2**19
+"""How many values to work on at once on a CPU: 2 MiB of float32, about what its cache holds."""
 
 
 def change(x: Tensor, who: np.ndarray, operation: Callable[..., Tensor], *parameters: np.ndarray) -> None:
@@ -117,9 +126,14 @@ def change(x: Tensor, who: np.ndarray, operation: Callable[..., Tensor], *parame
     rows = np.flatnonzero(who)
     if len(rows) == 0:
         return
-    at = torch.from_numpy(rows).to(x.device, non_blocking=True)
-    chosen = [torch.from_numpy(p[rows]).to(x.device, x.dtype, non_blocking=True) for p in parameters]
+    at = to_device(rows, x)
+    chosen = [to_device(p[rows].astype(np.float32), x) for p in parameters]
     x.index_copy_(0, at, operation(x.index_select(0, at), *chosen))
+
+
+def to_device(values: np.ndarray, like: Tensor) -> Tensor:
+    """A tensor where `like` is, sent without waiting for the device to finish what it is doing."""
+    return torch.from_numpy(values).to(like.device, non_blocking=True)
 
 
 def brightness_(x: Tensor, factor: Tensor) -> Tensor:
@@ -129,9 +143,8 @@ def brightness_(x: Tensor, factor: Tensor) -> Tensor:
 
 def contrast_(x: Tensor, factor: Tensor) -> Tensor:
     """Scale about the mean luma of each image."""
-    mean = x.mean(dim=(2, 3)) @ x.new_tensor(GRAY)
-    rest = mean * (1 - factor)
-    return x.mul_(factor[:, None, None, None]).add_(rest[:, None, None, None]).clamp_(0, 1)
+    rest = luma(x.mean(dim=(2, 3), keepdim=True)).mul_(1 - factor[:, None, None, None])
+    return x.mul_(factor[:, None, None, None]).add_(rest).clamp_(0, 1)
 
 
 def saturation_(x: Tensor, factor: Tensor) -> Tensor:
