@@ -102,7 +102,7 @@ def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> Pla
 def render(pixels: Tensor, plan: Plan, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Carry out a plan on uint8 pixels (B, 3, s, s); float32, normalised, channels-last."""
     out = torch.empty_like(pixels, dtype=torch.float32, memory_format=torch.channels_last)
-    shift, scale = (to_device(np.float32(c)[:, None, None], pixels) for c in (mean, std))
+    shift, scale = (to_device(np.asarray(c, dtype=np.float32)[:, None, None], pixels) for c in (mean, std))
     at_once = max(1, CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
     for start in range(0, len(pixels), at_once):
         part = slice(start, start + at_once)

@@ -43,7 +43,7 @@ class Recipe:
 
 
 def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
-    """The asymmetric pair of BYOL and VICReg: the first view always blurred, the second rarely, or solarized."""
+    """The pair of BYOL and VICReg: the first view always blurred, the second seldom, but sometimes solarized."""
     return multi_crop(size, 0, 0, large_scale=scale)
 
 
