@@ -39,6 +39,7 @@ def pretrain(
     num_nodes: int = 1,
     precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None,
     workers: int | None = None,
+    threads: int | None = None,
     monitor_every: int | None = None,
     checkpoint_steps: int = 0,
     report: bool = True,
@@ -77,6 +78,7 @@ def pretrain(
         num_nodes: machines.
         precision: autocast dtype.
         workers: loader processes; the result does not depend on them.
+        threads: of this process on the CPU; kept in config.yaml, since sums round differently with another number.
         monitor_every: epochs between two looks at kNN accuracy and rank.
         checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
         report: evaluate at the end against random initialisation and raw pixels, and write report.html.

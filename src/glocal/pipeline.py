@@ -80,7 +80,8 @@ def check(config: dict[str, Any]) -> None:
 def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Path:
     config = plan.config
     cls = method_class(config["method"])
-    torch.set_num_threads(config.setdefault("threads", torch.get_num_threads()))
+    config["threads"] = config["threads"] or torch.get_num_threads()
+    torch.set_num_threads(config["threads"])
     processes = config["devices"] * config["num_nodes"]
     for name in ("lightning.fabric", "lightning.pytorch"):  # they greet
         logging.getLogger(name).setLevel(logging.WARNING)

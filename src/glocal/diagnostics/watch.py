@@ -20,7 +20,7 @@ from glocal.training import TrainingStopped
 IMAGES = 1000
 """At most so many training images are looked at."""
 CELLS = 4
-"""Cells taken from each map for the rank of dense features."""
+"""At most so many different cells of each map enter the rank of dense features."""
 
 
 class Watch:
@@ -46,25 +46,25 @@ class Watch:
             TrainingStopped: if the representation has collapsed; the message is the diagnosis.
         """
         pooled, dense, index = self.features(encoder)
+        diagnosis = check_features(pooled, dense if len(dense) > len(pooled) else None)
+        if diagnosis is not None:
+            raise TrainingStopped(f"stopped after epoch {epoch}: {diagnosis}")
         numbers = {"rank_pooled": rankme(pooled), "rank_dense": rankme(dense)}
         if self.sample.labels is not None:
             labels = torch.from_numpy(self.sample.labels)[index]
             bank, queries = held_out(len(labels), self.seed, "watch", labels=labels.numpy())
             predicted = knn_predict(pooled[queries], pooled[bank], labels[bank])
             numbers["knn_top1"] = float((predicted == labels[queries]).float().mean())
-        diagnosis = check_features(pooled, dense)
-        if diagnosis is not None:
-            raise TrainingStopped(f"stopped after epoch {epoch}: {diagnosis}")
         return numbers
 
     def features(self, encoder: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features (N, D), a few dense ones of each image (N·4, D), and positions in the sample (N,)."""
+        """Pooled features (N, D), a few dense ones of each image (N·S, D), and positions in the sample (N,)."""
         pooled, dense, indices = [], [], []
         batches: Any = stream(encoder, self.sample, image_size=self.image_size, batch_size=64)
         for index, features in batches:
             pooled.append(features.pooled.float().cpu())
-            cells = random.uniform(self.seed, "watch cells", index.numpy(), n=CELLS) * features.tokens.shape[1]
-            rows = torch.arange(len(index))[:, None]
-            dense.append(features.tokens.float().cpu()[rows, torch.from_numpy(cells.astype(np.int64))].flatten(0, 1))
+            tokens = features.tokens.float().cpu()
+            order = random.uniform(self.seed, "watch cells", index.numpy(), n=tokens.shape[1]).argsort(1)[:, :CELLS]
+            dense.append(tokens[torch.arange(len(index))[:, None], torch.from_numpy(order)].flatten(0, 1))
             indices.append(index)
         return torch.cat(pooled), torch.cat(dense), torch.cat(indices)

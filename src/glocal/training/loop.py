@@ -156,7 +156,7 @@ def fit(
                     torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
                     for k, batch in enumerate(batches):
                         at.skipped.update(batch.skipped)
-                        batch = appearance(batch.to(fabric.device, non_blocking=True), at.epoch)
+                        batch = appearance(batch, at.epoch, fabric.device)
                         with fabric.no_backward_sync(wrapped, enabled=k + 1 < len(batches)):
                             loss = wrapped(batch)
                             fabric.backward(loss.total / len(batches))
@@ -190,6 +190,7 @@ def fit(
                     checkpoint()
     finally:
         log.close()
+        loader.close()
     return at
 
 
