@@ -33,6 +33,7 @@ def pretrain(
     lr: float | None = None,
     weight_decay: float | None = None,
     warmup_epochs: float | None = None,
+    trust: float | None = None,
     clip: float = 0.0,
     accelerator: str = "auto",
     devices: int = 1,
@@ -71,7 +72,8 @@ def pretrain(
         optimizer: instead of the method's own.
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up, at most a tenth of the run.
+        trust: LARS's η.
         clip: largest gradient norm; 0 for none.
         accelerator: "auto", "cpu", "cuda" or "mps".
         devices: processes on this machine (distributed data parallel).

@@ -65,7 +65,7 @@ def check(config: dict[str, Any]) -> None:
     }.items():
         if config[name] is not None and config[name] < least:
             raise UsageError(f"--{name.replace('_', '-')} {config[name]} is too small; it must be at least {least}")
-    for name in ("lr", "weight_decay", "warmup_epochs", "clip", "drop_path"):
+    for name in ("lr", "weight_decay", "warmup_epochs", "trust", "clip", "drop_path"):
         if config[name] is not None and not 0 <= config[name] < float("inf"):
             raise UsageError(f"--{name.replace('_', '-')} {config[name]} must be a finite number of at least 0")
     for name in ("devices", "num_nodes"):

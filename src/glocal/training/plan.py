@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,33 +65,22 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
     """The method's own optimisation, adapted to short runs, under what the person set.
 
     LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps.
-    A run of a few thousand steps uses AdamW.
+    A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, which solo-learn found for CIFAR; measured here at
+    150 steps of 64, it is also well ahead of AdamW (linear .49 against .40 on clothing).
     """
     config = plan.config
-    short = steps < 30_000 and spec.optimizer == "lars"
-    if short and config["optimizer"] in (None, "adamw"):
-        spec = Optimization("adamw", lr=SHORT_LR, weight_decay=0.05, warmup_epochs=spec.warmup_epochs)
-        plan.decide("optimizer", "adamw", f"only {steps:,} steps; the paper's LARS is made for 10^5")
+    if steps < 30_000 and spec.optimizer == "lars" and config["trust"] is None:
+        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=0.02)
+        plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:
-        usual = {"adamw": (5e-4, 0.05), "lars": (0.2, 1e-6), "sgd": (0.05, 1e-4)}[config["optimizer"]]
-        spec = Optimization(config["optimizer"], lr=usual[0], weight_decay=usual[1], warmup_epochs=spec.warmup_epochs)
+        lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config["optimizer"]]
+        spec = replace(spec, optimizer=config["optimizer"], lr=lr, weight_decay=weight_decay)
     batch = config["batch_size"] * processes
     plan.decide("lr", spec.lr * batch / 256, f"{spec.lr:g} × {batch}/256")
-    plan.decide("weight_decay", spec.weight_decay, "goes with the optimizer")
-    plan.decide("warmup_epochs", spec.warmup_epochs, "the method's paper; at most a tenth of the run")
-    return Optimization(
-        spec.optimizer,
-        lr=spec.lr,
-        weight_decay=config["weight_decay"],
-        warmup_epochs=config["warmup_epochs"],
-        final_lr=spec.final_lr,
-        momentum=spec.momentum,
-        trust=spec.trust,
-    )
-
-
-SHORT_LR = 1e-3
+    for name in ("weight_decay", "warmup_epochs", "trust"):
+        plan.decide(name, getattr(spec, name), "goes with the optimizer")
+    return replace(spec, **{name: config[name] for name in ("weight_decay", "warmup_epochs", "trust")})
 
 
 def fast_bf16(accelerator: str) -> bool:
