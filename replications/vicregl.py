@@ -27,7 +27,7 @@ import glocal
 from replications.protocol import Arm, arguments, keep, kept, paired, spread
 
 NAME = "vicregl"
-STEPS = 460
+STEPS = 600
 COMMON: dict[str, Any] = {
     "backbone": "resnet18",
     "image_size": 96,

@@ -125,7 +125,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         print(f"{cls.title} · {config['backbone']} · {describe(source)} → {run}")
         for note in plan.notes:
             print(f"  {note}")
-    watch = Watch(source, image_size=config["image_size"], seed=config["seed"]) if main else None
+    watch = Watch(source, image_size=config["image_size"], seed=config["seed"])
     at = fit(
         fabric,
         method,

@@ -87,7 +87,7 @@ def fit(
         schedule: lengths and sizes.
         seed: of everything drawn during training.
         resume: continue from the run's checkpoint.
-        monitor: called on the main process every few epochs.
+        monitor: called on the main process every few epochs; give all processes one, since the others wait for it.
         quiet: print nothing.
 
     Returns:
