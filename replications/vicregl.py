@@ -5,7 +5,7 @@ moves further along that front. Published, ResNet-50 on ImageNet, 300 epochs: li
 (α .75); VOC frozen mIoU 47.8 -> 54.0 and 55.9.
 
 Protocol, written before it was run. Pretrain ResNet-18 (96 px, output stride 16, so 6×6 maps; projectors
-2048-2048-2048 and 512-512-512; LARS at the rates glocal decides for short runs) on the training images of clothing + pets +
+512-512-512 and 128-128-128; LARS at the rates glocal decides for short runs) on the training images of clothing + pets +
 camvid together (3,735), batch 64, the same number of steps for every arm. Evaluate the last step: kNN and linear on
 clothing (96 px), frozen linear segmentation on camvid (192 px) and pets (128 px), test splits. Three seeds, differences
 paired by seed. The arm `vicreg-time` is VICReg for as many more steps as VICRegL takes more time a step.

@@ -18,7 +18,7 @@ from glocal.diagnostics.watch import Watch
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
 from glocal.heads import sync_batch_norms
-from glocal.methods import method_class, resolve_options
+from glocal.methods import method_class, method_options, resolve_options
 from glocal.random import derive
 from glocal.report import write_report
 from glocal.training import Schedule, fit
@@ -39,7 +39,8 @@ def start_run(config: dict[str, Any], options: dict[str, Any], *, out: str | Non
     processes = config["devices"] * config["num_nodes"]
     plan = Plan(dict(config))
     decide_sizes(plan, len(source), processes)
-    plan.config |= resolve_options(cls, plan.config["preset"], options | {"image_size": config["image_size"]})
+    batch = plan.config["batch_size"] * processes
+    plan.config |= resolve_options(cls, plan.config["preset"], batch, options | {"image_size": config["image_size"]})
     name = f"{config['method']}-{config['backbone']}-{Path(source.name).name}"
     run = new_run(out, name.replace("/", "-").replace(":", "-"))
     return _run(run, plan, source, resume=False, quiet=quiet)
@@ -99,7 +100,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         if not resume:
             decide_stride(plan, "resnet" if "resnet" in config["backbone"] else "other")
         encoder = build_backbone(config["backbone"], pool=cls.pool, **{name: config[name] for name in BACKBONE_OPTIONS})
-        method = cls(encoder, **resolve_options(cls, config["preset"], {k: config[k] for k in _options(cls)}))
+        method = cls(encoder, **{name: config[name] for name in method_options(cls)})
     if processes > 1:
         sync_batch_norms(method)
     steps = config["epochs"] * (len(source) // (config["batch_size"] * processes))
@@ -156,12 +157,6 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         if not quiet:
             print(f"report: {page}")
     return run
-
-
-def _options(cls: type) -> list[str]:
-    from glocal.methods import method_options
-
-    return list(method_options(cls))
 
 
 def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings: Any) -> dict[str, Any]:

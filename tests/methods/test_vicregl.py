@@ -60,7 +60,7 @@ def test_vicregl_composes_global_and_local(backbone):
 def test_locations(backbone):
     """Cell (0, 0) of a mirrored crop lies at its right edge; the official grid does not know."""
     plain, mirrored = view(1, 32), view(1, 32, flip=True)
-    ours, official = VICRegL(backbone, **SMALL), VICRegL(backbone, **SMALL, **VICRegL.presets["official"])
+    ours, official = VICRegL(backbone, **SMALL), VICRegL(backbone, **SMALL, **VICRegL.presets["official"](64))
     # stride 8, cells centred at pixel 8k + .5; source x = 2x + 10, mirrored: 10 + 2·32 − 2x
     assert ours.locations(plain, 4, 4)[0, 0, 1].tolist() == [2 * 8.5 + 10, 3 * 0.5 + 20]
     assert ours.locations(mirrored, 4, 4)[0, 0, 1].tolist() == [10 + 64 - 2 * 8.5, 3 * 0.5 + 20]
@@ -92,7 +92,7 @@ def test_every_parameter_learns(backbone, cls):
 def test_registry():
     assert {"vicreg", "vicregl"} <= set(method_names())
     assert method_class("vicregl") is VICRegL
-    options = resolve_options(VICRegL, "official", {"alpha": 0.75})
+    options = resolve_options(VICRegL, "official", 256, {"alpha": 0.75})
     assert options["alpha"] == 0.75
     assert options["flip_aware"] is False
     assert options["projector"] == (8192, 8192, 8192)
@@ -100,3 +100,5 @@ def test_registry():
         cls = method_class(name)
         assert "arXiv" in cls.paper
         assert {"paper", "small"} <= cls.presets.keys()
+    assert resolve_options(VICRegL, "small", 64, {})["projector"] == (512, 512, 512)
+    assert resolve_options(VICRegL, "small", 4096, {})["projector"] == (8192, 8192, 8192)

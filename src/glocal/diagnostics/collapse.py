@@ -17,6 +17,8 @@ LEAST_RANK = 3.0
 """Below it features vary along a line or a plane. At random initialisation 20 and more."""
 LEAST_VARIATION = 0.003
 """Spread of the locations about their image's mean, below which a map is a constant."""
+VANISHED = 0.02
+"""Part of its first value below which a loss has vanished: no method's healthy loss gets there."""
 FALL = 4.0
 """How many times lower than its best the rank must be to be called falling."""
 
@@ -111,7 +113,7 @@ def diagnose(history: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
         history: the lines of metrics.jsonl: training lines with "loss" and "loss/<term>", monitor lines with
             "rank_pooled" and "rank_dense".
     """
-    return [found for check in (_finite, _ranks, _progress) if (found := check(history)) is not None]
+    return [found for check in (_finite, _ranks, _embeddings, _progress) if (found := check(history)) is not None]
 
 
 def _finite(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
@@ -144,19 +146,41 @@ def _ranks(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
     return None
 
 
+def _embeddings(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
+    """Collapse behind the projector, which the encoder's own features follow only slowly."""
+    lines = [line for line in history if _is_finite(line.get("loss"))]
+    if len(lines) < 5:
+        return None
+    start, end = lines[0]["loss"], _mean([line["loss"] for line in lines[-3:]])
+    if 0 <= end < VANISHED * start:
+        return _complete(f"the loss fell from {start:.3g} to {end:.3g}, nothing is left to learn")
+    invariance, variance = (
+        _mean([sum(v for k, v in line.items() if k.startswith("loss/") and k.endswith(term)) for line in lines[-3:]])
+        for term in ("invariance", "variance")
+    )
+    variance -= invariance  # whose name ends alike
+    if variance > 0.9 * end and 0 < invariance < 0.001 * end:
+        return _complete(f"the variance term is {variance / end:.0%} of the loss, the invariance term {invariance:.1e}")
+    return None
+
+
 def _progress(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
     losses = [line["loss"] for line in history if _is_finite(line.get("loss"))]
     if len(losses) < 20:
         return None
-    size = max(2, len(losses) // 5)
-    early, late = losses[:size], losses[-size:]
-    before, after = sum(early) / size, sum(late) / size
-    noise = math.sqrt(sum((v - before) ** 2 for v in early) / size)
+    size = len(losses) // 5
+    late = losses[-size:]
+    before, after = max(_mean(losses[:3]), _mean(losses[:size])), _mean(late)
+    noise = math.sqrt(_mean([(value - after) ** 2 for value in late]))
     if before - after > max(0.5 * noise, 0.005 * abs(before)):
         return None
     return Diagnosis(
         "stuck",
-        f"loss {before:.3g} in the first fifth of the log, {after:.3g} in the last",
+        f"loss {before:.3g} at the beginning of the log, {after:.3g} at its end",
         "the learning rate is too low, or too high to settle, or the loss sits at its collapsed value",
         "change --lr by a factor of three either way, and see that --warmup-epochs is shorter than the run",
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

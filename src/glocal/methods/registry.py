@@ -40,8 +40,8 @@ def method_options(cls: Any) -> dict[str, inspect.Parameter]:
     }
 
 
-def resolve_options(cls: Any, preset: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Every option of a method: its defaults, under the preset's, under those given.
+def resolve_options(cls: Any, preset: str, batch: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Every option of a method: its defaults, under the preset's for a batch size, under those given.
 
     Raises:
         UsageError: for an unknown option or preset, with the nearest name.
@@ -54,4 +54,4 @@ def resolve_options(cls: Any, preset: str, given: dict[str, Any]) -> dict[str, A
     if preset not in cls.presets:
         raise UsageError(f"{cls.title} has no preset '{preset}' (there are: {', '.join(cls.presets)})")
     defaults = {name: parameter.default for name, parameter in known.items()}
-    return {**defaults, **cls.presets[preset], **given}
+    return {**defaults, **cls.presets[preset](batch), **given}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicreg_loss
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization
+from glocal.methods.presets import Preset, width_for
 from glocal.views import Batch, two_views
 
 
@@ -34,9 +35,9 @@ class VICReg(nn.Module):
     title = "VICReg"
     paper = "Bardes, Ponce, LeCun. VICReg: Variance-Invariance-Covariance Regularization. ICLR 2022. arXiv:2105.04906"
     pool = "native"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {},
-        "small": {"projector": (2048, 2048, 2048)},
+    presets: ClassVar[dict[str, Preset]] = {
+        "paper": lambda batch: {},
+        "small": lambda batch: {"projector": (width_for(batch),) * 3},
     }
 
     def __init__(

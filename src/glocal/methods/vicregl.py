@@ -14,6 +14,7 @@ from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicregl_loss
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization
+from glocal.methods.presets import Preset, width_for
 from glocal.views import Batch, View, multi_crop
 
 
@@ -52,10 +53,14 @@ class VICRegL(nn.Module):
     title = "VICRegL"
     paper = "Bardes, Ponce, LeCun. VICRegL: Self-Supervised Learning of Local Features. NeurIPS 2022. arXiv:2210.01571"
     pool = "mean"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {},
-        "small": {"projector": (2048, 2048, 2048), "matches": 0.4},
-        "official": {
+    presets: ClassVar[dict[str, Preset]] = {
+        "paper": lambda batch: {},
+        "small": lambda batch: {
+            "projector": (width_for(batch),) * 3,
+            "local_projector": (min(512, width_for(batch) // 4),) * 3,
+            "matches": 0.4,
+        },
+        "official": lambda batch: {
             "l2_top_k": False,
             "matches_by_crop_type": False,
             "slot_order": "index",
