@@ -16,7 +16,7 @@ def name_of(diagnosis):
 
 def history(steps=100, loss=lambda t: 40 * math.exp(-t) + 10, ranks=(20, 40, 60), dense=(30, 50, 80)):
     lines = [
-        {"step": s, "epoch": s // 10, "loss": loss(s / steps) + 0.5 * math.sin(s), "loss/variance": 3.0, "lr": 0.1}
+        {"step": s, "epoch": s // 10, "loss": loss(s / steps) + 0.2 * math.sin(s), "loss/variance": 3.0, "lr": 0.1}
         for s in range(steps)
     ]
     for k, (pooled, local) in enumerate(zip(ranks, dense, strict=True)):
@@ -63,7 +63,7 @@ def test_nan_features():
 def test_no_alarm_at_random_initialisation(backbone):
     from glocal.backbones import build_backbone
     from glocal.data import PartsWorld
-    from glocal.diagnostics import Watch
+    from glocal.diagnostics.watch import Watch
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -114,3 +114,24 @@ def test_a_loss_that_does_not_move():
     assert found.name == "stuck"
     (found,) = diagnose(history(loss=lambda t: 20 + 5 * t))
     assert found.name == "stuck"
+
+
+def test_a_loss_that_vanishes_has_collapsed_behind_the_projector():
+    losses = [8.8, 2.9, 0.48, 0.33, 0.27, 0.15, 0.12, 0.1]  # VICReg without its variance term; the rank stays at 198
+    log = [{"step": 10 * k, "loss": v, "loss/invariance": v} for k, v in enumerate(losses)] + [{"rank_pooled": 198.0}]
+    (found,) = diagnose(log)
+    assert found.name == "complete collapse"
+    assert "8.8" in found.evidence
+
+
+def test_a_loss_that_is_all_variance_has_collapsed_behind_the_projector():
+    terms = {"loss/invariance": 1e-4, "loss/variance": 24.7, "loss/covariance": 0.01}
+    log = [{"step": k, "loss": 40 if k < 3 else 24.71, **terms} for k in range(30)]
+    (found,) = diagnose(log)
+    assert found.name == "complete collapse"
+    healthy = {"loss/invariance": 2.4, "loss/variance": 17.4, "loss/covariance": 0.8}
+    assert diagnose([{"step": k, "loss": 40 if k < 3 else 20.6, **healthy} for k in range(30)]) == []
+
+
+def test_a_loss_that_falls_at_once_and_then_rests_is_no_alarm():
+    assert diagnose(history(loss=lambda t: 25 if t < 0.01 else 21.7)) == []

@@ -154,14 +154,15 @@ def _embeddings(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
     start, end = lines[0]["loss"], _mean([line["loss"] for line in lines[-3:]])
     if 0 <= end < VANISHED * start:
         return _complete(f"the loss fell from {start:.3g} to {end:.3g}, nothing is left to learn")
-    invariance, variance = (
-        _mean([sum(v for k, v in line.items() if k.startswith("loss/") and k.endswith(term)) for line in lines[-3:]])
-        for term in ("invariance", "variance")
-    )
-    variance -= invariance  # whose name ends alike
+    invariance, variance = (_mean([_term(line, name) for line in lines[-3:]]) for name in ("invariance", "variance"))
     if variance > 0.9 * end and 0 < invariance < 0.001 * end:
         return _complete(f"the variance term is {variance / end:.0%} of the loss, the invariance term {invariance:.1e}")
     return None
+
+
+def _term(line: Mapping[str, Any], name: str) -> float:
+    """The sum of "loss/<name>", "loss/global_<name>" and their like."""
+    return sum(value for key, value in line.items() if key.replace("/", "_").split("_")[-1] == name)
 
 
 def _progress(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
@@ -170,9 +171,9 @@ def _progress(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
         return None
     size = len(losses) // 5
     late = losses[-size:]
-    before, after = max(_mean(losses[:3]), _mean(losses[:size])), _mean(late)
+    before, after = max(_mean(losses[:5]), _mean(losses[:size])), _mean(late)
     noise = math.sqrt(_mean([(value - after) ** 2 for value in late]))
-    if before - after > max(0.5 * noise, 0.005 * abs(before)):
+    if before - after > max(0.5 * noise, 0.01 * abs(before)):
         return None
     return Diagnosis(
         "stuck",
