@@ -10,8 +10,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "replications.md"
 HEAD = """# Replications
 
 Published claims tried at small scale, with the verdict rule written before the runs, several seeds, last-step scores on
-test splits. Each is one file under `replications/`; results are kept per arm and seed under `replications/results/`. This
-page is made by `python -m replications.tables`.
+test splits. Each is one file under `replications/`; results are kept per arm and seed under `replications/results/`.
+This page is made by `python -m replications.tables`.
 """
 
 

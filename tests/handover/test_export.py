@@ -57,8 +57,7 @@ def test_timm_by_name(backbone, tmp_path):
 
 def test_import_is_lazy():
     """Neither the exporters nor timm are needed to open the room."""
-    code = (
-        "import sys, glocal.handover; print([m for m in ('timm', 'onnx', 'onnxruntime', 'pyarrow') if m in sys.modules])"
-    )
+    heavy = ("timm", "onnx", "onnxruntime", "pyarrow")
+    code = f"import sys, glocal.handover; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
