@@ -23,7 +23,7 @@ from glocal.random import derive
 from glocal.report import write_report
 from glocal.training import Schedule, fit
 from glocal.training.plan import Plan, decide_optimization, decide_sizes, decide_stride
-from glocal.training.run import new_run, read_config, write_config
+from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import ViewLoader
 
 BACKBONE_OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
@@ -149,7 +149,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
             f"{' …' if len(skipped) > 3 else ''} (all in {run / 'skipped.txt'})"
         )
     encoder = encoder.cpu().eval()
-    save_encoder(encoder, run, method=config["method"], steps=at.step, images=len(source))
+    save_encoder(encoder, run, method=config["method"], steps=at.step, images=len(source), **environment())
     if config["report"]:
         scores = score_with_baselines(encoder, config["data"], image_size=config["image_size"], seed=config["seed"])
         write_json(run / "evaluation.json", scores)

@@ -63,6 +63,12 @@ class RunRecord:
         count = (self.encoder.get("extra") or {}).get("images")
         return count if isinstance(count, int) and count > 0 else None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """ "versions" and "hardware" of the training, if known."""
+        extra = self.encoder.get("extra") or {}
+        return {name: extra[name] for name in ("versions", "hardware") if isinstance(extra.get(name), str)}
+
     def setting(self, *names: str) -> Any:
         """The first of these config keys that is set, at any depth (shallow first), or None."""
         for name in names:

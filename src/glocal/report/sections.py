@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from html import escape
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -66,8 +64,8 @@ def what_was_run(report: ReportData) -> str:
         "Data": _data(report),
         "Settings": ", ".join(settings),
         "Training": _training(run),
-        "Versions": _versions(),
-        "Hardware": _hardware(),
+        "Versions": run.environment.get("versions", ""),
+        "Hardware": run.environment.get("hardware", ""),
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items() if value)
     return section(
@@ -273,23 +271,6 @@ def _training(run: RunRecord) -> str:
     if rates:
         parts.append(f"{short_number(float(np.median(rates)))} images per second (median)")
     return ", ".join(part for part in parts if part)
-
-
-def _versions() -> str:
-    import timm
-    import torch
-
-    python = platform.python_version()
-    return f"glocal {version('glocal')}, PyTorch {torch.__version__}, timm {timm.__version__}, Python {python}"
-
-
-def _hardware() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}"
-    threads = torch.get_num_threads()
-    return f"{platform.system()} {platform.machine()}, {threads} CPU {'thread' if threads == 1 else 'threads'}"
 
 
 def _skipped(run: RunRecord) -> str:

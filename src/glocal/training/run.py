@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +60,18 @@ def read_config(run: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UsageError(f"{path} is empty or not a mapping; start the run again")
     return config
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware, to be kept with what was trained on them."""
+    import timm
+    import torch
+
+    cuda = torch.cuda.is_available()
+    threads = torch.get_num_threads()
+    cpu = f"{platform.system()} {platform.machine()}, {threads} CPU thread{'s' if threads > 1 else ''}"
+    return {
+        "versions": f"glocal {version('glocal')}, PyTorch {torch.__version__}, timm {timm.__version__}, "
+        f"Python {platform.python_version()}",
+        "hardware": f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}" if cuda else cpu,
+    }
