@@ -23,7 +23,7 @@ from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
 
 IGNORE = 255
-LRS = (0.1, 0.3, 1.0, 3.0)
+LRS = (0.1, 0.3, 1.0, 3.0, 10.0)  # high ones reach the directions in which features hardly vary
 
 
 @dataclass(frozen=True)
