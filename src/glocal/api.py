@@ -129,6 +129,7 @@ def evaluate(
     batch_size: int = 128,
     workers: int = 0,
     seed: int = 0,
+    limit: int | None = None,
     baselines: bool = False,
     json: str | None = None,
 ) -> dict[str, Any]:
@@ -143,6 +144,7 @@ def evaluate(
         batch_size: images per forward pass.
         workers: loader processes.
         seed: of splits and crops.
+        limit: look at no more than so many training and test images.
         baselines: also score the same architecture at random initialisation, and raw pixels.
         json: a file to write the scores to.
 
@@ -162,6 +164,7 @@ def evaluate(
         "batch_size": batch_size,
         "workers": workers,
         "seed": seed,
+        "limit": limit,
     }
     result = score_with_baselines(model, data, **settings) if baselines else score(model, data, **settings)
     if json is not None:

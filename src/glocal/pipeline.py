@@ -26,6 +26,8 @@ from glocal.training.plan import Plan, decide_optimization, decide_sizes, decide
 from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import ViewLoader
 
+REPORT_IMAGES = 2000
+"""The report's scores look at no more than so many training and test images; `glocal evaluate` looks at all."""
 BACKBONE_OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
 
 
@@ -151,7 +153,8 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     encoder = encoder.cpu().eval()
     save_encoder(encoder, run, method=config["method"], steps=at.step, images=len(source), **environment())
     if config["report"]:
-        scores = score_with_baselines(encoder, config["data"], image_size=config["image_size"], seed=config["seed"])
+        settings = {"image_size": config["image_size"], "seed": config["seed"], "limit": REPORT_IMAGES}
+        scores = score_with_baselines(encoder, config["data"], **settings)
         write_json(run / "evaluation.json", scores)
         page = write_report(run)
         if not quiet:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from glocal import random
 from glocal.data import has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
@@ -55,6 +56,19 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
     return Splits(Subset(everything, kept), Subset(everything, held), f"held-out fifth (seed {seed})")
 
 
+def limited(splits: Splits, limit: int, seed: int) -> Splits:
+    """At most `limit` training and as many test images, chosen by `seed`."""
+
+    def some(source: ImageSource, which: str) -> ImageSource:
+        if len(source) <= limit:
+            return source
+        return Subset(source, np.sort(random.permutation(len(source), seed, "limit", which == "test")[:limit]))
+
+    return Splits(
+        some(splits.train, "train"), some(splits.test, "test"), f"{splits.split}, at most {limit:,} images each"
+    )
+
+
 def _check(name: str, task: Task, splits: Splits) -> None:
     for which, source in (("training", splits.train), ("test", splits.test)):
         if not _serves(source, task):
@@ -82,6 +96,7 @@ def evaluate_encoder(
     batch_size: int = 128,
     workers: int = 0,
     seed: int = 0,
+    limit: int | None = None,
     precision: str = "fp32",
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
@@ -96,6 +111,7 @@ def evaluate_encoder(
         batch_size: images per forward pass.
         workers: loader processes.
         seed: of the held-out images and of every task's random choices.
+        limit: look at no more than so many training and test images.
         precision: "fp32" or "bf16".
         options: task name → its keyword arguments, e.g. {"knn": {"k": 200}}.
         progress: called as progress(what, done, total).
@@ -111,6 +127,8 @@ def evaluate_encoder(
     if unused := set(options) - set(found):
         raise UsageError(f"options given for '{min(unused)}', which is not among the tasks ({', '.join(found)})")
     splits = open_splits(data, seed)
+    if limit is not None:
+        splits = limited(splits, limit, seed)
     for name, task in found.items():
         _check(name, task, splits)
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
