@@ -39,6 +39,14 @@ def test_tasks_in_one_call(colours, made):
     assert json.loads(json.dumps(scores)) == scores
 
 
+def test_a_limit_takes_the_same_few_images_each_time(colours, made):
+    scores = [evaluate_encoder(made.Cells(), colours, tasks=["knn"], limit=10) for _ in range(2)]
+    assert (scores[0]["meta"]["n_train"], scores[0]["meta"]["n_test"]) == (10, 10)
+    assert scores[0]["meta"]["split"] == "test, 10 images of each at most"
+    assert scores[0]["knn"] == scores[1]["knn"]
+    assert evaluate_encoder(made.Cells(), colours, tasks=["knn"], limit=30)["meta"]["split"] == "test"
+
+
 def test_knn_and_linear_share_their_features(colours, made):
     calls = []
     encoder = made.Cells()

@@ -62,11 +62,11 @@ def limited(splits: Splits, limit: int, seed: int) -> Splits:
     def some(source: ImageSource, which: str) -> ImageSource:
         if len(source) <= limit:
             return source
-        return Subset(source, np.sort(random.permutation(len(source), seed, "limit", which == "test")[:limit]))
+        return Subset(source, np.sort(random.permutation(len(source), seed, f"limit {which}")[:limit]))
 
-    return Splits(
-        some(splits.train, "train"), some(splits.test, "test"), f"{splits.split}, at most {limit:,} images each"
-    )
+    cut = max(len(splits.train), len(splits.test)) > limit
+    said = f"{splits.split}, {limit:,} images of each at most" if cut else splits.split
+    return Splits(some(splits.train, "train"), some(splits.test, "test"), said)
 
 
 def _check(name: str, task: Task, splits: Splits) -> None:
