@@ -14,6 +14,7 @@ from lightning.fabric import Fabric
 
 from glocal.backbones import Backbone, build_backbone, save_encoder
 from glocal.data import describe, open_source
+from glocal.diagnostics import diagnose
 from glocal.diagnostics.watch import Watch
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
@@ -21,7 +22,7 @@ from glocal.heads import sync_batch_norms
 from glocal.methods import method_class, method_options, resolve_options
 from glocal.random import derive
 from glocal.report import write_report
-from glocal.training import Schedule, fit
+from glocal.training import Schedule, TrainingStopped, fit, read_metrics
 from glocal.training.plan import Plan, decide_optimization, decide_sizes, decide_stride
 from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import ViewLoader
@@ -129,6 +130,14 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         for note in plan.notes:
             print(f"  {note}")
     watch = Watch(source, image_size=config["image_size"], seed=config["seed"])
+
+    def monitor(encoder: Any, epoch: int) -> dict[str, float]:
+        numbers = watch(encoder, epoch)
+        for found in diagnose(read_metrics(run)):
+            if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
+                raise TrainingStopped(f"stopped after epoch {epoch}: {found}")
+        return numbers
+
     at = fit(
         fabric,
         method,
@@ -138,7 +147,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         schedule=schedule,
         seed=config["seed"],
         resume=resume,
-        monitor=watch,
+        monitor=monitor,
         quiet=quiet,
     )
     if not main:
@@ -150,6 +159,8 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
             f"{len(skipped)} images could not be read and were skipped: {', '.join(k for k, _ in skipped[:3])}"
             f"{' …' if len(skipped) > 3 else ''} (all in {run / 'skipped.txt'})"
         )
+    for found in [] if quiet else diagnose(read_metrics(run)):
+        print(f"warning: {found}")
     encoder = encoder.cpu().eval()
     save_encoder(encoder, run, method=config["method"], steps=at.step, images=len(source), **environment())
     if config["report"]:

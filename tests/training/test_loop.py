@@ -92,6 +92,15 @@ def test_collapse_stops_with_a_diagnosis(tmp_path):
         )  # fmt: skip
 
 
+def test_collapse_behind_the_projector_stops_too(tmp_path):
+    """Without variance and covariance the embeddings fall on one point long before the encoder's features do."""
+    with pytest.raises(TrainingStopped, match="nothing is left to learn"):
+        glocal.pretrain(
+            "parts:n=64,size=40", out=str(tmp_path / "run"), epochs=40, variance_weight=0.0, covariance_weight=0.0,
+            optimizer="adamw", lr=0.003, monitor_every=10, **TINY,
+        )  # fmt: skip
+
+
 def test_accumulation_averages_the_gradients_of_micro_batches(photos, tmp_path, monkeypatch):
     """k micro-batches at batch b/k take the step that the mean of their k gradients asks for."""
     seen = []

@@ -234,9 +234,9 @@ class PartsWorld:
         """(6, 2, 3): where each part is, in pixels. `sizes` (6,) are the object's draws, `pose` (17,) the view's."""
         vary = self.nuisance
         x, y, scale, turn, mirror = pose[:5]
-        unit = self.size * 0.44 * (1 - 0.4 * vary * scale)  # pixels per object radius
-        center = self.size * (0.5 + 0.2 * vary * (np.array([x, y]) - 0.5))
-        whole = _rotation(np.deg2rad(50) * vary * (2 * turn - 1)) * unit
+        unit = self.size * (0.44 - 0.08 * vary) * (1 - 0.4 * vary * scale)  # pixels per object radius
+        center = self.size * (0.5 + 0.4 * vary * (np.array([x, y]) - 0.5))
+        whole = _rotation(np.deg2rad(50) * vary**2 * (2 * turn - 1)) * unit
         if mirror < vary / 2:
             whole = whole @ np.diag([-1.0, 1.0])
         around, turned = plan
