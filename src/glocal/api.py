@@ -44,6 +44,7 @@ def pretrain(
     monitor_every: int | None = None,
     checkpoint_steps: int = 0,
     report: bool = True,
+    report_images: int = 2000,
     quiet: bool = False,
     **options: Any,
 ) -> Path:
@@ -84,6 +85,7 @@ def pretrain(
         monitor_every: epochs between two looks at kNN accuracy and rank.
         checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
         report: evaluate at the end against random initialisation and raw pixels, and write report.html.
+        report_images: the report's scores look at no more than so many training and test images.
         quiet: print nothing.
         **options: the method's own options, see its documentation.
 

@@ -102,7 +102,9 @@ def call(command: str, args: list[str]) -> None:
         raise UsageError("embed needs --out FILE.parquet or --out FILE.npz")
     result = function(**options)
     if command == "evaluate":
-        print(table(result))
+        from glocal.pipeline import score_table
+
+        print(score_table(result))
     elif command in ("embed", "export"):
         print(result)
 
@@ -172,12 +174,13 @@ def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
     options.pop("config", None)
     options = {name: value for name, value in options.items() if not name.startswith("__")}
     if command == "pretrain":
-        given = {re.sub(r"^--(no-)?", "", word.split("=")[0]) for word in args if word.startswith("--")}
+        config = value_of("--config", args)
+        written = read_yaml(config) if config else {}
+        given = {word.partition("=")[0].removeprefix("--") for word in args if word.startswith("--")} | set(written)
         signature = inspect.signature(function).parameters
-        config_file = "config" in given
-        options = {k: v for k, v in options.items() if k in signature or k in given or config_file}
-        data = options.pop("data")
-        options["data"] = data if not data or len(data) > 1 else data[0]
+        options = {k: v for k, v in options.items() if k in signature or k in given}  # the rest: the preset's
+        data = options.pop("data") or written.get("data")
+        options["data"] = data[0] if isinstance(data, list) and len(data) == 1 else data
     return options
 
 
@@ -242,23 +245,6 @@ def one_line(command: str, message: str, args: list[str], types: dict[str, str])
         option = f"--{found[1]}"
         return f"{option.replace('_', '-')} {value_of(option, args) or ''} is not one of: {types[found[1]]}"
     return f"{' '.join(lines[:2])} (see glocal {command} --help)"
-
-
-def table(result: dict[str, Any]) -> str:
-    """Scores as lines: one a task, baselines beside it."""
-    rows = []
-    for task, scores in result.items():
-        if task in ("meta", "random", "pixels") or not isinstance(scores, dict):
-            continue
-        for name, value in scores.items():
-            if isinstance(value, float):
-                beside = [
-                    f"{who} {result[who][task][name]:.3f}"
-                    for who in ("random", "pixels")
-                    if isinstance(result.get(who, {}).get(task, {}).get(name), float)
-                ]
-                rows.append(f"{task}.{name:<24} {value:.3f}  {'  '.join(beside)}".rstrip())
-    return "\n".join(rows)
 
 
 def listing(command: str, args: list[str]) -> None:

@@ -27,8 +27,6 @@ from glocal.training.plan import Plan, decide_optimization, decide_sizes, decide
 from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import ViewLoader
 
-REPORT_IMAGES = 2000
-"""The report's scores look at no more than so many training and test images; `glocal evaluate` looks at all."""
 BACKBONE_OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
 
 
@@ -164,12 +162,12 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     encoder = encoder.cpu().eval()
     save_encoder(encoder, run, method=config["method"], steps=at.step, images=len(source), **environment())
     if config["report"]:
-        settings = {"image_size": config["image_size"], "seed": config["seed"], "limit": REPORT_IMAGES}
+        settings = {"image_size": config["image_size"], "seed": config["seed"], "limit": config["report_images"]}
         scores = score_with_baselines(encoder, config["data"], **settings)
         write_json(run / "evaluation.json", scores)
         page = write_report(run)
         if not quiet:
-            print(f"report: {page}")
+            print(f"{score_table(scores)}\nreport: {page}")
     return run
 
 
@@ -183,6 +181,23 @@ def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[
     result = score(encoder, data, **settings)
     pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size)
     return {**result, "random": score(at_random(encoder), data, **settings), "pixels": score(pixels, data, **settings)}
+
+
+def score_table(result: dict[str, Any]) -> str:
+    """Scores as lines, one a number, baselines beside it."""
+    rows = []
+    for task, scores in result.items():
+        if task in ("meta", "random", "pixels") or not isinstance(scores, dict):
+            continue
+        for name, value in scores.items():
+            if isinstance(value, float):
+                beside = [
+                    f"{who} {result[who][task][name]:.3f}"
+                    for who in ("random", "pixels")
+                    if isinstance(result.get(who, {}).get(task, {}).get(name), float)
+                ]
+                rows.append(f"{task}.{name:<24} {value:.3f}  {'  '.join(beside)}".rstrip())
+    return "\n".join(rows)
 
 
 def at_random(encoder: Backbone) -> Backbone:
