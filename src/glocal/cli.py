@@ -155,7 +155,7 @@ def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
     }
     known = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
     if "-h" in args or "--help" in args:
-        print(re.sub(r"--[a-z_]+", lambda m: m[0].replace("_", "-"), parser.format_help()))
+        print(re.sub(r"--[a-z0-9_]+", lambda m: m[0].replace("_", "-"), parser.format_help()))
         sys.exit(0)
     args = [normalise(word, known) for word in args]
     for k, word in enumerate(args):  # a bare flag means true

@@ -77,51 +77,33 @@ def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, wor
     assert steps == sorted(set(steps)), "a step must stand once in metrics.jsonl"
 
 
+def start(out: Path) -> tuple[subprocess.Popen, Path]:
+    """The same run as a command of its own, and where its checkpoint will be."""
+    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
+    command = [sys.executable, "-m", "glocal", "pretrain", DATA, f"--out={out}", "--workers=1", "--checkpoint-steps=1"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    return process, out / "checkpoints" / "last.pt"
+
+
 def test_sigkill_then_resume(whole, tmp_path):
     out = tmp_path / "killed"
-    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "glocal",
-        "pretrain",
-        DATA,
-        "--out",
-        str(out),
-        "--workers=1",
-        "--checkpoint-steps=1",
-    ]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE)
-    last, seen, target = out / "checkpoints" / "last.pt", set(), random.randint(2, 9)
-    deadline = time.monotonic() + 240
+    process, last = start(out)
+    seen, target, deadline = set(), random.randint(2, 9), time.monotonic() + 240
     while len(seen) < target and process.poll() is None and time.monotonic() < deadline:
         if last.exists():
             seen.add(last.stat().st_mtime_ns)
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    position = torch.load(last, weights_only=True)["position"]
-    assert position["step"] < 12, process.stderr.read().decode() if process.stderr else ""
+    _, err = process.communicate(timeout=60)
+    assert torch.load(last, weights_only=True)["position"]["step"] < 12, err
     glocal.pretrain(resume=str(out), workers=0, quiet=True)
     assert_identical(whole, out)
 
 
 def test_interrupt_saves_and_says_how_to_resume(whole, tmp_path):
     out = tmp_path / "interrupted"
-    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "glocal",
-        "pretrain",
-        DATA,
-        "--out",
-        str(out),
-        "--workers=1",
-        "--checkpoint-steps=1",
-    ]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-    last, deadline = out / "checkpoints" / "last.pt", time.monotonic() + 240
+    process, last = start(out)
+    deadline = time.monotonic() + 240
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import warnings
@@ -76,7 +77,9 @@ def _capture(graph: EncoderGraph, image: Tensor) -> tuple[ExportedProgram, bool]
     with quiet():
         if _may_vary(graph.backbone.model):
             with suppress(Exception):  # the exporter refuses in many ways a size that only looks free
-                return torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,)), True
+                program = torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,))
+                torch.export.save(program, io.BytesIO())  # some size arithmetic is captured and cannot be written
+                return program, True
         try:
             return torch.export.export(graph, (image,), dynamic_shapes=(batch,)), False
         except Exception as error:
