@@ -16,7 +16,7 @@ This page is made by `python -m replications.tables`.
 
 
 def main() -> None:
-    sections = [HEAD]
+    sections = [HEAD.rstrip()]
     for module in (vicregl,):
         title, _, rest = (module.__doc__ or "").partition("\n")
         sections += [f"## {title}", rest.strip().partition("\n\n    python")[0], module.table(), ""]

@@ -90,6 +90,8 @@ def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
 def table() -> str:
     """Markdown: scores by arm, paired differences, verdict."""
     found = kept(NAME)
+    if not found:
+        return "Not run yet: no verdict."
     lines = ["| arm | seeds | " + " | ".join(SCORES.values()) + " |", "|---" * (2 + len(SCORES)) + "|"]
     for arm in ARMS:
         if arm.name in found:
