@@ -77,7 +77,7 @@ def pretrain(
         trust: LARS's η.
         clip: largest gradient norm; 0 for none.
         accelerator: "auto", "cpu", "cuda" or "mps".
-        devices: processes on this machine (distributed data parallel).
+        devices: processes on this machine (distributed data parallel); torchrun's own numbers under torchrun.
         num_nodes: machines.
         precision: autocast dtype.
         workers: loader processes; the result does not depend on them.

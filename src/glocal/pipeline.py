@@ -37,6 +37,9 @@ def start_run(config: dict[str, Any], options: dict[str, Any], *, out: str | Non
     if not config["data"]:
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
     source = open_source(config["data"])
+    if "LOCAL_WORLD_SIZE" in os.environ:  # under torchrun, which has started the processes itself
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        config |= {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
     processes = config["devices"] * config["num_nodes"]
     plan = Plan(dict(config))
     decide_sizes(plan, len(source), processes)

@@ -140,15 +140,21 @@ def test_two_processes_train_as_one(tmp_path: Path):
     for k in range(16):
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    command = [sys.executable, "-m", "glocal", "pretrain", str(folder), "--max-steps=3", "--optimizer=sgd", "--lr=0.05"]
     options = [o for o in options if not o.startswith("--batch-size")]
-    for name, extra in (("one", ["--batch-size=8"]), ("two", ["--batch-size=4", "--devices=2", "--accelerator=cpu"])):
-        done = subprocess.run(
-            [*command, *options, *extra, "--out", str(tmp_path / name)], capture_output=True, text=True, timeout=280
-        )
+    options += ["--max-steps=3", "--optimizer=sgd", "--lr=0.05", "--accelerator=cpu"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29713"]
+    ways = {
+        "one": (["-m"], ["--batch-size=8"]),
+        "two": (["-m"], ["--batch-size=4", "--devices=2"]),
+        "torchrun": ([*torchrun, "-m"], ["--batch-size=4"]),
+    }
+    for name, (launcher, extra) in ways.items():
+        command = [sys.executable, *launcher, "glocal", "pretrain", str(folder), "--out", str(tmp_path / name)]
+        done = subprocess.run([*command, *options, *extra], capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
-    one, two = (
-        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["method"] for name in ("one", "two")
+    one, two, run = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["method"] for name in ways
     )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=2e-3, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
+        assert torch.equal(two[name], run[name]), name
