@@ -22,6 +22,7 @@ from glocal.heads import sync_batch_norms
 from glocal.methods import method_class, method_options, resolve_options
 from glocal.random import derive
 from glocal.report import write_report
+from glocal.report.records import is_score
 from glocal.training import Schedule, TrainingStopped, fit, read_metrics
 from glocal.training.plan import Plan, decide_optimization, decide_sizes, decide_stride
 from glocal.training.run import environment, new_run, read_config, write_config
@@ -193,13 +194,13 @@ def score_table(result: dict[str, Any]) -> str:
         if task in ("meta", "random", "pixels") or not isinstance(scores, dict):
             continue
         for name, value in scores.items():
-            if isinstance(value, float):
+            if is_score(name, value):
                 beside = [
                     f"{who} {result[who][task][name]:.3f}"
                     for who in ("random", "pixels")
                     if isinstance(result.get(who, {}).get(task, {}).get(name), float)
                 ]
-                rows.append(f"{task}.{name:<24} {value:.3f}  {'  '.join(beside)}".rstrip())
+                rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
     return "\n".join(rows)
 
 

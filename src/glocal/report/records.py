@@ -133,7 +133,7 @@ def _scores(evaluation: Mapping[str, Any]) -> dict[str, Scores]:
     arms = {arm: tasks for arm, tasks in _arms(evaluation).items() if isinstance(tasks, Mapping)}
     kept = {
         arm: {
-            task: {name: value for name, value in numbers.items() if _is_score(name, value)}
+            task: {name: value for name, value in numbers.items() if is_score(name, value)}
             for task, numbers in tasks.items()
             if task != "meta" and isinstance(numbers, Mapping)
         }
@@ -148,7 +148,8 @@ def _arms(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {"encoder": own, **{arm: evaluation[arm] for arm in ARMS if arm in evaluation}}
 
 
-def _is_score(name: str, value: Any) -> bool:
+def is_score(name: str, value: Any) -> bool:
+    """Whether a task's number is a result, rather than a setting or a score on validation images."""
     setting = name in SETTINGS or name.startswith("validation") or name.endswith("_uniform")
     return isinstance(value, float) and math.isfinite(value) and not setting
 
