@@ -66,6 +66,7 @@ MISTAKES = [
     ("pretrain {}/few --batch-size 64", "6 images"),
     ("pretrain {}/few --epochs -1", "at least"),
     ("pretrain {}/few --image-size 2", "at least"),
+    ("pretrain {}/few --report-images 1", "at least"),
     ("pretrain {}/few --lr nan", "--lr nan is not one of: float"),
     ("pretrain {}/few --lr -1", "finite"),
     ("pretrain {}/few --precision fp8", "precision"),

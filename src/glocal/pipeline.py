@@ -68,6 +68,7 @@ def check(config: dict[str, Any]) -> None:
         "batch_size": 2,
         "accumulate": 1,
         "workers": 0,
+        "report_images": 10,
     }.items():
         if config[name] is not None and config[name] < least:
             raise UsageError(f"--{name.replace('_', '-')} {config[name]} is too small; it must be at least {least}")
