@@ -1,0 +1,127 @@
+"""Contrastive losses: the other view of an image is told from all other images of the batch.
+
+InfoNCE in the NT-Xent form of SimCLR (Chen et al. 2020, eq. 1), its decoupled form DCL and DCLW (Yeh et al. 2022), and
+`contrast`, between queries and keys that come from different networks (MoCo-v3, NNCLR). Vectors are L2-normalised here.
+
+On several processes each rank takes its own images as anchors and those of all ranks as negatives: the mean of its loss
+over ranks, and the averaged gradient, are those of the joined batch. Everything is in float32, or float64 where the
+inputs are, whatever the autocast.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glocal.distributed import gather, rank
+from glocal.errors import UsageError
+from glocal.losses.covariance import upcast, without_autocast
+
+
+def _similarities(queries: Tensor, keys: Tensor) -> Tensor:
+    with without_autocast(queries):
+        return queries @ keys.mT
+
+
+def _unit(z: Tensor) -> Tensor:
+    return F.normalize(upcast(z), dim=-1)
+
+
+def _log_negatives(logits: Tensor, copies: int = 1) -> Tensor:
+    """log Σ exp over the columns that show another image than the row does.
+
+    Args:
+        logits: (copies·B, copies·B·W), rows and columns made of `copies` blocks that list the same images in order.
+        copies: number of blocks.
+    """
+    rows, columns = logits.shape[0] // copies, logits.shape[1] // copies
+    if columns < 2:
+        raise UsageError("a contrastive loss needs a batch of at least 2 images; raise the batch size")
+    own = torch.zeros(rows, columns, dtype=torch.bool, device=logits.device)
+    own.diagonal(rank() * rows).fill_(True)
+    return logits.masked_fill(own.repeat(copies, copies), -torch.inf).logsumexp(dim=1)
+
+
+def _decoupled_terms(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """s_ii/τ and log Σ_{j≠i} exp(s_ij/τ), (B,) each."""
+    queries, keys = _unit(queries), _unit(keys)
+    return (queries * keys).sum(dim=1) / temperature, _log_negatives(_similarities(queries, gather(keys)) / temperature)
+
+
+def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding, among the keys of all images, that of the query's own image, ().
+
+    mean_i −log(exp(q_i·k_i/τ) / Σ_j exp(q_i·k_j/τ)), one direction; gradients flow into both (detach the keys of a
+    momentum encoder).
+
+    Args:
+        queries: (B, D).
+        keys: (B, D), row i of the same image as row i of `queries`.
+        temperature: τ.
+
+    Raises:
+        UsageError: if the joined batch has fewer than 2 images.
+    """
+    positive, negatives = _decoupled_terms(queries, keys, temperature)
+    return (torch.logaddexp(positive, negatives) - positive).mean()
+
+
+def decoupled_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """`contrast` without the positive among the denominator's terms, (). See `dcl`."""
+    positive, negatives = _decoupled_terms(queries, keys, temperature)
+    return (negatives - positive).mean()
+
+
+def _nt_xent_terms(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The similarity over τ of each anchor to its positive, and the log-sum over its 2B·W − 2 negatives, (2B,) each."""
+    a, b = _unit(z_a), _unit(z_b)
+    logits = _similarities(torch.cat([a, b]), torch.cat([gather(a), gather(b)])) / temperature
+    return (a * b).sum(dim=1).repeat(2) / temperature, _log_negatives(logits, copies=2)
+
+
+def info_nce(z_a: Tensor, z_b: Tensor, temperature: float = 0.1) -> Tensor:
+    """NT-Xent, (). SimCLR, eq. 1: each of the 2B views finds the other view of its image among all other views.
+
+    Args:
+        z_a: (B, D) embeddings of one view.
+        z_b: (B, D) embeddings of the other.
+        temperature: τ.
+
+    Raises:
+        UsageError: if the joined batch has fewer than 2 images.
+    """
+    positive, negatives = _nt_xent_terms(z_a, z_b, temperature)
+    return (torch.logaddexp(positive, negatives) - positive).mean()
+
+
+def dcl(z_a: Tensor, z_b: Tensor, temperature: float = 0.1, weights: Tensor | None = None) -> Tensor:
+    """Decoupled contrastive loss, (): InfoNCE without the positive in the denominator. Yeh et al. 2022, eq. 6.
+
+    Per anchor, InfoNCE = softplus(DCL): hence ∇InfoNCE = sigmoid(DCL)·∇DCL, a factor that vanishes where the batch is
+    small and the negatives are easy; DCL has it not.
+
+    Args:
+        z_a: (B, D) embeddings of one view.
+        z_b: (B, D) embeddings of the other.
+        temperature: τ.
+        weights: (B,) weights of the positives (DCLW, eq. 7), see `mises_fisher_weights`; None for 1.
+
+    Raises:
+        UsageError: if the joined batch has fewer than 2 images.
+    """
+    positive, negatives = _nt_xent_terms(z_a, z_b, temperature)
+    if weights is not None:
+        positive = weights.repeat(2) * positive
+    return (negatives - positive).mean()
+
+
+def mises_fisher_weights(z_a: Tensor, z_b: Tensor, sigma: float = 0.5) -> Tensor:
+    """DCLW's weights of the positives, (B,): 2 − N·softmax_i(z_a·z_b/σ) over the N joined images, 1 on average.
+
+    The further apart the views of an image, the more its positive weighs. Gradients flow through the weights, as in the
+    authors' code; detach them for lightly's version.
+    """
+    similarity = (_unit(z_a) * _unit(z_b)).sum(dim=1) / sigma
+    joined = gather(similarity)
+    return 2 - len(joined) * (similarity - joined.logsumexp(dim=0)).exp()
