@@ -23,8 +23,8 @@ from glocal.methods import method_class, method_options, resolve_options
 from glocal.random import derive
 from glocal.report import write_report
 from glocal.report.records import is_score
-from glocal.training import Schedule, TrainingStopped, fit, read_metrics
-from glocal.training.plan import Plan, decide_optimization, decide_sizes, decide_stride
+from glocal.training import Monitor, Schedule, TrainingStopped, fit, read_metrics
+from glocal.training.plan import Plan, decide_optimization, decide_sizes, finer_stride
 from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import ViewLoader
 
@@ -85,28 +85,11 @@ def check(config: dict[str, Any]) -> None:
 
 
 def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Path:
-    config = plan.config
-    cls = method_class(config["method"])
-    config["threads"] = config["threads"] or torch.get_num_threads()
-    torch.set_num_threads(config["threads"])
-    processes = config["devices"] * config["num_nodes"]
-    for name in ("lightning.fabric", "lightning.pytorch"):  # they greet
-        logging.getLogger(name).setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator=config["accelerator"],
-        devices=config["devices"],
-        num_nodes=config["num_nodes"],
-        precision=config["precision"],
-        strategy="ddp" if processes > 1 else "auto",
-    )
-    fabric.launch()
+    config, cls = plan.config, method_class(plan.config["method"])
+    fabric = _launch(config)
     run = Path(fabric.broadcast(str(run)))
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(config["seed"], "init"))
-        if not resume:
-            decide_stride(plan, "resnet" if "resnet" in config["backbone"] else "other")
-        encoder = build_backbone(config["backbone"], pool=cls.pool, **{name: config[name] for name in BACKBONE_OPTIONS})
-        method = cls(encoder, **{name: config[name] for name in method_options(cls)})
+    processes, main = fabric.world_size, fabric.is_global_zero
+    encoder, method = _build(plan, cls, resume=resume)
     if processes > 1:
         sync_batch_norms(method)
     steps = config["epochs"] * (len(source) // (config["batch_size"] * processes))
@@ -125,22 +108,12 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    main = fabric.is_global_zero
     if main and not resume:
         write_config(run, config)
     if main and not quiet:
         print(f"{cls.title} · {config['backbone']} · {describe(source)} → {run}")
         for note in plan.notes:
             print(f"  {note}")
-    watch = Watch(source, image_size=config["image_size"], seed=config["seed"])
-
-    def monitor(encoder: Any, epoch: int) -> dict[str, float]:
-        numbers = watch(encoder, epoch)
-        for found in diagnose(read_metrics(run)):
-            if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
-                raise TrainingStopped(f"stopped after epoch {epoch}: {found}")
-        return numbers
-
     at = fit(
         fabric,
         method,
@@ -150,30 +123,92 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         schedule=schedule,
         seed=config["seed"],
         resume=resume,
-        monitor=monitor,
+        monitor=_monitor(run, source, config),
         quiet=quiet,
     )
-    if not main:
-        return run
-    skipped = sorted((source.key(i), reason) for i, reason in (at.skipped or {}).items())
-    (run / "skipped.txt").write_text("".join(f"{key}\t{reason}\n" for key, reason in skipped))
-    if skipped and not quiet:
-        print(
-            f"{len(skipped)} images could not be read and were skipped: {', '.join(k for k, _ in skipped[:3])}"
-            f"{' …' if len(skipped) > 3 else ''} (all in {run / 'skipped.txt'})"
+    if main:
+        _list_skipped(run, source, at.skipped or {}, quiet=quiet)
+        save_encoder(
+            encoder.cpu().eval(), run, method=config["method"], steps=at.step, images=len(source), **environment()
         )
+        _conclude(run, encoder, config, quiet=quiet)
+    return run
+
+
+def _launch(config: dict[str, Any]) -> Fabric:
+    """Processes, precision and threads as configured."""
+    config["threads"] = config["threads"] or torch.get_num_threads()
+    torch.set_num_threads(config["threads"])
+    for name in ("lightning.fabric", "lightning.pytorch"):  # they greet
+        logging.getLogger(name).setLevel(logging.WARNING)
+    fabric = Fabric(
+        **{name: config[name] for name in ("accelerator", "devices", "num_nodes", "precision")},
+        strategy="ddp" if config["devices"] * config["num_nodes"] > 1 else "auto",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _build(plan: Plan, cls: Any, *, resume: bool) -> tuple[Backbone, Any]:
+    """The encoder and the method around it, initialised from the seed."""
+    config = plan.config
+
+    def encoder(output_stride: int | None) -> Backbone:
+        torch.manual_seed(derive(config["seed"], "init"))
+        options = {name: config[name] for name in BACKBONE_OPTIONS} | {"output_stride": output_stride}
+        return build_backbone(config["backbone"], pool=cls.pool, **options)
+
+    with torch.random.fork_rng():
+        built = encoder(config["output_stride"])
+        finer = finer_stride(plan, built.stride, getattr(cls, "least_cells", 0))
+        if finer and not resume:
+            try:
+                built = encoder(finer)
+            except UsageError as refusal:
+                plan.notes.append(f"coarse maps: {refusal}")
+            else:
+                side = -(-config["image_size"] // finer)
+                plan.decide("output_stride", finer, f"maps of {side}×{side} cells to match")
+        return built, cls(built, **{name: config[name] for name in method_options(cls)})
+
+
+def _monitor(run: Path, source: Any, config: dict[str, Any]) -> Monitor:
+    """What looks at the encoder during training, and stops a collapse."""
+    watch = Watch(source, image_size=config["image_size"], seed=config["seed"])
+
+    def monitor(encoder: Any, epoch: int) -> dict[str, float]:
+        numbers = watch(encoder, epoch)
+        for found in diagnose(read_metrics(run)):
+            if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
+                raise TrainingStopped(f"stopped after epoch {epoch}: {found}")
+        return numbers
+
+    return monitor
+
+
+def _list_skipped(run: Path, source: Any, skipped: dict[int, str], *, quiet: bool) -> None:
+    """Name the images that could not be read."""
+    lines = sorted((source.key(i), reason) for i, reason in skipped.items())
+    (run / "skipped.txt").write_text("".join(f"{key}\t{reason}\n" for key, reason in lines))
+    if lines and not quiet:
+        print(
+            f"{len(lines)} images could not be read and were skipped: {', '.join(k for k, _ in lines[:3])}"
+            f"{' …' if len(lines) > 3 else ''} (all in {run / 'skipped.txt'})"
+        )
+
+
+def _conclude(run: Path, encoder: Backbone, config: dict[str, Any], *, quiet: bool) -> None:
+    """Warn of what went wrong, score, report."""
     for found in [] if quiet else diagnose(read_metrics(run)):
         print(f"warning: {found}")
-    encoder = encoder.cpu().eval()
-    save_encoder(encoder, run, method=config["method"], steps=at.step, images=len(source), **environment())
-    if config["report"]:
-        settings = {"image_size": config["image_size"], "seed": config["seed"], "limit": config["report_images"]}
-        scores = score_with_baselines(encoder, config["data"], **settings)
-        write_json(run / "evaluation.json", scores)
-        page = write_report(run)
-        if not quiet:
-            print(f"{score_table(scores)}\nreport: {page}")
-    return run
+    if not config["report"]:
+        return
+    settings = {"image_size": config["image_size"], "seed": config["seed"], "limit": config["report_images"]}
+    scores = score_with_baselines(encoder, config["data"], **settings)
+    write_json(run / "evaluation.json", scores)
+    page = write_report(run)
+    if not quiet:
+        print(f"{score_table(scores)}\nreport: {page}")
 
 
 def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings: Any) -> dict[str, Any]:

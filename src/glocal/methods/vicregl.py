@@ -53,6 +53,7 @@ class VICRegL(nn.Module):
     title = "VICRegL"
     paper = "Bardes, Ponce, LeCun. VICRegL: Self-Supervised Learning of Local Features. NeurIPS 2022. arXiv:2210.01571"
     pool = "mean"
+    least_cells = 6  # along a side of a large crop's map, below which matching says little
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {
@@ -67,6 +68,7 @@ class VICRegL(nn.Module):
             "cells": "uniform",
             "flip_aware": False,
         },
+        "convnext": lambda batch: {"scale": (0.4, 1.0), "small_crops": 6},
     }
 
     def __init__(
@@ -95,8 +97,10 @@ class VICRegL(nn.Module):
             raise UsageError(f"alpha is {alpha}; it weighs the global loss against the local one, from 0 to 1")
         super().__init__()
         self.encoder = backbone
-        self.projector = build_projector((backbone.dim, *projector), norm=backbone.norm)
-        self.local_projector = build_projector((backbone.dim, *local_projector), norm=backbone.norm)
+        if alpha > 0:  # what gets no gradient is not built: DDP waits for every parameter's
+            self.projector = build_projector((backbone.dim, *projector), norm=backbone.norm)
+        if alpha < 1:
+            self.local_projector = build_projector((backbone.dim, *local_projector), norm=backbone.norm)
         self.alpha, self.matches, self.cells, self.flip_aware = alpha, matches, cells, flip_aware
         self.loss_options: dict[str, Any] = {
             "invariance_weight": invariance_weight,

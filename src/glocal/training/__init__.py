@@ -1,7 +1,7 @@
 """The loop, optimisers and schedules, checkpoints, logging."""
 
 from glocal.training.logbook import read_metrics
-from glocal.training.loop import Interrupted, Schedule, TrainingStopped, fit
+from glocal.training.loop import Interrupted, Monitor, Schedule, TrainingStopped, fit
 from glocal.training.optimizers import LARS
 
-__all__ = ["LARS", "Interrupted", "Schedule", "TrainingStopped", "fit", "read_metrics"]
+__all__ = ["LARS", "Interrupted", "Monitor", "Schedule", "TrainingStopped", "fit", "read_metrics"]

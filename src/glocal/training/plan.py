@@ -49,16 +49,16 @@ def decide_sizes(plan: Plan, images: int, processes: int) -> None:
     )
 
 
-def decide_stride(plan: Plan, family: str) -> None:
-    """A finer map for methods that match cells: at least 6×6 cells on the large crop (a ResNet at 96 px has 3×3)."""
-    if family != "resnet" or plan.config.get("alpha", 1.0) >= 1.0:
-        return
-    size = plan.config["image_size"]
-    stride = next((s for s in (32, 16) if size / s >= 6), 8)
-    if stride < 32:
-        plan.decide(
-            "output_stride", stride, f"maps of {-(-size // stride)}×{-(-size // stride)} cells to match at {size} px"
-        )
+def finer_stride(plan: Plan, stride: int, least_cells: int) -> int | None:
+    """An output stride that gives the large crop's map `least_cells` a side, where it has fewer and none was asked for.
+
+    Methods that match cells need about 6×6 (a ResNet at 96 px has 3×3).
+    """
+    size, asked = plan.config["image_size"], plan.config["output_stride"]
+    if asked is not None or size / stride >= least_cells:
+        return None
+    possible = [finer for finer in (16, 8) if finer < stride]
+    return next((finer for finer in possible if size / finer >= least_cells), possible[-1] if possible else None)
 
 
 def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: int) -> Optimization:
