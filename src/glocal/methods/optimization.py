@@ -18,6 +18,7 @@ class Optimization:
         final_lr: learning rate at the end, as a fraction of the peak.
         momentum: of LARS and SGD.
         trust: LARS trust coefficient η.
+        one_dim_lr: learning rate of parameters of one dimension, as a fraction of the others'.
     """
 
     optimizer: Literal["lars", "adamw", "sgd"]
@@ -27,3 +28,9 @@ class Optimization:
     final_lr: float = 0.001
     momentum: float = 0.9
     trust: float = 0.001
+    one_dim_lr: float = 1.0
+
+
+def suited_to(norm: Literal["batch", "layer"], published: Optimization) -> Optimization:
+    """The published optimisation for networks with BatchNorm; AdamW, which papers on transformers use, for LayerNorm."""
+    return published if norm == "batch" else Optimization("adamw", lr=5e-4, weight_decay=0.05)

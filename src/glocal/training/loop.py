@@ -151,7 +151,7 @@ def fit(
                 for batches in _chunks(loader.epoch(at.epoch, at.batch), schedule.accumulate):
                     share = warmup_cosine(at.step, total_steps, warmup_steps, optimization.final_lr)
                     for group in optimizer.param_groups:
-                        group["lr"] = schedule.lr * share
+                        group["lr"] = schedule.lr * share * group["lr_share"]
                     # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
                     torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
                     for k, batch in enumerate(batches):

@@ -59,11 +59,14 @@ class LARS(torch.optim.Optimizer):
 
 
 def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.optim.Optimizer:
-    """The optimiser of `spec` over what trains; parameters of one dimension get neither decay nor adaptation."""
+    """The optimiser of `spec` over what trains; parameters of one dimension get neither decay nor adaptation.
+
+    The learning rate of a group is to be kept at the schedule's times its "lr_share".
+    """
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay, "lr_share": 1.0},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "lr_share": spec.one_dim_lr},
     ]
     groups = [group for group in groups if group["params"]]
     if spec.optimizer == "lars":
