@@ -1,7 +1,10 @@
 """Pure functions on tensors."""
 
+from glocal.losses.contrastive import contrast, dcl, decoupled_contrast, info_nce, mises_fisher_weights
+from glocal.losses.correlation import barlow_twins_loss
 from glocal.losses.covariance import (
     covariance_penalty,
+    entropy,
     invariance,
     variance_hinge,
     vicreg_loss,
@@ -12,8 +15,15 @@ from glocal.losses.matching import vicregl_local_loss, vicregl_loss
 
 __all__ = [
     "Loss",
+    "barlow_twins_loss",
+    "contrast",
     "covariance_penalty",
+    "dcl",
+    "decoupled_contrast",
+    "entropy",
+    "info_nce",
     "invariance",
+    "mises_fisher_weights",
     "variance_hinge",
     "vicreg_loss",
     "vicregl_global_loss",

@@ -101,6 +101,23 @@ def covariance_penalty(z: Tensor) -> Tensor:
     return _off_diagonal(*_centre(z))
 
 
+def entropy(z: Tensor, *, noise: float = 0.1) -> Tensor:
+    """½·log det(I + C/σ²) / D, (): the information that z + N(0, σ²I) carries about z, in nats a dimension.
+
+    Exact for Gaussian z, an upper bound for any other of covariance C (Shwartz-Ziv et al. 2023, their LogDet). It is 0
+    where all embeddings are the same, grows with the logarithm of their scale, and for a given total variance is
+    largest where no direction stands out. For B < D from a B×B matrix, since det(I + XᵀX) = det(I + XXᵀ).
+
+    Args:
+        z: (B, D).
+        noise: σ², under which variance no longer counts.
+    """
+    x = _centre(z)[0] / ((len(z) - 1) * noise) ** 0.5
+    gram = _gram(x)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.cholesky(eye + gram).diagonal().log().sum() / z.shape[1]
+
+
 def spread(z: Tensor) -> tuple[Tensor, Tensor]:
     """`variance_hinge(z)` and `covariance_penalty(z)`, centring once."""
     centred, variance = _centre(z)
@@ -114,10 +131,12 @@ def vicreg_loss(
     invariance_weight: float = 25.0,
     variance_weight: float = 25.0,
     covariance_weight: float = 1.0,
+    entropy_weight: float = 0.0,
 ) -> Loss:
     """The VICReg loss of two views, on the batch joined over processes. VICReg, eq. 6, and its code.
 
-    λ·MSE(z, z') + μ·½[v(z) + v(z')] + ν·[c(z) + c(z')], with v the `variance_hinge` and c the `covariance_penalty`.
+    λ·MSE(z, z') + μ·½[v(z) + v(z')] + ν·[c(z) + c(z')] − η·½[h(z) + h(z')], with v the `variance_hinge`, c the
+    `covariance_penalty` and h the `entropy`, which is not in VICReg itself.
 
     Args:
         z_a: (B, D) embeddings of one view.
@@ -125,22 +144,24 @@ def vicreg_loss(
         invariance_weight: λ.
         variance_weight: μ.
         covariance_weight: ν.
+        entropy_weight: η.
 
     Returns:
-        A `Loss` with terms "invariance", "variance" and "covariance".
+        A `Loss` with terms "invariance", "variance" and "covariance", and "entropy" where it has a weight.
 
     Raises:
         UsageError: if the joined batch has fewer than 2 images.
     """
     z_a, z_b = gather(upcast(z_a)), gather(upcast(z_b))
     (variance_a, covariance_a), (variance_b, covariance_b) = spread(z_a), spread(z_b)
-    return Loss.of(
-        {
-            "invariance": invariance_weight * invariance(z_a, z_b),
-            "variance": variance_weight * (variance_a + variance_b) / 2,
-            "covariance": covariance_weight * (covariance_a + covariance_b),
-        }
-    )
+    terms = {
+        "invariance": invariance_weight * invariance(z_a, z_b),
+        "variance": variance_weight * (variance_a + variance_b) / 2,
+        "covariance": covariance_weight * (covariance_a + covariance_b),
+    }
+    if entropy_weight:
+        terms["entropy"] = -entropy_weight * (entropy(z_a) + entropy(z_b)) / 2
+    return Loss.of(terms)
 
 
 def view_pairs(views: int) -> dict[tuple[int, int], int]:

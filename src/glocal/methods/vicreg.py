@@ -30,6 +30,9 @@ class VICReg(nn.Module):
         invariance_weight: λ, weight of the mean squared difference between the views.
         variance_weight: μ, weight of the hinge that keeps each dimension's standard deviation at 1.
         covariance_weight: ν, weight of the squared off-diagonal covariances, summed over the two views.
+        entropy_weight: weight of the embeddings' Gaussian entropy, which the variance and covariance terms approximate
+            ("LogDet", Shwartz-Ziv et al. 2023, arXiv:2303.00633); 0 for VICReg itself. To use it alone, set
+            variance_weight and covariance_weight to 0.
     """
 
     title = "VICReg"
@@ -50,6 +53,7 @@ class VICReg(nn.Module):
         invariance_weight: float = 25.0,
         variance_weight: float = 25.0,
         covariance_weight: float = 1.0,
+        entropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = backbone
@@ -58,6 +62,7 @@ class VICReg(nn.Module):
             "invariance_weight": invariance_weight,
             "variance_weight": variance_weight,
             "covariance_weight": covariance_weight,
+            "entropy_weight": entropy_weight,
         }
         self.recipe = two_views(image_size, scale)
 
