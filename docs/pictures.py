@@ -72,7 +72,7 @@ def views(photographs: str, out: Path) -> None:
 
 
 def matches(photographs: str, out: Path) -> None:
-    """The six closest pairs of cells of two views of which one is mirrored, under both notions of where a cell looks."""
+    """The six closest pairs of cells of two views, one of them mirrored, under both notions of where a cell looks."""
     photos, batch, _ = loaded(photographs, 192, 64, seed=2)
     a, b = batch.views
     overlap = torch.cdist(a.centers(6, 6).flatten(1, 2), b.centers(6, 6).flatten(1, 2)).amin(2).mean(1)
