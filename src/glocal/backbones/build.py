@@ -1,15 +1,18 @@
-"""`build_backbone`: any timm architecture by name."""
+"""`build_backbone`: any timm architecture by name, and those that timm lacks."""
 
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from glocal.backbones.backbone import Backbone, Pool
+from glocal.backbones.registry import registered_backbone, registered_names
 from glocal.backbones.weights import load_weights, read_weights
 from glocal.errors import UsageError
 
@@ -27,7 +30,8 @@ def build_backbone(
     """A timm model as a `Backbone`; unless pretrained, initialised as timm does it (ResNets with `zero_init_last`).
 
     Args:
-        name: a timm model name, optionally with the tag of its weights: "resnet50", "resnet50.a1_in1k".
+        name: a timm model name, optionally with the tag of its weights: "resnet50", "resnet50.a1_in1k"; or one
+            registered under the entry-point group `glocal.backbones`: "rf99_resnet50", "bagnet17".
         pretrained: True for timm's published weights, or the path of a local file (.safetensors, .pth, .pt, a run).
         image_size: side in pixels that the model is made for; sets the position embeddings of a ViT. Other sizes still
             run where the architecture takes them. Default: what timm's weights were made for.
@@ -46,6 +50,8 @@ def build_backbone(
     check_name(name)
     if stem not in ("native", "cifar"):
         raise UsageError(f"unknown stem '{stem}'; choose native or cifar")
+    if stem != "native" and name in registered_names():
+        raise UsageError(f"{name} comes with a stem of its own; leave out stem={stem}")
     if pretrained is True and not timm.models.is_model_pretrained(name):
         raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
     required: dict[str, Any] = {}
@@ -77,20 +83,24 @@ def list_backbones(pattern: str = "*") -> list[str]:
     """Names that `build_backbone` takes and that match `pattern`: a part of the name, or one with * wildcards."""
     import timm
 
-    return timm.list_models(pattern if "*" in pattern else f"*{pattern}*")
+    pattern = pattern if "*" in pattern else f"*{pattern}*"
+    return sorted([*timm.list_models(pattern), *fnmatch.filter(registered_names(), pattern)])
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that timm does not have, naming the nearest ones.
+    """Refuse a name that neither timm has nor anybody registered, naming the nearest ones.
 
     Raises:
         UsageError: if the architecture or the tag of its weights is unknown.
     """
     import timm
 
+    registered = registered_names()
+    if name in registered:
+        return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(architecture, [*timm.list_models(), *registered], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see glocal backbones"
         raise UsageError(f"unknown backbone '{name}'; {hint}")
     if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
@@ -107,12 +117,13 @@ def _timm_output_stride(output_stride: int, stem: str) -> int:
 
 
 def _create(name: str, required: dict[str, Any], optional: dict[str, Any], *, download: bool) -> nn.Module:
-    """`timm.create_model` with those optional arguments that this architecture knows; only trying tells."""
+    """The model with those optional arguments that this architecture knows; only trying tells."""
     import timm
 
+    create = registered_backbone(name) or partial(timm.create_model, name, pretrained=download)
     while True:
         try:
-            return timm.create_model(name, pretrained=download, num_classes=0, **required, **optional)
+            return create(num_classes=0, **required, **optional)
         except TypeError as error:
             unknown = set(re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2]))
             if lacking := sorted(unknown & required.keys()):

@@ -1,0 +1,79 @@
+"""RF-ResNets: ResNets of one size and several receptive fields (Aubret, Teulière, Triesch 2025, arXiv 2501.02860).
+
+Each is timm's ResNet with other strides or without max-pooling: the same blocks and, but for a smaller first
+convolution, the same parameters, so that weights of the standard network fit. The name says the receptive field in
+pixels that `glocal.diagnostics.receptive_field` computes; 427 is the standard ResNet-50, for which the paper says 425.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+
+def rf_resnet(
+    depth: int,
+    *,
+    stem_kernel: int = 7,
+    stem_stride: int = 2,
+    maxpool: bool = True,
+    strides: tuple[int, int, int] = (2, 2, 2),
+    num_classes: int = 0,
+    drop_path_rate: float = 0.0,
+) -> nn.Module:
+    """timm's ResNet-18, -34, -50, ... with other strides, initialised as timm does it.
+
+    Args:
+        depth: that timm has as "resnet<depth>".
+        stem_kernel: of the first convolution, 3 or 7, padded by its half. 7×7 to 3×3 saves 7,680 parameters.
+        stem_stride: of the first convolution.
+        maxpool: whether the 3×3 max-pooling of stride 2 follows.
+        strides: of the first block of stages 2, 3 and 4, on its (first) 3×3 convolution and on its shortcut.
+        num_classes: of timm's classifier, 0 for none.
+        drop_path_rate: see `build_backbone`.
+    """
+    import timm
+
+    model = timm.create_model(f"resnet{depth}", num_classes=num_classes, drop_path_rate=drop_path_rate)
+    if (stem_kernel, stem_stride) != (7, 2):
+        model.conv1 = nn.Conv2d(3, 64, stem_kernel, stem_stride, padding=stem_kernel // 2, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if not maxpool:
+        model.maxpool = nn.Identity()
+    set_strides(model, (1, *strides), stem_stride * (2 if maxpool else 1))
+    return model
+
+
+def set_strides(model, strides: tuple[int, ...], stem: int) -> None:
+    """Set the strides of a timm ResNet's stages, in place.
+
+    Args:
+        model: the ResNet, without dilation.
+        strides: of the first block of each stage.
+        stem: stride at which the first stage starts.
+    """
+    model.feature_info[0]["reduction"] = model.conv1.stride[0] if isinstance(model.conv1, nn.Conv2d) else stem
+    for stride, name, info in zip(strides, ("layer1", "layer2", "layer3", "layer4"), model.feature_info[1:], strict=True):
+        block = getattr(model, name)[0]
+        spatial = block.conv2 if hasattr(block, "conv3") else block.conv1
+        spatial.stride = (stride, stride)
+        if block.downsample is not None:
+            block.downsample[0].stride = (stride, stride)
+        block.stride = stride
+        stem *= stride
+        info["reduction"] = stem
+
+
+rf427_resnet50 = partial(rf_resnet, 50)
+rf363_resnet50 = partial(rf_resnet, 50, strides=(2, 2, 1))
+rf235_resnet50 = partial(rf_resnet, 50, strides=(2, 1, 1))
+rf215_resnet50 = partial(rf_resnet, 50, maxpool=False)
+rf183_resnet50 = partial(rf_resnet, 50, maxpool=False, strides=(2, 2, 1))
+rf119_resnet50 = partial(rf_resnet, 50, maxpool=False, strides=(2, 1, 1))
+rf107_resnet50 = partial(rf_resnet, 50, stem_kernel=3, stem_stride=1, maxpool=False)
+rf99_resnet50 = partial(rf_resnet, 50, stem_kernel=3, maxpool=False, strides=(1, 2, 1))
+rf435_resnet18 = partial(rf_resnet, 18)
+rf109_resnet18 = partial(rf_resnet, 18, stem_kernel=3, stem_stride=1, maxpool=False)
+rf899_resnet34 = partial(rf_resnet, 34)
+rf225_resnet34 = partial(rf_resnet, 34, stem_kernel=3, stem_stride=1, maxpool=False)
