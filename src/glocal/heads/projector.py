@@ -19,7 +19,7 @@ class _Projector(nn.Sequential):
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-def projector(dims: Sequence[int], norm: Literal["batch", "layer"]) -> nn.Module:
+def projector(dims: Sequence[int], norm: Literal["batch", "layer"]) -> nn.Sequential:
     """A perceptron D-...-D': linear, normalisation and ReLU for each hidden layer, then a linear layer without bias.
 
     Args:

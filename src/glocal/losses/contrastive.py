@@ -32,21 +32,22 @@ def _log_negatives(logits: Tensor, copies: int = 1) -> Tensor:
     """log Σ exp over the columns that show another image than the row does.
 
     Args:
-        logits: (copies·B, copies·B·W), rows and columns made of `copies` blocks that list the same images in order.
+        logits: (..., copies·B, copies·B·W), rows and columns in `copies` blocks that list the same images in order.
         copies: number of blocks.
     """
-    rows, columns = logits.shape[0] // copies, logits.shape[1] // copies
+    rows, columns = logits.shape[-2] // copies, logits.shape[-1] // copies
     if columns < 2:
         raise UsageError("a contrastive loss needs a batch of at least 2 images; raise the batch size")
     own = torch.zeros(rows, columns, dtype=torch.bool, device=logits.device)
     own.diagonal(rank() * rows).fill_(True)
-    return logits.masked_fill(own.repeat(copies, copies), -torch.inf).logsumexp(dim=1)
+    return logits.masked_fill(own.repeat(copies, copies), -torch.inf).logsumexp(dim=-1)
 
 
 def _decoupled_terms(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """s_ii/τ and log Σ_{j≠i} exp(s_ij/τ), (B,) each."""
+    """s_ii/τ and log Σ_{j≠i} exp(s_ij/τ), (..., B) each."""
     queries, keys = _unit(queries), _unit(keys)
-    return (queries * keys).sum(dim=1) / temperature, _log_negatives(_similarities(queries, gather(keys)) / temperature)
+    positive = (queries * keys).sum(dim=-1)
+    return positive / temperature, _log_negatives(_similarities(queries, gather(keys)) / temperature)
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
@@ -56,7 +57,7 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     momentum encoder).
 
     Args:
-        queries: (B, D).
+        queries: (B, D), or (..., B, D), whose leading dimensions are averaged over.
         keys: (B, D), row i of the same image as row i of `queries`.
         temperature: τ.
 

@@ -109,13 +109,13 @@ def entropy(z: Tensor, *, noise: float = 0.1) -> Tensor:
     largest where no direction stands out. For B < D from a B×B matrix, since det(I + XᵀX) = det(I + XXᵀ).
 
     Args:
-        z: (B, D).
+        z: (B, D), or (..., B, D), whose leading dimensions are averaged over.
         noise: σ², under which variance no longer counts.
     """
-    x = _centre(z)[0] / ((len(z) - 1) * noise) ** 0.5
+    x = _centre(z)[0] / ((z.shape[-2] - 1) * noise) ** 0.5
     gram = _gram(x)
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.cholesky(eye + gram).diagonal().log().sum() / z.shape[1]
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.cholesky(eye + gram).diagonal(dim1=-2, dim2=-1).log().sum(dim=-1).mean() / z.shape[-1]
 
 
 def spread(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ def vicreg_loss(
     `covariance_penalty` and h the `entropy`, which is not in VICReg itself.
 
     Args:
-        z_a: (B, D) embeddings of one view.
+        z_a: (B, D) embeddings of one view; or (B, N, D), N of them, whose statistics and terms are averaged over the N.
         z_b: (B, D) embeddings of the other.
         invariance_weight: λ.
         variance_weight: μ.
@@ -152,7 +152,7 @@ def vicreg_loss(
     Raises:
         UsageError: if the joined batch has fewer than 2 images.
     """
-    z_a, z_b = gather(upcast(z_a)), gather(upcast(z_b))
+    z_a, z_b = gather(upcast(z_a)).transpose(0, -2), gather(upcast(z_b))
     (variance_a, covariance_a), (variance_b, covariance_b) = spread(z_a), spread(z_b)
     terms = {
         "invariance": invariance_weight * invariance(z_a, z_b),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -19,6 +20,9 @@ class Optimization:
         momentum: of LARS and SGD.
         trust: LARS trust coefficient η.
         one_dim_lr: learning rate of parameters of one dimension, as a fraction of the others'.
+        final_weight_decay: weight decay at the end of a cosine over the run; None for a constant one.
+        clip_each: largest gradient norm of each parameter by itself; 0 for none.
+        frozen: beginning of parameters' names -> epochs (at most a tenth of the run) before they start to move.
     """
 
     optimizer: Literal["lars", "adamw", "sgd"]
@@ -29,8 +33,11 @@ class Optimization:
     momentum: float = 0.9
     trust: float = 0.001
     one_dim_lr: float = 1.0
+    final_weight_decay: float | None = None
+    clip_each: float = 0.0
+    frozen: Mapping[str, float] = field(default_factory=dict)
 
 
 def suited_to(norm: Literal["batch", "layer"], published: Optimization) -> Optimization:
-    """The published optimisation for networks with BatchNorm; AdamW, which papers on transformers use, for LayerNorm."""
+    """The published optimisation for networks with BatchNorm; AdamW, as papers on transformers, for LayerNorm."""
     return published if norm == "batch" else Optimization("adamw", lr=5e-4, weight_decay=0.05)

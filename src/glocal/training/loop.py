@@ -19,7 +19,7 @@ from glocal.methods import Optimization
 from glocal.random import derive
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
 from glocal.training.logbook import Logbook
-from glocal.training.optimizers import build_optimizer, warmup_cosine
+from glocal.training.optimizers import build_optimizer, clip_each, decay_at, frozen_until, warmup_cosine
 from glocal.views import Appearance, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
@@ -101,7 +101,13 @@ def fit(
     total_steps = schedule.epochs * steps_per_epoch
     if schedule.max_steps is not None:
         total_steps = min(total_steps, schedule.max_steps)
-    warmup_steps = int(min(optimization.warmup_epochs * steps_per_epoch, total_steps / 10))
+
+    def early(epochs: float) -> int:
+        """Steps of that many first epochs, at most a tenth of the run."""
+        return int(min(epochs * steps_per_epoch, total_steps / 10))
+
+    warmup_steps = early(optimization.warmup_epochs)
+    frozen = frozen_until(method, {start: early(epochs) for start, epochs in optimization.frozen.items()})
 
     method.to(device=fabric.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(method, optimization, schedule.lr)
@@ -152,6 +158,8 @@ def fit(
                     share = warmup_cosine(at.step, total_steps, warmup_steps, optimization.final_lr)
                     for group in optimizer.param_groups:
                         group["lr"] = schedule.lr * share * group["lr_share"]
+                        if group["params"][0].ndim > 1:
+                            group["weight_decay"] = decay_at(at.step / total_steps, optimization)
                     # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
                     torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
                     for k, batch in enumerate(batches):
@@ -160,8 +168,13 @@ def fit(
                         with fabric.no_backward_sync(wrapped, enabled=k + 1 < len(batches)):
                             loss = wrapped(batch)
                             fabric.backward(loss.total / len(batches))
-                    if schedule.clip:
-                        fabric.clip_gradients(wrapped, optimizer_, max_norm=schedule.clip)
+                    for parameter, step in frozen:
+                        if at.step < step:
+                            parameter.grad = None
+                    if schedule.clip or optimization.clip_each:  # infinite: only undoes the scaling of fp16
+                        fabric.clip_gradients(wrapped, optimizer_, max_norm=schedule.clip or math.inf)
+                    if optimization.clip_each:
+                        clip_each(method.parameters(), optimization.clip_each)
                     optimizer_.step()
                     optimizer_.zero_grad()
                     at.step, at.batch = at.step + 1, at.batch + len(batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -76,6 +76,29 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, foreach=True)
     return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
+
+
+def decay_at(progress: float, spec: Optimization) -> float:
+    """Weight decay when a run is at `progress`, from 0 to 1: constant, or along half a cosine to its final value."""
+    if spec.final_weight_decay is None:
+        return spec.weight_decay
+    fall = 0.5 * (1 + math.cos(math.pi * progress))
+    return spec.final_weight_decay + (spec.weight_decay - spec.final_weight_decay) * fall
+
+
+def frozen_until(module: nn.Module, frozen: Mapping[str, int]) -> list[tuple[nn.Parameter, int]]:
+    """Parameters whose names begin as said, with the step at which they start to move."""
+    named = module.named_parameters()
+    return [(p, step) for name, p in named for start, step in frozen.items() if name.startswith(start)]
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[Tensor], largest: float) -> None:
+    """Scale down each parameter's gradient whose norm exceeds `largest`, by itself (DINO); in place."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if grads:
+        scales = [(largest / (norm + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(grads)]
+        torch._foreach_mul_(grads, scales)
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, final: float) -> float:

@@ -74,7 +74,7 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:
         lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config["optimizer"]]
-        spec = replace(spec, optimizer=config["optimizer"], lr=lr, weight_decay=weight_decay)
+        spec = replace(spec, optimizer=config["optimizer"], lr=lr, weight_decay=weight_decay, final_weight_decay=None)
     batch = config["batch_size"] * processes
     plan.decide("lr", spec.lr * batch / 256, f"{spec.lr:g} × {batch}/256")
     for name in ("weight_decay", "warmup_epochs", "trust"):

@@ -1,0 +1,83 @@
+"""A student learns what a teacher says: cosine regression (BYOL) and self-distillation (DINO).
+
+Teachers carry no gradient: whoever makes the targets detaches them. Everything is computed in float32, or float64 where
+the inputs are. All losses are means over the batch, hence their rank-mean is that of the joined batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glocal.distributed import all_sum, world_size
+from glocal.losses.covariance import upcast
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """−cos(p, z), the mean over all vectors, (). In [−1, 1]. BYOL (Grill et al. 2020), eq. 2, is 2 + 2 × this.
+
+    Args:
+        prediction: (..., D).
+        target: (..., D), broadcastable to it.
+    """
+    return -F.cosine_similarity(upcast(prediction), upcast(target), dim=-1).mean()
+
+
+@torch.no_grad()
+def teacher_distribution(logits: Tensor, center: Tensor, temperature: float | Tensor) -> Tensor:
+    """softmax((t − c)/τ), (B, K): the teacher's centred and sharpened output. DINO (Caron et al. 2021), sec. 3.1.
+
+    Args:
+        logits: (B, K).
+        center: (K,), c.
+        temperature: τ.
+    """
+    return torch.softmax((upcast(logits) - center) / temperature, dim=-1)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """−Σ_k q_k log softmax(s/τ)_k, the mean over all vectors, (). DINO, eq. 2.
+
+    Args:
+        logits: (B, K), or (B, N, K) with one target for the N.
+        target: (B, K) distributions q.
+        temperature: τ.
+    """
+    scaled = upcast(logits) / temperature
+    expected = scaled if scaled.ndim == 2 else scaled.mean(dim=1)  # q is the same for all N, and the term is linear
+    return scaled.logsumexp(dim=-1).mean() - (target * expected).sum(dim=-1).mean()
+
+
+def dino_loss(students: Sequence[Tensor], targets: Sequence[Tensor], temperature: float = 0.1) -> Tensor:
+    """Cross-entropies of each student view with the targets of the other views, their mean over the pairs, (). Eq. 3.
+
+    A view's targets are averaged first, which changes nothing: the cross-entropy is linear in its target.
+
+    Args:
+        students: V tensors (B, K), logits.
+        targets: T ≤ V tensors (B, K), `teacher_distribution` of the first views; view i is not compared with itself.
+        temperature: of the student.
+    """
+    losses, pairs = [], 0
+    for i, student in enumerate(students):
+        others = [target for j, target in enumerate(targets) if j != i]
+        if others:
+            pairs += len(others)
+            losses.append(len(others) * soft_cross_entropy(student, torch.stack(others).mean(dim=0), temperature))
+    return torch.stack(losses).sum() / pairs
+
+
+@torch.no_grad()
+def moved_center(center: Tensor, logits: Sequence[Tensor], momentum: float = 0.9) -> Tensor:
+    """c ← m·c + (1 − m)·mean of the teacher's logits over views, images and processes, (K,). DINO, eq. 4.
+
+    Args:
+        center: (K,).
+        logits: tensors (B, K).
+        momentum: m.
+    """
+    mean = torch.stack([upcast(each).mean(dim=0) for each in logits]).mean(dim=0)
+    return momentum * center + (1 - momentum) * all_sum(mean) / world_size()

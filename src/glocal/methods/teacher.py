@@ -1,0 +1,81 @@
+"""Teachers: exponential moving averages of a student, as in BYOL, DINO, MoCo-v3, MSN and LOCA."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Buffers = Literal["keep", "copy", "average"]
+M = TypeVar("M", bound=nn.Module)
+
+
+def ema_copy(student: M) -> M:
+    """A teacher that starts as its student: same weights, no gradient, no drop-path and no dropout.
+
+    Register it in the method, so that checkpoints hold it. It is in train or eval mode like the student; in train mode
+    its batch normalisations use the statistics of its own batch, as those of BYOL, DINO and MoCo-v3 do.
+    """
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    for module in teacher.modules():
+        if isinstance(getattr(module, "drop_prob", None), float):  # timm's DropPath
+            setattr(module, "drop_prob", 0.0)  # noqa: B010 (the checker knows no such attribute of modules)
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return teacher
+
+
+@torch.no_grad()
+def update_ema(teacher: nn.Module, student: nn.Module, momentum: float, buffers: Buffers = "keep") -> None:
+    """Move every parameter of the teacher: ξ ← m·ξ + (1 − m)·θ. With m = 1 it stays to the bit.
+
+    Args:
+        teacher: an `ema_copy` of the student.
+        student: what it follows.
+        momentum: m.
+        buffers: what becomes of running statistics. "keep": the teacher's are its own (BYOL, DINO, MoCo-v3). "copy": it
+            takes the student's. "average": they move as parameters do (counters are copied).
+    """
+    weight = 1.0 - momentum
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), weight)
+    if buffers == "keep":
+        return
+    for ours, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
+        if buffers == "average" and ours.is_floating_point():
+            ours.lerp_(theirs, weight)
+        else:
+            ours.copy_(theirs)
+
+
+def cosine(progress: float, start: float, end: float) -> float:
+    """From `start` to `end` along half a cosine, as the run's progress goes from 0 to 1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class PredictorHeads(nn.Module):
+    """The heads of BYOL and MoCo-v3: the student's projector and predictor, and the projector's teacher.
+
+    Args:
+        projector: (..., D) -> (..., K).
+        predictor: (..., K) -> (..., K).
+    """
+
+    def __init__(self, projector: nn.Module, predictor: nn.Module) -> None:
+        super().__init__()
+        self.projector, self.predictor, self.teacher = projector, predictor, ema_copy(projector)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The student's predictions, (..., K)."""
+        return self.predictor(self.projector(x))
+
+    @torch.no_grad()
+    def target(self, pooled: Tensor) -> Tensor:
+        """The teacher's projections, (B, K)."""
+        return self.teacher(pooled)
+
+    def follow(self, momentum: float) -> None:
+        """Move the teacher."""
+        update_ema(self.teacher, self.projector, momentum)
