@@ -8,8 +8,9 @@ Protocol, written before it was run. Pretrain ResNet-18 (96 px, output stride 16
 and 128-128-128; LARS at the rates glocal decides for short runs) on the training images of clothing + pets + camvid
 together (3,735), batch 64, the same number of steps for every arm. Evaluate the last step: kNN and linear on clothing
 (96 px), frozen linear segmentation on camvid (192 px) and pets (128 px), test splits. Three seeds, differences paired
-by seed. The arm `vicreg-time` is VICReg for as many more steps as VICRegL takes more time a step; `vicreg-2048` is VICReg
-with the wider projector that served it better in trials of 150 steps on another seed (VICRegL was served by the narrow one).
+by seed. The arm `vicreg-time` is VICReg for as many more steps as VICRegL takes more time a step; `vicreg-2048` is
+VICReg with the wider projector that served it better in trials of 150 steps on another seed (VICRegL was served better
+by the narrow one).
 
 Verdict rule. "Reproduced" if, for α .75 or α .9, the mean of the two mIoU differences has a 95% interval above 0 and
 linear accuracy falls by less than 2 points on average; "not reproduced" if the interval lies below 0; else "undecided".
