@@ -1,5 +1,6 @@
 """Pure functions on tensors."""
 
+from glocal.losses.clustering import mean_entropy, sharpen, sinkhorn
 from glocal.losses.contrastive import contrast, dcl, decoupled_contrast, info_nce, mises_fisher_weights
 from glocal.losses.correlation import barlow_twins_loss
 from glocal.losses.covariance import (
@@ -23,7 +24,10 @@ __all__ = [
     "entropy",
     "info_nce",
     "invariance",
+    "mean_entropy",
     "mises_fisher_weights",
+    "sharpen",
+    "sinkhorn",
     "variance_hinge",
     "vicreg_loss",
     "vicregl_global_loss",
