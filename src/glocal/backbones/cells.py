@@ -59,18 +59,16 @@ def trace(model: Any, image: Tensor) -> tuple[Any, list[Step]]:
         model: a timm model.
         image: (1, 3, h, w).
     """
-    from timm.layers import BlurPool2d
-
     steps: list[Step] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        step = _step(module, inputs[0].shape[-1], output.shape[-1])
+        step = step_of(module, inputs[0].shape[-1], output.shape[-1])
         # At equal size only an even convolution moves the trunk (a dilated ConvNeXt); even poolings are in shortcuts.
         if step.size_out != step.size_in or (isinstance(module, nn.Conv2d) and step.shift != 0):
             steps.append(step)
 
-    spatial = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d, BlurPool2d)
-    handles = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, spatial)]
+    spatial = [module for module in model.modules() if isinstance(module, spatial_modules())]
+    handles = [module.register_forward_hook(record) for module in spatial]
     try:
         with evaluating(model):
             return model.forward_features(image), steps
@@ -111,7 +109,14 @@ def grid_positions(height: int, width: int, offset: float, stride: int, device=N
     return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
 
 
-def _step(module: Any, size_in: int, size_out: int) -> Step:
+def spatial_modules() -> tuple[type[nn.Module], ...]:
+    """The modules that `step_of` describes."""
+    from timm.layers import BlurPool2d
+
+    return nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d, BlurPool2d
+
+
+def step_of(module: Any, size_in: int, size_out: int) -> Step:
     """Kernel, stride, padding and dilation of one operation along the horizontal axis."""
     if isinstance(module, nn.ConstantPad2d):
         return Step(size_in, size_out, kernel=1, stride=1, padding=module.padding[0], dilation=1)
