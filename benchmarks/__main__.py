@@ -1,0 +1,55 @@
+"""`python -m benchmarks [losses pretrain loader evaluation growth profile]`: measure, write JSON, make the page."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import enter, machine
+
+NAMES = ("losses", "loader", "evaluation", "growth", "profile", "pretrain")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Glocal beside its peers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; by default all")
+    parser.add_argument("--photos", type=Path, help="a folder of photographs; by default 1,000 generated ones")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON files go")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in NAMES]:
+        parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    enter()
+    for name in arguments.names or NAMES:
+        started = time.monotonic()
+        print(f"{name} ...", flush=True)
+        path = run(name, arguments.photos, arguments.out)
+        print(f"{name}: {path} in {time.monotonic() - started:.0f} s", flush=True)
+    if arguments.out == RESULTS:
+        from benchmarks.page import write_page
+
+        print(write_page())
+
+
+def run(name: str, folder: Path | None, out: Path) -> Path:
+    """Measure one benchmark and keep what it found, with the machine it was found on."""
+    about = machine()  # before: the load that was there without us
+    module = importlib.import_module(f"benchmarks.{name}")
+    options: dict[str, Any] = {"folder": folder} if hasattr(module, "photos") else {}
+    started = time.monotonic()
+    measured = module.measure("full", **options)
+    if options:
+        measured["photos"] = "given" if folder else "1,000 generated ones of 500×375"
+    kept = {"benchmark": name, "machine": about, "seconds": round(time.monotonic() - started), "measured": measured}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}{'-gpu' if about['gpu'] else ''}.json"
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    main()

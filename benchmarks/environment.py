@@ -1,0 +1,82 @@
+"""The peers, at fixed versions, in an environment of their own; and what a measurement must say about its machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PEERS = {"lightly": "1.6.0", "scikit-learn": "1.9.1"}
+ENVIRONMENT = Path(__file__).parents[1] / ".venv-bench"
+
+
+def missing_peers() -> list[str]:
+    """Requirements, as pip takes them, that the running Python does not have at the version compared with."""
+    missing = []
+    for name, wanted in PEERS.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = None
+        if found != wanted:
+            missing.append(f"{name}=={wanted}")
+    return missing
+
+
+def enter() -> None:
+    """Go on in an environment that has the peers: this one, or `.venv-bench`, which is made if need be.
+
+    It lies on top of the running one, whose packages it sees, so that PyTorch is not installed twice.
+    """
+    if not (missing := missing_peers()):
+        return
+    if Path(sys.prefix) == ENVIRONMENT:
+        raise SystemExit(f"{ENVIRONMENT} lacks {', '.join(missing)}; remove it and start again")
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        print(f"installing {', '.join(missing)} into {ENVIRONMENT}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+    below = next((ENVIRONMENT / "lib").glob("python*")) / "site-packages" / "below.pth"
+    here = sysconfig.get_path("purelib")
+    below.write_text(f"import site; site.addsitedir({here!r})\n")  # editable installs are .pth files too
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *missing], check=True)
+    os.execv(python, [str(python), "-m", "benchmarks", *sys.argv[1:]])
+
+
+def machine() -> dict[str, Any]:
+    """Hardware, versions, threads and what else the machine was doing."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in ("glocal", "torch", "torchvision", "timm", "pillow", *PEERS)},
+    }
+
+
+def _cpu_model() -> str:
+    """The model's name; families that hide it in virtual machines are told by their numbers."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = f"family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}"
+    return f"{facts.get('model name', platform.machine())} ({numbers})"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

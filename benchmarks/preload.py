@@ -1,0 +1,3 @@
+"""What the processes of `measure.isolated` import once, together."""
+
+import torch.utils.tensorboard  # noqa: F401

@@ -1,0 +1,211 @@
+"""End-to-end pretraining from JPEG files, in images per second: Glocal, lightly, and what the hardware could do.
+
+Glocal's rate is that of its real loop: `glocal.pretrain`, stopped from inside. The *efficiency* is that rate over the
+rate of backbone, heads and optimiser alone, fed with random input that already lies on the device, at the same precision,
+memory format, batch and widths.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import glocal
+from benchmarks import peers
+from benchmarks.cases import CASES, Case
+from benchmarks.loader import filled_cache
+from benchmarks.measure import DEVICE, Size, isolated, ratio, summary
+from benchmarks.photos import photos
+from glocal.backbones import build_backbone
+from glocal.data import open_source
+from glocal.methods import encode, method_class
+from glocal.training import read_metrics
+from glocal.training.optimizers import build_optimizer
+from glocal.views import View, two_views
+
+WARM_UP = 5
+"""Steps before the clock starts: more than the batches that loaders have made in advance."""
+CACHE = "cache" in inspect.signature(glocal.pretrain).parameters
+
+
+class Enough(Exception):
+    """Ends a training that has been timed."""
+
+
+class Stopwatch:
+    """Told of the end of every step; says when there have been enough.
+
+    Args:
+        limit: seconds to measure, after the warm-up, and at least two steps.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.marks: list[float] = []
+
+    def __call__(self) -> bool:
+        if DEVICE.type == "cuda" and len(self.marks) in (WARM_UP - 1, 2 * WARM_UP - 1):
+            torch.cuda.synchronize()  # steps are only queued: wait where the clock starts
+        self.marks.append(time.perf_counter())
+        measured = self.marks[WARM_UP - 1 :]
+        if len(measured) < 3 or measured[-1] - measured[0] < self.limit:
+            return False
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+            self.marks[-1] = time.perf_counter()
+        return True
+
+    def rate(self, batch: int) -> float:
+        """Images per second after the warm-up."""
+        measured = self.marks[WARM_UP - 1 :]
+        return batch * (len(measured) - 1) / (measured[-1] - measured[0])
+
+
+def run_glocal(case: Case, folder: Path, workers: int, cache: bool = False) -> dict[str, float]:
+    """`glocal.pretrain`, left from its own loop; the rate, and what its log said of the last ten steps."""
+    watch = Stopwatch(case.seconds)
+    with tempfile.TemporaryDirectory() as out:
+        pretrain_until(watch, case, folder, Path(out) / "run", workers=workers, **({"cache": cache} if CACHE else {}))
+        logged = [line["images_per_second"] for line in read_metrics(Path(out) / "run") if line["step"] >= 20]
+    return {"rate": watch.rate(case.batch), **({"logged": logged[-1]} if logged else {})}
+
+
+def pretrain_until(enough: Callable[[], bool], case: Case, folder: Path, run: Path, **settings: Any) -> None:
+    """`glocal.pretrain` on a case, asked after every step whether there have been enough."""
+    cls = method_class(case.method)
+    own = cls.__dict__.get("after_step")
+
+    def after_step(self: Any, progress: float) -> None:
+        if own is not None:
+            own(self, progress)
+        if enough():
+            raise Enough
+
+    cls.after_step = after_step
+    try:
+        glocal.pretrain(
+            str(folder), method=case.method, backbone=case.backbone, image_size=case.image_size, out=str(run),
+            output_stride=case.stride, batch_size=case.batch, epochs=10_000, precision="bf16-mixed",
+            monitor_every=10_000, report=False, quiet=True, **case.options, **settings,
+        )  # fmt: skip
+    except Enough:
+        pass
+    finally:
+        del cls.after_step
+        if own is not None:
+            cls.after_step = own
+
+
+def run_cached(case: Case, folder: Path, workers: int) -> dict[str, float]:
+    """The same, reading photographs that an earlier epoch has decoded and shrunk."""
+    filled_cache(open_source(str(folder)), two_views(case.image_size))
+    return run_glocal(case, folder, workers, cache=True)
+
+
+def run_lightly(case: Case, folder: Path, workers: int) -> dict[str, float]:
+    """lightly's pieces in a plain loop."""
+    return timed(case, peers.train(case, folder, workers))
+
+
+def run_resident(case: Case, folder: Path, workers: int) -> dict[str, float]:
+    """Backbone, heads and optimiser on random input that is already there; the mean square in place of the loss."""
+    return timed(case, resident(case, whole=True))
+
+
+def run_bare(case: Case, folder: Path, workers: int) -> dict[str, float]:
+    """The backbone alone, forward and backward."""
+    return timed(case, resident(case, whole=False))
+
+
+ARMS: dict[str, Callable[[Case, Path, int], dict[str, float]]] = {
+    "glocal": run_glocal,
+    **({"glocal, cached": run_cached} if CACHE else {}),
+    "lightly": run_lightly,
+    "resident": run_resident,
+    "bare": run_bare,
+}
+
+
+def timed(case: Case, steps: Iterator[None]) -> dict[str, float]:
+    """The rate of a training written as an iterator over its steps."""
+    watch = Stopwatch(case.seconds)
+    for _ in steps:
+        if watch():
+            break
+    return {"rate": watch.rate(case.batch)}
+
+
+def resident(case: Case, *, whole: bool) -> Iterator[None]:
+    """Endless steps without data, loss and logging; without heads and optimiser too where not `whole`."""
+    cls = method_class(case.method)
+    encoder = build_backbone(case.backbone, image_size=case.image_size, output_stride=case.stride, pool=cls.pool)
+    method = cls(encoder, image_size=case.image_size, **case.options)
+    method.to(device=DEVICE, memory_format=torch.channels_last).train()
+    optimizer = build_optimizer(method, method.optimization, 1e-4)
+    shape = (case.batch, 3, case.image_size, case.image_size)
+    views = [
+        View(torch.randn(shape, device=DEVICE).to(memory_format=torch.channels_last), torch.empty(0)) for _ in range(2)
+    ]
+    while True:
+        outputs: list[Tensor] = []
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            for features in encode(encoder, views):
+                if not whole:
+                    outputs.append(features.pooled if case.method == "vicreg" else features.tokens)
+                    continue
+                outputs.append(method.projector(features.pooled))
+                if case.method == "vicregl":
+                    outputs.append(method.local_map(features))
+        torch.stack([output.float().square().mean() for output in outputs]).sum().backward()
+        if whole:
+            optimizer.step()
+        method.zero_grad()
+        yield
+
+
+def measure(size: Size, folder: Path | None = None) -> dict[str, Any]:
+    """All cases, arms in turn, each run in a process of its own."""
+
+    full = size == "full"
+    folder = folder or photos()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(8, max(1, cores // 2)) if full else 0
+    cases = []
+    for case in CASES[size]:
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+        for turn in range((3 if case.image_size < 200 else 2) if full else 1):
+            for name in list(ARMS) if turn % 2 == 0 else reversed(list(ARMS)):
+                arm = ARMS[name]
+                found = isolated(arm, case, folder, workers) if full else arm(case, folder, workers)
+                rounds[name].append(found)
+                print(f"  {case.name}: {name} {found['rate']:.1f} images/s", flush=True)
+        cases.append(row(case, rounds))
+    return {"workers": workers, "precision": "bf16", "cases": cases}
+
+
+def row(case: Case, rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Rates and ratios of one case."""
+    rates = {name: [found["rate"] for found in each] for name, each in rounds.items()}
+    logged = [found["logged"] for found in rounds["glocal"] if "logged" in found]
+    ours = [name for name in rates if name.startswith("glocal")]
+    return {
+        **asdict(case),
+        "width": case.width,
+        "local_width": case.local_width if case.method == "vicregl" else None,
+        "memory_format": {"glocal": "channels_last", "lightly": "contiguous", "resident": "channels_last"},
+        "images_per_second": {name: summary(each) for name, each in rates.items()},
+        "logged_images_per_second": statistics.median(logged) if logged else None,
+        "times_lightly": {name: ratio(rates[name], rates["lightly"]) for name in ours},
+        "efficiency": {name: ratio(rates[name], rates["resident"]) for name in [*ours, "lightly"]},
+        "of_bare_backbone": {name: ratio(rates[name], rates["bare"]) for name in [*ours, "lightly"]},
+    }
