@@ -67,10 +67,11 @@ def test_batch_has_what_the_recipe_asks_for():
     assert all(v.pixels.is_contiguous(memory_format=torch.channels_last) for v in batch.views)
     assert batch.index.dtype == batch.label.dtype == torch.int64
     assert torch.equal(batch.label, batch.index % 3)
-    areas = torch.stack([v.affine[:, [0, 1], [0, 1]].abs().prod(1) * v.pixels.shape[-1] ** 2 for v in batch.views])
+    sides = torch.stack([v.affine[:, [0, 1], [0, 1]].abs() * v.pixels.shape[-1] for v in batch.views])
+    areas, rounding = sides.prod(2), sides.sum(2) + 1  # boxes are of whole pixels
     sizes = torch.tensor([[np.prod(noise(9).images[i].shape[:2])] for i in batch.index.tolist()]).T
-    assert ((areas / sizes)[:2] > 0.399).all()
-    assert ((areas / sizes)[2:] < 0.401).all()
+    assert (areas + rounding > 0.4 * sizes)[:2].all()
+    assert (areas - rounding < 0.4 * sizes)[2:].all()
 
 
 def test_every_image_once_an_epoch_in_a_new_order():

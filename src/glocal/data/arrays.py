@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.source import ImageSource, OpenImage
+from glocal.data.source import ImageSource, OpenImage, fingerprint
 from glocal.errors import UsageError
 
 
@@ -106,6 +106,14 @@ class ConcatSource:
         """Sample i with its header read."""
         source, k = self._find(i)
         return source.open(k)
+
+    def fingerprint(self) -> tuple[str, str] | None:
+        """Of all collections, if all have one."""
+        found = [fingerprint(source) for source in self.sources]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        return "\0".join(place for place, _ in known), "\0".join(state for _, state in known)
 
     def mask(self, i: int) -> np.ndarray:
         """(H, W) uint8 class of each pixel of sample i."""

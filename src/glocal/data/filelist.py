@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glocal.data.images import EncodedImage, open_image
-from glocal.data.paths import existing
+from glocal.data.paths import existing, state_of
 from glocal.errors import UsageError
 
 _HEADERS = ("path", "file", "filename", "image", "filepath")
@@ -33,7 +33,7 @@ class FileListSource:
 
     def __init__(self, path: str | Path):
         path = existing(Path(path))
-        self.folder, self.name = path.parent, path.stem
+        self.path, self.folder, self.name = path, path.parent, path.stem
         rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_txt(path)
         if not rows:
             raise UsageError(f"{path} names no images: expected one path a line")
@@ -57,6 +57,10 @@ class FileListSource:
     def open(self, i: int) -> EncodedImage:
         """Image i with its header read."""
         return open_image(self.folder / self.files[i])
+
+    def fingerprint(self) -> tuple[str, str]:
+        """The list, and a digest of its images' names, sizes and times."""
+        return str(self.path.resolve()), state_of(self.folder, self.files)
 
     def mask(self, i: int) -> np.ndarray:
         """Lists have no masks."""

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from glocal.data.images import EXTENSIONS, EncodedImage, open_image, read_mask
-from glocal.data.paths import existing
+from glocal.data.paths import existing, state_of
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
 
@@ -59,6 +59,7 @@ class FolderSource:
             self.files = _files_below(self.root, chosen)
         if not self.files:
             raise UsageError(_no_images(chosen))
+        self._chosen = chosen
         self.classes, self.labels = self._read_labels(chosen, [images for images, _ in layouts.values()])
         self._masks = self._pair_masks(chosen, masks) if masks is not None else None
         self.has_masks = self._masks is not None
@@ -74,6 +75,10 @@ class FolderSource:
     def open(self, i: int) -> EncodedImage:
         """Image i with its header read."""
         return open_image(self.root / self.files[i])
+
+    def fingerprint(self) -> tuple[str, str]:
+        """The folder, and a digest of its images' names, sizes and times."""
+        return str(self._chosen.resolve()), state_of(self.root, self.files)
 
     def mask(self, i: int) -> np.ndarray:
         """(H, W) uint8 class of each pixel of image i.

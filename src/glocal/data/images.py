@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,23 @@ class RawImage:
     def decode(self, scale: float = 1.0) -> Image.Image:
         """The pixels as RGB, at full size whatever the scale."""
         return to_rgb(self._image)
+
+
+class DrawnImage:
+    """An image that is made when its pixels are asked for.
+
+    Args:
+        size: (width, height).
+        draw: gives its pixels, (H, W, 3) uint8.
+    """
+
+    def __init__(self, size: tuple[int, int], draw: Callable[[], np.ndarray]):
+        self.size = size
+        self._draw = draw
+
+    def decode(self, scale: float = 1.0) -> Image.Image:
+        """The pixels as RGB, at full size whatever the scale."""
+        return Image.fromarray(self._draw())
 
 
 def open_image(path: Path) -> EncodedImage:

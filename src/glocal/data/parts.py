@@ -17,11 +17,12 @@ from PIL import Image
 
 from glocal import random
 from glocal.data import drawing
-from glocal.data.images import RawImage
+from glocal.data.images import DrawnImage
 from glocal.data.paths import nearest
 from glocal.errors import UsageError
 
 SPLIT_NAMES = ("train", "val", "test")
+_EDITION = 1  # to be raised with any change of the pixels, which caches then make anew
 _PARTS = {  # number in the mask: shape, texture, radius in object radii
     "body": (drawing.ellipse, drawing.stripes, 0.40),
     "head": (drawing.disc, drawing.dots, 0.26),
@@ -147,9 +148,16 @@ class PartsWorld:
         """The number of sample i."""
         return f"{self.split}/{i:05d}"
 
-    def open(self, i: int) -> RawImage:
-        """The image of sample i."""
-        return RawImage(self.sample(i).image)
+    def open(self, i: int) -> DrawnImage:
+        """The image of sample i, drawn when it is decoded."""
+        if not 0 <= i < self.n:
+            raise IndexError(i)
+        return DrawnImage((self.size, self.size), lambda: self.sample(i).image)
+
+    def fingerprint(self) -> tuple[str, str]:
+        """The options that the images depend on, and the edition of the drawing code."""
+        options = (self.size, self.split, len(self._plans), self.difficulty, self.nuisance, self.seed)
+        return f"parts {options}", f"{_EDITION}"
 
     def mask(self, i: int) -> np.ndarray:
         """(H, W) uint8, the part at each pixel of sample i."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,3 +32,15 @@ def existing(path: Path) -> Path:
     where = "" if missing == path else f": {missing} does not exist"
     hint = nearest(missing.name, siblings)
     raise UsageError(f"no data at {path}{where}{hint}")
+
+
+def state_of(folder: Path, files: Iterable[str]) -> str:
+    """A digest of the names, sizes and times of files below a folder."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            found = (folder / file).stat()
+            digest.update(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        except OSError:
+            digest.update(f"{file}\0missing\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()

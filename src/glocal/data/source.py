@@ -57,3 +57,11 @@ class ImageSource(Protocol):
 
     def mask(self, i: int) -> np.ndarray:
         """(H, W) uint8 class of each source pixel. Only where `has_masks`."""
+
+
+def fingerprint(source: ImageSource) -> tuple[str, str] | None:
+    """Where the images of a collection come from, and a digest that is another one when any of them changes.
+
+    Asks `source.fingerprint()`, which a collection may leave out: None, its pixels cannot be kept for another run.
+    """
+    return getattr(source, "fingerprint", lambda: None)()

@@ -1,8 +1,22 @@
 """How an image becomes views: geometry per image in the loader, appearance per batch on the device."""
 
 from glocal.views.appearance import Appearance
+from glocal.views.cache import PixelCache, worth_caching
 from glocal.views.loader import ViewLoader
-from glocal.views.recipe import Crop, Recipe, multi_crop, two_views
+from glocal.views.recipe import Crop, Recipe, multi_crop, simclr_views, two_views
 from glocal.views.view import Batch, View, grid_centers
 
-__all__ = ["Appearance", "Batch", "Crop", "Recipe", "View", "ViewLoader", "grid_centers", "multi_crop", "two_views"]
+__all__ = [
+    "Appearance",
+    "Batch",
+    "Crop",
+    "PixelCache",
+    "Recipe",
+    "View",
+    "ViewLoader",
+    "grid_centers",
+    "multi_crop",
+    "simclr_views",
+    "two_views",
+    "worth_caching",
+]

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from glocal import random
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
-from glocal.views.geometry import crop_affine, cut, sample_boxes
+from glocal.views.cache import PixelCache
+from glocal.views.geometry import crop_affine, cut, draw_boxes, needed_scale, place_boxes, reduction, whole_boxes
 from glocal.views.recipe import Recipe
 from glocal.views.view import Batch, View
 
@@ -49,6 +50,8 @@ class ViewLoader:
         world_size: number of processes.
         shuffle: a new order every epoch; else the source's own order.
         drop_last: leave out the last, smaller batch of an epoch.
+        cache: where to take the pixels from instead of decoding; of the same source and recipe. Its images are shrunk
+            first, so crops differ (slightly) from those without.
 
     Raises:
         UsageError: if there are not enough images for one batch.
@@ -66,6 +69,7 @@ class ViewLoader:
         world_size: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
+        cache: PixelCache | None = None,
     ):
         if world_size > 1 and not drop_last:
             raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
@@ -81,7 +85,7 @@ class ViewLoader:
         self._sizes = [crop.size for crop in recipe.views]
         self._new_reader = partial(
             DataLoader,
-            _Samples(source, recipe, seed),
+            _Samples(source, recipe, seed, cache),
             batch_size=None,
             sampler=self._positions,
             num_workers=workers,
@@ -204,6 +208,7 @@ class _Samples(Dataset):
     source: ImageSource
     recipe: Recipe
     seed: int
+    cache: PixelCache | None
 
     def __getitem__(self, position: tuple[int, np.ndarray]) -> _Packed | Exception:
         try:
@@ -220,37 +225,51 @@ class _Samples(Dataset):
         affine = np.empty((len(sizes), images, 2, 3), dtype=np.float32)
         skipped: list[tuple[int, str]] = []
         batch = _Packed(flat, affine, index, None, ())
-        pixels = [view.pixels.permute(0, 2, 3, 1).numpy() for view in batch.unpack(sizes).views]
+        pixels = [view.pixels.permute(0, 2, 3, 1) for view in batch.unpack(sizes).views]
+        draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=samples)
         for row, wanted in enumerate(samples.tolist()):
-            index[row], views, affine[:, row] = self._sample(epoch, wanted, skipped)
+            index[row], views, affine[:, row] = self._sample(epoch, wanted, draws[row], skipped)
             for view, crop in zip(pixels, views, strict=True):
                 view[row] = crop
         labels = self.source.labels
         return replace(batch, label=None if labels is None else labels[index], skipped=tuple(skipped))
 
     def _sample(
-        self, epoch: int, wanted: int, skipped: list[tuple[int, str]]
-    ) -> tuple[int, list[np.ndarray], np.ndarray]:
+        self, epoch: int, wanted: int, draws: np.ndarray, skipped: list[tuple[int, str]]
+    ) -> tuple[int, list[Tensor], np.ndarray]:
         """The sample really used, its crops, and their maps (V, 2, 3)."""
-        crops = self.recipe.views
-        sizes = [crop.size for crop in crops]
         sample = wanted
         for attempt in range(ATTEMPTS):
             try:
-                image = self.source.open(sample)
-                boxes, flips = sample_boxes(crops, *image.size, seed=self.seed, epoch=epoch, sample=sample)
-                views = cut(image, boxes, flips, sizes)
+                return sample, *self._views(sample, draws)
             except Unreadable as error:
                 skipped.append((sample, str(error)))
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
                 sample = int(draw[0] * len(self.source))
-            else:
-                return sample, views, np.stack([crop_affine(*place) for place in zip(boxes, flips, sizes, strict=True)])
+                samples = np.array([sample])
+                draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=samples)[0]
         last, reason = skipped[-1]
         raise UsageError(
             f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being {self.source.key(last)} "
             f"({reason}): check that these are images and complete"
         )
+
+    def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+        crops = self.recipe.views
+        sizes = [crop.size for crop in crops]
+        if self.cache is not None:
+            boxes, flips = place_boxes(crops, draws, *self.cache.size(sample))
+            pixels, shrink = self.cache.read(sample)
+        else:
+            image = self.source.open(sample)
+            boxes, flips = place_boxes(crops, draws, *image.size)
+            decoded = image.decode(needed_scale(boxes, sizes))
+            pixels, shrink = torch.from_numpy(np.array(decoded)), reduction(image.size, decoded.size)
+        whole = whole_boxes(boxes, shrink, pixels.shape[1], pixels.shape[0])
+        cuts = cut(pixels, whole, sizes)
+        views = [crop.flip(1) if flip else crop for crop, flip in zip(cuts, flips, strict=True)]
+        home = whole / np.tile(shrink, 2)
+        return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)])
 
 
 def _portable(error: Exception) -> Exception:
