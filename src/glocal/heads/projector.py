@@ -19,13 +19,13 @@ class _Projector(nn.Sequential):
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-def projector(dims: Sequence[int], norm: Literal["batch", "layer"]) -> nn.Sequential:
+def projector(dims: Sequence[int], norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
     """A perceptron D-...-D': linear, normalisation and ReLU for each hidden layer, then a linear layer without bias.
 
     Args:
         dims: widths, from the input's to the output's, e.g. (512, 2048, 2048, 2048).
         norm: normalise each unit over the batch and all locations ("batch", for ResNets) or each vector over its units
-            ("layer", for ConvNeXts and transformers).
+            ("layer", for ConvNeXts and transformers), or not at all ("none").
 
     Returns:
         A module (..., D) -> (..., D').
@@ -35,12 +35,12 @@ def projector(dims: Sequence[int], norm: Literal["batch", "layer"]) -> nn.Sequen
     """
     if len(dims) < 2:
         raise UsageError(f"projector widths {tuple(dims)}: give at least those of the input and of the output")
-    if norm not in ("batch", "layer"):
-        raise UsageError(f"projector norm {norm!r}: choose 'batch' or 'layer'")
-    normalise = BatchNorm if norm == "batch" else nn.LayerNorm
+    normalise = {"batch": BatchNorm, "layer": nn.LayerNorm, "none": nn.Identity}.get(norm)
+    if normalise is None:
+        raise UsageError(f"projector norm {norm!r}: choose 'batch', 'layer' or 'none'")
     layers: list[nn.Module] = []
     *hidden, last = itertools.pairwise(dims)
     for before, after in hidden:
-        # batch normalisation takes a unit's bias away again; layer normalisation does not
-        layers += [nn.Linear(before, after, bias=norm == "layer"), normalise(after), nn.ReLU(inplace=True)]
+        # batch normalisation takes a unit's bias away again
+        layers += [nn.Linear(before, after, bias=norm != "batch"), normalise(after), nn.ReLU(inplace=True)]
     return _Projector(*layers, nn.Linear(*last, bias=False))

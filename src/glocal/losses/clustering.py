@@ -1,7 +1,7 @@
 """Soft assignments to prototypes: balanced codes (Sinkhorn-Knopp), sharpening, and the entropy of the mean.
 
 SwAV and SEER, MSN and LOCA balance codes over the batch joined over processes; PAWS, MSN and LOCA sharpen targets and
-keep the mean prediction spread out. Everything is in float32, or float64 where the inputs are; codes are computed in the
+keep the mean prediction spread out. All is in float32, or float64 where the inputs are; codes are computed in the
 log domain, where exp(20), infinite in half precision, never occurs.
 """
 

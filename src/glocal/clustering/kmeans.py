@@ -1,0 +1,145 @@
+"""k-means of features that are spread over processes: Lloyd's algorithm, flat and in two levels.
+
+The nearest centroids are found by faiss where it is installed and the features are in main memory, else by torch. Sums
+are taken in a fixed order, so that the same features give the same clusters again, on a GPU too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glocal.distributed import all_sum, gather, rank
+from glocal.errors import UsageError
+from glocal.random import derive, permutation, uniform
+
+CHUNK = 8192
+"""Rows compared with all centroids at a time."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A partition.
+
+    Attributes:
+        centroids: (K, D), the same on all processes.
+        assignment: (N,) int64, the cluster of each of this process's rows.
+    """
+
+    centroids: Tensor
+    assignment: Tensor
+
+
+@torch.no_grad()
+def kmeans(x: Tensor, k: int, *, iterations: int = 20, seed: int = 0, spherical: bool = False) -> Clusters:
+    """Lloyd's algorithm from k random rows; a cluster that empties takes a part of another (see `split_empty`).
+
+    Args:
+        x: (N, D) float32, this process's rows. Processes may hold different numbers of them, or none.
+        k: K, number of clusters.
+        iterations: of assigning and averaging.
+        seed: of the first centroids and of the splits.
+        spherical: keep centroids on the unit sphere; for rows that are there too.
+
+    Raises:
+        UsageError: if all processes together have fewer than K rows.
+    """
+    centroids = _first_centroids(x, k, seed)
+    for iteration in range(iterations):
+        sums, counts = cluster_sums(x, nearest(x, centroids), k)
+        centroids = sums / counts.clamp_min(1)[:, None]
+        centroids, _ = split_empty(centroids, counts, derive(seed, "split", iteration))
+        if spherical:
+            centroids = F.normalize(centroids, dim=1)
+    return Clusters(centroids, nearest(x, centroids))
+
+
+@torch.no_grad()
+def hierarchical_kmeans(x: Tensor, parts: int, k: int, *, iterations: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Clusters of clusters: `parts` of them, and inside each of these k more (fewer where it has not as many rows).
+
+    Args:
+        x: (N, D) float32, this process's rows.
+        parts: number of super-clusters.
+        k: sub-clusters in each.
+        iterations: see `kmeans`.
+        seed: see `kmeans`.
+
+    Returns:
+        The super-cluster, 0 to parts − 1, and the sub-cluster in it, 0 to k − 1, of each row; (N,) int64 each.
+    """
+    part = kmeans(x, parts, iterations=iterations, seed=seed).assignment
+    sub = torch.zeros_like(part)
+    sizes = all_sum(torch.bincount(part, minlength=parts)).tolist()
+    for number, size in enumerate(sizes):
+        if size:
+            rows = part == number
+            inside = kmeans(x[rows], min(k, size), iterations=iterations, seed=derive(seed, "inside", number))
+            sub[rows] = inside.assignment
+    return part, sub
+
+
+def nearest(x: Tensor, centroids: Tensor) -> Tensor:
+    """The index of the centroid (K, D) at the least Euclidean distance of each row (N, D), (N,) int64."""
+    if x.device.type == "cpu" and find_spec("faiss"):
+        import faiss
+
+        index = faiss.IndexFlatL2(centroids.shape[1])
+        index.add(centroids.contiguous().numpy())
+        return torch.from_numpy(index.search(x.contiguous().numpy(), 1)[1][:, 0])
+    offset = centroids.square().sum(dim=1) / 2  # ‖x − c‖² = ‖x‖² − 2·(x·c − ‖c‖²/2)
+    return torch.cat([(rows @ centroids.mT - offset).argmax(dim=1) for rows in x.split(CHUNK)])
+
+
+def cluster_sums(x: Tensor, assignment: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The sum (K, D) and the number (K,) of the rows of each cluster, over all processes."""
+    counts = torch.bincount(assignment, minlength=k)
+    in_order = x[assignment.argsort(stable=True)]
+    return all_sum(torch.segment_reduce(in_order, "sum", lengths=counts, axis=0)), all_sum(counts)
+
+
+def split_empty(centroids: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Give each empty cluster half of another, which is drawn with a chance that grows with its size.
+
+    Both get the other's centroid, moved apart by a thousandth of its length in a random direction (DeeperCluster moves
+    them by 1e-7, which single precision may not see), and half of its count.
+
+    Args:
+        centroids: (K, D).
+        counts: (K,) int64.
+        seed: of the draws.
+
+    Returns:
+        The new centroids and counts; none is empty unless there are fewer rows than clusters.
+    """
+    centroids, sizes = centroids.clone(), counts.tolist()
+    for empty in (i for i, size in enumerate(sizes) if size == 0):
+        spare = torch.tensor(sizes, dtype=torch.float64).sub(1).clamp_min(0).cumsum(0)
+        if spare[-1] == 0:
+            break
+        draw = float(uniform(seed, "donor", empty, n=1)[0]) * spare[-1]
+        donor = int(torch.searchsorted(spare, draw, right=True))
+        shift = torch.from_numpy(uniform(seed, "direction", empty, n=centroids.shape[1]) - 0.5).to(centroids)
+        shift = 1e-3 * centroids[donor].norm().clamp_min(1e-6) * F.normalize(shift, dim=0)
+        centroids[empty] = centroids[donor] + shift
+        centroids[donor] -= shift
+        sizes[empty] = sizes[donor] // 2
+        sizes[donor] -= sizes[empty]
+    return centroids, torch.tensor(sizes, device=counts.device)
+
+
+def _first_centroids(x: Tensor, k: int, seed: int) -> Tensor:
+    """K different rows of those of all processes, drawn at random, on all processes."""
+    rows = gather(torch.tensor([len(x)], device=x.device))
+    total, before = int(rows.sum()), int(rows[: rank()].sum())
+    if total < k:
+        raise UsageError(f"{k} clusters of {total} images: choose at most as many clusters as there are images")
+    drawn = torch.from_numpy(permutation(total, seed, "first centroids")[:k]).to(x.device) - before
+    mine = (drawn >= 0) & (drawn < len(x))
+    centroids = x.new_zeros(k, x.shape[1])
+    centroids[mine] = x[drawn[mine]]
+    return all_sum(centroids)

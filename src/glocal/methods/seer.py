@@ -1,0 +1,81 @@
+"""SEER: SwAV on any images, in one pass (Goyal et al. 2021, arXiv:2103.01988)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from glocal.backbones import Backbone
+from glocal.methods.optimization import Optimization, suited_to
+from glocal.methods.presets import Preset
+from glocal.methods.swav import SwAV
+
+
+class SEER(SwAV):
+    """SwAV for very many uncurated images, of which each is seen once: `--epochs 1`, a RegNetY, more prototypes.
+
+    No queue, no normalisation in the projector, harder codes by more rounds of Sinkhorn. It asks nothing of the data
+    but images: no labels, no ids, no number of them. Needs: large batches (published at 8192), and millions of images
+    rather than thousands: there, SwAV's many passes win. Choose it for a stream of images as they come. Expect,
+    fine-tuned on ImageNet from a billion images: RegNetY-32GF 83.4%, -256GF 84.2%. timm has the published encoders as
+    `regnety_320.seer`, `regnety_640.seer` and `regnety_1280.seer`.
+
+    Args:
+        backbone: the encoder to train, for example `regnety_032`.
+        image_size: side of the two large crops, pixels.
+        scale: area of a large crop as a fraction of its image, (least, most).
+        small_crops: number of small crops, which only predict.
+        small_size: side of the small crops, pixels.
+        small_scale: area of a small crop as a fraction of its image.
+        projector: widths of the projector's layers.
+        prototypes: K, number of prototypes.
+        temperature: τ of the predictions.
+        epsilon: ε of the codes.
+        rounds: of Sinkhorn normalisation.
+        frozen_epochs: epochs in which the prototypes do not move (at most a tenth of the run).
+    """
+
+    title = "SEER"
+    paper = "Goyal et al. Self-supervised Pretraining of Visual Features in the Wild. 2021. arXiv:2103.01988"
+    presets: ClassVar[dict[str, Preset]] = {
+        "paper": lambda batch: {},
+        "small": lambda batch: {"projector": (512, 128), "prototypes": min(16_000, 4 * batch), "small_crops": 0},
+    }
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        image_size: int = 224,
+        scale: tuple[float, float] = (0.14, 1.0),
+        small_crops: int = 4,
+        small_size: int = 96,
+        small_scale: tuple[float, float] = (0.05, 0.14),
+        projector: tuple[int, ...] = (8192, 8192, 256),
+        prototypes: int = 16_000,
+        temperature: float = 0.1,
+        epsilon: float = 0.03,
+        rounds: int = 10,
+        frozen_epochs: float = 0.0026,
+    ) -> None:
+        super().__init__(
+            backbone,
+            image_size=image_size,
+            scale=scale,
+            small_crops=small_crops,
+            small_size=small_size,
+            small_scale=small_scale,
+            projector=projector,
+            projector_norm="none",
+            prototypes=prototypes,
+            temperature=temperature,
+            epsilon=epsilon,
+            rounds=rounds,
+            frozen_epochs=frozen_epochs,
+        )
+
+    @property
+    def optimization(self) -> Optimization:
+        """Warm-up over 8,000 of 122,000 steps."""
+        frozen = {"prototypes": self.frozen_epochs}
+        lars = Optimization("lars", lr=0.3, weight_decay=1e-5, warmup_epochs=0.066, frozen=frozen)
+        return suited_to(self.encoder.norm, lars)

@@ -1,0 +1,137 @@
+"""SwAV: swapped prediction of cluster assignments, and multi-crop (Caron et al., NeurIPS 2020, arXiv:2006.09882)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glocal.backbones import Backbone
+from glocal.distributed import rank, world_size
+from glocal.heads import SupportQueue
+from glocal.heads import projector as build_projector
+from glocal.heads.prototypes import Prototypes
+from glocal.losses import Loss, sinkhorn
+from glocal.losses.distillation import dino_loss
+from glocal.methods.encode import encode
+from glocal.methods.optimization import Optimization, suited_to
+from glocal.methods.presets import Preset
+from glocal.views import Batch, Recipe, View, simclr_views
+
+
+class SwAV(nn.Module):
+    """Each crop predicts to which prototypes the large crops belong, in a batch shared equally among all prototypes.
+
+    The equal shares (Sinkhorn) are what prevents collapse. Needs: two large crops and, for its best, six small ones, at
+    half the cost of two more large ones; no second network, no negatives; a batch of several times fewer images than
+    prototypes is made up for by a queue of past embeddings. Choose it for a global feature from a convolutional
+    network at little cost. Expect, ResNet-50 on ImageNet, linear: 72.1 / 73.9 / 74.6 / 75.3% at 100 / 200 / 400 / 800
+    epochs; 70.1% without small crops (400 epochs); 72.7% at batch 256 (200 epochs).
+
+    A loss that stays at ln K is collapse: lower `epsilon`, or keep the prototypes still for longer.
+
+    Args:
+        backbone: the encoder to train.
+        image_size: side of the two large crops, pixels.
+        scale: area of a large crop as a fraction of its image, (least, most).
+        small_crops: number of small crops, which only predict.
+        small_size: side of the small crops, pixels.
+        small_scale: area of a small crop as a fraction of its image.
+        projector: widths of the projector's layers.
+        projector_norm: normalisation in the projector.
+        prototypes: K, number of prototypes.
+        temperature: τ of the predictions.
+        epsilon: ε of the codes; the smaller, the harder they are.
+        rounds: of Sinkhorn normalisation.
+        queue: past embeddings of each large crop that help to balance the codes; 0 for none.
+        queue_from: part of the run after which the queue is used.
+        frozen_epochs: epochs in which the prototypes do not move (at most a tenth of the run).
+    """
+
+    title = "SwAV"
+    paper = (
+        "Caron, Misra, Mairal, Goyal, Bojanowski, Joulin. Unsupervised Learning of Visual Features by Contrasting"
+        " Cluster Assignments. NeurIPS 2020. arXiv:2006.09882"
+    )
+    pool = "native"
+    presets: ClassVar[dict[str, Preset]] = {
+        "paper": lambda batch: {"queue": 3840} if batch <= 512 else {},
+        "small": lambda batch: {
+            "projector": (512, 128),
+            "prototypes": min(3000, max(100, 4 * batch)),
+            "queue": 0 if batch > 512 else 15 * batch,
+            "small_crops": 0,
+        },
+    }
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        image_size: int = 224,
+        scale: tuple[float, float] = (0.14, 1.0),
+        small_crops: int = 6,
+        small_size: int = 96,
+        small_scale: tuple[float, float] = (0.05, 0.14),
+        projector: tuple[int, ...] = (2048, 128),
+        projector_norm: Literal["batch", "layer", "none"] = "batch",
+        prototypes: int = 3000,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        rounds: int = 3,
+        queue: int = 0,
+        queue_from: float = 0.075,
+        frozen_epochs: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = backbone
+        self.projector = build_projector((backbone.dim, *projector), norm=projector_norm)
+        self.prototypes = Prototypes(projector[-1], prototypes)
+        self.queues = nn.ModuleList(SupportQueue(queue, projector[-1]) for _ in range(2 if queue else 0))
+        self.register_buffer("use_queue", torch.tensor(queue_from == 0))
+        self.temperature, self.epsilon, self.rounds = temperature, epsilon, rounds
+        self.queue_from, self.frozen_epochs = queue_from, frozen_epochs
+        self.recipe = swav_views(image_size, small_crops, small_size, scale, small_scale)
+
+    @property
+    def optimization(self) -> Optimization:
+        """Of the paper's large batches, or with a queue that of its small ones."""
+        lr, warmup = (0.6, 0.0) if self.queues else (0.3, 10.0)
+        frozen = {"prototypes": self.frozen_epochs}
+        lars = Optimization("lars", lr=lr, weight_decay=1e-6, warmup_epochs=warmup, frozen=frozen)
+        return suited_to(self.encoder.norm, lars)
+
+    def forward(self, batch: Batch) -> Loss:
+        z = embed_together(self.encoder, self.projector, batch.views)
+        scores = self.prototypes(z)
+        codes = [self.codes(i, z[i].detach(), scores[i].detach()) for i in (0, 1)]
+        # Each view predicts the codes of the other views: the pairs of DINO, with codes for a teacher.
+        return Loss.of({"swapped_prediction": dino_loss(scores.unbind(), codes, self.temperature)})
+
+    def codes(self, view: int, z: Tensor, scores: Tensor) -> Tensor:
+        """Balanced codes (B, K) of a large crop's embeddings (B, D), among those of the queue."""
+        past = scores[:0]
+        if self.queues:
+            if self.use_queue:  # of which each process takes its share
+                past = self.queues[view].embeddings[rank() :: world_size()] @ self.prototypes.weight.detach().mT
+            self.queues[view].push(z)
+        return sinkhorn(torch.cat([past, scores]), self.epsilon, self.rounds)[len(past) :]
+
+    def after_step(self, progress: float) -> None:
+        self.use_queue.fill_(progress >= self.queue_from)
+
+
+def swav_views(
+    large: int, n_small: int, small: int, large_scale: tuple[float, float], small_scale: tuple[float, float]
+) -> Recipe:
+    """Two large crops and `n_small` small ones, all with the appearance of SimCLR's (Caron et al. 2020, appendix A)."""
+    crop = simclr_views(large, large_scale).views[0]
+    return Recipe((crop, crop) + (crop.but(size=small, scale=small_scale),) * n_small)
+
+
+def embed_together(encoder: Backbone, projector: nn.Module, views: list[View]) -> Tensor:
+    """Embeddings of length 1, (V, B, D): crops of one size share a pass of the encoder, all share one of the projector."""
+    pooled = torch.cat([features.pooled for features in encode(encoder, views, group="size")])
+    return F.normalize(projector(pooled).float(), dim=-1).unflatten(0, (len(views), -1))
