@@ -1,13 +1,17 @@
 # make demo: learn a generated world and write a report.   make test: everything CI checks.
+# make bench: speed beside the peers, docs/performance.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types imports unit
+.PHONY: demo bench test lint types imports unit
 
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/glocal pretrain --config demo.yaml --out runs/demo
 	@echo "open runs/demo/report.html"
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
 
 test: lint types imports unit
 

@@ -1,6 +1,6 @@
 """Photographs to measure on: 500×375 JPEGs with the statistics of natural images, made once, the same everywhere.
 
-Dead leaves: opaque discs whose radii follow a power law occlude one another, which gives edges at all scales and a power
+Dead leaves: opaque discs with radii of a power law occlude one another, which gives edges at all scales and a power
 spectrum near 1/f² (Lee, Mumford, Huang 2001), over a smooth gradient and under a little noise. At quality 90 a file has
 the size that photographs have, and costs what they cost to decode.
 """

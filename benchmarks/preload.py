@@ -1,3 +1,11 @@
 """What the processes of `measure.isolated` import once, together."""
 
-import torch.utils.tensorboard  # noqa: F401
+# ruff: noqa: F401
+import lightly.data
+import lightly.loss
+import lightly.models.modules.heads
+import lightly.transforms
+import timm
+import torch.utils.tensorboard
+
+import glocal.pipeline

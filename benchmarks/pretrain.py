@@ -1,7 +1,7 @@
 """End-to-end pretraining from JPEG files, in images per second: Glocal, lightly, and what the hardware could do.
 
 Glocal's rate is that of its real loop: `glocal.pretrain`, stopped from inside. The *efficiency* is that rate over the
-rate of backbone, heads and optimiser alone, fed with random input that already lies on the device, at the same precision,
+rate of backbone, heads and optimiser alone, fed with random input that lies on the device, at the same precision,
 memory format, batch and widths.
 """
 

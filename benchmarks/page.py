@@ -1,0 +1,319 @@
+"""`python -m benchmarks.page`: docs/performance.md and its figures, made of the JSON files alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plots import figure_growth, figure_losses, figure_pretrain, figure_profile
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+HEAD = """# Performance
+
+How fast Glocal is beside [lightly](https://github.com/lightly-ai/lightly) and scikit-learn, and how much of the
+hardware training uses. Measured by `python -m benchmarks`, which installs the peers and takes under 25 minutes on two
+cores (one part: `python -m benchmarks losses`); this page is made of `benchmarks/results/*.json` by
+`python -m benchmarks.page`. What is compared alternates within one run; figures are medians over rounds, ratios the
+medians of the rounds' ratios. Targets stand beside what was measured, reached or not.
+"""
+
+
+def write_page(results: Path = RESULTS, docs: Path = DOCS) -> Path:
+    """Write the page and its figures; a benchmark that has not been run is named as such."""
+    figures = docs / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    parts = [HEAD.rstrip()]
+    for suffix, title in (("", None), ("-gpu", "On a GPU")):
+        found = {name: kept for name in SECTIONS if (kept := read(results / f"{name}{suffix}.json"))}
+        if suffix and not found:
+            continue
+        parts += [f"# {title}"] if title else [targets(found)]
+        for name, section in SECTIONS.items():
+            if name in found:
+                parts.append(section(found[name]["measured"], figures, suffix) + "\n\n" + measured_on(found[name]))
+            elif not suffix:
+                parts.append(f"## {name.capitalize()}\n\nNot measured yet: `python -m benchmarks {name}`.")
+    page = docs / "performance.md"
+    page.write_text("\n\n".join(parts).rstrip() + "\n")
+    return page
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """One result, or None where there is none."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def measured_on(kept: dict[str, Any]) -> str:
+    """The machine, in one line."""
+    about = kept["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+    where = about["gpu"] or f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads"
+    return f"*{where}; load {about['load']} at the start; Python {about['python']}, {versions}; {kept['seconds']} s.*"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def number(value: float | None) -> str:
+    """Three digits."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def times(value: float) -> str:
+    return f"{number(value)}×"
+
+
+def mib(value: float) -> str:
+    return number(value / 2**20)
+
+
+def ms(value: float) -> str:
+    return number(1000 * value)
+
+
+def targets(found: dict[str, Any]) -> str:
+    """Every target beside what was measured."""
+    rows: list[Sequence[Any]] = []
+
+    def check(what: str, wanted: str, got: float, reached: bool, show: Callable[[float], str] = number) -> None:
+        rows.append((what, wanted, show(got), "yes" if reached else "**no**"))
+
+    if "losses" in found:
+        cases = found["losses"]["measured"]["cases"]
+        for case in cases:
+            if case["target"]:
+                speed = case["times_faster"]
+                check(
+                    f"loss, {loss_name(case)}", f"≥ {case['target']:g}× lightly", speed, speed >= case["target"], times
+                )
+        least = min(case["times_less_memory"] for case in cases)
+        check("loss, peak memory, worst case", "≤ lightly's", 1 / least, least >= 1, times)
+    for case in found["pretrain"]["measured"]["cases"] if "pretrain" in found else []:
+        for name in case["times_lightly"]:
+            label = short(case) + (", cached" if "cached" in name else ", from JPEG")
+            if case["target_times_lightly"]:
+                got = case["times_lightly"][name]
+                wanted = case["target_times_lightly"]
+                check(f"images/s, {label}", f"≥ {wanted:g}× lightly", got, got >= wanted, times)
+            if case["target_efficiency"]:
+                small = case["image_size"] < 200
+                wanted = 0.93 if "cached" in name and small else case["target_efficiency"]
+                got = case["efficiency"][name]
+                check(f"efficiency, {label}", f"≥ {wanted:g}", got, got >= wanted)
+    for case in found["evaluation"]["measured"]["linear"] if "evaluation" in found else []:
+        label = f"linear grid, N {case['train']:,}, D {case['dim']:,}"
+        got = case["times_faster"]
+        check(label, f"≥ {case['target']}× one by one", got, got >= case["target"], times)
+    if not rows:
+        return "Nothing has been measured yet."
+    return table(("Target", "Wanted", "Measured", "Reached"), rows)
+
+
+def loss_name(case: dict[str, Any]) -> str:
+    """Shape of a case in words."""
+    if not case["cells"]:
+        return f"VICReg, B {case['batch']}, {case['whole']}-d"
+    return f"B {case['batch']}, {case['cells']}×{case['cells']}, local {case['local']}-d, global {case['whole']}-d"
+
+
+def short(case: dict[str, Any]) -> str:
+    """Method, backbone and size."""
+    return f"{case['method']} {case['backbone']}@{case['image_size']}"
+
+
+def losses(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    rows = [
+        (
+            loss_name(case),
+            ms(case["seconds"]["glocal"]["median"]),
+            ms(case["seconds"]["lightly"]["median"]),
+            times(case["times_faster"]),
+            mib(case["peak_bytes"]["glocal"]),
+            mib(case["peak_bytes"]["lightly"]),
+            f"{case['relative_difference']['value']:.0e}",
+            f"{case['relative_difference']['gradient']:.0e}",
+        )
+        for case in measured["cases"]
+    ]
+    head = (
+        "Forward + backward",
+        "Glocal, ms",
+        "lightly, ms",
+        "faster",
+        "Glocal, MiB",
+        "lightly, MiB",
+        "value",
+        "gradient",
+    )
+    figure_losses(measured, figures / f"losses{suffix}.svg")
+    return (
+        "## Losses\n\n"
+        f"The whole VICRegL loss of two views ({measured['matches'][0]} and {measured['matches'][1]} matches) and the"
+        " VICReg loss, in float32. Both libraries get the same inputs and grids of locations and fill their slots"
+        " alike, so that they compute the same function; the last columns are relative differences. Memory is the most"
+        " that the tensors of one forward and backward hold at once, inputs not counted.\n\n"
+        f"{table(head, rows)}\n\n![Times faster than lightly](figures/losses{suffix}.svg)"
+    )
+
+
+def pretrain(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    rows = []
+    for case in measured["cases"]:
+        rates, names = case["images_per_second"], list(case["times_lightly"])
+        for name in [*names, "lightly"]:
+            rows.append(
+                (
+                    f"{short(case)}, B {case['batch']}, width {case['width']}",
+                    name,
+                    number(rates[name]["median"]),
+                    times(case["times_lightly"][name]) if name in names else "1×",
+                    f"{case['efficiency'][name]:.2f}",
+                    f"{case['of_bare_backbone'][name]:.2f}",
+                )
+            )
+        rows.append((" ", "*backbone, heads, optimiser*", number(rates["resident"]["median"]), "", "1", ""))
+        rows.append((" ", "*backbone*", number(rates["bare"]["median"]), "", "", "1"))
+    logged = [
+        case["logged_images_per_second"] / case["images_per_second"]["glocal"]["median"]
+        for case in measured["cases"]
+        if case["logged_images_per_second"]
+    ]
+    note = f" (its own log says {statistics.median(logged):.2f}× of it)" if logged else ""
+    figure_pretrain(measured, figures / f"pretrain{suffix}.svg")
+    return (
+        "## Pretraining, end to end\n\n"
+        f"Photographs per second, two views each, {measured['precision']} autocast, {measured['workers']} loader"
+        f" worker(s); photographs: {measured['photos']}. Glocal is `glocal.pretrain` itself{note}; lightly is its"
+        " transforms, data set, heads, loss and LARS in a plain loop, on the same timm backbone, widths, batch, matches"
+        " and map stride. Efficiency is the rate over that of backbone, heads and optimiser on random input that lies"
+        " on the device (channels_last, same precision and widths, mean square for a loss); beside it the rate over the"
+        " bare backbone's, forward and backward.\n\n"
+        + table(("", "", "images/s", "of lightly's", "efficiency", "of the backbone"), rows)
+        + f"\n\n![Images per second](figures/pretrain{suffix}.svg)"
+    )
+
+
+def profile(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    parts = []
+    for case in measured["cases"]:
+        total = sum(case["core_milliseconds"].values())
+        rows = [
+            (name, number(value), f"{100 * value / total:.1f}%") for name, value in case["core_milliseconds"].items()
+        ]
+        title = f"{short(case)}, B {case['batch']}"
+        parts.append(table((f"{title}: {total:,.0f} ms a step", "core-ms", "share"), rows))
+        parts.append(f"Backbone, heads and optimiser: {100 * case['share_of_work']:.1f}%.")
+    figure_profile(measured, figures / f"profile{suffix}.svg")
+    return (
+        "## Where a step goes\n\n"
+        "Processor time of each part of the real loop, streaming from JPEG on one thread without workers. Where all"
+        " cores are busy, the share of backbone, heads and optimiser is the efficiency that can be had.\n\n"
+        + "\n\n".join(parts)
+        + f"\n\n![Shares of a step](figures/profile{suffix}.svg)"
+    )
+
+
+def loader(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    names = list(measured["cases"][0]["milliseconds_per_image"])
+    sizes = [f"{case['image_size']} px" for case in measured["cases"]]
+    rows = [
+        (name, *(number(case["milliseconds_per_image"][name]["median"]) for case in measured["cases"]))
+        for name in names
+    ]
+    rows += [
+        (f"{name}: times lightly's rate", *(times(case["times_lightly"][name]) for case in measured["cases"]))
+        for name in measured["cases"][0]["times_lightly"]
+    ]
+    return (
+        "## The loader alone\n\n"
+        "Milliseconds of processor time per photograph, on one core: two views in VICReg's recipe, normalised."
+        f" Photographs: {measured['photos']}.\n\n" + table(("core-ms", *sizes), rows)
+    )
+
+
+def evaluation(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    knn = [
+        (
+            f"kNN, N {case['train']:,}, M {case['test']:,}, D {case['dim']:,}",
+            ms(case["seconds"]["glocal"]["median"]),
+            ms(case["seconds"]["scikit-learn"]["median"]),
+            times(case["times_faster"]),
+            f"{100 * case['same_predictions']:.1f}% same predictions",
+        )
+        for case in measured["knn"]
+    ]
+    linear = [
+        (
+            f"linear, {case['settings']} settings, {case['epochs']} epochs, N {case['train']:,}, D {case['dim']:,}, "
+            f"K {case['classes']}",
+            ms(case["seconds"]["glocal"]["median"]),
+            ms(case["seconds"]["one by one"]["median"]),
+            times(case["times_faster"]),
+            f"best top-1 {case['best_top1']['glocal']:.3f}, {case['best_top1']['one by one']:.3f}",
+        )
+        for case in measured["linear"]
+    ]
+    return (
+        "## Evaluation\n\n"
+        "kNN beside scikit-learn's with the same metric and weights; the grid of linear probes beside the same"
+        " settings trained one by one, on the same batches in the same order.\n\n"
+        + table(("", "Glocal, ms", "peer, ms", "faster", "agreement"), [*knn, *linear])
+    )
+
+
+def growth(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    figure_growth(measured, figures / f"growth{suffix}.svg")
+    parts = []
+    for name, word in (("batch", "Batch"), ("cells", "Side of the map"), ("views", "Views")):
+        rows = measured[f"loss_by_{name}"]
+        parts.append(
+            table(
+                (word, *(row[name] for row in rows)),
+                [
+                    ("loss, ms", *(ms(row["seconds"]["median"]) for row in rows)),
+                    ("peak, MiB", *(mib(row["peak_bytes"]) for row in rows)),
+                    ("inputs, MiB", *(mib(row["input_bytes"]) for row in rows)),
+                ],
+            )
+        )
+    workers, processes = measured["loader_by_workers"], measured["training_by_processes"]
+    parts.append(
+        table(
+            ("Loader workers", *(row["workers"] for row in workers)),
+            [("images/s", *(number(row["images_per_second"]["median"]) for row in workers))],
+        )
+    )
+    parts.append(
+        table(
+            ("Processes (same joined batch and threads)", *(row["processes"] for row in processes)),
+            [("images/s", *(number(row["images_per_second"]) for row in processes))],
+        )
+    )
+    return (
+        "## Cost against growth\n\nGlocal's VICRegL loss, forward and backward (else B 32, 7×7 cells, two views, local"
+        " 512-d, global 2048-d); the loader at 96 px; VICReg on a ResNet-18 at 96 px.\n\n"
+        + "\n\n".join(parts)
+        + f"\n\n![Cost against growth](figures/growth{suffix}.svg)"
+    )
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
+    "losses": losses,
+    "pretrain": pretrain,
+    "profile": profile,
+    "loader": loader,
+    "evaluation": evaluation,
+    "growth": growth,
+}
+
+if __name__ == "__main__":
+    print(write_page())

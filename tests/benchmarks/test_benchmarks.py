@@ -1,0 +1,178 @@
+"""Every benchmark runs, small; what it returns has the shape that the page reads; and what it compares agrees."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+
+import pytest
+import torch
+
+from benchmarks import __main__, environment, evaluation, growth, loader, losses, measure, page, pretrain, profile
+from benchmarks.cases import CASES
+from benchmarks.photos import photograph, photos
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten small photographs."""
+    return photos(tmp_path_factory.mktemp("benchmarks") / "photos", count=10, size=(80, 60))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Where the tests leave what they measured, for the page."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def keep(results, name, measured):
+    """As `python -m benchmarks` would; whatever JSON cannot say, or no number at all, fails here."""
+    kept = {"benchmark": name, "machine": environment.machine(), "seconds": 1, "measured": measured | {"photos": "few"}}
+    (results / f"{name}.json").write_text(json.dumps(kept, allow_nan=False))
+
+
+def test_losses_compute_what_lightly_computes(results):
+    measured = losses.measure("smoke")
+    keep(results, "losses", measured)
+    assert [case["views"] for case in measured["cases"]] == [2, 3, 2]
+    for case in measured["cases"]:
+        assert case["relative_difference"]["value"] < 1e-5
+        assert case["relative_difference"]["gradient"] < 1e-4
+        assert min(case["peak_bytes"].values()) > 0
+        assert case["times_faster"] > 0
+
+
+def test_loader(results, folder):
+    measured = loader.measure("smoke", folder)
+    keep(results, "loader", measured)
+    (case,) = measured["cases"]
+    assert all(arm["median"] > 0 for arm in case["milliseconds_per_image"].values())
+    assert set(case["times_lightly"]) <= set(case["milliseconds_per_image"])
+
+
+def test_evaluation_agrees_with_peers(results):
+    measured = evaluation.measure("smoke")
+    keep(results, "evaluation", measured)
+    assert measured["knn"][0]["same_predictions"] == 1
+    assert measured["linear"][0]["largest_difference_of_top1"] == 0
+    assert 0.4 < measured["linear"][0]["best_top1"]["glocal"] < 1  # else agreement would say little
+
+
+@pytest.mark.slow
+def test_growth(results, folder):
+    measured = growth.measure("smoke", folder)
+    keep(results, "growth", measured)
+    two, three = measured["loss_by_views"]
+    assert three["input_bytes"] > two["input_bytes"]
+    assert measured["loader_by_workers"][0]["images_per_second"]["median"] > 0
+    assert measured["training_by_processes"][0]["images_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_pretrain(results, folder):
+    measured = pretrain.measure("smoke", folder)
+    keep(results, "pretrain", measured)
+    assert [case["method"] for case in measured["cases"]] == ["vicreg", "vicregl"]
+    for case in measured["cases"]:
+        assert case["images_per_second"].keys() == pretrain.ARMS.keys()
+        rates = {name: arm["median"] for name, arm in case["images_per_second"].items()}
+        assert math.isclose(case["times_lightly"]["glocal"], rates["glocal"] / rates["lightly"])
+        assert math.isclose(case["efficiency"]["glocal"], rates["glocal"] / rates["resident"])
+
+
+def test_profile_accounts_for_the_whole_step(results, folder):
+    measured = profile.measure("smoke", folder)
+    keep(results, "profile", measured)
+    (case,) = measured["cases"]
+    parts = case["core_milliseconds"]
+    assert {*profile.WORK, "loader", "appearance", "loss", "loss, backward"} <= parts.keys()
+    assert all(spent >= 0 for spent in parts.values())
+    assert 0 < case["share_of_work"] < 1
+
+
+def test_page_is_made_of_whatever_there_is(results, tmp_path):
+    # after the tests above, in file order; of nothing where they were left out
+    text = page.write_page(results, tmp_path).read_text()
+    for name in page.SECTIONS:
+        assert (f"python -m benchmarks {name}`.\n" in text) == (not (results / f"{name}.json").exists())
+    if (results / "losses.json").exists():
+        assert (tmp_path / "figures" / "losses.svg").exists()
+        assert "| **no** |" in text or "| yes |" in text
+    assert page.write_page(tmp_path / "none", tmp_path / "empty").read_text().count("Not measured yet") == 6
+
+
+def test_both_libraries_are_told_the_same():
+    for case in CASES["full"]:
+        lightly, ours = pretrain.peers.VICReg, pretrain.method_class(case.method)
+        assert ours.__name__.lower() == case.method
+        if case.backbone == "resnet18":
+            model = (lightly if case.method == "vicreg" else pretrain.peers.VICRegL)(case)
+            method = ours(pretrain.build_backbone("resnet18", output_stride=case.stride), image_size=96, **case.options)
+            assert method.encoder(torch.zeros(2, 3, 96, 96)).grid == (case.cells, case.cells)
+            count = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)
+            assert count(model) == count(method)
+
+
+def test_interleaved_turns_alternate():
+    calls = []
+    arms = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    times = measure.interleaved(arms, rounds=3)
+    assert "".join(calls) == "ab" + "abbaab"
+    assert [len(each) for each in times.values()] == [3, 3]
+    assert measure.ratio([2, 9, 4], [1, 3, 4]) == 2
+
+
+def test_peak_memory_is_what_is_held_at_once():
+    def work():
+        a = torch.zeros(1000)
+        b = a + 1
+        del a
+        return b * 2
+
+    if measure.DEVICE.type == "cpu":
+        assert 8000 <= measure.peak_memory(work) < 8100
+
+
+def test_stopwatch_leaves_the_warm_up_out(monkeypatch):
+    clock = iter([0, 100, 200, 300, 400, 401, 402, 403])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    watch = pretrain.Stopwatch(2.5)
+    assert [watch() for _ in range(8)] == [False] * 7 + [True]
+    assert watch.rate(10) == 10
+
+
+def test_photographs_are_the_same_everywhere():
+    image = photograph(3, (50, 40))
+    assert image.size == (50, 40)
+    assert image.tobytes() == photograph(3, (50, 40)).tobytes() != photograph(4, (50, 40)).tobytes()
+
+
+def test_command_line_refuses_unknown_names(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "speed"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert "no benchmark named speed" in capsys.readouterr().err
+
+
+def test_missing_peers_are_installed_in_an_environment_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setitem(environment.PEERS, "lightly", "0.0.1")
+    monkeypatch.setattr(environment, "ENVIRONMENT", tmp_path / "venv")
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        (tmp_path / "venv" / "lib" / "python3" / "site-packages").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    monkeypatch.setattr(os, "execv", lambda python, command: commands.append(command))
+    environment.enter()
+    assert commands[0][1:3] == ["-m", "venv"]
+    assert "lightly==0.0.1" in commands[1]
+    assert commands[2][:3] == [str(tmp_path / "venv" / "bin" / "python"), "-m", "benchmarks"]
