@@ -173,4 +173,4 @@ def test_nothing_to_measure_on_is_told():
     for parameter in backbone.parameters():
         nn.init.zeros_(parameter)
     with pytest.raises(UsageError, match="does not depend"):
-        effective_receptive_field(backbone, torch.zeros(1, 3, 64, 64))
+        effective_receptive_field(backbone, torch.zeros(1, 3, 32, 32), channels=1)

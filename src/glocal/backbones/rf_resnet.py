@@ -54,9 +54,7 @@ def set_strides(model, strides: tuple[int, ...], stem: int) -> None:
         stem: stride at which the first stage starts.
     """
     model.feature_info[0]["reduction"] = model.conv1.stride[0] if isinstance(model.conv1, nn.Conv2d) else stem
-    for stride, name, info in zip(
-        strides, ("layer1", "layer2", "layer3", "layer4"), model.feature_info[1:], strict=True
-    ):
+    for stride, info in zip(strides, model.feature_info[1:], strict=True):
         block = getattr(model, info["module"])[0]
         spatial = block.conv2 if hasattr(block, "conv3") else block.conv1
         spatial.stride = (stride, stride)
