@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -103,16 +104,24 @@ def _defocus_blur(x: Tensor, constants: tuple[float, float], draws: Draws) -> Te
 
 
 def _glass_blur(x: Tensor, constants: tuple[float, int, int], draws: Draws) -> Tensor:
-    """Pixels are replaced by random ones at most that far away, that many times, between two Gaussian blurs."""
+    """Every pixel changes places with a random one at most that far away, that many times, between two Gaussian blurs.
+
+    Pixels more than twice that distance apart swap at the same time: none can be in the way of another.
+    """
     deviation, distance, times = constants
     x = _blur(x, deviation)
     height, width = x.shape[2:]
+    numbers = torch.arange(height * width, device=x.device).view(height, width)
+    content, span = numbers.flatten().expand(len(x), -1).clone(), 2 * distance + 1
     for _ in range(times):
-        away = (draws.uniform(2, height, width, like=x) * (2 * distance + 1)).floor().long() - distance
-        rows = (torch.arange(height, device=x.device)[:, None] + away[:, 0]).clamp(0, height - 1)
-        columns = (torch.arange(width, device=x.device) + away[:, 1]).clamp(0, width - 1)
-        place = (rows * width + columns).flatten(1)[:, None].expand(-1, x.shape[1], -1)
-        x = x.flatten(2).gather(2, place).view_as(x)
+        away = (draws.uniform(2, height, width, like=x) * span).floor().long() - distance
+        other = numbers + away[:, 0] * width + away[:, 1]
+        for top, left in product(range(distance, 3 * distance + 1), repeat=2):
+            lattice = (slice(top, height - distance, span), slice(left, width - distance, span))
+            here, there = numbers[lattice].flatten().expand(len(x), -1), other[:, *lattice].flatten(1)
+            mine, theirs = content.gather(1, here), content.gather(1, there)
+            content.scatter_(1, here, theirs).scatter_(1, there, mine)
+    x = x.flatten(2).gather(2, content[:, None].expand(-1, x.shape[1], -1)).view_as(x)
     return _blur(x, deviation)
 
 
@@ -201,7 +210,9 @@ def _pixelate(x: Tensor, share: float, draws: Draws) -> Tensor:
     """Shrunk to that share of each side and enlarged again, both by box filters."""
 
     def blocks(image: Image.Image) -> Image.Image:
-        small = image.resize((max(1, int(image.width * share)), max(1, int(image.height * share))), Image.Resampling.BOX)
+        small = image.resize(
+            (max(1, int(image.width * share)), max(1, int(image.height * share))), Image.Resampling.BOX
+        )
         return small.resize(image.size, Image.Resampling.BOX)
 
     return _by_pillow(x, blocks)

@@ -82,9 +82,10 @@ def _serves(source: ImageSource, task: Task) -> bool:
 
 
 def possible_tasks(data: Any) -> list[str]:
-    """The names of the tasks that the data has labels or masks enough for."""
+    """The names of the tasks that the data has labels or masks enough for, but for those that run on request only."""
     splits = open_splits(data)
-    return [name for name, task in all_tasks().items() if _serves(splits.train, task) and _serves(splits.test, task)]
+    usual = ((name, task) for name, task in all_tasks().items() if not task.on_request)
+    return [name for name, task in usual if _serves(splits.train, task) and _serves(splits.test, task)]
 
 
 def evaluate_encoder(

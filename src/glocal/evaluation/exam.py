@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation.extract import Bank, Progress, device_of, extract
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Exam:
     progress: Progress | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     _banks: dict[str, Bank] = field(default_factory=dict, repr=False)
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def source(self, split: str) -> ImageSource:
         """The collection called "train" or "test"."""
@@ -54,6 +59,12 @@ class Exam:
             self._banks[split] = self.extract(self.source(split))
             self.skipped.extend(self._banks[split].skipped)
         return self._banks[split]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed at the first call with this key and kept: what several tasks share."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def labels(self, bank: Bank) -> Tensor:
         """The bank's labels (N,).

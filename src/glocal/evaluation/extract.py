@@ -122,6 +122,26 @@ def normalise(encoder: nn.Module, pixels: Tensor) -> Tensor:
     return ((pixels.float() / 255 - mean.flatten()) / std.flatten()).permute(0, 3, 1, 2)
 
 
+def load(
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int = 128,
+    workers: int = 0,
+    crop_pct: float | None = CROP_PCT,
+) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
+    """Batches of (index (B,), pixels (B, h, w, 3) uint8 or None, (position, reason) of the unreadable), in order."""
+    return iter(
+        DataLoader(
+            _Images(source, image_size, crop_pct),
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # a DataLoader without its own draws from the global one
+        )
+    )
+
+
 def stream(
     encoder: nn.Module,
     source: ImageSource,
@@ -140,13 +160,7 @@ def stream(
         encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
         skipped: a list that receives (key, reason) of unreadable images.
     """
-    loader = DataLoader(
-        _Images(source, image_size, crop_pct),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        generator=torch.Generator(),  # a DataLoader without its own draws from the global one
-    )
+    loader = load(source, image_size=image_size, batch_size=batch_size, workers=workers, crop_pct=crop_pct)
     device, done = device_of(encoder), 0
     for index, pixels, bad in loader:
         done += len(index) + len(bad)

@@ -86,6 +86,30 @@ def linear_probe(
     return standardise, final, {"lr": lr, "wd": wd, "validation_top1": float(scores[chosen])}
 
 
+def trained_probe(
+    exam: Exam,
+    *,
+    lrs: Sequence[float] = LRS,
+    wds: Sequence[float] = WDS,
+    epochs: int = 100,
+    batch_size: int = 256,
+) -> tuple[Standardise, Probes, dict]:
+    """`linear_probe` on the exam's training images, trained once for all tasks that ask for the same."""
+
+    def train() -> tuple[Standardise, Probes, dict]:
+        bank = exam.bank("train")
+        y = exam.labels(bank)
+        return linear_probe(
+            bank.pooled.to(exam.device),
+            y.to(exam.device),
+            int(y.max()) + 1,
+            list(product(lrs, wds)),
+            Training(epochs, batch_size, exam.seed),
+        )
+
+    return exam.once(("linear", tuple(lrs), tuple(wds), epochs, batch_size), train)
+
+
 @task(needs="labels")
 def linear(
     exam: Exam,
@@ -104,15 +128,9 @@ def linear(
     Returns:
         top1; balanced (mean recall over the classes present in the test images); the chosen lr and wd; validation_top1.
     """
-    train, test = exam.bank("train"), exam.bank("test")
-    y, truth = exam.labels(train), exam.labels(test).numpy()
-    standardise, probe, chosen = linear_probe(
-        train.pooled.to(exam.device),
-        y.to(exam.device),
-        int(y.max()) + 1,
-        list(product(lrs, wds)),
-        Training(epochs, batch_size, exam.seed),
-    )
+    test = exam.bank("test")
+    truth = exam.labels(test).numpy()
+    standardise, probe, chosen = trained_probe(exam, lrs=lrs, wds=wds, epochs=epochs, batch_size=batch_size)
     right = probe.logits(standardise(test.pooled.to(exam.device)))[:, 0].argmax(-1).cpu().numpy() == truth
     recalls = [right[truth == c].mean() for c in np.unique(truth)]
     return {"top1": float(right.mean()), "balanced": float(np.mean(recalls)), **chosen}

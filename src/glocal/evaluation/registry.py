@@ -20,10 +20,12 @@ class Task:
     Attributes:
         run: (exam, **options) -> scores.
         needs: "labels" or "masks" beside the images, or "images" alone.
+        on_request: run only where it is asked for by name, never as one of all that the data allows.
     """
 
     run: Callable[..., dict[str, Any]]
     needs: Need
+    on_request: bool = False
 
     @property
     def what(self) -> str:
@@ -34,9 +36,9 @@ class Task:
         return self.run(exam, **options)
 
 
-def task(*, needs: Need) -> Callable[[Callable[..., dict[str, Any]]], Task]:
+def task(*, needs: Need, on_request: bool = False) -> Callable[[Callable[..., dict[str, Any]]], Task]:
     """Make a function a task, saying what it needs of the data."""
-    return lambda run: Task(run, needs)
+    return lambda run: Task(run, needs, on_request)
 
 
 def all_tasks() -> dict[str, Task]:

@@ -1,0 +1,86 @@
+"""Test images kept as pixels, and the linear probe on top of the encoder: what every robustness task starts from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from glocal.errors import UsageError
+from glocal.evaluation.exam import Exam
+from glocal.evaluation.extract import encode, frozen, load, normalise
+from glocal.evaluation.linear import trained_probe
+from glocal.evaluation.probe import Probes, Standardise
+from glocal.evaluation.split import spread_over
+
+
+class Classifier(nn.Module):
+    """The encoder with the `linear` task's classifier, trained on clean features: images in [0, 1] to logits.
+
+    Args:
+        encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        standardise: of the training features.
+        probe: one classifier.
+    """
+
+    def __init__(self, encoder: nn.Module, standardise: Standardise, probe: Probes) -> None:
+        super().__init__()
+        self.encoder, self.standardise, self.probe = encoder, standardise, probe
+
+    @classmethod
+    def of(cls, exam: Exam) -> Classifier:
+        """The exam's encoder with the probe that `linear` trains by default."""
+        standardise, probe, _ = trained_probe(exam)
+        return cls(exam.encoder, standardise, probe)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, 3, h, w) in [0, 1], differentiable."""
+        return self.head(encode(self.encoder, normalise(self.encoder, 255 * x.permute(0, 2, 3, 1))).pooled)
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """Logits (B, K) of pooled features (B, D)."""
+        return self.probe.logits(self.standardise(pooled.float()))[:, 0]
+
+
+class Photographs:
+    """At most `most` test images, spread evenly over them, as pixels in memory, and their labels.
+
+    Attributes:
+        pixels: (N, h, w, 3) uint8, as the encoder gets them.
+        labels: (N,) int64.
+        index: (N,) int64, positions in the test images; what random numbers are keyed by.
+    """
+
+    def __init__(self, exam: Exam, most: int) -> None:
+        if most < 1:
+            raise UsageError(f"images is {most}; look at one at least")
+        source = spread_over(exam.test, most)
+        if source.labels is None:
+            raise UsageError("this task needs labels; give a folder with one sub-folder per class")
+        batches = list(load(source, image_size=exam.image_size, batch_size=exam.batch_size, workers=exam.workers))
+        exam.skipped.extend((source.key(i), reason) for _, _, bad in batches for i, reason in bad)
+        readable = [pixels for _, pixels, _ in batches if pixels is not None]
+        if not readable:
+            raise UsageError(f"none of the {len(source)} images of {source.name} can be read ({batches[0][2][0][1]})")
+        self.pixels, self.index = torch.cat(readable), torch.cat([index for index, _, _ in batches])
+        self.labels = torch.as_tensor(source.labels, dtype=torch.int64)[self.index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batches(self, exam: Exam) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(pixels, labels, index) batch by batch, the first two on the exam's device."""
+        whole = (self.pixels, self.labels, self.index)
+        split = zip(*(each.split(exam.batch_size) for each in whole), strict=True)
+        return [(pixels.to(exam.device), labels.to(exam.device), index) for pixels, labels, index in split]
+
+
+def photographs(exam: Exam, most: int) -> Photographs:
+    """The test images as pixels, read once for all tasks."""
+    return exam.once(("photographs", most), lambda: Photographs(exam, most))
+
+
+def hits(exam: Exam, classifier: Classifier, pixels: Tensor, labels: Tensor) -> int:
+    """How many of the images (B, h, w, 3) uint8 are classified right, computed as for the clean features."""
+    with frozen(exam.encoder):
+        pooled = encode(exam.encoder, normalise(exam.encoder, pixels), exam.precision).pooled
+        return int((classifier.head(pooled).argmax(1) == labels).sum())
