@@ -35,7 +35,7 @@ class Optimum:
     """What an objective reaches at best.
 
     Attributes:
-        embedding: (N, K) float64 that reaches it, one of several: at the least, dimensions may be permuted and mirrored.
+        embedding: (N, K) float64 that reaches it, one of several: dimensions may be permuted, mirrored.
         loss: the objective there.
     """
 
@@ -192,7 +192,7 @@ def barlow_twins_optimum(graph: Tensor, dim: int, *, inputs: Tensor | None = Non
 
 
 def _equalise(diagonal: Tensor) -> Tensor:
-    """An orthogonal Q (K, K) such that Qᵀ·diag(d)·Q has equal entries on its diagonal: K − 1 rotations, one entry each."""
+    """An orthogonal Q (K, K) such that Qᵀ·diag(d)·Q has equal entries on its diagonal: K − 1 rotations."""
     matrix, mean = torch.diag(diagonal), diagonal.mean()
     rotations = torch.eye(len(diagonal), dtype=diagonal.dtype)
     for _ in range(len(diagonal) - 1):
