@@ -9,7 +9,7 @@ from torch import nn
 
 from glocal.methods import Optimization
 from glocal.training import LARS
-from glocal.training.optimizers import build_optimizer, warmup_cosine
+from glocal.training.optimizers import build_optimizer, clip_each, decay_at, frozen_until, warmup_cosine
 
 
 def test_lars_is_the_papers_update():
@@ -62,3 +62,24 @@ def test_schedule():
     assert values[10:] == sorted(values[10:], reverse=True)
     assert math.isclose(values[55], 0.01 + 0.99 / 2)
     assert math.isclose(values[100], 0.01)
+
+
+def test_weight_decay_rises_along_a_cosine_or_stays():
+    spec = Optimization("adamw", lr=1.0, weight_decay=0.04, final_weight_decay=0.4)
+    assert [round(decay_at(p, spec), 6) for p in (0.0, 0.5, 1.0)] == [0.04, 0.22, 0.4]
+    assert math.isclose(decay_at(0.25, spec), 0.4 - 0.36 * (1 + math.sqrt(0.5)) / 2)
+    assert decay_at(0.7, Optimization("adamw", lr=1.0, weight_decay=0.05)) == 0.05
+
+
+def test_each_gradient_is_clipped_by_itself():
+    large, small, none = (nn.Parameter(torch.zeros(4)) for _ in range(3))
+    large.grad, small.grad = torch.full((4,), 5.0), torch.full((4,), 1.0)
+    clip_each([large, small, none], 3.0)
+    torch.testing.assert_close(large.grad, torch.full((4,), 1.5))  # norm 10 -> 3
+    assert torch.equal(small.grad, torch.full((4,), 1.0))
+    assert none.grad is None
+
+
+def test_frozen_parameters_by_the_beginning_of_their_names():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert frozen_until(module, {"1.": 7}) == [(module[1].weight, 7), (module[1].bias, 7)]

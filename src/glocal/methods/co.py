@@ -13,18 +13,14 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glocal.errors import UsageError
-from glocal.features import Features
-from glocal.heads import projector as build_projector
-from glocal.losses import Loss, vicreg_loss
+from glocal.losses import Loss
 from glocal.methods.byol import BYOL
 from glocal.methods.dino import DINO
-from glocal.methods.encode import encode
 from glocal.methods.joint import cross_view
 from glocal.methods.mocov3 import MoCoV3
-from glocal.methods.vicreg import VICReg
 from glocal.random import derive
 from glocal.views import Batch
 
@@ -40,39 +36,6 @@ _OPTIONS = """
         separate_heads: give the cells heads of their own, or those of the whole.
         cells: cells drawn from each map for the local loss; None for all.
 """
-
-
-class _JointVICReg(VICReg):
-    """VICReg as a `JointEmbedding` without a teacher: a target is the other view's embedding behind a stop-gradient.
-
-    Inferred, not published. The local loss is VICReg's own, terms and weights, with statistics over the batch for each
-    cell (as VICRegL's are for each slot): attraction alone would collapse the local head.
-    """
-
-    @property
-    def heads(self) -> nn.Module:
-        return self.projector
-
-    def new_heads(self) -> nn.Module:
-        widths = [layer.out_features for layer in self.projector if isinstance(layer, nn.Linear)]
-        return build_projector((self.encoder.dim, *widths), norm=self.encoder.norm)
-
-    def represent(self, batch: Batch) -> tuple[list[Features], list[Features]]:
-        features = encode(self.encoder, batch.views)
-        return features, features
-
-    def objective(self, students: list[Features], teachers: list[Features]) -> Loss:
-        z_a, z_b = (self.projector(f.pooled) for f in students)
-        return vicreg_loss(z_a, z_b, **self.weights)
-
-    def predict(self, heads: nn.Module, x: Tensor) -> Tensor:
-        return heads(x)
-
-    def target(self, heads: nn.Module, pooled: list[Tensor]) -> list[Tensor]:
-        return [heads(x).detach() for x in pooled]
-
-    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return vicreg_loss(prediction, target, **self.weights).total
 
 
 def co(base: Any) -> Any:
@@ -138,4 +101,4 @@ def co(base: Any) -> Any:
     return CO
 
 
-COBYOL, CODINO, COMoCoV3, COVICReg = co(BYOL), co(DINO), co(MoCoV3), co(_JointVICReg)
+COBYOL, CODINO, COMoCoV3 = co(BYOL), co(DINO), co(MoCoV3)

@@ -15,26 +15,8 @@ from glocal.losses.distillation import dino_loss, moved_center, soft_cross_entro
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization
 from glocal.methods.presets import Preset
-from glocal.methods.teacher import cosine, ema_copy, update_ema
+from glocal.methods.teacher import DistillationHeads, cosine, ema_copy, update_ema
 from glocal.views import Batch, multi_crop
-
-
-class DINOHeads(nn.Module):
-    """The student's head, the teacher's, and the centre of the teacher's logits."""
-
-    teacher: DINOHead
-    center: Tensor
-
-    def __init__(self, student: DINOHead) -> None:
-        super().__init__()
-        self.student, self.teacher = student, ema_copy(student)
-        self.register_buffer("center", torch.zeros(student.last.shape[0]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.student(x)
-
-    def follow(self, momentum: float) -> None:
-        update_ema(self.teacher, self.student, momentum)
 
 
 class DINO(nn.Module):
@@ -116,8 +98,8 @@ class DINO(nn.Module):
             "adamw", lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, final_lr=0.002, clip_each=3.0, frozen=frozen
         )
 
-    def new_heads(self) -> DINOHeads:
-        return DINOHeads(DINOHead(self.encoder.dim, **self.widths))
+    def new_heads(self) -> DistillationHeads:
+        return DistillationHeads(DINOHead(self.encoder.dim, **self.widths), self.widths["outputs"])
 
     def forward(self, batch: Batch) -> Loss:
         return self.objective(*self.represent(batch))
@@ -132,12 +114,12 @@ class DINO(nn.Module):
         predictions = [self.predict(self.heads, f.pooled) for f in students]
         return Loss.of({"distillation": dino_loss(predictions, targets, self.student_temperature)})
 
-    def predict(self, heads: DINOHeads, x: Tensor) -> Tensor:
+    def predict(self, heads: DistillationHeads, x: Tensor) -> Tensor:
         return heads(x)
 
     @torch.no_grad()
-    def target(self, heads: DINOHeads, pooled: list[Tensor]) -> list[Tensor]:
-        logits = [heads.teacher(x) for x in pooled]
+    def target(self, heads: DistillationHeads, pooled: list[Tensor]) -> list[Tensor]:
+        logits = [heads.target(x) for x in pooled]
         targets = [teacher_distribution(each, heads.center, self.temperature) for each in logits]
         if self.training:  # only now: the loss sees the centre of the batches before
             heads.center.copy_(moved_center(heads.center, logits, self.center_momentum))

@@ -18,7 +18,10 @@ from glocal.views import Batch
 
 
 class JointEmbedding(Protocol):
-    """What a method says so that `cross_view` and `co` can work on it."""
+    """What a method says so that `cross_view` and `co` can work on it.
+
+    Where it has an `after_step`, it also says `momentum_at(progress)`, and its heads `follow(momentum)`.
+    """
 
     encoder: Backbone
     heads: Any

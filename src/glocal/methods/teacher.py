@@ -79,3 +79,32 @@ class PredictorHeads(nn.Module):
     def follow(self, momentum: float) -> None:
         """Move the teacher."""
         update_ema(self.teacher, self.projector, momentum)
+
+
+class DistillationHeads(nn.Module):
+    """The heads of DINO: the student's, its teacher, and the centre of the teacher's logits.
+
+    Args:
+        student: (..., D) -> (..., K) logits.
+        outputs: K.
+    """
+
+    center: Tensor
+
+    def __init__(self, student: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.student, self.teacher = student, ema_copy(student)
+        self.register_buffer("center", torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The student's logits, (..., K)."""
+        return self.student(x)
+
+    @torch.no_grad()
+    def target(self, pooled: Tensor) -> Tensor:
+        """The teacher's logits, (B, K)."""
+        return self.teacher(pooled)
+
+    def follow(self, momentum: float) -> None:
+        """Move the teacher."""
+        update_ema(self.teacher, self.student, momentum)

@@ -1,0 +1,243 @@
+"""BYOL, DINO, MoCo-v3 and their CO- variants: what enters their losses, what moves, on one and two processes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from joint import PAIRS, TINY, build, sizes, train, views
+from torch.nn.parallel import DistributedDataParallel
+
+from glocal.distributed import world_size
+from glocal.errors import UsageError
+from glocal.heads import sync_batch_norms
+from glocal.methods import method_class, method_options, resolve_options
+from glocal.methods.joint import cross_view
+from two_processes import on_processes
+
+NAMES = list(PAIRS)
+
+
+def double(tensors):
+    return [t.double() for t in tensors]
+
+
+def test_byol_is_the_papers_loss():
+    """Grill et al. 2020, eq. 2, both directions summed, is 4 + 4 × ours."""
+    method, batch = build("byol").double(), views(4, dtype=torch.float64)
+    loss = method(batch).total
+    x, y = (view.pixels for view in batch.views)
+    p = [method.heads.predictor(method.heads.projector(method.encoder(v).pooled)) for v in (x, y)]
+    z = [method.heads.teacher(method.teacher(v).pooled) for v in (x, y)]
+    unit = lambda v: v / v.norm(dim=1, keepdim=True)
+    paper = sum((unit(a) - unit(b)).square().sum(1).mean() for a, b in ((p[0], z[1]), (p[1], z[0])))
+    torch.testing.assert_close(4 + 4 * loss, paper)
+
+
+def test_mocov3_is_the_authors_loss():
+    """Chen et al. 2021, algorithm 1: 2τ · CE of each direction, summed."""
+    method, batch = build("mocov3").double(), views(4, dtype=torch.float64)
+    loss = method(batch).total
+    x, y = (view.pixels for view in batch.views)
+    q = [F.normalize(method.heads(method.encoder(v).pooled), dim=1) for v in (x, y)]
+    k = [F.normalize(method.heads.teacher(method.teacher(v).pooled), dim=1) for v in (x, y)]
+    paper = sum(2 * 0.5 * F.cross_entropy(a @ b.T / 0.5, torch.arange(4)) for a, b in ((q[0], k[1]), (q[1], k[0])))
+    torch.testing.assert_close(loss, paper)
+
+
+def test_dino_forwards_sizes_together_and_moves_its_centre_after_the_loss():
+    method, batch = build("dino").double(), views(4, sizes("dino"), dtype=torch.float64)
+    method.heads.center.normal_()
+    before, reference = method.heads.center.clone(), copy.deepcopy(method)
+    loss = method(batch).total
+    large, small = (torch.cat([v.pixels for v in batch.views[i : i + 2]]) for i in (0, 2))
+    logits = [reference.heads.teacher(x) for x in reference.teacher(large).pooled.chunk(2)]
+    q = [((x - before) / 0.04).softmax(1) for x in logits]
+    s = [reference.heads(x) for v in (large, small) for x in reference.encoder(v).pooled.chunk(2)]
+    terms = [F.cross_entropy(s[v] / 0.1, q[i]) for i in (0, 1) for v in range(4) if v != i]
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+    torch.testing.assert_close(method.heads.center, 0.9 * before + 0.1 * torch.cat(logits).mean(0))
+    method.eval()(batch)
+    torch.testing.assert_close(method.heads.center, 0.9 * before + 0.1 * torch.cat(logits).mean(0))
+
+
+def test_dinos_teacher_warms_up():
+    method = build("dino", temperature_warmup=0.5)
+    for progress, expected in ((0.25, 0.055), (0.5, 0.07), (0.9, 0.07)):
+        method.after_step(progress)
+        assert method.temperature.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "mocov3"])
+@pytest.mark.parametrize("co", [False, True])
+def test_teachers_get_no_gradient_and_follow_by_ema(name, co):
+    method = build(name, co, momentum=0.8)
+    method(views(4, sizes(name))).total.backward()
+    learns = {n for n, p in method.named_parameters() if p.grad is not None}
+    teachers = {n for n, _ in method.named_parameters() if "teacher" in n.split(".")}
+    assert teachers
+    assert learns == {n for n, _ in method.named_parameters()} - teachers
+    with torch.no_grad():
+        for p in method.parameters():
+            p.add_(torch.randn_like(p))
+    before = {n: p.clone() for n, p in method.named_parameters()}
+    method.after_step(0.0)
+    for n, p in method.named_parameters():
+        student = n.replace("heads.teacher", "heads.student" if name == "dino" else "heads.projector")
+        student = student.replace("teacher.", "encoder.") if n.startswith("teacher.") else student
+        expected = 0.8 * before[n] + 0.2 * before[student] if n in teachers else before[n]
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
+    method.after_step(1.0)
+    still = {n: p.clone() for n, p in method.named_parameters()}
+    method.after_step(1.0)
+    assert all(torch.equal(p, still[n]) for n, p in method.named_parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_co_without_weight_is_the_method_to_the_bit(name):
+    """After three steps: parameters, buffers and the caller's generator; with a weight, at the start."""
+    plain = train(build(name), name, 3).state_dict()
+    co = train(build(name, co=True, local_weight=0.0), name, 3).state_dict()
+    assert plain.keys() == co.keys()
+    assert all(torch.equal(plain[key], co[key]) for key in plain)
+    first, drawn = build(name).state_dict(), torch.rand(())
+    weighted, drawn_too = build(name, co=True).state_dict(), torch.rand(())
+    assert drawn == drawn_too
+    assert all(torch.equal(first[key], weighted[key]) for key in first)
+    assert any(key.startswith("local_heads") for key in weighted)
+    trained = train(build(name, co=True), name, 3).state_dict()
+    assert not torch.equal(trained["encoder.model.conv1.weight"], plain["encoder.model.conv1.weight"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_cell_equals_the_global_formula(name):
+    """On 1×1 maps with shared heads L_l is L_g; the total is then (1 + w_s)·L_g."""
+    method = build(name, co=True, separate_heads=False, local_weight=0.3)
+    batch = views(4)  # stride 32: one cell
+    students, teachers = method.represent(batch)
+    students = [copy.copy(f) for f in students]
+    one = [type(f)(f.pooled, f.pooled[:, None], f.positions[:1], (1, 1)) for f in students]
+    whole = cross_view(method, method.heads, [f.pooled for f in one], [f.pooled for f in teachers])
+    cells = cross_view(method, method.heads, [f.tokens for f in one], [f.pooled for f in teachers])
+    if name != "dino":  # whose centre has moved in between
+        torch.testing.assert_close(cells, whole)
+    method.represent = lambda _: (one, teachers if name != "vicreg" else one)
+    loss = method(batch)
+    terms = {**loss.terms}
+    local = terms.pop("local")
+    torch.testing.assert_close(loss.total.detach(), sum(terms.values()) + local)
+    if name != "dino":
+        torch.testing.assert_close(local, 0.3 * sum(terms.values()))
+
+
+def test_co_byol_is_the_papers_equation():
+    """−1/n² Σ_i cos(q2(g2(h_i(x1))), sg[g2_EMA(G_EMA(x2))]), both ways, cell by cell."""
+    method, batch = build("byol", co=True, local_weight=0.5).double(), views(3, (64, 64), dtype=torch.float64)
+    loss = method(batch)
+    heads, sums = method.local_heads, []
+    for x, y in ((0, 1), (1, 0)):
+        h = method.encoder(batch.views[x].pixels).dense
+        z = heads.teacher(method.teacher(batch.views[y].pixels).pooled)
+        p = heads.predictor(heads.projector(h.permute(0, 2, 3, 1).flatten(0, 2))).unflatten(0, (3, -1))
+        sums.append(sum(torch.cosine_similarity(p[:, i], z).mean() for i in range(p.shape[1])) / p.shape[1])
+    assert p.shape[1] > 1
+    torch.testing.assert_close(loss.terms["local"], -0.5 * sum(sums).detach() / 2)
+
+
+@pytest.mark.parametrize("name", ["mocov3", "vicreg", "dino"])
+def test_comparing_cells_is_the_mean_of_comparing_each(name):
+    method = build(name) if name != "vicreg" else build(name, co=True)
+    prediction = torch.randn(6, 5, 8, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(6, 8, dtype=torch.float64).softmax(1)
+    ours = method.compare(prediction, target)
+    each = torch.stack([method.compare(cell, target) for cell in prediction.unbind(1)]).mean()
+    torch.testing.assert_close(ours, each)
+    a, b = (torch.autograd.grad(loss, prediction)[0] for loss in (ours, each))
+    torch.testing.assert_close(a, b)
+
+
+def test_cells_are_drawn_without_replacement():
+    method = build("byol", co=True, cells=4)
+    tokens = torch.arange(9.0)[None, :, None].expand(5, 9, 2)
+    drawn = method.drawn(tokens)
+    assert drawn.shape == (5, 4, 2)
+    assert all(len(set(row.tolist())) == 4 for row in drawn[..., 0])
+    assert len({tuple(sorted(row.tolist())) for row in drawn[..., 0]}) > 1
+    assert torch.equal(build("byol", co=True, cells=9).drawn(tokens), tokens)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_bf16_and_batch_16(name, backbone):
+    method = build(name, co=True, backbone=backbone)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(views(16, sizes(name)))
+        loss.total.backward()
+    assert loss.total.dtype == torch.float32
+    assert loss.total.isfinite()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
+def gradients(name):
+    """Loss, averaged gradients and centre of CO-X on this process's part of a batch, unused parameters forbidden."""
+    method = build(name, co=True).double()
+    sync_batch_norms(method)
+    parallel = DistributedDataParallel(method) if world_size() > 1 else method
+    batch = views(8, sizes(name), dtype=torch.float64)
+    loss = parallel(batch)
+    loss.total.backward()
+    grads = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    return loss.total.detach(), grads, dict(method.named_buffers())
+
+
+def all_gradients():
+    return {name: gradients(name) for name in NAMES}
+
+
+def test_two_processes_are_one():
+    two = on_processes(2, all_gradients)
+    for name in NAMES:
+        total, grads, buffers = gradients(name)
+        close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
+        close(sum(result[name][0] for result in two) / 2, total)
+        for result in two:
+            close(result[name][1], grads)
+            close(result[name][2], buffers)
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "mocov3", "vicreg"])
+def test_registered_with_a_signature_that_is_its_configuration(name):
+    plain, co = method_class(name), method_class(f"co-{name}")
+    added = method_options(co).keys() - method_options(plain).keys()
+    assert added == {"local_weight", "separate_heads", "cells"}
+    assert co.title == f"CO-{plain.title}"
+    options = resolve_options(co, "small", 64, {"cells": 3})
+    assert options["cells"] == 3
+    assert options["local_weight"] == 0.5
+    for option in method_options(co):
+        assert f"        {option}: " in co.__doc__, option
+    assert inspect.signature(co).parameters["backbone"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def test_a_negative_weight_is_a_users_mistake():
+    with pytest.raises(UsageError, match="local_weight"):
+        build("byol", co=True, local_weight=-1.0)
+
+
+def test_dino_starts_at_ln_k_and_collapses_without_centring_and_sharpening():
+    """The teacher's entropy, after training with a centre that stays at 0 and a temperature that does not sharpen."""
+    method = build("dino", co=False, outputs=12)
+    entropy = lambda m: m.target(m.heads, [m.teacher(views(16).views[0].pixels).pooled])[0]
+    measured = lambda q: -(q * q.clamp_min(1e-30).log()).sum(1).mean().item() / math.log(12)
+    assert 0.05 < measured(entropy(method)) < 0.999
+    flat = build("dino", teacher_temperature=(10.0, 10.0), center_momentum=1.0)
+    assert measured(entropy(flat)) > 0.999
+    sharp = build("dino", teacher_temperature=(1e-3, 1e-3), center_momentum=1.0)
+    assert measured(entropy(sharp)) < 0.05
+
+
+assert TINY.keys() == PAIRS.keys()
