@@ -9,6 +9,7 @@ last two rows and columns, as in the authors' code, whose weights therefore fit.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import Bottleneck, ResNet
@@ -28,11 +29,13 @@ class BagNet(ResNet):
             num_classes: of the classifier, 0 for none.
             drop_path_rate: see `build_backbone`.
         """
-        super().__init__(_Block, (3, 4, 6, 3), num_classes=num_classes, drop_path_rate=drop_path_rate)
+        block: Any = _Block  # timm's annotation asks for an instance
+        super().__init__(block, (3, 4, 6, 3), num_classes=num_classes, drop_path_rate=drop_path_rate)
         self.pretrained_cfg = {"input_size": (3, 224, 224), "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
         self.conv1 = nn.Sequential(nn.Conv2d(3, 64, 1, bias=False), nn.Conv2d(64, 64, 3, bias=False))
-        self.maxpool = nn.Identity()
-        for stage, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
+        self.add_module("maxpool", nn.Identity())
+        layers: Any = (self.layer1, self.layer2, self.layer3, self.layer4)
+        for stage, layer in enumerate(layers):
             for i, block in enumerate(layer):
                 width = block.conv2.out_channels
                 block.conv2 = nn.Conv2d(width, width, 3 if i == 0 and stage < stages else 1, bias=False)
