@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,9 @@ class SwAV(nn.Module):
         queue_from: part of the run after which the queue is used.
         frozen_epochs: epochs in which the prototypes do not move (at most a tenth of the run).
     """
+
+    queues: Any
+    use_queue: Tensor
 
     title = "SwAV"
     paper = (
@@ -132,6 +135,6 @@ def swav_views(
 
 
 def embed_together(encoder: Backbone, projector: nn.Module, views: list[View]) -> Tensor:
-    """Embeddings of length 1, (V, B, D): crops of one size share a pass of the encoder, all share one of the projector."""
+    """Unit embeddings, (V, B, D): crops of one size share a pass of the encoder, all share one of the projector."""
     pooled = torch.cat([features.pooled for features in encode(encoder, views, group="size")])
     return F.normalize(projector(pooled).float(), dim=-1).unflatten(0, (len(views), -1))

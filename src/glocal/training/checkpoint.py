@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from glocal.errors import UsageError
+from glocal.views import EpochPlan
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Position:
         batch: batches of that epoch already consumed.
         seconds: training time so far.
         skipped: sample id -> why it could not be read.
+        plan: of that epoch, or of the last one, where the method makes plans.
     """
 
     step: int = 0
@@ -30,6 +32,7 @@ class Position:
     batch: int = 0
     seconds: float = 0.0
     skipped: dict[int, str] | None = None
+    plan: EpochPlan | None = None
 
 
 def checkpoint_path(run: Path) -> Path:
@@ -41,7 +44,12 @@ def save_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimiz
     """Write to a temporary file, sync it, rename it over the last checkpoint: a reader never sees half a file."""
     path = checkpoint_path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "position": vars(position)}
+    plan = position.plan and vars(position.plan)
+    state = {
+        "method": method.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "position": {**vars(position), "plan": plan},
+    }
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
         torch.save(state, file)
@@ -63,7 +71,8 @@ def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimiz
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
-        return Position(**state["position"])
+        plan = state["position"].pop("plan", None)
+        return Position(**state["position"], plan=plan and EpochPlan(**plan))
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path} cannot be resumed from: {reason}; was config.yaml changed since?") from error

@@ -20,7 +20,7 @@ from glocal.random import derive
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
 from glocal.training.logbook import Logbook
 from glocal.training.optimizers import build_optimizer, clip_each, decay_at, frozen_until, warmup_cosine
-from glocal.views import Appearance, ViewLoader
+from glocal.views import Appearance, Bank, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
@@ -114,6 +114,10 @@ def fit(
     at = load_checkpoint(run, method, optimizer) if resume else Position(skipped={})
     assert at.skipped is not None
     wrapped, optimizer_ = fabric.setup(method, optimizer)
+    bank = None
+    if hasattr(method, "before_epoch"):
+        size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
+        bank = Bank(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
     log = Logbook(run, steps=total_steps, step=at.step, active=fabric.is_global_zero, quiet=quiet)
     clock, saved, logged = time.monotonic() - at.seconds, time.monotonic(), (at.step, time.monotonic())
 
@@ -154,7 +158,10 @@ def fit(
             wrapped.train()
             checkpoint()
             while at.step < total_steps:
-                for batches in _chunks(loader.epoch(at.epoch, at.batch), schedule.accumulate):
+                if bank and at.batch == 0:
+                    _make_plan(method, bank, optimizer, at)
+                order = at.plan.order if at.plan else None
+                for batches in _chunks(loader.epoch(at.epoch, at.batch, order), schedule.accumulate):
                     share = warmup_cosine(at.step, total_steps, warmup_steps, optimization.final_lr)
                     for group in optimizer.param_groups:
                         group["lr"] = schedule.lr * share * group["lr_share"]
@@ -164,6 +171,7 @@ def fit(
                     torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
                     for k, batch in enumerate(batches):
                         at.skipped.update(batch.skipped)
+                        batch = at.plan.with_targets(batch) if at.plan else batch
                         batch = appearance(batch, at.epoch, fabric.device)
                         with fabric.no_backward_sync(wrapped, enabled=k + 1 < len(batches)):
                             loss = wrapped(batch)
@@ -205,6 +213,15 @@ def fit(
         log.close()
         loader.close()
     return at
+
+
+def _make_plan(method: Any, bank: Bank, optimizer: torch.optim.Optimizer, at: Position) -> None:
+    """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
+    bank.epoch, bank.plan = at.epoch, at.plan
+    at.plan = method.before_epoch(bank)
+    for name, parameter in method.named_parameters():
+        if name.startswith(at.plan.renewed):
+            optimizer.state.pop(parameter, None)
 
 
 def _monitor(monitor: Monitor, method: Any, at: Position, log: Logbook, fabric: Fabric) -> None:

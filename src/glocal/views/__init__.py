@@ -1,6 +1,7 @@
 """How an image becomes views: geometry per image in the loader, appearance per batch on the device."""
 
 from glocal.views.appearance import Appearance
+from glocal.views.bank import Bank, EpochPlan
 from glocal.views.cache import PixelCache, worth_caching
 from glocal.views.loader import ViewLoader
 from glocal.views.recipe import Crop, Recipe, multi_crop, simclr_views, two_views
@@ -8,8 +9,10 @@ from glocal.views.view import Batch, View, grid_centers
 
 __all__ = [
     "Appearance",
+    "Bank",
     "Batch",
     "Crop",
+    "EpochPlan",
     "PixelCache",
     "Recipe",
     "View",

@@ -51,12 +51,12 @@ class Appearance:
             device: where to do the work; None: where the batch is. Passing a batch still in main memory together with a
                 device spares a wait: the parameters are drawn in main memory, from `batch.index`.
         """
-        index = batch.index.cpu().numpy()
+        keys = (batch.index if batch.key is None else batch.key).cpu().numpy()
         if device is not None:
             batch = batch.to(device, non_blocking=True)
         views = []
         for number, (view, crop) in enumerate(zip(batch.views, self.recipe.views, strict=True)):
-            plan = draw(crop, self.seed, epoch, index, number)
+            plan = draw(crop, self.seed, epoch, keys, number)
             with torch.autocast(view.pixels.device.type, enabled=False):
                 views.append(replace(view, pixels=render(view.pixels, plan, self.mean, self.std)))
         return replace(batch, views=views)
@@ -194,7 +194,7 @@ def solarize_(x: Tensor) -> Tensor:
 def blur_(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Gaussian blur of square images (B, 3, s, s) with `sigma` (B,) pixels, kernel ±`radius`, reflecting at the border.
 
-    Blurring along one side is a banded s×s matrix, one for each sample: two batched matrix products do it all.
+    Blurring along one side is a banded s×s matrix, one for each sample, so batched matrix products do it all.
     """
     side = x.shape[-1]
     radius = min(radius, side - 1)
@@ -203,7 +203,9 @@ def blur_(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     taps = taps / (2 * taps.sum(1, keepdim=True) - taps[:, :1])
     matrix = (taps @ _bands(side, radius, x.device)).view(-1, side, side)
     rows = torch.bmm(x.view(len(x), -1, side), matrix.transpose(1, 2)).view_as(x)
-    return matrix[:, None] @ rows
+    for channel in range(x.shape[1]):  # all three at once would copy the matrices three times
+        torch.bmm(matrix, rows[:, channel], out=x[:, channel])
+    return x
 
 
 @lru_cache(maxsize=16)

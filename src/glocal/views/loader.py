@@ -81,8 +81,10 @@ class ViewLoader:
                 raise UsageError(f"{images}: nothing to make a batch of")
             per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
             raise UsageError(f"{images}, fewer than one batch of {per}: choose a smaller batch size or add images")
+        self.images = len(source)
         self._positions = _Positions(len(source), self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
         self._sizes = [crop.size for crop in recipe.views]
+        self._of_source = partial(ViewLoader, source, batch_size=batch_size, seed=seed, workers=workers)
         self._new_reader = partial(
             DataLoader,
             _Samples(source, recipe, seed, cache),
@@ -95,23 +97,37 @@ class ViewLoader:
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
+        self._next: tuple[int, int] | None = None
         self.close()
         _open.add(self)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0, order: Tensor | None = None) -> Iterator[Batch]:
         """The batches of one epoch, from `start_step` on: uint8 pixels (B, 3, size, size), channels-last in memory.
+
+        Args:
+            epoch: which.
+            start_step: batches of it to leave out.
+            order: sample ids to serve instead of a shuffle of all, at least as many as an epoch has. A sample that
+                comes again looks different each time.
 
         Raises:
             UsageError: if very many images in a row cannot be read.
         """
+        if order is not None:
+            self._positions.given = _keys(order.numpy())
+            self._next = None  # the stream knows nothing of it
         for step in range(start_step, self.steps_per_epoch):
             yield self._take(epoch, step).unpack(self._sizes)
+
+    def plain(self, recipe: Recipe) -> ViewLoader:
+        """A loader of other views of the same images, each once, in their own order, all on this process."""
+        return self._of_source(recipe, shuffle=False, drop_last=False)
 
     def close(self) -> None:
         """Stop the workers. Another epoch would start new ones."""
         self._stream: Iterator[_Packed | Exception] = iter(())
         self._reader = self._new_reader()
-        self._next: tuple[int, int] | None = None
+        self._next = None
 
     def _take(self, epoch: int, step: int) -> _Packed:
         # The stream runs on into the next epoch, so that workers don't idle in between; any other place restarts it.
@@ -142,7 +158,7 @@ def _close_all() -> None:
 
 @dataclass
 class _Positions(Sampler):
-    """Endless (epoch, sample ids (B,)) from `start` = (epoch, step) on."""
+    """(epoch, keys (B,)) from `start` = (epoch, step) on: endless, or to the end of an epoch whose order is given."""
 
     images: int
     steps: int
@@ -152,17 +168,35 @@ class _Positions(Sampler):
     world_size: int
     shuffle: bool
     start: tuple[int, int] = (0, 0)
+    given: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         epoch, start = self.start
         while True:
             order = np.arange(self.images)
-            if self.shuffle:
+            if self.given is not None:
+                order = self.given
+            elif self.shuffle:
                 order = random.permutation(self.images, self.seed, "order", epoch)
             for step in range(start, self.steps):
                 first = (step * self.world_size + self.rank) * self.batch_size
                 yield epoch, order[first : first + self.batch_size]
+            if self.given is not None:
+                return
             epoch, start = epoch + 1, 0
+
+
+_AGAIN = 2**40
+"""Random numbers are drawn by a key: the sample id, plus this for each time that it came before in the epoch."""
+
+
+def _keys(order: np.ndarray) -> np.ndarray:
+    """Keys of an order of sample ids, (N,) int64."""
+    by_sample = order.argsort(kind="stable")
+    _, starts, counts = np.unique(order[by_sample], return_index=True, return_counts=True)
+    times = np.empty_like(order)
+    times[by_sample] = np.arange(len(order)) - np.repeat(starts, counts)
+    return order + _AGAIN * times
 
 
 @dataclass
@@ -172,26 +206,27 @@ class _Packed:
     Attributes:
         pixels: flat uint8, the views (B, size, size, 3) one after the other.
         affine: (V, B, 2, 3) float32.
-        index: (B,) int64.
+        key: (B,) int64.
         label: (B,) int64, or None.
         skipped: see `Batch`.
     """
 
     pixels: Tensor
     affine: np.ndarray
-    index: np.ndarray
+    key: np.ndarray
     label: np.ndarray | None
     skipped: tuple[tuple[int, str], ...]
 
     def unpack(self, sizes: list[int]) -> Batch:
-        images = len(self.index)
+        images = len(self.key)
         parts = self.pixels.split([images * size * size * 3 for size in sizes])
         return Batch(
             views=[
                 View(part.view(images, size, size, 3).permute(0, 3, 1, 2), torch.from_numpy(affine))
                 for part, size, affine in zip(parts, sizes, self.affine, strict=True)
             ],
-            index=torch.from_numpy(self.index),
+            index=torch.from_numpy(self.key % _AGAIN),
+            key=torch.from_numpy(self.key),
             label=None if self.label is None else torch.from_numpy(self.label),
             skipped=self.skipped,
         )
@@ -203,7 +238,7 @@ class _Packed:
 
 @dataclass
 class _Samples(Dataset):
-    """(epoch, sample ids) → batch. Errors are returned, not raised: DataLoader would wrap them in their traceback."""
+    """(epoch, keys) → batch. Errors are returned, not raised: DataLoader would wrap them in their traceback."""
 
     source: ImageSource
     recipe: Recipe
@@ -218,36 +253,35 @@ class _Samples(Dataset):
         except Exception as error:
             return _portable(error)
 
-    def _batch(self, epoch: int, samples: np.ndarray) -> _Packed:
-        images, sizes = len(samples), [crop.size for crop in self.recipe.views]
+    def _batch(self, epoch: int, wanted: np.ndarray) -> _Packed:
+        images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
         flat = torch.empty(images * 3 * sum(size * size for size in sizes), dtype=torch.uint8)
-        index = np.empty(images, dtype=np.int64)
+        key = np.empty(images, dtype=np.int64)
         affine = np.empty((len(sizes), images, 2, 3), dtype=np.float32)
         skipped: list[tuple[int, str]] = []
-        batch = _Packed(flat, affine, index, None, ())
+        batch = _Packed(flat, affine, key, None, ())
         pixels = [view.pixels.permute(0, 2, 3, 1) for view in batch.unpack(sizes).views]
-        draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=samples)
-        for row, wanted in enumerate(samples.tolist()):
-            index[row], views, affine[:, row] = self._sample(epoch, wanted, draws[row], skipped)
+        draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=wanted)
+        for row, one in enumerate(wanted.tolist()):
+            key[row], views, affine[:, row] = self._sample(epoch, one, draws[row], skipped)
             for view, crop in zip(pixels, views, strict=True):
                 view[row] = crop
         labels = self.source.labels
-        return replace(batch, label=None if labels is None else labels[index], skipped=tuple(skipped))
+        return replace(batch, label=None if labels is None else labels[key % _AGAIN], skipped=tuple(skipped))
 
     def _sample(
         self, epoch: int, wanted: int, draws: np.ndarray, skipped: list[tuple[int, str]]
     ) -> tuple[int, list[Tensor], np.ndarray]:
-        """The sample really used, its crops, and their maps (V, 2, 3)."""
-        sample = wanted
+        """The key of the sample really used, its crops, and their maps (V, 2, 3)."""
+        key = wanted
         for attempt in range(ATTEMPTS):
             try:
-                return sample, *self._views(sample, draws)
+                return key, *self._views(key % _AGAIN, draws)
             except Unreadable as error:
-                skipped.append((sample, str(error)))
+                skipped.append((key % _AGAIN, str(error)))
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
-                sample = int(draw[0] * len(self.source))
-                samples = np.array([sample])
-                draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=samples)[0]
+                key = int(draw[0] * len(self.source))
+                draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=np.array([key]))[0]
         last, reason = skipped[-1]
         raise UsageError(
             f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being {self.source.key(last)} "

@@ -74,6 +74,8 @@ class Batch:
         index: (B,) int64 sample ids, positions in the source (feature banks need them).
         label: (B,) int64, or None.
         support: labelled support set of the methods that want one, or None.
+        target: (B, T) int64, what an `EpochPlan` says of these samples, or None.
+        key: (B,) int64, in main memory, what random numbers are drawn by; None: the sample ids.
         skipped: (sample id, reason) of images that could not be read and were replaced in this batch.
     """
 
@@ -81,6 +83,8 @@ class Batch:
     index: Tensor
     label: Tensor | None = None
     support: Batch | None = None
+    target: Tensor | None = None
+    key: Tensor | None = None
     skipped: tuple[tuple[int, str], ...] = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
@@ -91,4 +95,5 @@ class Batch:
             index=self.index.to(device, non_blocking=non_blocking),
             label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
             support=None if self.support is None else self.support.to(device, non_blocking=non_blocking),
+            target=None if self.target is None else self.target.to(device, non_blocking=non_blocking),
         )

@@ -1,0 +1,86 @@
+"""What a method may look at before an epoch, and what it may decide about it: clustering methods need both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from glocal.views.appearance import Appearance
+from glocal.views.loader import ViewLoader
+from glocal.views.recipe import Crop, Recipe
+from glocal.views.view import Batch
+
+
+@dataclass
+class EpochPlan:
+    """What is served in an epoch, and with what targets. Part of a checkpoint.
+
+    Attributes:
+        order: (N,) int64, the samples to serve, in order; some may come several times (with views of their own), others
+            not at all. None: all, shuffled.
+        targets: (T, N) int64, T targets of each sample; a batch brings its own as `Batch.target`.
+        renewed: beginnings of the names of parameters that start anew: what the optimiser remembers of them is dropped.
+    """
+
+    order: Tensor | None = None
+    targets: Tensor | None = None
+    renewed: tuple[str, ...] = ()
+
+    def with_targets(self, batch: Batch) -> Batch:
+        """The batch with the targets of its samples."""
+        return batch if self.targets is None else replace(batch, target=self.targets[:, batch.index].T)
+
+
+class Bank:
+    """All images, once each, plain: their largest central square, without augmentation. Iterated before an epoch.
+
+    On several processes each gets a share. Batches have one view, ready for the encoder, and the sample ids.
+
+    Args:
+        loader: of the training views.
+        size: side of the images, pixels.
+        appearance: of the training views; says how to normalise.
+        device: where the batches are wanted.
+        rank: index of this process.
+        world_size: number of processes.
+
+    Attributes:
+        seed: of whatever is drawn.
+        epoch: the epoch to plan.
+        plan: the last epoch's plan, None before the first.
+    """
+
+    def __init__(
+        self,
+        loader: ViewLoader,
+        size: int,
+        appearance: Appearance,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        recipe = Recipe((Crop(size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0),))
+        self._loader = loader.plain(recipe)
+        self._appearance = Appearance(recipe, appearance.mean, appearance.std, appearance.seed)
+        self._device = device
+        steps = self._loader.steps_per_epoch
+        self._first, self._last = steps * rank // world_size, steps * (rank + 1) // world_size
+        self.seed, self.images = appearance.seed, loader.images
+        self.epoch, self.plan = 0, None
+
+    epoch: int
+    plan: EpochPlan | None
+
+    def __len__(self) -> int:
+        """Number of images, over all processes."""
+        return self.images
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in islice(self._loader.epoch(0, self._first), self._last - self._first):
+            yield self._appearance(batch, 0, self._device)
+        self._loader.close()  # its workers would wait out the whole epoch
