@@ -2,5 +2,6 @@
 
 from glocal.heads.batch_norm import BatchNorm, sync_batch_norms
 from glocal.heads.projector import projector
+from glocal.heads.support_queue import SupportQueue
 
-__all__ = ["BatchNorm", "projector", "sync_batch_norms"]
+__all__ = ["BatchNorm", "SupportQueue", "projector", "sync_batch_norms"]

@@ -47,6 +47,12 @@ def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
     return multi_crop(size, 0, 0, large_scale=scale)
 
 
+def simclr_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
+    """The pair of SimCLR: twice as much colour jitter, half of the views blurred, both alike (Chen et al. 2020)."""
+    crop = Crop(size, scale=scale, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
+    return Recipe((crop, crop))
+
+
 def multi_crop(
     large: int,
     n_small: int,

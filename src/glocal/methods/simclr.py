@@ -1,0 +1,72 @@
+"""SimCLR: a simple framework for contrastive learning (Chen et al., ICML 2020, arXiv:2002.05709)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from glocal.backbones import Backbone
+from glocal.heads import projector as build_projector
+from glocal.losses import Loss, info_nce
+from glocal.methods.encode import encode
+from glocal.methods.optimization import Optimization, suited_to
+from glocal.methods.presets import Preset
+from glocal.views import Batch, simclr_views
+
+
+class SimCLR(nn.Module):
+    """Each view finds the other view of its image among all other views of the batch.
+
+    Needs: two strongly coloured views and many negatives, hence a large batch (published at 4096) or many epochs; no
+    momentum encoder. Choose it as the reference of contrastive methods; at a batch of 256 and less DCL is the same with
+    a better loss. Expect, ResNet-50 on ImageNet, 1000 epochs at batch 4096: 69.3% linear; 200 epochs at 256: 61.8%.
+
+    Args:
+        backbone: the encoder to train.
+        image_size: side of the crops, pixels.
+        scale: area of a crop as a fraction of its image, (least, most).
+        projector: widths of the projector's layers.
+        temperature: τ of the softmax over cosine similarities (published: .1 for long training of large batches; up to
+            .5 for small ones).
+    """
+
+    title = "SimCLR"
+    paper = (
+        "Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual Representations."
+        " ICML 2020. arXiv:2002.05709"
+    )
+    pool = "native"
+    presets: ClassVar[dict[str, Preset]] = {
+        "paper": lambda batch: {},
+        "small": lambda batch: {"temperature": 0.2},
+    }
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        image_size: int = 224,
+        scale: tuple[float, float] = (0.08, 1.0),
+        projector: tuple[int, ...] = (2048, 128),
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.encoder = backbone
+        self.projector = build_projector((backbone.dim, *projector), norm=backbone.norm)
+        self.temperature = temperature
+        self.recipe = simclr_views(image_size, scale)
+
+    @property
+    def optimization(self) -> Optimization:
+        return suited_to(self.encoder.norm, Optimization("lars", lr=0.3, weight_decay=1e-6, final_lr=0.0))
+
+    def forward(self, batch: Batch) -> Loss:
+        # both views share a forward pass, as in the authors' code
+        features = encode(self.encoder, batch.views, group="size")
+        z_a, z_b = self.projector(torch.cat([f.pooled for f in features])).chunk(2)
+        return Loss.of({"contrast": self.contrast(z_a, z_b)})
+
+    def contrast(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        return info_nce(z_a, z_b, self.temperature)
