@@ -1,6 +1,6 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
-`pretrain`, `load`, `evaluate`, `embed` and `export` are the functions behind the commands of the same names. They are
+`pretrain`, `load`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of the same names. They are
 loaded on first use, so that `import glocal` and `glocal --help` stay fast.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glocal.api import embed, evaluate, export, load, pretrain
+    from glocal.api import compare, embed, evaluate, export, load, pretrain
 
-__all__ = ["embed", "evaluate", "export", "load", "pretrain"]
+__all__ = ["compare", "embed", "evaluate", "export", "load", "pretrain"]
 __version__ = "0.1.0.dev0"
 
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from glocal.errors import UsageError
+
 if TYPE_CHECKING:
     from glocal.backbones import Backbone
     from glocal.handover.embed import Embeddings
@@ -41,6 +43,7 @@ def pretrain(
     precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None,
     workers: int | None = None,
     threads: int | None = None,
+    cache: bool | None = None,
     monitor_every: int | None = None,
     checkpoint_steps: int = 0,
     report: bool = True,
@@ -82,6 +85,9 @@ def pretrain(
         precision: autocast dtype.
         workers: loader processes; the result does not depend on them.
         threads: of this process on the CPU; kept in config.yaml, since sums round differently with another number.
+        cache: keep the images, decoded and shrunk to what the views need, in $GLOCAL_CACHE or ~/.cache/glocal, so that
+            later epochs decode nothing; by default where that fits. Kept in config.yaml: crops of shrunk images differ
+            slightly.
         monitor_every: epochs between two looks at kNN accuracy and rank.
         checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
         report: evaluate at the end against random initialisation and raw pixels, and write report.html.
@@ -102,6 +108,77 @@ def pretrain(
     if resume is not None:
         return continue_run(Path(resume), workers=workers, quiet=quiet)
     return start_run(config, options, out=out, quiet=quiet)
+
+
+def compare(
+    methods: list[str],
+    *,
+    data: str | list[str],
+    budget: str = "50ep",
+    seeds: int = 3,
+    evaluate_on: str | None = None,
+    tasks: list[str] | None = None,
+    limit: int | None = None,
+    backbone: str = "resnet18",
+    image_size: int = 96,
+    batch_size: int | None = None,
+    pretrained: bool | str = False,
+    stem: Literal["native", "cifar"] = "native",
+    output_stride: int | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    out: str | None = None,
+) -> Path:
+    """Methods side by side: the same data, backbone and budget, several seeds, one table and one figure.
+
+    Each run is a process of its own, so that its memory can be measured. What was finished is kept: the same command
+    goes on where it was interrupted, and takes further methods or seeds.
+
+    Args:
+        methods: names, each with options if wanted: "vicregl", "vicregl:alpha=0.75,matches=[10,4]".
+        data: images to pretrain on, as for `pretrain`.
+        budget: of each run: time ("90s", "20m", "2h", after measuring each method's speed), passes over the data
+            ("50ep") or images ("1e6img", each seen by all of its views).
+        seeds: runs of each method.
+        evaluate_on: labelled images, by default `data`.
+        tasks: see `glocal tasks`; by default all quick ones that the data allows.
+        limit: evaluate on no more than so many training and test images.
+        backbone: of all.
+        image_size: side of the (large) crops, pixels.
+        batch_size: images per step; decided from the data by default.
+        pretrained: start from released or local weights.
+        stem: "cifar" for images of about 32 px.
+        output_stride: of the feature map; by default fine enough for the method that needs the finest.
+        workers: loader processes.
+        threads: of each run on the CPU.
+        out: the comparison's directory, by default comparisons/DATA-BUDGET.
+
+    Returns:
+        The directory, with comparison.md, comparison.png and comparison.json.
+
+    Raises:
+        UsageError: for bad options, or if `out` holds another comparison.
+    """
+    from glocal.comparison import Entry, compare_methods
+    from glocal.comparison.compare import Protocol, tasks_for
+
+    images = [data] if isinstance(data, str) else list(data)
+    if evaluate_on is None and len(images) > 1:
+        raise UsageError("several data sets to pretrain on; say which to score on with --evaluate-on")
+    labelled = evaluate_on or images[0]
+    names = ("backbone", "image_size", "batch_size", "pretrained", "stem", "output_stride", "workers", "threads")
+    given = locals()
+    protocol = Protocol(
+        data=images,
+        evaluate_on=labelled,
+        budget=budget,
+        seeds=seeds,
+        tasks=tasks_for(labelled, tasks),
+        limit=limit,
+        settings={name: given[name] for name in names},
+    )
+    folder = Path(out or Path("comparisons") / f"{Path(images[0]).name}-{budget}".replace(":", "-"))
+    return compare_methods([Entry.parse(text) for text in methods], protocol, folder)
 
 
 def load(encoder: str, *, image_size: int | None = None) -> Backbone:

@@ -23,12 +23,25 @@ COMMANDS = {
         "hand the encoder over to timm, ONNX or torch.export",
         "glocal export runs/NAME --format timm --out encoder/",
     ),
+    "compare": (
+        "methods side by side: same data, backbone and budget",
+        "glocal compare vicreg vicregl:alpha=0.75 --data photos/ --budget 20m --seeds 3",
+    ),
     "report": ("write a run's report page again", "glocal report runs/NAME"),
     "methods": ("list the training methods, with their papers", "glocal methods"),
     "backbones": ("list the backbones by pattern", "glocal backbones 'convnext*'"),
     "tasks": ("list the evaluation tasks and what they need", "glocal tasks"),
 }
-POSITIONAL = {"pretrain": ["data"], "evaluate": ["encoder"], "embed": ["encoder", "data"], "export": ["encoder"]}
+POSITIONAL = {
+    "pretrain": ["data"],
+    "evaluate": ["encoder"],
+    "embed": ["encoder", "data"],
+    "export": ["encoder"],
+    "compare": ["methods"],
+}
+LISTS = {"evaluate": ["tasks"], "compare": ["tasks", "data"]}
+"""Options that take several words."""
+LIST_HELP = {"tasks": "see glocal tasks; by default all that the data allows", "data": "images to pretrain on"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -100,11 +113,15 @@ def call(command: str, args: list[str]) -> None:
     options = parse(command, function, args)
     if command == "embed" and options.get("out") is None:
         raise UsageError("embed needs --out FILE.parquet or --out FILE.npz")
+    if command == "compare" and not options.get("data"):
+        raise UsageError("compare needs --data DIR, the images to pretrain on")
     result = function(**options)
     if command == "evaluate":
         from glocal.pipeline import score_table
 
         print(score_table(result))
+    elif command == "compare":
+        print((result / "comparison.md").read_text())
     elif command in ("embed", "export"):
         print(result)
 
@@ -131,16 +148,15 @@ def parse(command: str, function: Any, args: list[str]) -> dict[str, Any]:
         parser.add_argument(
             "--config", action="config", help="a YAML file of these options, such as a run's config.yaml"
         )
+    elif command == "compare":
+        parser.add_argument("methods", nargs="+", type=str, help="METHOD or METHOD:OPTION=VALUE,...")
     else:
         for name in positional:
             parser.add_argument(name, type=str, help="")
-    if command == "evaluate":
-        parser.add_argument(
-            "--tasks", nargs="+", type=str, help="see glocal tasks; by default all that the data allows"
-        )
-    parser.add_function_arguments(
-        function, as_group=False, skip={*positional, "options", *(["tasks"] if command == "evaluate" else [])}
-    )
+    lists = LISTS.get(command, [])
+    for name in lists:
+        parser.add_argument(f"--{name}", nargs="+", type=str, help=LIST_HELP[name])
+    parser.add_function_arguments(function, as_group=False, skip={*positional, *lists, "options"})
     if command == "pretrain":
         from glocal.methods import method_class
 
@@ -267,7 +283,7 @@ def listing(command: str, args: list[str]) -> None:
         from glocal.evaluation import TASKS
 
         for name, task in TASKS.items():
-            print(f"{name:<12} {task.what}; needs {task.needs}")
+            print(f"{name:<12} {task.what}; needs {task.needs}{', on request' if task.on_request else ''}")
     elif command == "backbones":
         from glocal.backbones import list_backbones
 

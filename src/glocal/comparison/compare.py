@@ -1,0 +1,189 @@
+"""Train every method of a comparison on every seed, score, keep, and write the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from glocal.backbones import build_backbone, load_encoder
+from glocal.comparison.budget import Budget
+from glocal.comparison.entry import Entry
+from glocal.comparison.measure import train
+from glocal.comparison.page import write_page
+from glocal.data import open_source
+from glocal.errors import UsageError
+from glocal.evaluation import Pixels, possible_tasks
+from glocal.methods import method_class
+from glocal.pipeline import BACKBONE_OPTIONS, score, write_json
+from glocal.training import read_metrics
+from glocal.training.plan import Plan, decide_sizes, finer_stride
+
+CALIBRATION_STEPS = 21  # rates are logged at steps 1, 10 and 20; the first holds the start
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all lines of a comparison share.
+
+    Attributes:
+        data: images to pretrain on.
+        evaluate_on: labelled images; train and test apart.
+        budget: as written.
+        seeds: how many, from 0.
+        tasks: evaluation tasks.
+        limit: images that evaluation looks at, at most.
+        settings: of `glocal.pretrain`: backbone, image_size, batch_size and so on.
+    """
+
+    data: list[str]
+    evaluate_on: str
+    budget: str
+    seeds: int
+    tasks: list[str]
+    limit: int | None
+    settings: dict[str, Any]
+
+
+def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say: Any = print) -> Path:
+    """Run what has not been run, then write comparison.{json,md,png}.
+
+    Args:
+        entries: the lines.
+        protocol: what they share; once written to `out`, it stands.
+        out: the comparison's directory.
+        say: told of each finished run.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: if `out` holds a comparison under another protocol, or a run fails.
+    """
+    budget = Budget.parse(protocol.budget)
+    source = open_source(protocol.data)
+    shared = _settle(protocol, entries, len(source), out)
+    for seed in range(protocol.seeds):
+        for entry in entries:
+            path = out / "runs" / f"{entry.folder}-{seed}"
+            done = path.with_suffix(path.suffix + ".json")
+            if not done.exists():
+                settings = {
+                    "data": protocol.data,
+                    "method": entry.method,
+                    **protocol.settings,
+                    **shared,
+                    **entry.options,
+                    "seed": seed,
+                    "report": False,
+                    "monitor_every": 10**6,
+                }
+                steps = _steps(entry, settings, budget, len(source), out)
+                settings |= {"max_steps": steps, "epochs": -(-steps // max(1, len(source) // shared["batch_size"]))}
+                file = path.with_suffix(path.suffix + ".yaml")
+                file.write_text(yaml.safe_dump(settings, sort_keys=False))
+                cost = train(file, path)
+                scores = _score(load_encoder(str(path)).eval(), protocol, settings["image_size"], seed)
+                write_json(
+                    done, {"entry": entry.text, "seed": seed, "steps": steps, "cost": asdict(cost), "scores": scores}
+                )
+                say(f"{entry.text}, seed {seed}: {steps} steps in {cost.seconds:.0f} s")
+    write_page(out, asdict(protocol), _results(out), _baselines(protocol, shared, out))
+    return out
+
+
+def _results(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every finished run, by line, in the order in which the lines were first run."""
+    files = sorted((out / "runs").glob("*-[0-9]*.json"), key=lambda path: path.stat().st_mtime_ns)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for result in (json.loads(path.read_text()) for path in files):
+        results.setdefault(result["entry"], []).append(result)
+    return results
+
+
+def _settle(protocol: Protocol, entries: list[Entry], images: int, out: Path) -> dict[str, Any]:
+    """Write the protocol and what it leaves to be decided, or find the same one written; give what was decided.
+
+    Methods that are added later take what was decided for the first ones.
+    """
+    path = out / "comparison.yaml"
+    wanted = json.loads(json.dumps(asdict(protocol)))
+    if path.exists():
+        stands = yaml.safe_load(path.read_text())
+        different = [name for name in wanted if stands.get(name) != wanted[name] and name != "seeds"]
+        if different:
+            raise UsageError(
+                f"{out} holds a comparison with other {', '.join(different)} (see {path}); choose another --out"
+            )
+        return stands["decided"]
+    open_ones = dict.fromkeys(("preset", "epochs", "monitor_every", "workers", "precision", "batch_size"))
+    plan = Plan({**open_ones, "accelerator": "auto", **protocol.settings})
+    decide_sizes(plan, images, 1)
+    decided = {name: plan.config[name] for name in ("batch_size", "workers", "precision")}
+    decided["output_stride"] = _stride(plan, entries)
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(wanted | {"decided": decided}, sort_keys=False))
+    return decided
+
+
+def _stride(plan: Plan, entries: list[Entry]) -> int | None:
+    """One output stride for all, fine enough for the method that needs the finest map."""
+    least = max(getattr(method_class(entry.method), "least_cells", 0) for entry in entries)
+    options = {name: plan.config[name] for name in BACKBONE_OPTIONS if name in plan.config} | {"pretrained": False}
+    with torch.random.fork_rng():
+        finer = finer_stride(plan, build_backbone(plan.config["backbone"], **options).stride, least)
+        try:
+            if finer is not None:
+                build_backbone(plan.config["backbone"], **options | {"output_stride": finer})
+        except UsageError:  # this architecture cannot dilate
+            finer = None
+    return finer or plan.config["output_stride"]
+
+
+def _steps(entry: Entry, settings: dict[str, Any], budget: Budget, images: int, out: Path) -> int:
+    """Steps that the budget pays for; budgets of time measure the method first, once for all seeds."""
+    if budget.unit != "seconds":
+        return budget.steps(images, settings["batch_size"], 0.0)
+    path = out / "runs" / f"{entry.folder}-speed"
+    file = path.with_suffix(path.suffix + ".yaml")
+    if not file.exists() or not read_metrics(path):
+        file.write_text(yaml.safe_dump(settings | {"max_steps": CALIBRATION_STEPS, "epochs": 10**6}, sort_keys=False))
+        train(file, path)
+    rate = next(line["images_per_second"] for line in read_metrics(path) if line.get("step") == 20)
+    return budget.steps(images, settings["batch_size"], settings["batch_size"] / rate)
+
+
+def _score(encoder: Any, protocol: Protocol, image_size: int, seed: int) -> dict[str, Any]:
+    return score(
+        encoder, protocol.evaluate_on, tasks=protocol.tasks, image_size=image_size, seed=seed, limit=protocol.limit
+    )
+
+
+def _baselines(protocol: Protocol, shared: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
+    """Scores of the same architecture at random initialisation, and of raw pixels."""
+    path = out / "runs" / "baselines.json"
+    if not path.exists():
+        options = protocol.settings | shared
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            encoder = build_backbone(
+                options["backbone"],
+                pool="mean",
+                **{n: options[n] for n in BACKBONE_OPTIONS if n in options and n != "pretrained"},
+            ).eval()
+        pixels = Pixels(stride=encoder.stride, image_size=options["image_size"])
+        found = {
+            name: _score(model, protocol, options["image_size"], 0)
+            for name, model in (("random initialisation", encoder), ("raw pixels", pixels))
+        }
+        write_json(path, found)
+    return json.loads(path.read_text())
+
+
+def tasks_for(data: str, wanted: list[str] | None) -> list[str]:
+    """The tasks asked for, or all cheap ones that the data allows."""
+    return wanted or possible_tasks(data)

@@ -1,0 +1,54 @@
+"""One line of a comparison: a method with options."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from glocal.errors import UsageError
+from glocal.methods import method_class, method_options, resolve_options
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method and those of its options that differ from its preset.
+
+    Attributes:
+        text: as a person writes it: "vicregl" or "vicregl:alpha=0.75,matches=[10,4]".
+        method: the registered name.
+        options: of the method's constructor.
+    """
+
+    text: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """Read "METHOD" or "METHOD:OPTION=VALUE,...", values as in YAML.
+
+        Raises:
+            UsageError: for an unknown method or option, or a pair that is none.
+        """
+        method, _, rest = text.partition(":")
+        known = method_class(method)
+        options: dict[str, Any] = {}
+        for pair in re.split(r",(?![^\[(]*[\])])", rest) if rest else []:
+            name, equals, value = pair.partition("=")
+            if not equals or not value:
+                raise UsageError(f"'{pair}' in '{text}' is not OPTION=VALUE; write for example vicregl:alpha=0.75")
+            options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        resolve_options(known, "paper", 256, options)  # refuses unknown ones
+        return cls(text, method, options)
+
+    @property
+    def folder(self) -> str:
+        """The text, fit for a file name."""
+        return re.sub(r"[^\w.=-]+", "_", self.text).strip("_")
+
+    def accepts(self, option: str) -> bool:
+        """Whether the method has an option of this name."""
+        return option in method_options(method_class(self.method))

@@ -1,0 +1,128 @@
+"""The table and the figure of a comparison."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from glocal.pipeline import write_json
+
+COLUMNS = (
+    ("knn", "top1", "kNN"),
+    ("linear", "top1", "linear"),
+    ("segment", "miou", "mIoU"),
+    ("correspond", "within_1_cell", "correspondence"),
+    ("rank", "rank_pooled", "rank"),
+    ("rank", "rank_dense", "rank, dense"),
+)
+"""Task, number and heading, in the order of the table."""
+
+
+def write_page(
+    out: Path, protocol: dict[str, Any], results: dict[str, list[dict[str, Any]]], baselines: dict[str, dict[str, Any]]
+) -> None:
+    """Write comparison.json (all numbers), comparison.md (the table) and comparison.png.
+
+    Args:
+        out: the comparison's directory.
+        protocol: what its lines share.
+        results: line -> one result a seed: "scores", "cost", "steps", "seed".
+        baselines: name -> scores.
+    """
+    write_json(out / "comparison.json", {"protocol": protocol, "results": results, "baselines": baselines})
+    scores = [result["scores"] for runs in results.values() for result in runs]
+    columns = [c for c in COLUMNS if any(c[1] in s.get(c[0], {}) for s in scores)]
+    (out / "comparison.md").write_text(table(protocol, results, baselines, columns, out))
+    draw(results, baselines, columns, out / "comparison.png")
+
+
+def table(
+    protocol: dict[str, Any],
+    results: dict[str, list[dict[str, Any]]],
+    baselines: dict[str, dict[str, Any]],
+    columns: list[tuple[str, str, str]],
+    out: Path,
+) -> str:
+    """The comparison as Markdown: mean ± standard deviation over seeds."""
+    joules = any(run["cost"]["joules"] is not None for runs in results.values() for run in runs)
+    head = ["method", "seeds", *(title for _, _, title in columns), "steps", "img/s", "memory, GB", "minutes"]
+    head += ["kJ"] * joules
+    rows = []
+    for text, runs in results.items():
+        cells = [text, str(len(runs)), *(spread(values(runs, *c[:2])) for c in columns)]
+        cost = {key: statistics.fmean(run["cost"][key] or 0 for run in runs) for key in runs[0]["cost"]}
+        cells += [str(runs[0]["steps"]), f"{cost['images_per_second']:.0f}", f"{cost['peak_memory'] / 1e9:.1f}"]
+        cells += [f"{cost['seconds'] / 60:.1f}", *([f"{cost['joules'] / 1e3:.1f}"] if joules else [])]
+        rows.append(cells)
+    for name, scores in baselines.items():
+        cells = [
+            name,
+            "",
+            *(spread([value] if (value := scores.get(c[0], {}).get(c[1])) is not None else []) for c in columns),
+        ]
+        rows.append(cells + [""] * (len(head) - len(cells)))
+    settings = protocol["settings"]
+    lines = [
+        f"# {len(results)} methods on {', '.join(protocol['data'])}",
+        "",
+        f"Budget {protocol['budget']} each, {settings['backbone']} at {settings['image_size']} px, scored on "
+        f"{protocol['evaluate_on']} by the last step's encoder, on test images. Mean ± standard deviation over seeds.",
+        "",
+        *("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)),
+        "",
+        "![Scores of every seed](comparison.png)",
+        "",
+        "Any line again:",
+        "",
+        *(f"    glocal pretrain --config {path} --out NEW" for path in sorted((out / "runs").glob("*-[0-9].yaml"))),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def values(runs: list[dict[str, Any]], task: str, name: str) -> list[float]:
+    """One number of every seed that has it."""
+    return [run["scores"][task][name] for run in runs if name in run["scores"].get(task, {})]
+
+
+def spread(numbers: list[float]) -> str:
+    """'.412 ± .010', with fewer digits for numbers over 10."""
+    if not numbers:
+        return "–"
+    digits = 3 if max(numbers) < 10 else 1
+    mean = f"{statistics.fmean(numbers):.{digits}f}"
+    return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
+
+
+def draw(
+    results: dict[str, list[dict[str, Any]]],
+    baselines: dict[str, dict[str, Any]],
+    columns: list[tuple[str, str, str]],
+    path: Path,
+) -> None:
+    """One panel a score: a dot per seed, a bar at the mean, a line per baseline."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(results)
+    figure = Figure(figsize=(max(4, 2.6 * len(columns)), 1.2 + 0.35 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, max(1, len(columns)), sharey=True, squeeze=False)[0]
+    for axis, (task, number, title) in zip(axes, columns, strict=False):
+        for row, name in enumerate(names):
+            found = values(results[name], task, number)
+            axis.plot(found, [row] * len(found), "o", ms=4, alpha=0.6, color="C0")
+            if found:
+                axis.plot([statistics.fmean(found)] * 2, [row - 0.25, row + 0.25], color="C0", lw=2)
+        for k, (name, scores) in enumerate(baselines.items()):
+            if (value := scores.get(task, {}).get(number)) is not None:
+                axis.axvline(value, color="0.5", ls=(":", "--")[k % 2], lw=1, label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_yticks(range(len(names)), names)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)

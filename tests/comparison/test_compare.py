@@ -1,0 +1,91 @@
+"""`glocal compare`: entries, budgets, and a small comparison from end to end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+import glocal
+from glocal.comparison import Budget, Entry
+from glocal.errors import UsageError
+
+
+def test_an_entry_is_a_method_with_options() -> None:
+    entry = Entry.parse("vicregl:alpha=0.75,matches=[10,4],flip-aware=false")
+    assert (entry.method, entry.options) == ("vicregl", {"alpha": 0.75, "matches": [10, 4], "flip_aware": False})
+    assert Entry.parse("vicreg").options == {}
+    assert len({Entry.parse(text).folder for text in ("vicregl:alpha=0.75", "vicregl:alpha=0.7", "vicregl")}) == 3
+
+
+@pytest.mark.parametrize("text", ["vicregg", "vicregl:alpa=1", "vicregl:alpha", "vicregl:alpha="])
+def test_a_wrong_entry_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        Entry.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("20m", 2400), ("90s", 180), ("1h", 7200), ("50ep", 50 * 15), ("1e6img", 15625), ("640img", 10)]
+)
+def test_a_budget_pays_for_steps(text: str, steps: int) -> None:
+    assert Budget.parse(text).steps(images=1000, batch=64, seconds_per_step=0.5) == steps
+
+
+@pytest.mark.parametrize("text", ["20", "m", "0ep", "1.2.3m", "20 years", "-5m"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--budget"):
+        Budget.parse(text)
+
+
+@pytest.mark.slow
+def test_from_end_to_end_and_again(tmp_path) -> None:
+    data = "parts:n=48,size=32,difficulty=0"
+
+    def compare(*methods: str, **changes):
+        options = {
+            "data": data,
+            "budget": "96img",
+            "seeds": 1,
+            "tasks": ["knn", "segment"],
+            "backbone": "test_resnet",
+            "image_size": 32,
+            "batch_size": 16,
+            "workers": 0,
+            "threads": 1,
+            "out": str(tmp_path / "c"),
+        }
+        return glocal.compare(list(methods), **options | changes)
+
+    out = compare("vicreg", "vicregl:alpha=0.5")
+    kept = json.loads((out / "comparison.json").read_text())
+    assert {text: len(runs) for text, runs in kept["results"].items()} == {"vicreg": 1, "vicregl:alpha=0.5": 1}
+    for runs in kept["results"].values():
+        for run in runs:
+            assert run["steps"] == 6
+            assert 0 <= run["scores"]["knn"]["top1"] <= 1
+            assert run["cost"]["images_per_second"] > 0
+            assert run["cost"]["peak_memory"] > 1e8
+    # One backbone for all: VICRegL's finer map is VICReg's too.
+    configs = [yaml.safe_load(path.read_text()) for path in out.glob("runs/*-0/config.yaml")]
+    assert {config["output_stride"] for config in configs} == {8}
+    assert {config.get("alpha") for config in configs} == {None, 0.5}
+    table = (out / "comparison.md").read_text()
+    assert "vicregl:alpha=0.5 | 1 |" in table
+    assert "raw pixels" in table
+    assert (out / "comparison.png").stat().st_size > 1000
+
+    # What is finished is kept; what was lost comes back to the bit, also without the method that wanted fine maps.
+    result = out / "runs" / "vicreg-0.json"
+    before = json.loads(result.read_text())
+    weights = (out / "runs" / "vicreg-0" / "encoder.safetensors").read_bytes()
+    result.unlink()
+    shutil.rmtree(out / "runs" / "vicreg-0")
+    compare("vicreg")
+    again = json.loads(result.read_text())
+    assert all(again["scores"][task] == before["scores"][task] for task in ("knn", "segment"))
+    assert len(json.loads((out / "comparison.json").read_text())["results"]) == 2
+    assert (out / "runs" / "vicreg-0" / "encoder.safetensors").read_bytes() == weights
+    with pytest.raises(UsageError, match="other budget"):
+        compare("vicreg", budget="64img")
