@@ -7,7 +7,6 @@ memory format, batch and widths.
 
 from __future__ import annotations
 
-import inspect
 import os
 import statistics
 import tempfile
@@ -35,7 +34,6 @@ from glocal.views import View, two_views
 
 WARM_UP = 5
 """Steps before the clock starts: more than the batches that loaders have made in advance."""
-CACHE = "cache" in inspect.signature(glocal.pretrain).parameters
 
 
 class Enough(Exception):
@@ -75,7 +73,7 @@ def run_glocal(case: Case, folder: Path, workers: int, cache: bool = False) -> d
     """`glocal.pretrain`, left from its own loop; the rate, and what its log said of the last ten steps."""
     watch = Stopwatch(case.seconds)
     with tempfile.TemporaryDirectory() as out:
-        pretrain_until(watch, case, folder, Path(out) / "run", workers=workers, **({"cache": cache} if CACHE else {}))
+        pretrain_until(watch, case, folder, Path(out) / "run", workers=workers, cache=cache)
         logged = [line["images_per_second"] for line in read_metrics(Path(out) / "run") if line["step"] >= 20]
     return {"rate": watch.rate(case.batch), **({"logged": logged[-1]} if logged else {})}
 
@@ -129,7 +127,7 @@ def run_bare(case: Case, folder: Path, workers: int) -> dict[str, float]:
 
 ARMS: dict[str, Callable[[Case, Path, int], dict[str, float]]] = {
     "glocal": run_glocal,
-    **({"glocal, cached": run_cached} if CACHE else {}),
+    "glocal, cached": run_cached,
     "lightly": run_lightly,
     "resident": run_resident,
     "bare": run_bare,

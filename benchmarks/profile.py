@@ -126,7 +126,7 @@ def profiled(case: Case, folder: Path) -> dict[str, Any]:
         patches.enter_context(patch(f"{module}.{loss}", ledger.timed("loss", _imported(module, loss))))
         patches.enter_context(patch.object(head, "forward", ledger.head(head.forward)))
         patches.enter_context(patch.object(Fabric, "backward", ledger.backward(Fabric.backward)))
-        pretrain_until(ledger.end_step, case, folder, Path(out) / "run", workers=0, threads=1)
+        pretrain_until(ledger.end_step, case, folder, Path(out) / "run", workers=0, threads=1, cache=False)
     steps = ledger.steps[3:]
     names = sorted({name for step in steps for name in step})
     parts = {name: statistics.median(step.get(name, 0.0) for step in steps) for name in names}
