@@ -10,22 +10,47 @@ It works in any training loop. Registering the class under the entry-point group
 `glocal pretrain --method`.
 """
 
+from glocal.methods.barlow_twins import BarlowTwins
+from glocal.methods.byol import BYOL
+from glocal.methods.co import COBYOL, CODINO, COMoCoV3, co
+from glocal.methods.co_vicreg import COVICReg
+from glocal.methods.dcl import DCL, DCLW
+from glocal.methods.dino import DINO
+from glocal.methods.directclr import DirectCLR
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization
+from glocal.methods.mocov3 import MoCoV3
+from glocal.methods.nnclr import NNCLR
+from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset, width_for
 from glocal.methods.registry import method_class, method_names, method_options, resolve_options
+from glocal.methods.simclr import SimCLR
 from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
 __all__ = [
+    "BYOL",
+    "COBYOL",
+    "CODINO",
+    "DCL",
+    "DCLW",
+    "DINO",
+    "NNCLR",
+    "BarlowTwins",
+    "COMoCoV3",
+    "COVICReg",
+    "DirectCLR",
+    "MoCoV3",
     "Optimization",
     "Preset",
+    "SimCLR",
     "VICReg",
     "VICRegL",
+    "co",
     "encode",
     "method_class",
     "method_names",
     "method_options",
     "resolve_options",
+    "suited_to",
     "width_for",
 ]
