@@ -13,6 +13,12 @@ from PIL import Image
 _UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _pixels_kept_here(tmp_path_factory):
+    """Runs keep their decoded images with the tests' other files, not in the home folder."""
+    os.environ["GLOCAL_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory):
     """A function from a data set's name to its unpacked folder; it skips the test where there is none.

@@ -26,7 +26,7 @@ from glocal.report.records import is_score
 from glocal.training import Monitor, Schedule, TrainingStopped, fit, read_metrics
 from glocal.training.plan import Plan, decide_optimization, decide_sizes, finer_stride
 from glocal.training.run import environment, new_run, read_config, write_config
-from glocal.views import ViewLoader
+from glocal.views import PixelCache, ViewLoader, worth_caching
 
 BACKBONE_OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
 
@@ -99,6 +99,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         monitor_every=config["monitor_every"],
         checkpoint_steps=config["checkpoint_steps"],
     )
+    pixels = _pixel_cache(fabric, plan, source, method.recipe, resume=resume)
     loader = ViewLoader(
         source,
         method.recipe,
@@ -107,6 +108,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         workers=config["workers"],
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        cache=pixels,
     )
     if main and not resume:
         write_config(run, config)
@@ -133,6 +135,18 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         )
         _conclude(run, encoder, config, quiet=quiet)
     return run
+
+
+def _pixel_cache(fabric: Fabric, plan: Plan, source: Any, recipe: Any, *, resume: bool) -> PixelCache | None:
+    """Where decoded images are kept, if the person or the first process's free space says so."""
+    plan.config.setdefault("cache", False if resume else None)  # runs from before there was one
+    if plan.config["cache"] is None and plan.config["epochs"] > 2:
+        plan.decide("cache", *fabric.broadcast(worth_caching(source, recipe.views)))
+    if not plan.config["cache"]:
+        return None
+    pixels = PixelCache(source, recipe.views)
+    plan.notes.append(pixels.note)
+    return pixels
 
 
 def _launch(config: dict[str, Any]) -> Fabric:

@@ -14,7 +14,7 @@ import torch
 from pictures import jpeg, noise, ramp, read_ramp
 from PIL import Image
 
-from glocal.data import ConcatSource, FolderSource, PartsWorld
+from glocal.data import ArraySource, ConcatSource, FolderSource, PartsWorld
 from glocal.data.source import Unreadable
 from glocal.views import Batch, Crop, PixelCache, Recipe, ViewLoader, cache, worth_caching
 from glocal.views.cache import cache_folder
@@ -145,9 +145,9 @@ def test_a_damaged_cache_is_made_anew_and_said(photos, store, name, damage):
     else:
         os.truncate(file, 0 if damage == "empty" else file.stat().st_size - 40)
     again = PixelCache(FolderSource(photos), RECIPE.views, store)
-    assert "damaged" in again.note
+    assert "it was damaged" in again.note
     assert "\n" not in again.note
-    assert "damaged" not in PixelCache(FolderSource(photos), RECIPE.views, store).note
+    assert "it was damaged" not in PixelCache(FolderSource(photos), RECIPE.views, store).note
     assert_same(expected, batches(photos, store, epochs=(0,)))
 
 
@@ -198,23 +198,6 @@ def test_painted_coordinates_come_home(store, tmp_path, width):
     assert np.abs(error.mean((0, 1, 2))).max() < 0.25
 
 
-def test_crops_hardly_differ_from_those_without_a_cache(store, tmp_path):
-    folder = tmp_path / "one"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    for i in range(4):
-        (folder / f"{i}.jpg").write_bytes(jpeg(np.asarray(coarse.resize((600, 400), Image.Resampling.BICUBIC))))
-    source = FolderSource(folder)
-    plain = next(ViewLoader(source, RECIPE, batch_size=4, seed=0).epoch(0))
-    kept = PixelCache(source, RECIPE.views, store)
-    cached = next(ViewLoader(source, RECIPE, batch_size=4, seed=0, cache=kept).epoch(0))
-    for a, b in zip(plain.views, cached.views, strict=True):
-        assert (a.pixels.float() - b.pixels.float()).abs().mean() < 6
-        shift = (a.affine - b.affine).abs()
-        assert (shift[:, :, 2] < 6).all()  # the grid of whole pixels is another one
-
-
 def test_broken_files_are_named_and_their_reason_given(photos, store):
     kept = PixelCache(FolderSource(photos), RECIPE.views, store)
     with pytest.raises(Unreadable):
@@ -245,7 +228,7 @@ def test_drawn_and_joined_collections(photos, store):
         assert kept.size(4) == (301, 203)
     assert worth_caching(joined, RECIPE.views)[0]
     assert PixelCache(PartsWorld(4, 32, seed=1), RECIPE.views, store).folder != kept.folder
-    assert not worth_caching(ConcatSource([world, noise(3)]), RECIPE.views)[0]
+    assert not worth_caching(ConcatSource([world, ArraySource(np.zeros((3, 9, 9, 3), np.uint8))]), RECIPE.views)[0]
 
 
 def test_where_it_lies(monkeypatch, tmp_path):
