@@ -23,6 +23,7 @@ class Optimization:
         final_weight_decay: weight decay at the end of a cosine over the run; None for a constant one.
         clip_each: largest gradient norm of each parameter by itself; 0 for none.
         frozen: beginning of parameters' names -> epochs (at most a tenth of the run) before they start to move.
+        no_momentum: beginnings of names of parameters that LARS and SGD move without momentum.
     """
 
     optimizer: Literal["lars", "adamw", "sgd"]
@@ -36,6 +37,7 @@ class Optimization:
     final_weight_decay: float | None = None
     clip_each: float = 0.0
     frozen: Mapping[str, float] = field(default_factory=dict)
+    no_momentum: tuple[str, ...] = ()
 
 
 def suited_to(norm: Literal["batch", "layer"], published: Optimization) -> Optimization:

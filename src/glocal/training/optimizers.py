@@ -68,6 +68,10 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay, "lr_share": 1.0},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "lr_share": spec.one_dim_lr},
     ]
+    light = {p for name, p in module.named_parameters() if name.startswith(spec.no_momentum)}
+    for group in groups.copy() if light and spec.optimizer != "adamw" else []:
+        groups.append({**group, "params": [p for p in group["params"] if p in light], "momentum": 0.0})
+        group["params"] = [p for p in group["params"] if p not in light]
     groups = [group for group in groups if group["params"]]
     if spec.optimizer == "lars":
         for group in groups:
