@@ -56,7 +56,7 @@ def test_dino_forwards_sizes_together_and_moves_its_centre_after_the_loss():
     loss = method(batch).total
     large, small = (torch.cat([v.pixels for v in batch.views[i : i + 2]]) for i in (0, 2))
     logits = [reference.heads.teacher(x) for x in reference.teacher(large).pooled.chunk(2)]
-    q = [((x - before) / 0.04).softmax(1) for x in logits]
+    q = [((x - before) / method.temperature).softmax(1) for x in logits]
     s = [reference.heads(x) for v in (large, small) for x in reference.encoder(v).pooled.chunk(2)]
     terms = [F.cross_entropy(s[v] / 0.1, q[i]) for i in (0, 1) for v in range(4) if v != i]
     torch.testing.assert_close(loss, torch.stack(terms).mean())
@@ -110,7 +110,7 @@ def test_co_without_weight_is_the_method_to_the_bit(name):
     assert all(torch.equal(first[key], weighted[key]) for key in first)
     assert any(key.startswith("local_heads") for key in weighted)
     trained = train(build(name, co=True), name, 3).state_dict()
-    assert not torch.equal(trained["encoder.model.conv1.weight"], plain["encoder.model.conv1.weight"])
+    assert any(not torch.equal(trained[key], plain[key]) for key in plain if key.startswith("encoder."))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -175,11 +175,11 @@ def test_cells_are_drawn_without_replacement():
 def test_bf16_and_batch_16(name, backbone):
     method = build(name, co=True, backbone=backbone)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = method(views(16, sizes(name)))
+        loss = method(views(16))
         loss.total.backward()
     assert loss.total.dtype == torch.float32
     assert loss.total.isfinite()
-    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
 
 
 def gradients(name):

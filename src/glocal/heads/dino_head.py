@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.heads.projector import _Projector
+from glocal.losses.covariance import upcast
 
 
 class DINOHead(nn.Module):
@@ -36,4 +37,4 @@ class DINOHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # float32: the default eps of normalisation is nothing in half precision
-        return F.linear(F.normalize(self.mlp(x).float(), dim=-1), F.normalize(self.last, dim=-1))
+        return F.linear(F.normalize(upcast(self.mlp(x)), dim=-1), F.normalize(self.last, dim=-1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from glocal.features import Features
@@ -40,9 +39,9 @@ class JointVICReg(VICReg):
     def predict(self, heads: nn.Module, x: Tensor) -> Tensor:
         return heads(x)
 
-    @torch.no_grad()
     def target(self, heads: nn.Module, pooled: list[Tensor]) -> list[Tensor]:
-        return [heads(x) for x in pooled]
+        # not under no_grad: autocast would keep the weights it casts there, and the predictions would give no gradient
+        return [heads(x).detach() for x in pooled]
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         return vicreg_loss(prediction, target, **self.weights).total
