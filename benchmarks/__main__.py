@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def main() -> None:
     if unknown := [name for name in arguments.names if name not in NAMES]:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
     enter()
+    os.environ.setdefault("GLOCAL_CACHE", str(Path("runs/benchmarks/cache").resolve()))
     for name in arguments.names or NAMES:
         started = time.monotonic()
         print(f"{name} ...", flush=True)

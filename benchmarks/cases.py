@@ -29,7 +29,7 @@ class Case:
     batch: int
     cells: int
     stride: int | None = None
-    seconds: float = 10.0
+    seconds: float = 4.0
     target_times_lightly: float | None = None
     target_efficiency: float | None = None
 
@@ -64,9 +64,9 @@ class Case:
         }
 
 
-R18 = Case("vicreg", "resnet18", 96, 64, 3, seconds=15, target_times_lightly=1.8, target_efficiency=0.85)
+R18 = Case("vicreg", "resnet18", 96, 64, 3, seconds=8, target_times_lightly=1.8, target_efficiency=0.85)
 R18_LOCAL = Case(
-    "vicregl", "resnet18", 96, 64, 6, stride=16, seconds=15, target_times_lightly=1.8, target_efficiency=0.85
+    "vicregl", "resnet18", 96, 64, 6, stride=16, seconds=8, target_times_lightly=1.8, target_efficiency=0.85
 )
 CASES = {
     "full": (

@@ -77,7 +77,7 @@ def loader_rate(folder: Path, workers: int, full: bool) -> dict[str, Any]:
 
 def training_rate(folder: Path, processes: int, full: bool) -> dict[str, Any]:
     """Photographs per second over all processes, the joined batch and the number of threads being the same."""
-    batch, steps = (64, 30) if full else (8, 2)
+    batch, steps = (64, 20) if full else (8, 2)
     threads = max(1, (os.cpu_count() or 1) // processes)
     with tempfile.TemporaryDirectory() as out:
         command = [

@@ -56,7 +56,7 @@ MATCHES = (20, 4)
 
 def measure(size: Size) -> dict[str, Any]:
     """Each case, Glocal and lightly in turn."""
-    rounds = 5 if size == "full" else 2
+    rounds = 3 if size == "full" else 2
     return {"matches": MATCHES, "cases": [measure_case(case, rounds) for case in CASES[size]]}
 
 

@@ -32,9 +32,6 @@ from glocal.training import read_metrics
 from glocal.training.optimizers import build_optimizer
 from glocal.views import View, two_views
 
-WARM_UP = 5
-"""Steps before the clock starts: more than the batches that loaders have made in advance."""
-
 
 class Enough(Exception):
     """Ends a training that has been timed."""
@@ -45,17 +42,19 @@ class Stopwatch:
 
     Args:
         limit: seconds to measure, after the warm-up, and at least two steps.
+        workers: of the loader; the clock starts when the two batches that each made in advance are used up.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, workers: int = 0) -> None:
         self.limit = limit
+        self.warm_up = 2 + 2 * workers
         self.marks: list[float] = []
 
     def __call__(self) -> bool:
-        if DEVICE.type == "cuda" and len(self.marks) in (WARM_UP - 1, 2 * WARM_UP - 1):
+        if DEVICE.type == "cuda" and len(self.marks) == self.warm_up - 1:
             torch.cuda.synchronize()  # steps are only queued: wait where the clock starts
         self.marks.append(time.perf_counter())
-        measured = self.marks[WARM_UP - 1 :]
+        measured = self.marks[self.warm_up - 1 :]
         if len(measured) < 3 or measured[-1] - measured[0] < self.limit:
             return False
         if DEVICE.type == "cuda":
@@ -65,13 +64,13 @@ class Stopwatch:
 
     def rate(self, batch: int) -> float:
         """Images per second after the warm-up."""
-        measured = self.marks[WARM_UP - 1 :]
+        measured = self.marks[self.warm_up - 1 :]
         return batch * (len(measured) - 1) / (measured[-1] - measured[0])
 
 
 def run_glocal(case: Case, folder: Path, workers: int, cache: bool = False) -> dict[str, float]:
     """`glocal.pretrain`, left from its own loop; the rate, and what its log said of the last ten steps."""
-    watch = Stopwatch(case.seconds)
+    watch = Stopwatch(case.seconds, workers)
     with tempfile.TemporaryDirectory() as out:
         pretrain_until(watch, case, folder, Path(out) / "run", workers=workers, cache=cache)
         logged = [line["images_per_second"] for line in read_metrics(Path(out) / "run") if line["step"] >= 20]
@@ -112,7 +111,7 @@ def run_cached(case: Case, folder: Path, workers: int) -> dict[str, float]:
 
 def run_lightly(case: Case, folder: Path, workers: int) -> dict[str, float]:
     """lightly's pieces in a plain loop."""
-    return timed(case, peers.train(case, folder, workers))
+    return timed(case, peers.train(case, folder, workers), workers)
 
 
 def run_resident(case: Case, folder: Path, workers: int) -> dict[str, float]:
@@ -134,9 +133,9 @@ ARMS: dict[str, Callable[[Case, Path, int], dict[str, float]]] = {
 }
 
 
-def timed(case: Case, steps: Iterator[None]) -> dict[str, float]:
+def timed(case: Case, steps: Iterator[None], workers: int = 0) -> dict[str, float]:
     """The rate of a training written as an iterator over its steps."""
-    watch = Stopwatch(case.seconds)
+    watch = Stopwatch(case.seconds, workers)
     for _ in steps:
         if watch():
             break
