@@ -69,3 +69,17 @@ def test_not_text(folder):
     (folder / "list.txt").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UsageError, match="not a text file"):
         FileListSource(folder / "list.txt")
+
+
+def test_the_fingerprint_changes_with_a_file_and_not_with_time(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("a.png\n")
+    place, state = FileListSource(tmp_path / "list.txt").fingerprint()
+    assert (place, state) == FileListSource(tmp_path / "list.txt").fingerprint()
+    (tmp_path / "list.txt").write_text("b.png\n")
+    other = FileListSource(tmp_path / "list.txt").fingerprint()
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "b.png")
+    changed = FileListSource(tmp_path / "list.txt").fingerprint()
+    assert place == other[0] == changed[0]
+    assert len({state, other[1], changed[1]}) == 3
