@@ -1,0 +1,191 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from glocal.backbones import build_backbone
+from glocal.diagnostics.rank import similarity_within
+from glocal.errors import UsageError
+from glocal.evaluation import Exam, all_tasks, evaluate_encoder, find_task, possible_tasks
+from glocal.evaluation.attack import differentiable, fgsm, pgd
+from glocal.evaluation.classify import Classifier
+from glocal.evaluation.internal import find_stage, masked
+from glocal.evaluation.redundancy import pearson, similarity_of_cells
+
+ON_REQUEST = ["robustness", "internal", "attack", "crops", "redundancy"]
+
+
+@pytest.fixture
+def exam(made):
+    (a, la), (b, lb) = made.coloured(60, 0), made.coloured(30, 1)
+    return Exam(made.Cells(), made.ArraySource(a, la), made.ArraySource(b, lb), 32, batch_size=16)
+
+
+@pytest.fixture
+def resnet(made):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = build_backbone("test_resnet", image_size=32, pool="mean").eval()
+    (a, la), (b, lb) = made.coloured(40, 0), made.coloured(20, 1)
+    return Exam(encoder, made.ArraySource(a, la), made.ArraySource(b, lb), 32, batch_size=16)
+
+
+def test_they_run_on_request_only_and_write_flat_numbers(made, tmp_path):
+    images, labels = made.coloured(45, 0)
+    source = made.ArraySource(images, labels)
+    assert not set(ON_REQUEST) & set(possible_tasks(source))
+    assert all(all_tasks()[name].on_request for name in ON_REQUEST)
+    options = {"robustness": {"corruptions": ["fog", "contrast"], "severities": [1, 5]}, "attack": {"radii": [1, 0.25]}}
+    scores = evaluate_encoder(made.Cells(), source, tasks=["linear", *ON_REQUEST], limit=30, options=options)
+    assert json.loads(json.dumps(scores)) == scores
+    assert {"clean", "mean", "relative_drop", "fog", "contrast", "severity_1", "severity_5"} <= set(
+        scores["robustness"]
+    )
+    assert {"pgd_1", "pgd_0.25", "fgsm_1"} <= set(scores["attack"])
+    clean = [scores["linear"]["top1"]] + [scores[name]["clean"] for name in ("robustness", "internal", "attack")]
+    assert clean == [clean[0]] * 4
+    assert scores["crops"]["area_1"] == clean[0]
+    assert scores["robustness"]["images"] == scores["meta"]["n_test"]
+
+
+def test_clean_accuracy_is_that_of_the_linear_task(resnet):
+    expected = find_task("linear")(resnet)["top1"]
+    assert find_task("robustness")(resnet, corruptions=["fog"], severities=[1])["clean"] == expected
+    assert find_task("internal")(resnet, shares=[0.5])["clean"] == expected
+    assert find_task("attack")(resnet, radii=[1], steps=1)["clean"] == expected
+    assert find_task("crops")(resnet, areas=[1.0])["area_1"] == expected
+
+
+def test_means_and_drop_are_those_of_the_table(exam):
+    scores = find_task("robustness")(exam, corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=12)
+    table = np.array(list(scores["table"].values()))
+    assert table.shape == (2, 2)
+    assert scores["images"] == 12
+    assert scores["mean"] == pytest.approx(table.mean())
+    assert scores["gaussian_noise"] == pytest.approx(table[1].mean())
+    assert scores["severity_5"] == pytest.approx(table[:, 1].mean())
+    assert scores["relative_drop"] == pytest.approx((scores["clean"] - table.mean()) / scores["clean"])
+    assert scores["benchmark_size"] == 32
+    again = find_task("robustness")(exam, corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=12)
+    assert again == scores
+
+
+def test_each_corrupted_set_passes_the_encoder_once(exam):
+    find_task("linear")(exam)
+    calls = []
+    exam.encoder.register_forward_hook(lambda *_: calls.append(1))
+    find_task("robustness")(exam, corruptions=["contrast", "fog"], severities=[1, 2, 3])
+    assert len(calls) == (1 + 6) * 2  # 30 images are two batches
+
+
+def test_masked_activations_are_the_shares_asked_for_and_nested():
+    layer, x = nn.Identity(), torch.rand(3, 8, 20, 20) + 0.1
+    lost = {}
+    for share in (0.0, 0.3, 0.7, 1.0):
+        with masked(layer, share, seed=1, samples=[4, 5, 6]):
+            y = layer(x)
+        lost[share] = y == 0
+        assert torch.equal(y[~lost[share]], x[~lost[share]])
+        assert lost[share].float().mean((1, 2, 3)).tolist() == pytest.approx([share] * 3, abs=0.03)
+    assert not lost[0.0].any()
+    assert lost[1.0].all()
+    assert (lost[0.7] | ~lost[0.3]).all()
+    assert (lost[0.3][0] != lost[0.3][1]).any()
+    with masked(layer, 0.3, seed=1, samples=[6]):
+        assert torch.equal(layer(x[2:]) == 0, lost[0.3][2:])
+    assert torch.equal(layer(x), x)
+
+
+def test_internal_finds_stages_and_says_which_there_are(resnet, made):
+    scores = find_task("internal")(resnet, shares=[0.0, 1.0])
+    assert scores["stage"] == "layer4"
+    assert scores["masked_0"] == scores["clean"]
+    assert scores["masked_1"] < 0.5  # all features are the same: one class is answered
+    assert find_stage(resnet.encoder, "layer2")[0] == "model.layer2"
+    with pytest.raises(UsageError, match=r"no stage 'layer9' \(there are: act1, layer1"):
+        find_task("internal")(resnet, stage="layer9")
+    assert find_stage(made.Cells(), None)[0] == "pooled"
+
+
+def test_attacks_are_those_of_an_attack_library(resnet):
+    pytest.importorskip("art")
+    from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+    from art.estimators.classification import PyTorchClassifier
+
+    classifier = Classifier.of(resnet).eval()
+    x, y = torch.rand(6, 3, 32, 32), torch.arange(6) % 3
+    theirs = PyTorchClassifier(classifier, nn.CrossEntropyLoss(), (3, 32, 32), 3, clip_values=(0.0, 1.0))
+    radius = 2 / 255
+    with differentiable(resnet.encoder):
+        ours = fgsm(classifier, x, y, radius), pgd(classifier, x, y, radius, steps=5)
+        first = FastGradientMethod(theirs, eps=radius).generate(x.numpy(), y=y.numpy())
+        more = ProjectedGradientDescent(
+            theirs, norm=np.inf, eps=radius, eps_step=radius / 4, max_iter=5, num_random_init=0, verbose=False
+        ).generate(x.numpy(), y=y.numpy())
+    for mine, other in zip(ours, (first, more), strict=True):
+        # Where a derivative is zero but for rounding its sign is arbitrary.
+        different = (mine - torch.from_numpy(other)).abs() > 1e-6
+        assert different.float().mean() < 1e-3
+
+
+def test_attacks_of_a_linear_classifier_are_known_in_closed_form():
+    torch.manual_seed(0)
+    weight = torch.randn(2, 3 * 4 * 4)
+    x, y = torch.rand(5, 3, 4, 4), torch.tensor([0, 1, 0, 1, 1])
+    away = (weight[1 - y] - weight[y]).sign().view_as(x)
+    logits = lambda images: images.flatten(1) @ weight.T
+    expected = (x + 0.1 * away).clamp(0, 1)
+    torch.testing.assert_close(fgsm(logits, x, y, 0.1), expected)
+    torch.testing.assert_close(pgd(logits, x, y, 0.1, steps=4), expected)
+    torch.testing.assert_close(pgd(logits, x, y, 0.1, steps=9), expected)  # no further than the ball
+    torch.testing.assert_close(pgd(logits, x, y, 0.1, steps=2), (x + 0.05 * away).clamp(0, 1))
+
+
+def test_attacks_hurt_more_with_their_radius_and_leave_the_encoder_as_it_was(resnet):
+    resnet.encoder.train()
+    scores = find_task("attack")(resnet, radii=[0.0, 8.0, 64.0], steps=4)
+    assert scores["pgd_0"] == scores["fgsm_0"] == scores["clean"]
+    assert scores["pgd_64"] <= scores["pgd_8"] <= scores["clean"]
+    assert scores["pgd_64"] <= scores["fgsm_64"]
+    assert scores["pgd_64"] < scores["clean"]
+    assert resnet.encoder.training
+    assert all(p.requires_grad and p.grad is None for p in resnet.encoder.parameters())
+
+
+def test_a_crop_is_the_central_part_of_the_photograph(made):
+    """Only the centre, a fifth of the area, tells the class: cropping to less than that must not hurt, more must."""
+    images, labels = made.coloured(60, 0, side=40)
+    rim = np.random.default_rng(3).integers(0, 255, images.shape).astype(np.uint8)
+    inner = slice(11, 29)
+    rim[:, inner, inner] = images[:, inner, inner]
+    encoder = made.Cells()
+    exam = Exam(encoder, made.ArraySource(images[:30], labels[:30]), made.ArraySource(rim[30:], labels[30:]), 32)
+    scores = find_task("crops")(exam, areas=(0.1, 1.0))
+    assert scores["area_0.1"] == 1.0
+    assert scores["area_0.1"] >= scores["area_1"]
+
+
+def test_similarity_of_cells_and_pearson():
+    tokens = torch.tensor([[[1.0, 0], [2, 0], [0, 3]], [[1, 1], [2, 2], [3, 3]]])
+    torch.testing.assert_close(similarity_of_cells(tokens), torch.tensor([1 / 3, 1.0]))
+    maps = torch.randn(4, 5, 3, 2)
+    within = similarity_of_cells(maps.flatten(2).transpose(1, 2)).double().mean()
+    assert float(within) == pytest.approx(similarity_within(maps)[0], abs=1e-6)
+    a, b = torch.randn(20), torch.randn(20)
+    assert pearson(a, b) == pytest.approx(np.corrcoef(a.numpy(), b.numpy())[0, 1], abs=1e-6)
+    assert pearson(a, -3 * a + 1) == pytest.approx(-1)
+    assert pearson(a, torch.ones(20)) is None
+
+
+def test_redundancy_of_plain_images_is_one(made):
+    plain = np.stack([np.full((40, 40, 3), 30 + 8 * i, np.uint8) for i in range(12)])
+    from glocal.views import Crop
+
+    scores = find_task("redundancy")(
+        Exam(made.Cells(), made.ArraySource(plain), made.ArraySource(plain), 32), crop=Crop(0, scale=(0.5, 1.0))
+    )
+    assert scores["local"] == pytest.approx(1, abs=1e-5)
+    assert scores["global"] <= 1 + 1e-6
+    assert scores["n"] == 12
