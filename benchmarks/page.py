@@ -15,10 +15,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Performance
 
 How fast Glocal is beside [lightly](https://github.com/lightly-ai/lightly) and scikit-learn, and how much of the
-hardware training uses. Measured by `python -m benchmarks`, which installs the peers and takes under 25 minutes on two
-cores (one part: `python -m benchmarks losses`); this page is made of `benchmarks/results/*.json` by
-`python -m benchmarks.page`. What is compared alternates within one run; figures are medians over rounds, ratios the
-medians of the rounds' ratios. Targets stand beside what was measured, reached or not.
+hardware training uses. Measured by `python -m benchmarks`, which installs the peers (one part:
+`python -m benchmarks losses`); this page is made of `benchmarks/results/*.json` by `python -m benchmarks.page`. What is
+compared alternates within one run; figures are medians over rounds, ratios the medians of the rounds' ratios. Targets
+stand beside what was measured, reached or not.
 """
 
 
