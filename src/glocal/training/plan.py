@@ -69,7 +69,7 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
     """
     config = plan.config
     if steps < 30_000 and spec.optimizer == "lars" and config["trust"] is None:
-        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=0.02)
+        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=0.02, one_dim_lr=1.0)
         plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:
