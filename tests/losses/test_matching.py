@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 from lightly.loss import VICRegLLoss
 from lightly.transforms.random_crop_and_flip_with_grid import Location, RandomResizedCropAndFlip
 from test_covariance import normal, same_gradients
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
 from glocal.losses import vicregl_global_loss, vicregl_local_loss, vicregl_loss
-from glocal.losses.matching import closest, feature_distances, point_distances, take
+from glocal.losses.matching import closest, feature_distances, nearest, point_distances, take
 from glocal.views.view import View
+from two_processes import on_processes
 
 
 def crops(batch, sizes, seed):
@@ -139,17 +143,73 @@ def test_features_far_from_the_origin_are_told_apart_in_float32_and_under_autoca
 
 
 def test_closest_and_take_by_hand():
-    distances = torch.tensor(
-        [[[5.0, 4.0], [1.0, 9.0], [7.0, 2.0]]]
-    )  # nearest: target 1 at 4, target 0 at 1, target 1 at 2
-    by_index, by_distance = closest(distances, 2, "index"), closest(distances, 2, "distance")
-    assert (by_index.source.tolist(), by_index.target.tolist()) == ([[1, 2]], [[0, 1]])
-    everything = closest(distances, 3, "distance")
-    assert (everything.source.tolist(), everything.target.tolist()) == ([[1, 2, 0]], [[0, 1, 1]])
-    assert by_distance.source.tolist() == [[1, 2]]
-    assert closest(distances, 3, "index").source is None
+    distance = torch.tensor([4.0, 1.0, 2.0]).view(1, 1, 3, 1)
+    target = torch.tensor([1, 0, 1]).view(1, 1, 3, 1)
+    found = {(k, order): closest(distance, target, k, order) for k in (2, 3) for order in ("index", "distance")}
+    lists = {options: [x.flatten().tolist() for x in pair] for options, pair in found.items()}
+    assert lists == {
+        (2, "index"): [[1, 2], [0, 1]],
+        (2, "distance"): [[1, 2], [0, 1]],
+        (3, "index"): [[0, 1, 2], [1, 0, 1]],
+        (3, "distance"): [[1, 2, 0], [0, 1, 1]],
+    }
     tokens = torch.arange(12.0).view(2, 3, 2)
     assert take(tokens, torch.tensor([[2, 0], [1, 1]])).tolist() == [[[4, 5], [8, 9]], [[0, 1], [8, 9]]]
+
+
+@pytest.mark.parametrize("distances", [feature_distances, point_distances])
+def test_blocks_of_rows_find_what_the_whole_matrix_finds(distances):
+    a, b = normal(3, 2, 9, 2), normal(3, 4, 7, 2, seed=1)
+    b[:, :, 5] = b[:, :, 2]  # equal distances: the first counts
+    a[:, :, 8] = a[:, :, 1]
+    whole, blocks = nearest(a, b, distances), nearest(a, b, distances, limit=2 * 3 * 2 * 28)
+    for ours, theirs in zip(whole, blocks, strict=True):
+        torch.testing.assert_close(ours[0], theirs[0])
+        assert ours[1].equal(theirs[1])
+    exact = torch.cdist(a[:, 1], b[:, 2]).min(dim=2)
+    assert whole[0][1][:, 1, :, 2].equal(exact.indices)
+    back = torch.cdist(b[:, 2], a[:, 1]).min(dim=2)
+    assert whole[1][1][:, 2, :, 1].equal(back.indices)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any one tensor had."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        storages = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if torch.is_tensor(x)]
+        self.elements = max([self.elements, *storages])
+        return out
+
+
+def test_memory_is_linear_in_the_map():
+    side, batch, dim = 64, 2, 4  # 4096 cells: all distances would be 2 · 4096² = 34 million numbers
+    maps = [normal(batch, dim, side, side, seed=v, dtype=torch.float32).requires_grad_() for v in (0, 1)]
+    with Largest() as largest:
+        vicregl_local_loss(maps, [c.float() for c in crops(batch, [(side, side)] * 2, 0)]).total.backward()
+    assert largest.elements < 2**22 + 2**16
+
+
+def test_no_matrix_of_dimensions_squared_is_built_for_any_slot():
+    maps = [normal(4, 2000, 2, 2, seed=v, dtype=torch.float32).requires_grad_() for v in (0, 1)]
+    with Largest() as largest:
+        vicregl_local_loss(maps, crops(4, [(2, 2)] * 2, 0)).total.backward()
+    assert largest.elements < 2000**2 / 10
+
+
+@pytest.mark.parametrize("l2_top_k", [True, False])
+@pytest.mark.parametrize("slot_order", ["index", "distance"])
+def test_two_large_and_eight_small_views_equal_the_loops(l2_top_k, slot_order):
+    sizes = [(3, 3)] * 2 + [(2, 2)] * 5 + [(1, 2)] * 3
+    options = {"matches": (5, 3), "l2_top_k": l2_top_k, "matches_by_crop_type": True, "slot_order": slot_order}
+    maps, centers = random_maps(4, 3, sizes, 5), crops(4, sizes, 5)
+    same_gradients(
+        vicregl_local_loss(maps, centers, **options).total, sum(naive.local_loss(maps, centers, **options)), maps
+    )
 
 
 def test_no_gradient_flows_through_the_matching_and_both_sides_get_some():
@@ -179,6 +239,17 @@ def test_bfloat16_maps_are_computed_in_float32():
     torch.testing.assert_close(loss.total.double(), expected.total, rtol=1e-5, atol=0)
 
 
+def test_gradients_to_bfloat16_maps_are_rounded_once():
+    sizes = [(3, 3), (3, 3)]
+    maps, centers = [m.detach().bfloat16().requires_grad_() for m in random_maps(8, 16, sizes, 0)], crops(8, sizes, 0)
+    exact = [m.detach().double().requires_grad_() for m in maps]
+    gradients = torch.autograd.grad(vicregl_local_loss(maps, centers).total, maps)
+    for ours, theirs in zip(
+        gradients, torch.autograd.grad(vicregl_local_loss(exact, centers).total, exact), strict=True
+    ):
+        torch.testing.assert_close(ours.double(), theirs, rtol=2**-8, atol=1e-5)  # half a unit of bfloat16's last place
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -197,3 +268,27 @@ def test_mistakes_are_said_in_one_line(change, message):
     }
     with pytest.raises(UsageError, match=message):
         vicregl_loss(**arguments | change)
+
+
+def sharded(seed):
+    """A loss of two large and two small views of this process's half of the batch, and the gradients of its inputs."""
+
+    def normal(*shape, seed):
+        whole = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return whole.chunk(world_size())[rank()].clone()
+
+    sides = (3, 3, 2, 2)
+    embeddings = [normal(8, 11, seed=seed + v).requires_grad_() for v in range(4)]
+    maps = [normal(8, 5, s, s, seed=seed + 10 + v).requires_grad_() for v, s in enumerate(sides)]
+    centers = [90 * normal(8, s, s, 2, seed=seed + 20 + v) for v, s in enumerate(sides)]
+    loss = vicregl_loss(embeddings, maps, centers, alpha=0.6, matches=(5, 3))
+    loss.total.backward()
+    return loss.total.detach(), [x.grad / world_size() for x in embeddings + maps]
+
+
+def test_slots_and_columns_shared_out_over_processes_give_the_loss_of_the_joined_batch():
+    value, gradients = sharded(0)
+    for process, (theirs, parts) in enumerate(on_processes(2, sharded, 0)):
+        torch.testing.assert_close(theirs, value, rtol=1e-12, atol=1e-12)
+        for part, gradient in zip(parts, gradients, strict=True):
+            torch.testing.assert_close(part, gradient.chunk(2)[process], rtol=1e-9, atol=1e-12)

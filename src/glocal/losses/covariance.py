@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from glocal.distributed import gather
+from glocal.distributed import all_sum, exchange, gather, world_size
 from glocal.errors import UsageError
 from glocal.losses.loss import Loss
 
@@ -28,55 +31,101 @@ def without_autocast(x: Tensor) -> torch.autocast:
 
 
 def _gram(x: Tensor) -> Tensor:
+    """The smaller of XXᵀ and XᵀX, which have the same norm: no D×D matrix is ever built where B×B says the same."""
     with without_autocast(x):
         return x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
 
 
-class _SquaredGram(torch.autograd.Function):
-    """‖XᵀX‖² of each X (..., B, D), from the smaller of the two Gram matrices: ‖XᵀX‖_F = ‖XXᵀ‖_F.
+class _Moments(torch.autograd.Function):
+    """The unbiased variances (S, D) and the squared norm ‖C‖² (S,) of the covariance matrix of each z (S, B, D).
 
-    By hand because the gradient, 4·XXᵀX, takes one product where autograd, blind to the symmetry, takes two.
+    By hand because, X being the deviations from the mean, the gradient of both, X·diag(g) + 4γ·XXᵀX, has mean 0
+    already and takes one product, where autograd centres it again and, blind to the symmetry, takes two.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx, z: Tensor) -> tuple[Tensor, Tensor]:
+        x, n = z - z.mean(dim=1, keepdim=True), z.shape[1] - 1
         gram = _gram(x)
-        ctx.save_for_backward(x, gram)
-        return gram.square().sum(dim=(-2, -1))
+        ctx.save_for_backward(z, gram)
+        return x.square().sum(dim=1) / n, gram.square().sum(dim=(1, 2)) / n**2
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        x, gram = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is asked for, and the saved matrix knows nothing of x
+    def backward(ctx, by_variance: Tensor, by_norm: Tensor) -> Tensor:
+        z, gram = ctx.saved_tensors
+        x, n = z - z.mean(dim=1, keepdim=True), z.shape[1] - 1
+        if torch.is_grad_enabled():  # a second derivative is asked for, and the saved matrix knows nothing of z
             gram = _gram(x)
+        gram = gram * (4 / n**2 * by_norm)[:, None, None]
         with without_autocast(x):
-            product = gram @ x if x.shape[-2] < x.shape[-1] else x @ gram
-        return 4 * grad[..., None, None] * product
+            return (x * (2 / n * by_variance)[:, None]).baddbmm_(*((gram, x) if z.shape[1] < z.shape[2] else (x, gram)))
 
 
-def _centre(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The deviations from the batch mean (..., B, D) and the unbiased variances (..., D)."""
+class _ShardedMoments(torch.autograd.Function):
+    """`_Moments` of the joined columns where each rank holds some: its variances (S, d), its share of ‖C‖² (S,).
+
+    XXᵀ = Σ_r X_r X_rᵀ over the ranks' columns X_r, so that ‖C‖² is the sum of the shares ⟨X_r X_rᵀ, XXᵀ⟩, and the
+    gradient of that sum to X_r, 4·XXᵀX_r, needs nothing of the other ranks.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor) -> tuple[Tensor, Tensor]:
+        x, n = z - z.mean(dim=1, keepdim=True), z.shape[1] - 1
+        with without_autocast(x):
+            mine = x @ x.mT
+        gram = mine.clone()
+        dist.all_reduce(gram)
+        ctx.save_for_backward(x, gram)
+        return x.square().sum(dim=1) / n, (mine * gram).sum(dim=(1, 2)) / n**2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, by_variance: Tensor, by_norm: Tensor) -> Tensor:
+        x, gram = ctx.saved_tensors
+        n = x.shape[1] - 1
+        with without_autocast(x):
+            product = (gram * (4 / n**2 * by_norm)[:, None, None]) @ x
+        return product.addcmul_(x, (2 / n * by_variance)[:, None])
+
+
+def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (S, D) and ‖C‖² (S,) of (..., B, D), S the product of the leading dimensions."""
     if z.shape[-2] < 2:
         raise UsageError("variance and covariance need a batch of at least 2 images; raise the batch size")
-    z = upcast(z)
-    centred = z - z.mean(dim=-2, keepdim=True)
-    return centred, centred.square().sum(dim=-2) / (z.shape[-2] - 1)
+    return _Moments.apply(upcast(z).reshape(-1, *z.shape[-2:]))
 
 
-def _hinge(variance: Tensor, eps: float, gamma: float) -> Tensor:
-    return torch.relu(gamma - torch.sqrt(variance + eps)).mean()
+def _hinge(variance: Tensor, eps: float = 1e-4, gamma: float = 1.0) -> Tensor:
+    return torch.relu(gamma - torch.sqrt(variance + eps))
 
 
-def _off_diagonal(centred: Tensor, variance: Tensor) -> Tensor:
-    """Σ_{i≠j} C²_ij = ‖C‖² − Σ_i var_i², so that no mask and, for B < D, no D×D matrix is ever built."""
-    samples, dim = centred.shape[-2:]
-    squared_norm = _SquaredGram.apply(centred) / (samples - 1) ** 2
-    return (squared_norm - variance.square().sum(dim=-1)).mean() / dim
+def _off_diagonal(variance: Tensor, squared_norm: Tensor) -> Tensor:
+    """Σ_{i≠j} C²_ij = ‖C‖² − Σ_i var_i², so that no mask is needed: (S, D), (S,) -> (S,)."""
+    return squared_norm - variance.square().sum(dim=-1)
+
+
+def spread(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The `variance_hinge` and the `covariance_penalty` of each (B, D) in (S, B, D), centring once: (S,) and (S,)."""
+    variance, squared_norm = _moments(z)
+    return _hinge(variance).mean(dim=-1), _off_diagonal(variance, squared_norm) / z.shape[-1]
+
+
+def _joined(z: Tensor) -> tuple[Tensor, Tensor]:
+    """This process's share of the `spread` of the batch joined over processes: (V, B, D) -> (V,) and (V,).
+
+    Each process takes some of the columns, of all samples; the shares add up.
+    """
+    if world_size() == 1:
+        return spread(z)
+    columns = exchange(z.transpose(0, 2)).transpose(0, 2).contiguous()
+    variance, squared_norm = _ShardedMoments.apply(columns)
+    return _hinge(variance).sum(dim=-1) / z.shape[-1], _off_diagonal(variance, squared_norm) / z.shape[-1]
 
 
 def invariance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of two tensors of equal shape, (). VICReg, eq. 5, over D as its code has it."""
-    return (upcast(a) - upcast(b)).square().mean()
+    """Mean squared difference of two tensors, (). VICReg, eq. 5, over D as its code has it."""
+    a, b = torch.broadcast_tensors(upcast(a), upcast(b))
+    return F.mse_loss(a, b)
 
 
 def variance_hinge(z: Tensor, *, eps: float = 1e-4, gamma: float = 1.0) -> Tensor:
@@ -87,7 +136,7 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, gamma: float = 1.0) -> Tenso
         eps: added to the unbiased variance, so that the gradient exists at zero.
         gamma: the standard deviation to reach.
     """
-    return _hinge(_centre(z)[1], eps, gamma)
+    return _hinge(_moments(z)[0], eps, gamma).mean()
 
 
 def covariance_penalty(z: Tensor) -> Tensor:
@@ -98,7 +147,7 @@ def covariance_penalty(z: Tensor) -> Tensor:
     Args:
         z: (B, D), or (..., B, D), whose leading dimensions are averaged over.
     """
-    return _off_diagonal(*_centre(z))
+    return _off_diagonal(*_moments(z)).mean() / z.shape[-1]
 
 
 def entropy(z: Tensor, *, noise: float = 0.1) -> Tensor:
@@ -112,16 +161,11 @@ def entropy(z: Tensor, *, noise: float = 0.1) -> Tensor:
         z: (B, D), or (..., B, D), whose leading dimensions are averaged over.
         noise: σ², under which variance no longer counts.
     """
-    x = _centre(z)[0] / ((z.shape[-2] - 1) * noise) ** 0.5
+    z = upcast(z)
+    x = (z - z.mean(dim=-2, keepdim=True)) / ((z.shape[-2] - 1) * noise) ** 0.5
     gram = _gram(x)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return torch.linalg.cholesky(eye + gram).diagonal(dim1=-2, dim2=-1).log().sum(dim=-1).mean() / z.shape[-1]
-
-
-def spread(z: Tensor) -> tuple[Tensor, Tensor]:
-    """`variance_hinge(z)` and `covariance_penalty(z)`, centring once."""
-    centred, variance = _centre(z)
-    return _hinge(variance, 1e-4, 1.0), _off_diagonal(centred, variance)
 
 
 def vicreg_loss(
@@ -153,7 +197,7 @@ def vicreg_loss(
         UsageError: if the joined batch has fewer than 2 images.
     """
     z_a, z_b = gather(upcast(z_a)).transpose(0, -2), gather(upcast(z_b))
-    (variance_a, covariance_a), (variance_b, covariance_b) = spread(z_a), spread(z_b)
+    (variance_a, covariance_a), (variance_b, covariance_b) = ([x.mean() for x in spread(z)] for z in (z_a, z_b))
     terms = {
         "invariance": invariance_weight * invariance(z_a, z_b),
         "variance": variance_weight * (variance_a + variance_b) / 2,
@@ -164,15 +208,16 @@ def vicreg_loss(
     return Loss.of(terms)
 
 
-def view_pairs(views: int) -> dict[tuple[int, int], int]:
-    """How often VICRegL compares each unordered pair of views: i in {0, 1} with every j ≠ i, 2(V−1) comparisons in all.
+def weighted(prefix: str, shares: Tensor, *weights: float) -> Loss:
+    """The loss of invariance, variance and covariance (3,), each the sum of the processes' shares of it."""
+    names = (f"{prefix}{name}" for name in ("invariance", "variance", "covariance"))
+    return Loss.of({name: w * term for name, w, term in zip(names, weights, all_sum(shares).unbind(), strict=True)})
 
-    Raises:
-        UsageError: if there are fewer than 2 views.
-    """
+
+def check_views(views: int) -> None:
+    """Refuse fewer than two views."""
     if views < 2:
         raise UsageError(f"VICRegL compares views of the same image and got {views}; give at least 2")
-    return {(0, 1): 2} | {(i, j): 1 for i in (0, 1) for j in range(2, views)}
 
 
 def vicregl_global_loss(
@@ -184,8 +229,9 @@ def vicregl_global_loss(
 ) -> Loss:
     """The global half of the VICRegL loss, on the batch joined over processes.
 
-    Invariance is averaged over the pairs of `view_pairs`, variance and covariance over the views (so that the effective
-    weight of the covariance is half that of `vicreg_loss`, which sums it over its two views).
+    Invariance is averaged over the 2(V−1) comparisons of views i in {0, 1} with every j ≠ i, variance and covariance
+    over the views (so that the effective weight of the covariance is half that of `vicreg_loss`, which sums it over its
+    two views).
 
     Args:
         embeddings: V tensors (B, D); the first two are those of the large crops.
@@ -199,14 +245,13 @@ def vicregl_global_loss(
     Raises:
         UsageError: if there are fewer than 2 views, or fewer than 2 images in the joined batch.
     """
-    pairs = view_pairs(len(embeddings))
-    embeddings = [gather(upcast(z)) for z in embeddings]
-    distances = [count * invariance(embeddings[i], embeddings[j]) for (i, j), count in pairs.items()]
-    variances, covariances = zip(*map(spread, embeddings), strict=True)
-    return Loss.of(
-        {
-            "global_invariance": invariance_weight * torch.stack(distances).sum() / sum(pairs.values()),
-            "global_variance": variance_weight * torch.stack(variances).mean(),
-            "global_covariance": covariance_weight * torch.stack(covariances).mean(),
-        }
-    )
+    views = len(embeddings)
+    check_views(views)
+    z = torch.stack([upcast(z) for z in embeddings])
+    a, b = z[0], z[1]
+    distances = 2 * invariance(a, b)
+    if views > 2:  # ‖a − z‖² + ‖b − z‖² = 2‖(a + b)/2 − z‖² + ½‖a − b‖²: half the comparisons with small views
+        distances = (2 + (views - 2) / 2) * invariance(a, b) + 2 * (views - 2) * invariance((a + b) / 2, z[2:])
+    variance, covariance = _joined(z)
+    terms = torch.stack([distances / (2 * (views - 1) * world_size()), variance.mean(), covariance.mean()])
+    return weighted("global_", terms, invariance_weight, variance_weight, covariance_weight)

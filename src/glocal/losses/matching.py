@@ -7,74 +7,58 @@ are kept, in *slots*. VICReg is then applied to the matched features, with stati
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import accumulate, groupby, product
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.distributed import gather
+from glocal.distributed import exchange, rank, share, world_size
 from glocal.errors import UsageError
-from glocal.losses.covariance import invariance, spread, upcast, vicregl_global_loss, view_pairs, without_autocast
+from glocal.losses.covariance import check_views, spread, upcast, vicregl_global_loss, weighted, without_autocast
 from glocal.losses.loss import Loss
 
 SlotOrder = Literal["index", "distance"]
 
 
 @dataclass(frozen=True)
-class Matches:
-    """Which cells of a source map meet which cells of a target map, in K slots.
+class Group:
+    """Views with equally large maps, next to each other in the concatenation of all maps' cells.
 
     Attributes:
-        source: (B, K) indices of cells of the source map, or None for all of them in their order.
-        target: (B, K) indices of the cells of the target map that they meet.
+        first: where its cells begin.
+        views: how many views.
+        cells: N, how many cells each of them has.
     """
 
-    source: Tensor | None
-    target: Tensor
+    first: int
+    views: int
+    cells: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """Its part of (B, ΣN, ·), as (B, views, N, ·)."""
+        return x[:, self.first : self.first + self.views * self.cells].unflatten(1, (self.views, self.cells))
+
+    def starts(self, device: torch.device) -> Tensor:
+        """The first cell of each of its views, (views,)."""
+        return self.first + self.cells * torch.arange(self.views, device=device)
 
 
-@dataclass(frozen=True)
-class Direction:
-    """A source view that looks for `k` matches in a target view."""
-
-    source: int
-    target: int
-    k: int
-
-
-def directions(
-    sizes: Sequence[int], matches: tuple[int, int], *, matches_by_crop_type: bool
-) -> dict[tuple[int, int], Counter[Direction]]:
-    """The directions to match within each unordered pair of views, and how often each of them enters the loss.
-
-    A comparison of (i, j) goes both ways. The pair (0, 1) is compared twice, as (0, 1) and as (1, 0), and whatever both
-    comparisons share is counted here instead of computed again.
+def view_pairs(sizes: Sequence[int]) -> list[tuple[Group, Group]]:
+    """The unordered pairs of views that are compared, (0, 1) first and then 0 and 1 with each other, in few groups.
 
     Args:
-        sizes: number of cells N of each view's map.
-        matches: how many matches to keep, at most N.
-        matches_by_crop_type: whether the two numbers are those of large source crops (views 0 and 1) and of small ones,
-            as in the paper, or those of i→j and of j→i, as in the authors' code.
+        sizes: number of cells N of each view's map; the first two are those of the large crops.
     """
-
-    def k(source: int, forth: bool) -> int:
-        first = source < 2 if matches_by_crop_type else forth
-        return min(matches[0] if first else matches[1], sizes[source])
-
-    found = {}
-    for (i, j), count in view_pairs(len(sizes)).items():
-        comparisons = [(i, j), (j, i)][:count]
-        found[i, j] = Counter(
-            direction
-            for a, b in comparisons
-            for direction in (Direction(a, b, k(a, True)), Direction(b, a, k(b, False)))
-        )
-    return found
+    alone = [Group(first, 1, n) for first, n in zip(accumulate(sizes, initial=0), sizes, strict=False)]
+    grouped = []
+    for part in (alone[:2], alone[2:]):
+        runs = [list(run) for _, run in groupby(part, lambda group: group.cells)]
+        grouped.append([Group(run[0].first, len(run), run[0].cells) for run in runs])
+    return [(alone[0], alone[1]), *product(*grouped)]
 
 
 @torch.no_grad()
@@ -84,31 +68,71 @@ def feature_distances(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - shift, b - shift
     with without_autocast(a):
         partial = torch.baddbmm(b.square().sum(dim=-1)[:, None, :], a, b.mT, alpha=-2)
-    return partial + a.square().sum(dim=-1)[:, :, None]
+    return partial.add_(a.square().sum(dim=-1)[:, :, None])
 
 
 @torch.no_grad()
 def point_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances between two sets of points: (B, N, 2), (B, M, 2) -> (B, N, M), without gradient."""
     # not by expansion: source coordinates are large, and their squares would drown differences below a pixel
-    return (a[:, :, None] - b[:, None]).square().sum(dim=-1)
+    x, y = ((a[:, :, None, axis] - b[:, None, :, axis]) for axis in (0, 1))
+    return x.square_().addcmul_(y, y)
 
 
-def closest(distances: Tensor, k: int, slot_order: SlotOrder) -> Matches:
-    """The `k` cells whose nearest target is nearest, each with that target.
+@torch.no_grad()
+def nearest(
+    a: Tensor, b: Tensor, distances: Callable[[Tensor, Tensor], Tensor], *, limit: int = 2**22
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The nearest cell, and how far it is, for each cell of P maps in each of Q others, and the reverse.
+
+    One distance matrix serves both directions, a block of rows at a time, so that memory is linear in the maps.
 
     Args:
-        distances: (B, N, M) from N source cells to M target cells.
+        a: (B, P, N, ·), the positions of N cells of each of P maps.
+        b: (B, Q, M, ·).
+        distances: (B, PN, ·), (B, QM, ·) -> (B, PN, QM).
+        limit: how many distances to hold at once.
+
+    Returns:
+        Distances and indices (B, P, N, Q) from a to b, and (B, Q, M, P) from b to a.
+    """
+    (batch, views, cells), targets = a.shape[:3], b.flatten(1, 2)
+    step = max(1, limit // (batch * views * targets.shape[1]))
+    forth, back = [], None
+    for start in range(0, cells, step):
+        block = distances(a[:, :, start : start + step].flatten(1, 2), targets)
+        block = block.unflatten(2, b.shape[1:3]).unflatten(1, (views, -1))  # (B, P, step, Q, M)
+        forth.append(block.min(dim=4))
+        value, index = block.min(dim=2)
+        if back is not None:  # of equal distances the first counts, as in `min`
+            index = torch.where(value < back[0], index + start, back[1])
+            value = torch.minimum(value, back[0])
+        back = value, index
+    values, indices = (torch.cat(parts, dim=2) for parts in zip(*forth, strict=True))
+    return (values, indices), (back[0].permute(0, 2, 3, 1), back[1].permute(0, 2, 3, 1))
+
+
+def closest(distance: Tensor, target: Tensor, k: int, slot_order: SlotOrder) -> tuple[Tensor, Tensor]:
+    """The `k` cells whose nearest target is nearest, and that target, by slot.
+
+    Args:
+        distance: (B, P, N, Q) from each cell of P maps to the nearest of each of Q maps.
+        target: (B, P, N, Q), the index of that nearest cell.
         k: at most N.
         slot_order: whether a sample's slots follow the source cells' order or their distances, nearest first.
+
+    Returns:
+        Indices of source cells, (B, P, k, Q), or (B, P, N, 1) where every cell is kept, in order, for all Q; and of
+        their targets, (B, P, k, Q).
     """
-    distance, target = distances.min(dim=2)
-    if k == distance.shape[1] and slot_order == "index":
-        return Matches(None, target)
-    source = distance.argsort(dim=1, stable=True)[:, :k]
+    cells = distance.shape[2]
+    if k == cells and slot_order == "index":
+        every = torch.arange(cells, device=target.device)[:, None]
+        return every.expand(*target.shape[:2], cells, 1), target
+    source = distance.argsort(dim=2, stable=True)[:, :, :k]
     if slot_order == "index":
-        source = source.sort(dim=1).values
-    return Matches(source, target.gather(1, source))
+        source = source.sort(dim=2).values
+    return source, target.gather(2, source)
 
 
 def take(tokens: Tensor, cells: Tensor) -> Tensor:
@@ -119,7 +143,77 @@ def take(tokens: Tensor, cells: Tensor) -> Tensor:
     return F.embedding((first + cells).T, tokens.flatten(0, 1))
 
 
+@dataclass(frozen=True)
+class Matches:
+    """Matched cells of all maps, for every direction from one of P maps to one of Q others.
+
+    Attributes:
+        source: (B, P, K, Q) cells, or (B, P, K, 1) where they are the same for all Q.
+        target: (B, P, K, Q) cells.
+        weight: (K,), how much each slot counts.
+    """
+
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+
+    def weights(self, cells: Tensor) -> Tensor:
+        """The weight of each slot of `source` or `target`, flat."""
+        shared = self.target.shape[3] // cells.shape[3]
+        return (shared * self.weight)[:, None].expand(cells.shape[1:]).flatten()
+
+
+def find_matches(
+    pairs: list[tuple[Group, Group]],
+    positions: Tensor,
+    distances: Callable[[Tensor, Tensor], Tensor],
+    kept: tuple[int, int],
+    slot_order: SlotOrder,
+    *,
+    matches_by_crop_type: bool,
+    like: Tensor,
+) -> list[Matches]:
+    """The matches of all pairs by one kind of position, (B, ΣN, ·).
+
+    Args:
+        pairs: those of `view_pairs`.
+        positions: what distances are taken between.
+        distances: `feature_distances` or `point_distances`.
+        kept: how many matches to keep, at most N.
+        slot_order: see `closest`.
+        matches_by_crop_type: whether the two numbers are those of large source crops (views 0 and 1) and of small ones,
+            as in the paper, or those of i→j and of j→i, as in the authors' code.
+        like: a tensor of the type of the weights.
+    """
+    found = []
+    for number, (a, b) in enumerate(pairs):
+        forth, back = nearest(a.of(positions), b.of(positions), distances)
+        if number > 0:  # large crops and small ones, compared once
+            counts = [kept[:1], kept[1:]]
+        else:  # the large crops, compared as (0, 1) and as (1, 0)
+            counts = [(kept[0], kept[0 if matches_by_crop_type else 1])] * 2
+        for source, target, (distance, index), ks in ((a, b, forth, counts[0]), (b, a, back, counts[1])):
+            for k, weight in slot_weights([min(k, source.cells) for k in ks], slot_order, like):
+                cells, others = closest(distance, index, k, slot_order)
+                first = source.starts(cells.device)[:, None, None]
+                found.append(Matches(first + cells, target.starts(cells.device) + others, weight))
+    return found
+
+
+def slot_weights(ks: list[int], slot_order: SlotOrder, like: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """What to match for comparisons of one direction that keep `ks` each: numbers K, and the weight (K,) of the slots.
+
+    By distance, the slots of a smaller k are the first ones of a larger; by index, only equal numbers share slots.
+    """
+    for shared in [ks] if slot_order == "distance" else [[k] * ks.count(k) for k in set(ks)]:
+        weight = like.new_zeros(max(shared))
+        for k in shared:
+            weight[:k] += 1 / k
+        yield max(shared), weight
+
+
 def _check(maps: Sequence[Tensor], centers: Sequence[Tensor], matches: tuple[int, int], slot_order: str) -> None:
+    check_views(len(maps))
     if len(maps) != len(centers):
         raise UsageError(f"got {len(maps)} maps and {len(centers)} grids of centers; give one grid for each map")
     for view, (m, c) in enumerate(zip(maps, centers, strict=True)):
@@ -145,9 +239,10 @@ def vicregl_local_loss(
 ) -> Loss:
     """The local half of the VICRegL loss, on the batch joined over processes.
 
-    λ·MSE(x, y) + μ·½[v(x) + v(y)] + ν·½[c(x) + c(y)] between matched features x and y, averaged over the pairs of
-    `view_pairs` and the two directions of each; matching by feature and matching by location are added. The
-    `variance_hinge` v and the `covariance_penalty` c are taken over the batch for each slot, and averaged over slots.
+    λ·MSE(x, y) + μ·½[v(x) + v(y)] + ν·½[c(x) + c(y)] between matched features x and y, averaged over the 2(V−1)
+    comparisons of views i in {0, 1} with every j ≠ i and the two directions of each; matching by feature and matching
+    by location are added. The `variance_hinge` v and the `covariance_penalty` c are taken over the batch for each slot,
+    and averaged over slots.
 
     Args:
         maps: V projected maps (B, C, H, W), each of its own size; the first two are those of the large crops.
@@ -169,52 +264,33 @@ def vicregl_local_loss(
         UsageError: on fewer than 2 views, fewer than 2 images in the joined batch, or options that make no sense.
     """
     _check(maps, centers, matches, slot_order)
-    tokens = [gather(upcast(m.flatten(2).transpose(1, 2))) for m in maps]
-    points = [gather(c.flatten(1, 2)) for c in centers]
-    sizes = [t.shape[1] for t in tokens]
-    by_location = directions(sizes, matches, matches_by_crop_type=matches_by_crop_type)
-    every = (max(sizes), max(sizes))
-    by_feature = directions(sizes, matches if l2_top_k else every, matches_by_crop_type=matches_by_crop_type)
+    sizes = [m.shape[2] * m.shape[3] for m in maps]
+    pairs = view_pairs(sizes)
+    tokens = torch.cat([upcast(m.flatten(2).transpose(1, 2)) for m in maps], dim=1)
+    points = upcast(torch.cat([c.flatten(1, 2) for c in centers], dim=1))
+    options = {"slot_order": slot_order, "matches_by_crop_type": matches_by_crop_type, "like": tokens.detach()}
+    by_feature = matches if l2_top_k else (max(sizes), max(sizes))
+    found = find_matches(pairs, tokens.detach(), feature_distances, by_feature, **options)
+    found += find_matches(pairs, points, point_distances, matches, **options)
 
-    @cache
-    def spread_of_all(view: int) -> tuple[Tensor, Tensor]:
-        return spread(tokens[view].transpose(0, 1))
-
-    def compare(direction: Direction, found: Matches) -> Tensor:
-        """Invariance, variance and covariance of one direction, (3,)."""
-        source, target = tokens[direction.source], take(tokens[direction.target], found.target)
-        if found.source is None:  # shared by every direction that keeps all of this view's cells
-            source, (variance, covariance) = source.transpose(0, 1), spread_of_all(direction.source)
-        else:
-            source = take(source, found.source)
-            variance, covariance = spread(source)
-        other_variance, other_covariance = spread(target)
-        return torch.stack(
-            [invariance(source, target), (variance + other_variance) / 2, (covariance + other_covariance) / 2]
-        )
-
-    def average(
-        pairs: dict[tuple[int, int], Counter[Direction]],
-        positions: list[Tensor],
-        distances: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """Invariance, variance and covariance of one way of matching, (3,)."""
-        compared = []
-        for (i, j), counts in pairs.items():
-            forth = distances(positions[i], positions[j])
-            for direction, count in counts.items():
-                found = closest(forth if direction.source == i else forth.mT, direction.k, slot_order)
-                compared.append(count * compare(direction, found))
-        return torch.stack(compared).sum(dim=0) / sum(counts.total() for counts in pairs.values())
-
-    terms = average(by_feature, tokens, feature_distances) + average(by_location, points, point_distances)
-    return Loss.of(
-        {
-            "local_invariance": invariance_weight * terms[0],
-            "local_variance": variance_weight * terms[1],
-            "local_covariance": covariance_weight * terms[2],
-        }
-    )
+    # each process matches its own samples; then each takes the statistics of some of the slots, of all samples
+    sides = [cells for m in found for cells in (m.source, m.target)]
+    slots = take(tokens, torch.cat([cells.flatten(1) for cells in sides], dim=1))
+    weights = torch.cat([m.weights(cells) for m in found for cells in (m.source, m.target)])
+    variance, covariance = spread(exchange(slots))
+    weights = weights.split(share(len(weights)))[rank()] / 2
+    by_side = [
+        x.unflatten(0, c.shape[1:]) for x, c in zip(slots.split([c[0].numel() for c in sides]), sides, strict=True)
+    ]
+    squares = [
+        (F.mse_loss(*torch.broadcast_tensors(x, y), reduction="none").sum(dim=(0, 2, 3, 4)) * m.weight).sum()
+        for x, y, m in zip(by_side[::2], by_side[1::2], found, strict=True)
+    ]
+    invariance = torch.stack(squares).sum() / slots[0].numel() / world_size()
+    # sums of products, since autocast would take a dot product in half precision
+    spreads = ((weights * variance).sum(), (weights * covariance).sum())
+    terms = torch.stack([invariance, *spreads]) / (4 * len(maps) - 4)
+    return weighted("local_", terms, invariance_weight, variance_weight, covariance_weight)
 
 
 def vicregl_loss(
