@@ -42,12 +42,12 @@ class LARS(torch.optim.Optimizer):
                 continue
             updates: Any = [p.grad for p in params]
             if group["weight_decay"]:
-                updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
+                torch._foreach_add_(updates, params, alpha=group["weight_decay"])
             if group["adapt"]:
                 scales = []
                 for w, d in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
                     scales.append(torch.where((w > 0) & (d > 0), group["trust"] * w / d, 1.0))
-                updates = torch._foreach_mul(updates, scales)
+                torch._foreach_mul_(updates, scales)
             for p in params:
                 if "velocity" not in self.state[p]:
                     self.state[p]["velocity"] = torch.zeros_like(p)
