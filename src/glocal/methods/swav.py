@@ -14,6 +14,7 @@ from glocal.heads import SupportQueue
 from glocal.heads import projector as build_projector
 from glocal.heads.prototypes import Prototypes
 from glocal.losses import Loss, sinkhorn
+from glocal.losses.covariance import upcast
 from glocal.losses.distillation import dino_loss
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization, suited_to
@@ -137,4 +138,4 @@ def swav_views(
 def embed_together(encoder: Backbone, projector: nn.Module, views: list[View]) -> Tensor:
     """Unit embeddings, (V, B, D): crops of one size share a pass of the encoder, all share one of the projector."""
     pooled = torch.cat([features.pooled for features in encode(encoder, views, group="size")])
-    return F.normalize(projector(pooled).float(), dim=-1).unflatten(0, (len(views), -1))
+    return F.normalize(upcast(projector(pooled)), dim=-1).unflatten(0, (len(views), -1))

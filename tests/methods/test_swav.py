@@ -1,0 +1,94 @@
+"""SwAV and SEER: the queue, the frozen prototypes, half precision, two processes as one."""
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from glocal.backbones import build_backbone
+from glocal.distributed import rank, world_size
+from glocal.heads import sync_batch_norms
+from glocal.losses import sinkhorn
+from glocal.losses.distillation import dino_loss
+from glocal.methods.seer import SEER
+from glocal.methods.swav import SwAV, embed_together
+from glocal.training.optimizers import frozen_until
+from glocal.views import Batch, View
+from two_processes import on_processes
+
+TINY = {"image_size": 32, "small_size": 16, "small_crops": 2, "projector": (16, 8), "prototypes": 12}
+
+
+def views(images=8, seed=0, dtype=torch.float32):
+    """Two large and two small crops, this process's part of the batch; no ids, no labels."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for size in (32, 32, 16, 16):
+        pixels = torch.randn(images, 3, size, size, generator=generator).to(dtype).chunk(world_size())[rank()]
+        parts.append(View(pixels, torch.zeros(len(pixels), 2, 3)))
+    return Batch(parts, torch.full((len(parts[0].pixels),), -1))
+
+
+def build(cls=SwAV, **options):
+    torch.manual_seed(0)
+    return cls(build_backbone("test_resnet", image_size=32), **{**TINY, **options})
+
+
+def test_the_queue_waits_for_its_time_then_helps_to_balance():
+    method = build(queue=16, queue_from=0.5)
+    method.eval()  # the prototypes stay as they are
+    z, scores = torch.nn.functional.normalize(torch.randn(8, 8), dim=1), torch.randn(8, 12) / 4
+    torch.testing.assert_close(method.codes(1, z, scores), sinkhorn(scores))
+    method.after_step(0.4)
+    torch.testing.assert_close(method.codes(1, -z, scores), sinkhorn(scores))
+    method.after_step(0.5)
+    past = torch.cat([z, -z]) @ method.prototypes.weight.T  # what came before, in order
+    torch.testing.assert_close(method.codes(1, z, scores), sinkhorn(torch.cat([past, scores]))[16:])
+    assert method.state_dict()["use_queue"]
+
+
+def test_the_loss_is_the_swapped_prediction_of_all_crops():
+    method, batch = build(), views()
+    loss = method(batch).total
+    z = embed_together(method.encoder, method.projector, batch.views)
+    torch.testing.assert_close(z.norm(dim=-1), torch.ones(4, 8))
+    scores = z @ torch.nn.functional.normalize(method.prototypes.weight, dim=1).T
+    expected = dino_loss(list(scores), [sinkhorn(s.detach()) for s in scores[:2]], 0.1)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(12))
+
+
+def test_prototypes_are_frozen_first():
+    method = build()
+    held = frozen_until(method, dict.fromkeys(method.optimization.frozen, 7))
+    assert [(p is method.prototypes.weight, step) for p, step in held] == [(True, 7)]
+
+
+@pytest.mark.parametrize("cls", [SwAV, SEER])
+def test_bfloat16_and_batch_16(cls):
+    method = build(cls)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(views(16)).total
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+
+def once():
+    """The second of two steps' loss and gradients, with a queue that already counts."""
+    method = sync_batch_norms(build(queue=8, queue_from=0.0).double())
+    parallel = DistributedDataParallel(method) if world_size() > 1 else method
+    for seed in (0, 1):
+        method.zero_grad()
+        loss = parallel(views(seed=seed, dtype=torch.float64)).total
+        loss.backward()
+    return loss.detach(), {name: p.grad for name, p in method.named_parameters()}, method.queues.state_dict()
+
+
+def test_two_processes_are_one():
+    loss, gradients, queues = once()
+    two = on_processes(2, once)
+    torch.testing.assert_close((two[0][0] + two[1][0]) / 2, loss)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(two[0][1][name], gradient, rtol=1e-5, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+    for name, value in queues.items():
+        torch.testing.assert_close(two[1][2][name], value, rtol=1e-5, atol=1e-8)

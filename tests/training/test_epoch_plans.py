@@ -1,0 +1,80 @@
+"""Plans of epochs: they survive a stop, their order is served, and what starts anew is forgotten."""
+
+import numpy as np
+import pytest
+import torch
+
+import glocal
+from glocal.data import open_source
+from glocal.training import loop
+from glocal.views import Appearance, Recipe, ViewLoader, two_views
+
+TINY = {
+    "backbone": "test_resnet",
+    "image_size": 32,
+    "batch_size": 8,
+    "epochs": 4,
+    "report": False,
+    "quiet": True,
+    "precision": "32",
+    "workers": 0,
+}
+DATA = "parts:n=28,size=40"  # 3 steps an epoch, 12 in all
+
+
+class Power(Exception):
+    """The plug is pulled."""
+
+
+@pytest.mark.parametrize("method", ["swav", "deepcluster", "deepcluster_v2", "deepercluster"])
+def test_resume_is_bit_exact(method, tmp_path, monkeypatch):
+    few = {"swav": "prototypes", "deepcluster_v2": "prototypes"}.get(method, "clusters")
+    options = {**TINY, few: 8, "method": method}
+    whole = glocal.pretrain(DATA, out=str(tmp_path / "whole"), **options)
+    calls, step = 0, loop.warmup_cosine
+
+    def pulled(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 9:  # in the middle of the third epoch, a step after its checkpoint
+            raise Power
+        return step(*args)
+
+    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    with pytest.raises(Power):
+        glocal.pretrain(DATA, out=str(tmp_path / "stopped"), checkpoint_steps=7, **options)
+    monkeypatch.undo()
+    glocal.pretrain(resume=str(tmp_path / "stopped"), workers=0, quiet=True)
+    one, other = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True) for name in ("whole", "stopped")
+    )
+    assert whole.exists()
+    for name, value in one["method"].items():
+        assert torch.equal(value, other["method"][name]), name
+    assert str(one["optimizer"]) == str(other["optimizer"])
+    for name in ("order", "targets") if one["position"]["plan"] else ():
+        assert str(one["position"]["plan"][name]) == str(other["position"]["plan"][name])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_given_order_is_served_and_repeats_look_different(workers):
+    source = open_source("parts:n=12,size=40")
+    recipe = two_views(32)
+    loader = ViewLoader(source, recipe, batch_size=6, seed=0, workers=workers)
+    order = torch.tensor([3, 3, 1, 3, 7, 1, 0, 3, 11, 2, 2, 5])
+    first = list(loader.epoch(2, order=order))
+    assert torch.equal(torch.cat([b.index for b in first]), order)
+    plain = {int(b.index[i]): b.views[0].pixels[i] for b in ViewLoader(
+        source, recipe, batch_size=6, seed=0, shuffle=False
+    ).epoch(2) for i in range(6)}  # fmt: skip
+    assert torch.equal(first[0].views[0].pixels[0], plain[3])  # the first time as in any epoch 2
+    assert not torch.equal(first[0].views[0].affine[0], first[0].views[0].affine[1])
+    appearance = Appearance(Recipe(recipe.views), (0, 0, 0), (1, 1, 1), 0)
+    same = first[0]
+    same.views[0].pixels[1] = same.views[0].pixels[0]
+    shown = appearance(same, 2).views[0].pixels
+    assert not torch.equal(shown[0], shown[1])
+    resumed = list(loader.epoch(2, 1, order))
+    assert torch.equal(resumed[0].views[1].pixels, first[1].views[1].pixels)
+    assert np.array_equal(resumed[0].index, order[6:])
+    loader.close()
