@@ -15,6 +15,9 @@ from glocal.methods.byol import BYOL
 from glocal.methods.co import COBYOL, CODINO, COMoCoV3, co
 from glocal.methods.co_vicreg import COVICReg
 from glocal.methods.dcl import DCL, DCLW
+from glocal.methods.deepcluster import DeepCluster
+from glocal.methods.deepcluster_v2 import DeepClusterV2
+from glocal.methods.deepercluster import DeeperCluster
 from glocal.methods.dino import DINO
 from glocal.methods.directclr import DirectCLR
 from glocal.methods.encode import encode
@@ -23,7 +26,9 @@ from glocal.methods.nnclr import NNCLR
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset, width_for
 from glocal.methods.registry import method_class, method_names, method_options, resolve_options
+from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
+from glocal.methods.swav import SwAV
 from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
@@ -35,14 +40,19 @@ __all__ = [
     "DCLW",
     "DINO",
     "NNCLR",
+    "SEER",
     "BarlowTwins",
     "COMoCoV3",
     "COVICReg",
+    "DeepCluster",
+    "DeepClusterV2",
+    "DeeperCluster",
     "DirectCLR",
     "MoCoV3",
     "Optimization",
     "Preset",
     "SimCLR",
+    "SwAV",
     "VICReg",
     "VICRegL",
     "co",
