@@ -110,6 +110,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         world_size=fabric.world_size,
         cache=pixels,
     )
+    plan.notes += loader.notes
     if main and not resume:
         write_config(run, config)
     if main and not quiet:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.backbones.cells import grid_positions
+from glocal.backbones.dropping import Dropped, can_drop, dropping
 from glocal.backbones.layout import learn_layout
 from glocal.errors import UsageError
 from glocal.features import Features
@@ -94,17 +95,27 @@ class Backbone(nn.Module):
         """Arguments with which `build_backbone(**config)` makes this architecture again, with random weights."""
         return {**self._arguments, "pool": self.pool, "pretrained": False}
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Features:
         """Encode a batch of normalised images.
 
         Args:
             x: (B, 3, h, w) float. Any h, w that the architecture takes.
+            kept: (K,) for the whole batch or (B, K) for each image, int64 row-major indices of the patches that the
+                network sees, in the order in which their tokens are wanted; None for all. Class and register tokens are
+                always kept. Every patch has the position that it has in the whole image.
 
         Raises:
-            UsageError: if it does not take this size.
+            UsageError: if it does not take this size, or cannot leave out patches.
         """
-        pooled, tokens, grid = self._encode(x)
-        return Features(pooled, tokens, self.cells(*grid, device=x.device).flatten(0, 1), grid)
+        with dropping(self.model, self.name, kept, self._layout.prefix) as dropped:
+            pooled, tokens, grid = self._encode(x, dropped)
+        positions = self.cells(*grid, device=x.device).flatten(0, 1)
+        return Features(pooled, tokens, positions, grid) if kept is None else Features(pooled, tokens, positions[kept])
+
+    @property
+    def drops_patches(self) -> bool:
+        """Whether it can be run on some of an image's patches."""
+        return can_drop(self.model)
 
     def forward_tensors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`pooled` (B, D) and `dense` (B, D, H, W) of `forward`, as plain tensors: what is exported."""
@@ -128,8 +139,8 @@ class Backbone(nn.Module):
         """The attributes that matter, for `print`."""
         return f"{self.name}, dim={self.dim}, stride={self.stride}, pool={self.pool}, norm={self.norm}"
 
-    def _encode(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """(pooled (B, D), tokens (B, N, D), grid)."""
+    def _encode(self, x: Tensor, dropped: Dropped | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """(pooled (B, D), tokens (B, N, D), grid of the whole image)."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise UsageError(f"{self.name} takes normalised float images (B, 3, h, w), not {tuple(x.shape)} {x.dtype}")
         raw = self._features(x)
@@ -144,7 +155,8 @@ class Backbone(nn.Module):
             tokens = normed.flatten(1, 2)
         else:
             tokens = normed[:, layout.prefix :]
-            grid = self._token_grid(tokens.shape[1], x.shape[2], x.shape[3])
+            number = dropped.before if dropped else tokens.shape[1]
+            grid = self._token_grid(number, x.shape[2], x.shape[3])
         if self._pool == "mean":
             return tokens.mean(1), tokens, grid
         if self._pool == "cls":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -19,13 +19,20 @@ class _Projector(nn.Sequential):
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-def projector(dims: Sequence[int], norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
-    """A perceptron D-...-D': linear, normalisation and ReLU for each hidden layer, then a linear layer without bias.
+def _relu() -> nn.Module:
+    return nn.ReLU(inplace=True)
+
+
+def projector(
+    dims: Sequence[int], norm: Literal["batch", "layer", "none"], activation: Callable[[], nn.Module] | None = None
+) -> nn.Sequential:
+    """A perceptron D-...-D': linear, normalisation, activation for each hidden layer, then a linear layer without bias.
 
     Args:
         dims: widths, from the input's to the output's, e.g. (512, 2048, 2048, 2048).
         norm: normalise each unit over the batch and all locations ("batch", for ResNets) or each vector over its units
             ("layer", for ConvNeXts and transformers), or not at all ("none").
+        activation: makes one, for example `nn.GELU`; default ReLU.
 
     Returns:
         A module (..., D) -> (..., D').
@@ -42,5 +49,5 @@ def projector(dims: Sequence[int], norm: Literal["batch", "layer", "none"]) -> n
     *hidden, last = itertools.pairwise(dims)
     for before, after in hidden:
         # batch normalisation takes a unit's bias away again
-        layers += [nn.Linear(before, after, bias=norm != "batch"), normalise(after), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(before, after, bias=norm != "batch"), normalise(after), (activation or _relu)()]
     return _Projector(*layers, nn.Linear(*last, bias=False))

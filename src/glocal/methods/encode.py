@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from glocal.backbones import Backbone
+from glocal.errors import UsageError
 from glocal.features import Features
 from glocal.views import View
 
@@ -17,7 +20,7 @@ def encode(encoder: Backbone, views: list[View], group: Literal["view", "size"] 
 
     Args:
         encoder: a backbone, (B, 3, h, w) -> Features.
-        views: V views of the same B images.
+        views: V views, of which only the patches `kept` are seen, where a view says so.
         group: "view" forwards each view alone (VICReg, VICRegL, Barlow Twins); "size" concatenates consecutive views of
             one resolution (SwAV, DINO).
 
@@ -25,11 +28,47 @@ def encode(encoder: Backbone, views: list[View], group: Literal["view", "size"] 
         One Features per view, in order.
     """
     if group == "view":
-        return [encoder(view.pixels) for view in views]
+        return [_forward(encoder, view.pixels, view.kept) for view in views]
     features: list[Features] = []
-    for _, run in groupby(views, key=lambda view: view.pixels.shape[-2:]):
+    for _, run in groupby(views, key=lambda view: (view.pixels.shape[-2:], view.kept is None or view.kept.shape)):
         together = list(run)
-        joined = encoder(torch.cat([view.pixels for view in together]))
-        pooled, tokens = joined.pooled.chunk(len(together)), joined.tokens.chunk(len(together))
-        features += [Features(p, t, joined.positions, joined.grid) for p, t in zip(pooled, tokens, strict=True)]
+        sizes, kept = [len(view.pixels) for view in together], [view.kept for view in together if view.kept is not None]
+        joined = _forward(encoder, torch.cat([view.pixels for view in together]), torch.cat(kept) if kept else None)
+        positions = joined.positions.split(sizes) if joined.positions.ndim == 3 else [joined.positions] * len(together)
+        parts = zip(joined.pooled.split(sizes), joined.tokens.split(sizes), positions, strict=True)
+        features += [Features(pooled, tokens, where, joined.grid) for pooled, tokens, where in parts]
     return features
+
+
+def keep_random(view: View, stride: int, share: float) -> View:
+    """The view with a random share of its patches, the same for the whole batch, drawn from torch's generator.
+
+    Args:
+        view: whole.
+        stride: side of a patch, pixels.
+        share: 1 leaves the view as it is.
+    """
+    batch, _, height, width = view.pixels.shape
+    patches = (height // stride) * (width // stride)
+    number = max(1, round(share * patches))
+    if number == patches:
+        return view
+    kept = torch.randperm(patches)[:number].to(view.pixels.device)
+    return replace(view, kept=kept.expand(batch, -1))
+
+
+def check_drops(encoder: Backbone, share: float, option: str) -> None:
+    """Refuse a network that needs all patches, where fewer are asked for.
+
+    Raises:
+        UsageError: with the option that turns it off.
+    """
+    if share < 1 and not encoder.drops_patches:
+        raise UsageError(
+            f"{encoder.name} cannot leave out patches: choose a plain vision transformer (vit_small_patch16_224),"
+            f" or give {option}, with which it sees whole crops"
+        )
+
+
+def _forward(encoder: Backbone, pixels: Tensor, kept: Tensor | None) -> Features:
+    return encoder(pixels) if kept is None else encoder(pixels, kept)

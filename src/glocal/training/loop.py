@@ -106,6 +106,8 @@ def fit(
         """Steps of that many first epochs, at most a tenth of the run."""
         return int(min(epochs * steps_per_epoch, total_steps / 10))
 
+    stretched = round(total_steps * optimization.stretch)
+    clip = schedule.clip or optimization.clip
     warmup_steps = early(optimization.warmup_epochs)
     frozen = frozen_until(method, {start: early(epochs) for start, epochs in optimization.frozen.items()})
 
@@ -162,11 +164,11 @@ def fit(
                     _make_plan(method, bank, optimizer, at)
                 order = at.plan.order if at.plan else None
                 for batches in _chunks(loader.epoch(at.epoch, at.batch, order), schedule.accumulate):
-                    share = warmup_cosine(at.step, total_steps, warmup_steps, optimization.final_lr)
+                    share = warmup_cosine(at.step, stretched, warmup_steps, optimization.final_lr)
                     for group in optimizer.param_groups:
                         group["lr"] = schedule.lr * share * group["lr_share"]
                         if group["params"][0].ndim > 1:
-                            group["weight_decay"] = decay_at(at.step / total_steps, optimization)
+                            group["weight_decay"] = decay_at(at.step / stretched, optimization)
                     # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
                     torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
                     for k, batch in enumerate(batches):
@@ -179,8 +181,8 @@ def fit(
                     for parameter, step in frozen:
                         if at.step < step:
                             parameter.grad = None
-                    if schedule.clip or optimization.clip_each:  # infinite: only undoes the scaling of fp16
-                        fabric.clip_gradients(wrapped, optimizer_, max_norm=schedule.clip or math.inf)
+                    if clip or optimization.clip_each:  # infinite: only undoes the scaling of fp16
+                        fabric.clip_gradients(wrapped, optimizer_, max_norm=clip or math.inf)
                     if optimization.clip_each:
                         clip_each(method.parameters(), optimization.clip_each)
                     optimizer_.step()

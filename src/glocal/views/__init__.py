@@ -4,7 +4,7 @@ from glocal.views.appearance import Appearance
 from glocal.views.bank import Bank, EpochPlan
 from glocal.views.cache import PixelCache, worth_caching
 from glocal.views.loader import ViewLoader
-from glocal.views.recipe import Crop, Recipe, multi_crop, simclr_views, two_views
+from glocal.views.recipe import Crop, Recipe, Support, multi_crop, simclr_views, two_views
 from glocal.views.view import Batch, View, grid_centers
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EpochPlan",
     "PixelCache",
     "Recipe",
+    "Support",
     "View",
     "ViewLoader",
     "grid_centers",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from glocal import random
 from glocal.views.recipe import Crop, Recipe
+from glocal.views.support import support_seed
 from glocal.views.view import Batch
 
 GRAY = (0.2989, 0.587, 0.114)
@@ -40,6 +41,8 @@ class Appearance:
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.seed = seed
+        support = recipe.support
+        self._support = Appearance(Recipe(support.views), mean, std, support_seed(seed)) if support else None
 
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int, device: torch.device | str | None = None) -> Batch:
@@ -51,6 +54,8 @@ class Appearance:
             device: where to do the work; None: where the batch is. Passing a batch still in main memory together with a
                 device spares a wait: the parameters are drawn in main memory, from `batch.index`.
         """
+        if self._support and batch.support:
+            batch = replace(batch, support=self._support(batch.support, epoch, device))
         keys = (batch.index if batch.key is None else batch.key).cpu().numpy()
         if device is not None:
             batch = batch.to(device, non_blocking=True)

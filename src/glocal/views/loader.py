@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,8 @@ from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
 from glocal.views.cache import PixelCache
 from glocal.views.geometry import crop_affine, cut, draw_boxes, needed_scale, place_boxes, reduction, whole_boxes
-from glocal.views.recipe import Recipe
+from glocal.views.recipe import Recipe, Support
+from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch, View
 
 ATTEMPTS = 32
@@ -52,9 +55,14 @@ class ViewLoader:
         drop_last: leave out the last, smaller batch of an epoch.
         cache: where to take the pixels from instead of decoding; of the same source and recipe. Its images are shrunk
             first, so crops differ (slightly) from those without.
+        among: (N,) ids of the images that may be served, of which every epoch is then given an order; None: all.
+        steps: batches of an epoch; None: as many as there are images for.
+
+    Attributes:
+        notes: what a person should know.
 
     Raises:
-        UsageError: if there are not enough images for one batch.
+        UsageError: if there are not enough images for one batch, or no labels where the recipe wants some.
     """
 
     def __init__(
@@ -70,11 +78,13 @@ class ViewLoader:
         shuffle: bool = True,
         drop_last: bool = True,
         cache: PixelCache | None = None,
+        among: np.ndarray | None = None,
+        steps: int | None = None,
     ):
         if world_size > 1 and not drop_last:
             raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
         total = batch_size * world_size
-        self.steps_per_epoch = len(source) // total if drop_last else -(-len(source) // total)
+        self.steps_per_epoch = steps or (len(source) // total if drop_last else -(-len(source) // total))
         if self.steps_per_epoch == 0:
             images = f"{source.name} has {len(source)} image{'' if len(source) == 1 else 's'}"
             if len(source) == 0:
@@ -87,7 +97,7 @@ class ViewLoader:
         self._of_source = partial(ViewLoader, source, batch_size=batch_size, seed=seed, workers=workers)
         self._new_reader = partial(
             DataLoader,
-            _Samples(source, recipe, seed, cache),
+            _Samples(source, recipe, seed, cache, among),
             batch_size=None,
             sampler=self._positions,
             num_workers=workers,
@@ -98,6 +108,12 @@ class ViewLoader:
             generator=torch.Generator(),
         )
         self._next: tuple[int, int] | None = None
+        self.notes: list[str] = []
+        self._support: _SupportLoader | None = None
+        if recipe.support:
+            settings = {"workers": -(-workers // 2), "rank": rank, "world_size": world_size, "cache": cache}
+            self._support = _SupportLoader(source, recipe.support, self.steps_per_epoch, seed, **settings)
+            self.notes.append(self._support.note)
         self.close()
         _open.add(self)
 
@@ -116,8 +132,9 @@ class ViewLoader:
         if order is not None:
             self._positions.given = _keys(order.numpy())
             self._next = None  # the stream knows nothing of it
+        supports = self._support.epoch(epoch, start_step) if self._support else repeat(None)
         for step in range(start_step, self.steps_per_epoch):
-            yield self._take(epoch, step).unpack(self._sizes)
+            yield replace(self._take(epoch, step).unpack(self._sizes), support=next(supports))
 
     def plain(self, recipe: Recipe) -> ViewLoader:
         """A loader of other views of the same images, each once, in their own order, all on this process."""
@@ -125,6 +142,8 @@ class ViewLoader:
 
     def close(self) -> None:
         """Stop the workers. Another epoch would start new ones."""
+        if self._support:
+            self._support.loader.close()
         self._stream: Iterator[_Packed | Exception] = iter(())
         self._reader = self._new_reader()
         self._next = None
@@ -144,6 +163,29 @@ class ViewLoader:
                 del batch  # else it and this frame would hold each other, and the workers with them
         self._next = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
         return batch
+
+
+class _SupportLoader:
+    """The labelled images that accompany the batches; those of all ranks, joined, are classes × images in that order.
+
+    Their views are drawn with a seed of their own: an image that is in both has nothing in common but itself.
+    """
+
+    def __init__(
+        self, source: ImageSource, support: Support, steps: int, seed: int, *, world_size: int, **settings: Any
+    ):
+        self.seed, self.ids, self.support = support_seed(seed), choose_labelled(source, support.labelled, seed), support
+        total = min(support.classes, len(self.ids)) * support.images
+        if total % world_size:
+            raise UsageError(f"{total} support images cannot be shared by {world_size} processes: change their number")
+        settings |= {"seed": self.seed, "world_size": world_size, "among": np.concatenate(self.ids), "steps": steps}
+        self.loader = ViewLoader(source, Recipe(support.views), batch_size=total // world_size, **settings)
+        labelled = sum(len(of_class) for of_class in self.ids)
+        self.note = f"{labelled:,} of {len(source):,} labels used, of {len(self.ids)} classes"
+
+    def epoch(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        draws = balanced_draws(self.ids, self.support, self.loader.steps_per_epoch, self.seed, epoch)
+        return self.loader.epoch(epoch, start_step, torch.from_numpy(draws.ravel()))
 
 
 _open: weakref.WeakSet[ViewLoader] = weakref.WeakSet()
@@ -244,6 +286,7 @@ class _Samples(Dataset):
     recipe: Recipe
     seed: int
     cache: PixelCache | None
+    among: np.ndarray | None
 
     def __getitem__(self, position: tuple[int, np.ndarray]) -> _Packed | Exception:
         try:
@@ -280,7 +323,8 @@ class _Samples(Dataset):
             except Unreadable as error:
                 skipped.append((key % _AGAIN, str(error)))
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
-                key = int(draw[0] * len(self.source))
+                key = int(draw[0] * len(self.source if self.among is None else self.among))
+                key = key if self.among is None else int(self.among[key])
                 draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=np.array([key]))[0]
         last, reason = skipped[-1]
         raise UsageError(

@@ -35,11 +35,28 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The views of one sample, in order, and the streams of data a method draws from."""
+class Support:
+    """Labelled images that come with every batch, equally many of each of some classes (PAWS).
+
+    Attributes:
+        views: the views to take of each.
+        classes: drawn anew for every batch; all, where there are fewer.
+        images: of each class, drawn anew for every batch.
+        labelled: how much of each class may be drawn from: a fraction below 1, or from 1 on a number of images.
+    """
 
     views: tuple[Crop, ...]
-    streams: tuple[str, ...] = ("unlabelled",)
+    classes: int
+    images: int
+    labelled: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The views of one sample, in order, and the labelled images that a method wants beside."""
+
+    views: tuple[Crop, ...]
+    support: Support | None = None
 
 
 def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:

@@ -48,6 +48,35 @@ class View:
         home = flat @ self.affine[:, :, :2].transpose(1, 2) + self.affine[:, None, :, 2]
         return home.reshape(points.shape)
 
+    def from_source(self, points: Tensor) -> Tensor:
+        """Carry source points into the crop, also those outside of it: the inverse of `to_source`.
+
+        Args:
+            points: (B, ..., 2) in source pixels, one set per crop.
+
+        Returns:
+            (B, ..., 2) in crop pixels.
+        """
+        flat = points.reshape(len(points), -1, 2) - self.affine[:, None, :, 2]
+        return torch.linalg.solve(self.affine[:, :, :2], flat.transpose(1, 2)).transpose(1, 2).reshape(points.shape)
+
+    def cell_of(self, points: Tensor, height: int, width: int) -> Tensor:
+        """In which cell of a uniform `height`×`width` grid over the crop source points fall.
+
+        Args:
+            points: (B, ..., 2) in source pixels.
+            height: H, of the grid.
+            width: W, of the grid.
+
+        Returns:
+            (B, ...) int64, row-major, as the points are seen in the crop (mirrored where it is); −1 outside of it.
+        """
+        h, w = self.pixels.shape[-2:]
+        cell = self.from_source(points) * points.new_tensor([width / w, height / h])
+        x, y = cell.floor().long().unbind(-1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        return torch.where(inside, y * width + x, -1)
+
     def centers(self, height: int, width: int) -> Tensor:
         """Centres of a uniform grid of cells in source pixels, (B, H, W, 2), flips and rotations included."""
         h, w = self.pixels.shape[-2:]

@@ -1,0 +1,65 @@
+"""Running a vision transformer on some of an image's patches: what is dropped costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glocal.errors import UsageError
+
+
+@dataclass
+class Dropped:
+    """What happened in a forward pass. `before`: number of patches before some were dropped."""
+
+    before: int = 0
+
+
+def can_drop(model: Any) -> bool:
+    """Whether a timm model is a plain vision transformer, whose blocks take any number of tokens."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return isinstance(model, VisionTransformer) and isinstance(model.patch_drop, nn.Identity)
+
+
+@contextmanager
+def dropping(model: Any, name: str, kept: Tensor | None, prefix: int) -> Iterator[Dropped | None]:
+    """Within this context the model goes on with `kept` patches only, once their positions are added.
+
+    Args:
+        model: a timm model.
+        name: what to call it.
+        kept: (K,) or (B, K) int64, or None for all.
+        prefix: class and register tokens in front of the patches, which stay.
+
+    Raises:
+        UsageError: if the model needs all of its patches.
+    """
+    if kept is None:
+        yield None
+        return
+    if not can_drop(model):
+        raise UsageError(
+            f"{name} cannot leave out patches; choose a plain vision transformer such as vit_small_patch16_224"
+        )
+    dropped = Dropped()
+
+    def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
+        dropped.before = tokens.shape[1] - prefix
+        first, patches = tokens[:, :prefix], tokens[:, prefix:]
+        if kept.ndim == 1:
+            patches = patches[:, kept]
+        else:
+            patches = patches.gather(1, kept[:, :, None].expand(-1, -1, patches.shape[2]))
+        return torch.cat([first, patches], dim=1)
+
+    handle = model.patch_drop.register_forward_hook(keep)
+    try:
+        yield dropped
+    finally:
+        handle.remove()

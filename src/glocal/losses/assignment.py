@@ -1,0 +1,87 @@
+"""Soft assignments as predictions: masked siamese networks (MSN), support samples (PAWS), patch clusters (LOCA).
+
+Targets carry no gradient. Everything is computed in float32, or float64 where the inputs are. Losses are those of the
+batch joined over processes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glocal.distributed import all_sum, gather
+from glocal.losses.clustering import sharpen, sinkhorn
+from glocal.losses.covariance import upcast, without_autocast
+
+
+def cosine_scores(queries: Tensor, supports: Tensor) -> Tensor:
+    """Cosine similarities (..., S) of queries (..., D) with S vectors (S, D)."""
+    with without_autocast(queries):
+        return F.normalize(upcast(queries), dim=-1) @ F.normalize(upcast(supports), dim=-1).mT
+
+
+@torch.no_grad()
+def balanced_targets(scores: Tensor, temperature: float, rounds: int = 3) -> Tensor:
+    """softmax(s/τ), then `rounds` of Sinkhorn normalisation, (B, K).
+
+    With τ·T in place of τ they are sharpened first, as sharpen(softmax(s/τ), T) = softmax(s/(τ·T)): MSN (Assran et al.
+    2022), sec. 3; LOCA (Caron et al. 2024), sec. 3.
+
+    Args:
+        scores: (B, K), s.
+        temperature: τ.
+        rounds: 0 for the softmax alone.
+    """
+    return sinkhorn((upcast(scores) / temperature).log_softmax(dim=-1), epsilon=1.0, rounds=rounds)
+
+
+def support_predictions(
+    queries: Tensor, supports: Tensor, labels: Tensor, temperature: float = 0.1, smoothing: float = 0.1
+) -> Tensor:
+    """π(x) = softmax(cos(z, S)/τ)·Y, (..., K): labels by similarity to labelled samples. PAWS (2021), eq. 1.
+
+    Args:
+        queries: (..., D), z.
+        supports: (S, D), of this process; those of all are taken.
+        labels: (S,) int64, likewise; K is the number of different ones.
+        temperature: τ.
+        smoothing: share of the uniform distribution in the rows of Y.
+    """
+    similarity = (cosine_scores(queries, gather(supports)) / temperature).softmax(dim=-1)
+    different, position = gather(labels).unique(return_inverse=True)
+    one_hot = F.one_hot(position, len(different)).to(similarity.dtype)
+    with without_autocast(similarity):
+        return similarity @ ((1 - smoothing) * one_hot + smoothing / len(different))
+
+
+@torch.no_grad()
+def swapped_targets(probabilities: Tensor, views: int, sharpening: float = 0.25) -> Tensor:
+    """Targets (views, B, K) from the predictions (2, B, K) of two large views. PAWS, sec. 3 and appendix.
+
+    Sharpened; each large view gets those of the other, further views the mean of both; what is below 1e-4 is set to 0.
+
+    Args:
+        probabilities: (2, B, K).
+        views: V ≥ 2.
+        sharpening: T.
+    """
+    sharp = sharpen(probabilities, sharpening)
+    targets = torch.cat([sharp.flip(0), sharp.mean(dim=0).expand(views - 2, *sharp.shape[1:])])
+    return targets.where(targets >= 1e-4, 0.0)
+
+
+def cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """−Σ_k q_k log p_k, the mean over all vectors, (). For predictions that are not a softmax of something.
+
+    Args:
+        probabilities: (..., K), p.
+        targets: (..., K), q.
+    """
+    p = upcast(probabilities)
+    return -(targets * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(dim=-1).mean()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the values (N,) where the mask (N,) says so, over all processes, (); 0 where it nowhere does."""
+    return all_sum(values.where(mask, 0.0).sum()) / all_sum(mask.to(values.dtype).sum()).clamp_min(1)
