@@ -270,6 +270,18 @@ def test_mistakes_are_said_in_one_line(change, message):
         vicregl_loss(**arguments | change)
 
 
+@pytest.mark.parametrize("options", [{}, {"slot_order": "distance"}, {"l2_top_k": False}])
+def test_matches_as_a_fraction_of_each_source_map(options):
+    sizes = [(7, 7), (7, 7), (3, 3)]
+    maps, centers = random_maps(6, 5, sizes, 0), crops(6, sizes, 0)
+    by_number = vicregl_local_loss(maps, centers, matches=(20, 4), **options)  # round(.4·49) and round(.4·9)
+    torch.testing.assert_close(vicregl_local_loss(maps, centers, matches=0.4, **options).total, by_number.total)
+    one = vicregl_local_loss(maps, centers, matches=0.01, **options)  # never none
+    torch.testing.assert_close(one.total, vicregl_local_loss(maps, centers, matches=(1, 1), **options).total)
+    with pytest.raises(UsageError, match="fraction"):
+        vicregl_local_loss(maps, centers, matches=1.5)
+
+
 def sharded(seed):
     """A loss of two large and two small views of this process's half of the batch, and the gradients of its inputs."""
 

@@ -68,12 +68,6 @@ def test_locations(backbone):
     assert official.locations(mirrored, 4, 4)[0, 0, 1].tolist() == [2 * 12 + 10, 3 * 4 + 20]
 
 
-def test_matches_as_a_fraction(backbone):
-    method = VICRegL(backbone, matches=0.4, **SMALL)
-    assert method.matches_per_map([49, 49, 9]) == (20, 4)
-    assert method.matches_per_map([36, 36]) == (14, 14)
-
-
 def test_alpha_one_is_global_only_and_out_of_range_is_refused(backbone):
     loss = VICRegL(backbone, alpha=1.0, **SMALL)(Batch([view(4, 32), view(4, 32, seed=1)], torch.arange(4)))
     assert set(loss.terms) == {"global_invariance", "global_variance", "global_covariance"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, product
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ def view_pairs(sizes: Sequence[int]) -> list[tuple[Group, Group]]:
     for part in (alone[:2], alone[2:]):
         runs = [list(run) for _, run in groupby(part, lambda group: group.cells)]
         grouped.append([Group(run[0].first, len(run), run[0].cells) for run in runs])
-    return [(alone[0], alone[1]), *product(*grouped)]
+    return [(alone[0], alone[1]), *product(grouped[0], grouped[1])]
 
 
 @torch.no_grad()
@@ -98,7 +98,8 @@ def nearest(
     """
     (batch, views, cells), targets = a.shape[:3], b.flatten(1, 2)
     step = max(1, limit // (batch * views * targets.shape[1]))
-    forth, back = [], None
+    forth: list[tuple[Tensor, Tensor]] = []
+    back: tuple[Tensor, Tensor] | None = None
     for start in range(0, cells, step):
         block = distances(a[:, :, start : start + step].flatten(1, 2), targets)
         block = block.unflatten(2, b.shape[1:3]).unflatten(1, (views, -1))  # (B, P, step, Q, M)
@@ -108,6 +109,7 @@ def nearest(
             index = torch.where(value < back[0], index + start, back[1])
             value = torch.minimum(value, back[0])
         back = value, index
+    assert back is not None  # a map has a cell
     values, indices = (torch.cat(parts, dim=2) for parts in zip(*forth, strict=True))
     return (values, indices), (back[0].permute(0, 2, 3, 1), back[1].permute(0, 2, 3, 1))
 
@@ -167,7 +169,7 @@ def find_matches(
     pairs: list[tuple[Group, Group]],
     positions: Tensor,
     distances: Callable[[Tensor, Tensor], Tensor],
-    kept: tuple[int, int],
+    kept: tuple[int, int] | tuple[float, float],
     slot_order: SlotOrder,
     *,
     matches_by_crop_type: bool,
@@ -179,7 +181,7 @@ def find_matches(
         pairs: those of `view_pairs`.
         positions: what distances are taken between.
         distances: `feature_distances` or `point_distances`.
-        kept: how many matches to keep, at most N.
+        kept: how many matches to keep, at most N, or which fractions of N.
         slot_order: see `closest`.
         matches_by_crop_type: whether the two numbers are those of large source crops (views 0 and 1) and of small ones,
             as in the paper, or those of i→j and of j→i, as in the authors' code.
@@ -189,15 +191,20 @@ def find_matches(
     for number, (a, b) in enumerate(pairs):
         forth, back = nearest(a.of(positions), b.of(positions), distances)
         if number > 0:  # large crops and small ones, compared once
-            counts = [kept[:1], kept[1:]]
+            counts: list[tuple[float, ...]] = [kept[:1], kept[1:]]
         else:  # the large crops, compared as (0, 1) and as (1, 0)
             counts = [(kept[0], kept[0 if matches_by_crop_type else 1])] * 2
         for source, target, (distance, index), ks in ((a, b, forth, counts[0]), (b, a, back, counts[1])):
-            for k, weight in slot_weights([min(k, source.cells) for k in ks], slot_order, like):
+            for k, weight in slot_weights([count(k, source.cells) for k in ks], slot_order, like):
                 cells, others = closest(distance, index, k, slot_order)
                 first = source.starts(cells.device)[:, None, None]
                 found.append(Matches(first + cells, target.starts(cells.device) + others, weight))
     return found
+
+
+def count(kept: float, cells: int) -> int:
+    """How many of `cells` to keep: a number of them, or a fraction."""
+    return min(kept, cells) if isinstance(kept, int) else max(1, round(kept * cells))
 
 
 def slot_weights(ks: list[int], slot_order: SlotOrder, like: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -212,15 +219,15 @@ def slot_weights(ks: list[int], slot_order: SlotOrder, like: Tensor) -> Iterator
         yield max(shared), weight
 
 
-def _check(maps: Sequence[Tensor], centers: Sequence[Tensor], matches: tuple[int, int], slot_order: str) -> None:
+def _check(maps: Sequence[Tensor], centers: Sequence[Tensor], matches: tuple[float, float], slot_order: str) -> None:
     check_views(len(maps))
     if len(maps) != len(centers):
         raise UsageError(f"got {len(maps)} maps and {len(centers)} grids of centers; give one grid for each map")
     for view, (m, c) in enumerate(zip(maps, centers, strict=True)):
         if (m.shape[0], *m.shape[2:], 2) != tuple(c.shape):
             raise UsageError(f"view {view}: a map {tuple(m.shape)} needs centers (B, H, W, 2) and got {tuple(c.shape)}")
-    if min(matches) < 1:
-        raise UsageError(f"matches={matches}: keep at least 1 match in each direction")
+    if any(k < 1 if isinstance(k, int) else not 0 < k <= 1 for k in matches):
+        raise UsageError(f"matches={matches}: keep at least 1 match in each direction, or a fraction of up to 1.0")
     if slot_order not in ("index", "distance"):
         raise UsageError(f"slot_order={slot_order!r}: choose 'index' or 'distance'")
 
@@ -229,7 +236,7 @@ def vicregl_local_loss(
     maps: Sequence[Tensor],
     centers: Sequence[Tensor],
     *,
-    matches: tuple[int, int] = (20, 4),
+    matches: tuple[int, int] | float = (20, 4),
     l2_top_k: bool = True,
     matches_by_crop_type: bool = True,
     slot_order: SlotOrder = "index",
@@ -247,7 +254,8 @@ def vicregl_local_loss(
     Args:
         maps: V projected maps (B, C, H, W), each of its own size; the first two are those of the large crops.
         centers: V grids (B, H, W, 2), the source points that their cells look at, as (x, y) in source pixels.
-        matches: how many matches to keep for a large and for a small source crop, at most as many as it has cells.
+        matches: how many matches to keep for a large and for a small source crop, at most as many as it has cells; or
+            the fraction of its cells.
         l2_top_k: whether matching by feature keeps that many as well, as the authors intended; else it keeps every
             cell, as their code does by default.
         matches_by_crop_type: False for the authors' code, where `matches` are those of i→j and of j→i instead.
@@ -263,15 +271,20 @@ def vicregl_local_loss(
     Raises:
         UsageError: on fewer than 2 views, fewer than 2 images in the joined batch, or options that make no sense.
     """
-    _check(maps, centers, matches, slot_order)
+    kept = (matches, matches) if isinstance(matches, float) else matches
+    _check(maps, centers, kept, slot_order)
     sizes = [m.shape[2] * m.shape[3] for m in maps]
     pairs = view_pairs(sizes)
     tokens = torch.cat([upcast(m.flatten(2).transpose(1, 2)) for m in maps], dim=1)
     points = upcast(torch.cat([c.flatten(1, 2) for c in centers], dim=1))
-    options = {"slot_order": slot_order, "matches_by_crop_type": matches_by_crop_type, "like": tokens.detach()}
-    by_feature = matches if l2_top_k else (max(sizes), max(sizes))
+    options: dict[str, Any] = {
+        "slot_order": slot_order,
+        "matches_by_crop_type": matches_by_crop_type,
+        "like": tokens.detach(),
+    }
+    by_feature = kept if l2_top_k else (1.0, 1.0)
     found = find_matches(pairs, tokens.detach(), feature_distances, by_feature, **options)
-    found += find_matches(pairs, points, point_distances, matches, **options)
+    found += find_matches(pairs, points, point_distances, kept, **options)
 
     # each process matches its own samples; then each takes the statistics of some of the slots, of all samples
     sides = [cells for m in found for cells in (m.source, m.target)]
@@ -283,7 +296,7 @@ def vicregl_local_loss(
         x.unflatten(0, c.shape[1:]) for x, c in zip(slots.split([c[0].numel() for c in sides]), sides, strict=True)
     ]
     squares = [
-        (F.mse_loss(*torch.broadcast_tensors(x, y), reduction="none").sum(dim=(0, 2, 3, 4)) * m.weight).sum()
+        ((x - y).square().sum(dim=(0, 2, 3, 4)) * m.weight).sum()
         for x, y, m in zip(by_side[::2], by_side[1::2], found, strict=True)
     ]
     invariance = torch.stack(squares).sum() / slots[0].numel() / world_size()
@@ -299,7 +312,7 @@ def vicregl_loss(
     centers: Sequence[Tensor],
     *,
     alpha: float = 0.9,
-    matches: tuple[int, int] = (20, 4),
+    matches: tuple[int, int] | float = (20, 4),
     l2_top_k: bool = True,
     matches_by_crop_type: bool = True,
     slot_order: SlotOrder = "index",

@@ -1,0 +1,121 @@
+"""What holds for every registered method: it trains, resumes to the bit, explains itself, and stays short."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import glocal
+from glocal.backbones import build_backbone
+from glocal.methods import method_class, method_names, method_options, resolve_options
+from glocal.training import loop
+
+DATA = "parts:n=40,size=40"  # 2 steps an epoch
+TRANSFORMERS = {"msn", "loca"}  # they drop tokens
+BATCH = 16
+LONGEST = 80
+
+
+def settings(name: str) -> dict:
+    return {
+        "method": name,
+        "backbone": "test_vit" if name in TRANSFORMERS else "test_resnet",
+        "image_size": 32,
+        "batch_size": BATCH,
+        "epochs": 2,
+        "precision": "bf16-mixed",
+        "workers": 0,
+        "monitor_every": 9,
+        "report": False,
+        "quiet": True,
+    }
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["method"]
+
+
+class Power(Exception):
+    """The plug is pulled."""
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, tmp_path, monkeypatch) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    glocal.pretrain(DATA, out=str(whole), **settings(name))
+    state = weights(whole)
+    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
+
+    steps = 0
+    schedule = loop.warmup_cosine
+
+    def pulled(*args):
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise Power
+        return schedule(*args)
+
+    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    with pytest.raises(Power):
+        glocal.pretrain(DATA, out=str(stopped), checkpoint_steps=1, **settings(name))
+    monkeypatch.undo()
+    glocal.pretrain(resume=str(stopped), quiet=True)
+    for key, value in weights(stopped).items():
+        assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_its_presets_build_and_only_the_student_trains(name) -> None:
+    cls = method_class(name)
+    assert {"paper", "small"} <= cls.presets.keys()
+    for preset in cls.presets:
+        options = resolve_options(cls, preset, 64, {"image_size": 32})
+        narrow = {
+            option: tuple(min(16, width) for width in value)
+            for option, value in options.items()
+            if isinstance(value, tuple) and all(isinstance(width, int) and width > 64 for width in value)
+        }
+        backbone = build_backbone(settings(name)["backbone"], image_size=32, pool=cls.pool)
+        method = cls(backbone, **options | narrow)
+        assert method.encoder is backbone
+        assert method.recipe.views
+        # the loop exports and checkpoints what is registered, and moves what has a gradient
+        assert any(module is backbone for module in method.modules())
+        assert all(p.requires_grad for p in backbone.parameters()) or name.endswith("mocov3")
+        assert isinstance(method, nn.Module)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_it_says_what_it_is_what_it_needs_and_what_to_expect(name) -> None:
+    cls = method_class(name)
+    document = inspect.getdoc(cls) or ""
+    assert cls.title
+    assert "arXiv:" in cls.paper
+    for word in ("Need", "Choose", "Expect"):
+        assert word in document or word.lower() in document, f"the docstring of {name} lacks '{word}'"
+    for option in method_options(cls):
+        assert f"{option}:" in document, f"the docstring of {name} does not explain '{option}'"
+
+
+@pytest.mark.parametrize("path", sorted(Path(glocal.__file__).parent.glob("methods/*.py")), ids=lambda path: path.stem)
+def test_its_file_is_short(path) -> None:
+    assert code_lines(path.read_text()) <= LONGEST, "over 80 lines of code: what does not belong into a method?"
+
+
+def code_lines(source: str) -> int:
+    """Lines that are neither blank, nor comment, nor docstring, nor import."""
+    tree = ast.parse(source)
+    dropped: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        ):
+            dropped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    return sum(1 for n, line in lines if n not in dropped and line.strip() and not line.strip().startswith("#"))
