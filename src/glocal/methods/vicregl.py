@@ -135,6 +135,5 @@ class VICRegL(nn.Module):
         """Where each cell of a view looks, (B, H, W, 2) in source pixels."""
         field = self.encoder.cells(height, width, device=view.affine.device)[None]
         centers = view.to_source(field) if self.cells == "field" else view.centers(height, width)
-        if self.flip_aware:
-            return centers
-        return torch.where(view.flipped[:, None, None, None], centers.flip(2), centers)
+        unaware = view.flipped[:, None, None, None] & (not self.flip_aware)
+        return torch.where(unaware, centers.flip(2), centers)
