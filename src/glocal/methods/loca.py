@@ -58,14 +58,7 @@ class LOCA(nn.Module):
     pool = "mean"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
-        "small": lambda batch: {
-            "clusters": 512,
-            "hidden": 512,
-            "bottleneck": 128,
-            "small_crops": 3,
-            "small_size": 48,
-            "momentum": 0.99,
-        },
+        "small": lambda batch: {"clusters": 512, "hidden": 512, "small_crops": 3, "small_size": 48, "momentum": 0.99},
     }
 
     def __init__(
