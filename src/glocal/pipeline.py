@@ -6,11 +6,13 @@ import copy
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 
 from glocal.backbones import Backbone, build_backbone, save_encoder
 from glocal.data import describe, open_source
@@ -25,6 +27,7 @@ from glocal.report import write_report
 from glocal.report.records import is_score
 from glocal.training import Monitor, Schedule, TrainingStopped, fit, read_metrics
 from glocal.training.plan import Plan, decide_optimization, decide_sizes, finer_stride
+from glocal.training.precision import precision_arguments
 from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import PixelCache, ViewLoader, worth_caching
 
@@ -154,11 +157,14 @@ def _launch(config: dict[str, Any]) -> Fabric:
     """Processes, precision and threads as configured."""
     config["threads"] = config["threads"] or torch.get_num_threads()
     torch.set_num_threads(config["threads"])
+    warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")  # its successor is too new
     for name in ("lightning.fabric", "lightning.pytorch"):  # they greet
         logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
-        **{name: config[name] for name in ("accelerator", "devices", "num_nodes", "precision")},
-        strategy="ddp" if config["devices"] * config["num_nodes"] > 1 else "auto",
+        **{name: config[name] for name in ("accelerator", "devices", "num_nodes")},
+        **precision_arguments(config["precision"], config["accelerator"]),
+        # statistics, queues and banks are equal on all ranks already
+        strategy=DDPStrategy(broadcast_buffers=False) if config["devices"] * config["num_nodes"] > 1 else "auto",
     )
     fabric.launch()
     return fabric

@@ -85,7 +85,8 @@ class View:
     @property
     def flipped(self) -> Tensor:
         """(B,) bool, True where the crop is a mirror image of its source."""
-        return torch.linalg.det(self.affine[:, :, :2]) < 0
+        (a, b), (c, d) = self.affine[:, :, :2].permute(1, 2, 0)
+        return a * d < b * c
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """The same view on another device."""

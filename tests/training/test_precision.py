@@ -1,0 +1,39 @@
+"""Autocast computes in half precision; coordinates keep theirs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import glocal
+from glocal.methods.vicregl import VICRegL
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_a_method_receives_the_map_home_in_full_precision(precision, tmp_path, monkeypatch) -> None:
+    seen = []
+    forward = VICRegL.forward
+
+    def spy(self, batch):
+        seen.append((batch.views[0].affine.dtype, self.projector(torch.zeros(4, self.encoder.dim)).dtype))
+        return forward(self, batch)
+
+    monkeypatch.setattr(VICRegL, "forward", spy)
+    glocal.pretrain(
+        "parts:n=16,size=32",
+        method="vicregl",
+        backbone="test_resnet",
+        image_size=32,
+        batch_size=8,
+        max_steps=1,
+        precision=precision,
+        workers=0,
+        report=False,
+        quiet=True,
+        preset="official",
+        projector=(16, 16),
+        local_projector=(8, 8),
+        out=str(tmp_path / "run"),
+    )
+    half = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    assert seen == [(torch.float32, half)]
