@@ -91,7 +91,7 @@ def test_schedules_are_those_of_a_longer_run_and_the_whole_gradient_is_clipped(t
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     options = {"projector": (16, 8), "prototypes": 12, "small_crops": 1, "small_size": 16, "entropy_weight": 1e3}
     glocal.pretrain(
-        "parts:n=16,size=32", method="msn", backbone="test_vit", image_size=32, batch_size=8, epochs=4,,
+        "parts:n=16,size=32", method="msn", backbone="test_vit", image_size=32, batch_size=8, epochs=4, lr=1e-3,
         warmup_epochs=0, precision="32", report=False, quiet=True, workers=0, out=str(tmp_path / "run"), **options,
     )  # fmt: skip
     lr, decay, _ = seen[-1]

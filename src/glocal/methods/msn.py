@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -96,8 +97,8 @@ class MSN(nn.Module):
     @property
     def optimization(self) -> Optimization:
         """AdamW with rising decay, all schedules ending at four fifths."""
-        wd = {"weight_decay": 0.04, "final_weight_decay": 0.4}
-        return Optimization("adamw", lr=2.5e-4, **wd, warmup_epochs=15.0, clip=3.0, stretch=STRETCH)
+        adamw = Optimization("adamw", lr=2.5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=15.0)
+        return replace(adamw, clip=3.0, stretch=STRETCH)
 
     def forward(self, batch: Batch) -> Loss:
         target, anchor, *small = batch.views

@@ -111,7 +111,12 @@ class ViewLoader:
         self.notes: list[str] = []
         self._support: _SupportLoader | None = None
         if recipe.support:
-            settings = {"workers": -(-workers // 2), "rank": rank, "world_size": world_size, "cache": cache}
+            settings: dict[str, Any] = {
+                "workers": -(-workers // 2),
+                "rank": rank,
+                "world_size": world_size,
+                "cache": cache,
+            }
             self._support = _SupportLoader(source, recipe.support, self.steps_per_epoch, seed, **settings)
             self.notes.append(self._support.note)
         self.close()
