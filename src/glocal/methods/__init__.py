@@ -21,9 +21,12 @@ from glocal.methods.deepercluster import DeeperCluster
 from glocal.methods.dino import DINO
 from glocal.methods.directclr import DirectCLR
 from glocal.methods.encode import encode
+from glocal.methods.loca import LOCA
 from glocal.methods.mocov3 import MoCoV3
+from glocal.methods.msn import MSN
 from glocal.methods.nnclr import NNCLR
 from glocal.methods.optimization import Optimization, suited_to
+from glocal.methods.paws import PAWS
 from glocal.methods.presets import Preset, width_for
 from glocal.methods.registry import method_class, method_names, method_options, resolve_options
 from glocal.methods.seer import SEER
@@ -39,7 +42,10 @@ __all__ = [
     "DCL",
     "DCLW",
     "DINO",
+    "LOCA",
+    "MSN",
     "NNCLR",
+    "PAWS",
     "SEER",
     "BarlowTwins",
     "COMoCoV3",
