@@ -1,7 +1,7 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
-`pretrain`, `load`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of the same names. They are
-loaded on first use, so that `import glocal` and `glocal --help` stay fast.
+`pretrain`, `load`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of the same names.
+They are loaded on first use, so that `import glocal` and `glocal --help` stay fast.
 """
 
 from __future__ import annotations
