@@ -29,6 +29,14 @@ def test_to_source_by_hand():
     assert view.flipped.tolist() == [False, True]
 
 
+def test_autocast_does_not_round_points():
+    view = view_of([[[1.37, 0, 100.3], [0, 1.21, 33]], [[-1.37, 0, 400.3], [0, 1.21, 33]]], size=224)
+    exact = view.centers(7, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(view.centers(7, 7), exact)
+        assert view.cell_of(exact, 7, 7).flatten(1).tolist() == [list(range(49))] * 2
+
+
 def test_to_source_keeps_any_shape():
     view = view_of([[[2, 0, 10], [0, 3, 20]]] * 5)
     for shape in [(5, 2), (5, 7, 2), (1, 7, 2), (5, 3, 2, 7, 2), (1, 2)]:

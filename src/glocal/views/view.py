@@ -45,7 +45,8 @@ class View:
         batch = self.affine.shape[0]
         points = points.expand(batch, *points.shape[1:])
         flat = points.reshape(batch, -1, 2).to(self.affine.dtype)
-        home = flat @ self.affine[:, :, :2].transpose(1, 2) + self.affine[:, None, :, 2]
+        with torch.autocast(flat.device.type, enabled=False):  # methods ask under autocast; bfloat16 is off by a pixel
+            home = flat @ self.affine[:, :, :2].transpose(1, 2) + self.affine[:, None, :, 2]
         return home.reshape(points.shape)
 
     def from_source(self, points: Tensor) -> Tensor:
