@@ -56,6 +56,14 @@ def test_resume_is_bit_exact(method, tmp_path, monkeypatch):
         assert str(one["position"]["plan"][name]) == str(other["position"]["plan"][name])
 
 
+def test_an_epoch_without_an_order_is_shuffled_though_the_one_before_had_one():
+    source, recipe = open_source("parts:n=12,size=40"), two_views(32)
+    loader, fresh = (ViewLoader(source, recipe, batch_size=6, seed=0) for _ in range(2))
+    list(loader.epoch(0, order=torch.arange(12)))
+    served, expected = (torch.cat([batch.index for batch in some.epoch(1)]) for some in (loader, fresh))
+    assert torch.equal(served, expected)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_given_order_is_served_and_repeats_look_different(workers):
     source = open_source("parts:n=12,size=40")

@@ -134,8 +134,8 @@ class ViewLoader:
         Raises:
             UsageError: if very many images in a row cannot be read.
         """
-        if order is not None:
-            self._positions.given = _keys(order.numpy())
+        if order is not None or self._positions.given is not None:
+            self._positions.given = None if order is None else _keys(order.numpy())
             self._next = None  # the stream knows nothing of it
         supports = self._support.epoch(epoch, start_step) if self._support else repeat(None)
         for step in range(start_step, self.steps_per_epoch):
