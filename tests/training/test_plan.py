@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from glocal import pretrain
-from glocal.training.plan import Plan, finer_stride
+from glocal.methods import Optimization
+from glocal.training.plan import Plan, decide_optimization, finer_stride
 from glocal.training.run import read_config
 
 
@@ -56,3 +57,11 @@ def test_one_that_cannot_keeps_its_map(tmp_path) -> None:
 
 def test_a_method_that_matches_no_cells_keeps_its_map(tmp_path) -> None:
     assert short(tmp_path, "test_resnet", method="vicreg")["output_stride"] is None
+
+
+def test_what_was_decided_gives_the_same_optimization_again() -> None:
+    spec = Optimization("lars", lr=0.2, weight_decay=1e-6, one_dim_lr=0.024)
+    names = ("optimizer", "lr", "weight_decay", "warmup_epochs", "trust")
+    plan = Plan({"batch_size": 64, **dict.fromkeys(names)})
+    first = decide_optimization(plan, spec, steps=1000, processes=1)
+    assert decide_optimization(Plan(dict(plan.config)), spec, steps=1000, processes=1).one_dim_lr == first.one_dim_lr

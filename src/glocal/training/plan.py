@@ -13,6 +13,8 @@ from glocal.methods import Optimization
 
 SMALL = 200_000
 """Below this many images the published widths and learning rates do not fit; preset "small" applies."""
+SHORT_TRUST = 0.02
+"""LARS's η in runs of under 30,000 steps."""
 
 
 @dataclass
@@ -68,8 +70,9 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
     A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, which solo-learn found for CIFAR.
     """
     config = plan.config
-    if steps < 30_000 and spec.optimizer == "lars" and config["trust"] is None:
-        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=0.02, one_dim_lr=1.0)
+    # a trust of .02 stands in the config.yaml of such a run, which must give the same run again
+    if steps < 30_000 and spec.optimizer == "lars" and config["trust"] in (None, SHORT_TRUST):
+        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST, one_dim_lr=1.0)
         plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:
