@@ -148,7 +148,8 @@ def _pixel_cache(fabric: Fabric, plan: Plan, source: Any, recipe: Any, *, resume
         plan.decide("cache", *fabric.broadcast(worth_caching(source, recipe.views)))
     if not plan.config["cache"]:
         return None
-    pixels = PixelCache(source, recipe.views)
+    with fabric.rank_zero_first():  # the others find it made
+        pixels = PixelCache(source, recipe.views)
     plan.notes.append(pixels.note)
     return pixels
 

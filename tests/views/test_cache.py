@@ -239,6 +239,22 @@ def test_where_it_lies(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "b" / "glocal"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "glocal"
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert cache_folder().name == "glocal"
+
+
+def nobody() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_images_without_a_fingerprint_are_never_those_of_another_run(store):
+    for value in (10, 200):
+        source = ArraySource(np.full((3, 40, 40, 3), value, np.uint8))
+        kept = PixelCache(source, RECIPE.views, store)
+        for _ in range(2):
+            assert kept.read(1)[0].unique().tolist() == [value]
+        assert kept.note.endswith("not kept: the images are not files")
 
 
 def test_what_is_too_large_is_refused_in_a_few_words(photos, monkeypatch, tmp_path):

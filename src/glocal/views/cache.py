@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +35,13 @@ _SAMPLED = 64
 
 
 def cache_folder() -> Path:
-    """Where caches lie: $GLOCAL_CACHE, else glocal/ in $XDG_CACHE_HOME or ~/.cache."""
-    named = os.environ.get("GLOCAL_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
+    """Where caches lie: $GLOCAL_CACHE, else glocal/ in $XDG_CACHE_HOME, ~/.cache or, without a home, in /tmp."""
+    if named := os.environ.get("GLOCAL_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
+    except RuntimeError:  # nobody's home: a container's nameless user
+        return Path(tempfile.gettempdir()) / "glocal"
 
 
 def worth_caching(source: ImageSource, crops: Sequence[Crop]) -> tuple[bool, str]:
@@ -75,17 +80,19 @@ class PixelCache:
     """
 
     def __init__(self, source: ImageSource, crops: Sequence[Crop], folder: Path | None = None):
-        place, state = fingerprint(source) or (source.name, "")
+        found = fingerprint(source)
+        place, state = found or ("", "")
         needs = sorted({(crop.size, crop.scale[0], crop.ratio) for crop in crops})
         same = _digest(place, needs)
         folder = cache_folder() if folder is None else Path(folder)
         self.folder = folder / f"{same}-{_digest(state, PIL.__version__, torch.__version__, len(source))}"
         self.source = source
         self._opened: tuple[int, Tensor, np.ndarray, np.ndarray] | None = None
-        self._keep = True
-        problem = ""
+        self._keep = found is not None
+        problem = "" if self._keep else ", not kept: the images are not files"
         try:
-            self._layout = _checked_layout(self.folder, len(source))
+            # without a fingerprint nothing tells these images from others
+            self._layout = _checked_layout(self.folder, len(source)) if self._keep else _plan(source, crops)
         except FileNotFoundError:
             self._layout = _plan(source, crops)
         except (OSError, ValueError):
@@ -93,7 +100,7 @@ class PixelCache:
             self._layout, problem = _plan(source, crops), " (it was damaged and is made anew)"
         total = int(self._layout["start"][-1])
         try:
-            if not (self.folder / "layout.npy").exists():
+            if self._keep and not (self.folder / "layout.npy").exists():
                 if total > _free(folder):
                     raise OSError(f"{_amount(_free(folder))} free")
                 _create(self.folder, self._layout)
@@ -266,7 +273,7 @@ def _digest(*parts: object) -> str:
 
 
 def _free(folder: Path) -> int:
-    while not folder.exists():
+    while not os.path.exists(folder):  # unlike Path's, also False where one may not look
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
