@@ -18,7 +18,7 @@ from glocal.losses import (
 )
 from glocal.methods import DCL, DCLW, NNCLR, BarlowTwins, DirectCLR, SimCLR, method_class, resolve_options
 from glocal.training.optimizers import build_optimizer
-from glocal.views import Batch, View
+from glocal.views import Batch, View, two_views
 
 METHODS = {
     "simclr": {"projector": (16, 8)},
@@ -67,6 +67,7 @@ def test_directclr_contrasts_the_first_channels_between_views(backbone):
 def test_directclr_keeps_the_published_360_of_2048(backbone):
     backbone.dim = 2048
     assert DirectCLR(backbone).channels == 360
+    assert DirectCLR(backbone).recipe == two_views(224)
     with pytest.raises(UsageError, match="fraction"):
         DirectCLR(backbone, fraction=0.0)
 

@@ -12,7 +12,7 @@ from glocal.losses import Loss, contrast
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset
-from glocal.views import Batch, simclr_views
+from glocal.views import Batch, two_views
 
 
 class DirectCLR(nn.Module):
@@ -57,7 +57,7 @@ class DirectCLR(nn.Module):
         self.encoder = backbone
         self.channels = max(1, round(fraction * backbone.dim))
         self.temperature = temperature
-        self.recipe = simclr_views(image_size, scale)
+        self.recipe = two_views(image_size, scale)  # as in the authors' code, rather than SimCLR's
 
     @property
     def optimization(self) -> Optimization:
