@@ -1,5 +1,7 @@
 """SwAV and SEER: the queue, the frozen prototypes, half precision, two processes as one."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -36,14 +38,27 @@ def build(cls=SwAV, **options):
 def test_the_queue_waits_for_its_time_then_helps_to_balance():
     method = build(queue=16, queue_from=0.5)
     method.eval()  # the prototypes stay as they are
+    other = method.queues[0].embeddings.clone()
     z, scores = torch.nn.functional.normalize(torch.randn(8, 8), dim=1), torch.randn(8, 12) / 4
     torch.testing.assert_close(method.codes(1, z, scores), sinkhorn(scores))
     method.after_step(0.4)
     torch.testing.assert_close(method.codes(1, -z, scores), sinkhorn(scores))
     method.after_step(0.5)
     past = torch.cat([z, -z]) @ method.prototypes.weight.T  # what came before, in order
-    torch.testing.assert_close(method.codes(1, z, scores), sinkhorn(torch.cat([past, scores]))[16:])
+    fresh = torch.nn.functional.normalize(torch.randn(8, 8), dim=1)  # enters after it was of use to none
+    torch.testing.assert_close(method.codes(1, fresh, scores), sinkhorn(torch.cat([past, scores]))[16:])
+    torch.testing.assert_close(method.queues[1].embeddings, torch.cat([fresh, -z]))
+    assert torch.equal(method.queues[0].embeddings, other)  # each view has its own
     assert method.state_dict()["use_queue"]
+
+
+def test_the_queue_is_compared_in_float32_whatever_the_autocast():
+    method = build(queue=16, queue_from=0.0).eval()
+    z, scores = torch.nn.functional.normalize(torch.randn(8, 8), dim=1), torch.randn(8, 12) / 4
+    twin = copy.deepcopy(method)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = twin.codes(0, z, scores)
+    assert torch.equal(rounded, method.codes(0, z, scores))
 
 
 def test_the_loss_is_the_swapped_prediction_of_all_crops():

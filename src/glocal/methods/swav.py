@@ -14,7 +14,7 @@ from glocal.heads import SupportQueue
 from glocal.heads import projector as build_projector
 from glocal.heads.prototypes import Prototypes
 from glocal.losses import Loss, sinkhorn
-from glocal.losses.covariance import upcast
+from glocal.losses.covariance import upcast, without_autocast
 from glocal.losses.distillation import dino_loss
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization, suited_to
@@ -101,7 +101,10 @@ class SwAV(nn.Module):
 
     @property
     def optimization(self) -> Optimization:
-        """Of the paper's large batches, or with a queue that of its small ones."""
+        """Of the paper's large batches, or with a queue that of its small ones.
+
+        The authors' LARC adapts the rates of biases and norms too, which LARS, here, leaves as they are.
+        """
         lr, warmup = (0.6, 0.0) if self.queues else (0.3, 10.0)
         frozen = {"prototypes": self.frozen_epochs}
         lars = Optimization("lars", lr=lr, weight_decay=1e-6, warmup_epochs=warmup, frozen=frozen)
@@ -119,7 +122,8 @@ class SwAV(nn.Module):
         past = scores[:0]
         if self.queues:
             if self.use_queue:  # of which each process takes its share
-                past = self.queues[view].embeddings[rank() :: world_size()] @ self.prototypes.weight.detach().mT
+                with without_autocast(z):
+                    past = self.queues[view].embeddings[rank() :: world_size()] @ self.prototypes.weight.detach().mT
             self.queues[view].push(z)
         return sinkhorn(torch.cat([past, scores]), self.epsilon, self.rounds)[len(past) :]
 
