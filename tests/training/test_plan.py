@@ -64,4 +64,6 @@ def test_what_was_decided_gives_the_same_optimization_again() -> None:
     names = ("optimizer", "lr", "weight_decay", "warmup_epochs", "trust")
     plan = Plan({"batch_size": 64, **dict.fromkeys(names)})
     first = decide_optimization(plan, spec, steps=1000, processes=1)
-    assert decide_optimization(Plan(dict(plan.config)), spec, steps=1000, processes=1).one_dim_lr == first.one_dim_lr
+    assert decide_optimization(Plan(dict(plan.config)), spec, steps=1000, processes=1) == first
+    # Barlow Twins' loss is a sum over dimensions: its biases, which LARS does not adapt, need their small rate
+    assert first.one_dim_lr == 0.024

@@ -68,11 +68,12 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
 
     LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps.
     A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, which solo-learn found for CIFAR.
+    Parameters of one dimension keep their share of the rate: without adaptation it goes with the size of the loss.
     """
     config = plan.config
     # a trust of .02 stands in the config.yaml of such a run, which must give the same run again
     if steps < 30_000 and spec.optimizer == "lars" and config["trust"] in (None, SHORT_TRUST):
-        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST, one_dim_lr=1.0)
+        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST)
         plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:
