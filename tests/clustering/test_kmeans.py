@@ -1,5 +1,7 @@
 """k-means, whitening and balanced orders."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,13 @@ def test_whitened_covariance_is_the_identity():
         torch.testing.assert_close(z.mean(dim=0), torch.zeros(z.shape[1]), rtol=0, atol=1e-5)
     leading = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False).U[:, :5]
     torch.testing.assert_close((leading.T @ whiten(x, 5)).abs() / 20, torch.eye(5), rtol=0, atol=1e-3)
+
+
+def test_whitening_in_parts_is_whitening(monkeypatch):
+    x = normal(100, 6) @ normal(6, 6, seed=1) + 50
+    whole = whiten(x, 4)
+    monkeypatch.setattr(sys.modules["glocal.clustering.whiten"], "CHUNK", 7)
+    torch.testing.assert_close(whiten(x, 4).abs(), whole.abs())
 
 
 def test_whitening_leaves_out_what_does_not_vary():

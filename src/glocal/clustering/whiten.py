@@ -7,6 +7,9 @@ from torch import Tensor
 
 from glocal.distributed import all_sum
 
+CHUNK = 8192
+"""Rows in double precision at a time: all of them would take several times the memory of the features."""
+
 
 @torch.no_grad()
 def whiten(x: Tensor, dim: int) -> Tensor:
@@ -18,10 +21,15 @@ def whiten(x: Tensor, dim: int) -> Tensor:
         x: (N, D), this process's rows. Processes may hold different numbers of them.
         dim: components to keep.
     """
-    x = x.double()  # a covariance of fp32 sums loses the small components
-    total = all_sum(x.new_tensor([float(len(x))]))
-    centred = x - all_sum(x.sum(dim=0)) / total
-    variances, axes = torch.linalg.eigh(all_sum(centred.mT @ centred) / total)
+    parts = x.split(CHUNK)
+    total = all_sum(torch.tensor([float(len(x))], dtype=torch.float64, device=x.device))
+    mean = all_sum(torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0)) / total
+    covariance = mean.new_zeros(x.shape[1], x.shape[1])
+    for part in parts:  # a covariance of fp32 sums loses the small components
+        centred = part.double() - mean
+        covariance.addmm_(centred.mT, centred)
+    variances, axes = torch.linalg.eigh(all_sum(covariance) / total)
     variances, axes = variances.flip(0)[:dim], axes.flip(1)[:, :dim]
     rank = int((variances > 1e-7 * variances[0]).sum())
-    return (centred @ (axes[:, :rank] * variances[:rank].rsqrt())).float()
+    scaled = axes[:, :rank] * variances[:rank].rsqrt()
+    return torch.cat([((part.double() - mean) @ scaled).float() for part in parts])
