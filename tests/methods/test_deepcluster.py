@@ -7,9 +7,11 @@ import torch.nn.functional as F
 
 from glocal.backbones import build_backbone
 from glocal.data import open_source
+from glocal.errors import UsageError
 from glocal.methods.deepcluster import DeepCluster
 from glocal.methods.deepcluster_v2 import DeepClusterV2
 from glocal.methods.deepercluster import DeeperCluster, turned
+from glocal.training.optimizers import build_optimizer
 from glocal.views import Appearance, Bank, Batch, Recipe, View, ViewLoader
 
 IMAGES = 24
@@ -58,6 +60,23 @@ def test_deepcluster_learns_its_clusters_served_equally_with_a_new_classifier():
     logits = method.encoder(batch.views[0].pixels).pooled @ method.top.weight[0].T + method.top.bias[0]
     assert torch.equal(batch.target[:, 0], plan.targets[0][batch.index])
     torch.testing.assert_close(method(batch).total, F.cross_entropy(logits, batch.target[:, 0]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_new_classifier_has_no_momentum():
+    method = build(DeepCluster, clusters=4, components=3)
+    groups = build_optimizer(method, method.optimization, 1.0).param_groups
+    momentum = {p: group["momentum"] for group in groups for p in group["params"]}
+    for name, parameter in method.named_parameters():
+        assert momentum[parameter] == (0.0 if name.startswith("top.") else 0.9), name
+
+
+def test_more_clusters_than_images_are_a_users_mistake():
+    for method in (
+        build(DeepCluster, clusters=IMAGES + 1, components=3),
+        build(DeeperCluster, clusters=2 * (IMAGES // 2 + 1), super_clusters=2, components=3),
+    ):
+        with pytest.raises(UsageError, match=f"clusters of {IMAGES} images"):
+            method.before_epoch(bank_of(method))
 
 
 def test_empty_clusters_have_no_part():

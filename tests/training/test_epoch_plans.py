@@ -1,5 +1,7 @@
 """Plans of epochs: they survive a stop, their order is served, and what starts anew is forgotten."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 import glocal
 from glocal.data import open_source
 from glocal.training import loop
-from glocal.views import Appearance, Recipe, ViewLoader, two_views
+from glocal.views import Appearance, EpochPlan, Recipe, ViewLoader, two_views
 
 TINY = {
     "backbone": "test_resnet",
@@ -62,6 +64,24 @@ def test_an_epoch_without_an_order_is_shuffled_though_the_one_before_had_one():
     list(loader.epoch(0, order=torch.arange(12)))
     served, expected = (torch.cat([batch.index for batch in some.epoch(1)]) for some in (loader, fresh))
     assert torch.equal(served, expected)
+
+
+class Planner(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.top = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+    def before_epoch(self, bank):
+        return EpochPlan(renewed=("top.",))
+
+
+def test_the_optimizer_forgets_what_starts_anew():
+    method = Planner()
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
+    method.top(method.body(torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    loop._make_plan(method, SimpleNamespace(), optimizer, loop.Position())
+    assert set(optimizer.state) == set(method.body.parameters())
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from glocal.backbones import Backbone
 from glocal.clustering import balanced_order, hierarchical_kmeans, whiten
+from glocal.errors import UsageError
 from glocal.heads.top_layers import TopLayers
 from glocal.losses import Loss
 from glocal.methods.bank import bank_features, for_all
@@ -77,7 +78,7 @@ class DeeperCluster(nn.Module):
 
     @property
     def optimization(self) -> Optimization:
-        """A constant rate."""
+        """A constant rate, published as .1 at batch 3072: give `lr` for batches as large."""
         return suited_to(self.encoder.norm, Optimization("sgd", 0.1, 1e-5, warmup_epochs=0.0, final_lr=1.0))
 
     def before_epoch(self, bank: Bank) -> EpochPlan:
@@ -92,6 +93,10 @@ class DeeperCluster(nn.Module):
 
     def cluster(self, bank: Bank) -> Tensor:
         """The super-cluster of each image, and its cluster in there, (2, N); the classifiers start anew."""
+        if (total := self.parts * self.clusters) > len(bank):  # each image would be a cluster by itself
+            raise UsageError(
+                f"{total} clusters of {len(bank)} images: choose at most as many clusters as there are images"
+            )
         ids, features = bank_features(self, bank, lambda pixels: self.encoder(pixels).pooled)
         x = F.normalize(whiten(features, self.components), dim=1)
         seed = derive(bank.seed, "k-means", bank.epoch)
