@@ -13,7 +13,10 @@ import pytest
 import torch
 
 import glocal
+from glocal.errors import UsageError
 from glocal.training import loop, read_metrics
+from glocal.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from glocal.training.precision import Autocast
 
 TINY = {
     "method": "vicregl",
@@ -113,3 +116,37 @@ def test_interrupt_saves_and_says_how_to_resume(whole, tmp_path):
     assert "Traceback" not in err
     glocal.pretrain(resume=str(out), workers=0, quiet=True)
     assert_identical(whole, out)
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_interrupted_and_both_stop(tmp_path):
+    options = ["--devices=2", "--accelerator=cpu", "--backbone=test_resnet", "--image-size=32", "--batch-size=4"]
+    options += ["--epochs=100000", "--precision=32", "--workers=0", "--threads=1", "--report=false", "--method=vicreg"]
+    command = [sys.executable, "-m", "glocal", "pretrain", DATA, f"--out={tmp_path / 'run'}", "--quiet"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not read_metrics(tmp_path / "run") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # to the first only
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 130, err
+    assert "resume with" in err
+
+
+def test_the_scale_of_losses_in_half_precision_is_part_of_a_checkpoint(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    used, fresh = (Autocast("16-mixed", "cpu") for _ in range(2))
+    used.scaler.load_state_dict(used.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7})
+    save_checkpoint(tmp_path, layer, optimizer, used, Position(step=3))
+    assert load_checkpoint(tmp_path, layer, optimizer, fresh).step == 3
+    assert fresh.state_dict() == used.state_dict()
+
+
+def test_a_checkpoint_that_is_none_is_refused_in_one_line(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    (tmp_path / "checkpoints").mkdir()
+    for content in (b"", b"not a checkpoint", bytes(range(256))):
+        (tmp_path / "checkpoints" / "last.pt").write_bytes(content)
+        with pytest.raises(UsageError, match="cannot be resumed from"):
+            load_checkpoint(tmp_path, layer, torch.optim.SGD(layer.parameters()), Autocast("bf16-mixed", "cpu"))

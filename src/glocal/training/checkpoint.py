@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.precision import Precision
 from torch import nn
 
 from glocal.errors import UsageError
@@ -40,7 +42,9 @@ def checkpoint_path(run: Path) -> Path:
     return run / "checkpoints" / "last.pt"
 
 
-def save_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+def save_checkpoint(
+    run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
+) -> None:
     """Write to a temporary file, sync it, rename it over the last checkpoint: a reader never sees half a file."""
     path = checkpoint_path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +52,7 @@ def save_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimiz
     state = {
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "precision": precision.state_dict(),  # the scale of losses in fp16
         "position": {**vars(position), "plan": plan},
     }
     partial = path.with_suffix(".partial")
@@ -58,7 +63,7 @@ def save_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimiz
     os.replace(partial, path)
 
 
-def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
     """Restore a run and say where it stood.
 
     Raises:
@@ -71,10 +76,12 @@ def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimiz
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
+        if state.get("precision"):
+            precision.load_state_dict(state["precision"])
         plan = state["position"].pop("plan", None)
         return Position(**state["position"], plan=plan and EpochPlan(**plan))
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{path} cannot be resumed from: {reason}; was config.yaml changed since?") from error
 
 

@@ -113,7 +113,7 @@ def fit(
 
     method.to(device=fabric.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(method, optimization, schedule.lr)
-    at = load_checkpoint(run, method, optimizer) if resume else Position(skipped={})
+    at = load_checkpoint(run, method, optimizer, fabric.strategy.precision) if resume else Position(skipped={})
     assert at.skipped is not None
     wrapped, optimizer_ = fabric.setup(method, optimizer)
     bank = None
@@ -132,8 +132,17 @@ def fit(
                 "Try a lower --lr, --clip 1, or --precision 32"
             )
         if fabric.is_global_zero:
-            save_checkpoint(run, method, optimizer, at)
+            save_checkpoint(run, method, optimizer, fabric.strategy.precision, at)
         fabric.barrier()
+
+    def wishes() -> tuple[bool, bool]:
+        """Whether to stop, and whether a checkpoint is due: for all processes, if for any."""
+        mine = stopping(), time.monotonic() - saved > schedule.checkpoint_seconds
+        if fabric.world_size == 1:
+            return mine
+        any_: Any = fabric.all_reduce(torch.tensor(mine, device=fabric.device).int(), reduce_op="max")
+        stop, late = any_.tolist()
+        return bool(stop), bool(late)
 
     def write_line(loss: Any) -> None:
         nonlocal logged
@@ -182,7 +191,7 @@ def fit(
                         if at.step < step:
                             parameter.grad = None
                     if clip or optimization.clip_each:  # infinite: only undoes the scaling of fp16
-                        fabric.clip_gradients(wrapped, optimizer_, max_norm=clip or math.inf)
+                        fabric.clip_gradients(wrapped, optimizer_, max_norm=clip or math.inf, error_if_nonfinite=False)
                     if optimization.clip_each:
                         clip_each(method.parameters(), optimization.clip_each)
                     optimizer_.step()
@@ -192,12 +201,15 @@ def fit(
                         method.after_step(at.step / total_steps)
                     if at.step % schedule.log_steps == 0 or at.step in (1, total_steps):
                         write_line(loss)
-                    if stopping() or at.step >= total_steps:
+                    # not at every step, since processes wait for each other to agree
+                    ask = fabric.world_size == 1 or at.step % schedule.log_steps == 0
+                    stop, late = wishes() if ask else (False, False)
+                    if stop or at.step >= total_steps:
                         break
-                    due = schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0
-                    if due or (fabric.world_size == 1 and time.monotonic() - saved > schedule.checkpoint_seconds):
+                    if late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
                         checkpoint()
-                if stopping():
+                stop, late = wishes()
+                if stop:
                     checkpoint()
                     raise Interrupted(
                         f"stopped at step {at.step} of {total_steps}; resume with: glocal pretrain --resume {run}"
@@ -209,7 +221,7 @@ def fit(
                     checkpoint()
                     _monitor(monitor, method, at, log, fabric)
                     logged = (at.step, time.monotonic())
-                elif ended or time.monotonic() - saved > schedule.checkpoint_seconds:
+                elif ended or late:
                     checkpoint()
     finally:
         log.close()
