@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from glocal.distributed import world_size
 from glocal.errors import UsageError
 from glocal.heads import sync_batch_norms
-from glocal.methods import method_class, method_options, resolve_options
+from glocal.methods import Optimization, method_class, method_options, resolve_options
 from glocal.methods.joint import cross_view
+from glocal.training.optimizers import build_optimizer
 from two_processes import on_processes
 
 NAMES = list(PAIRS)
@@ -36,6 +37,24 @@ def test_byol_is_the_papers_loss():
     unit = lambda v: v / v.norm(dim=1, keepdim=True)
     paper = sum((unit(a) - unit(b)).square().sum(1).mean() for a, b in ((p[0], z[1]), (p[1], z[0])))
     torch.testing.assert_close(4 + 4 * loss, paper)
+
+
+def test_byol_moves_as_with_the_papers_loss_and_rates():
+    """Two steps of LARS on 4 × ours, with the published decay and one rate, and on ours with `optimization`."""
+    ours, paper = build("byol").double(), build("byol").double()
+    published = Optimization("lars", lr=0.3, weight_decay=1e-6)
+    for method, spec, scale in ((ours, ours.optimization, 1), (paper, published, 4)):
+        optimizer = build_optimizer(method, spec, 0.3)
+        for group in optimizer.param_groups:
+            group["lr"] *= group["lr_share"]
+        for seed in (0, 1):
+            (scale * method(views(4, seed=seed, dtype=torch.float64)).total).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    moved = build("byol").double().state_dict()
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p, paper.get_parameter(name), rtol=1e-9, atol=1e-12)
+        assert "teacher" in name.split(".") or not torch.equal(p, moved[name]) or p.abs().max() == 0
 
 
 def test_mocov3_is_the_authors_loss():
@@ -63,6 +82,17 @@ def test_dino_forwards_sizes_together_and_moves_its_centre_after_the_loss():
     torch.testing.assert_close(method.heads.center, 0.9 * before + 0.1 * torch.cat(logits).mean(0))
     method.eval()(batch)
     torch.testing.assert_close(method.heads.center, 0.9 * before + 0.1 * torch.cat(logits).mean(0))
+
+
+def test_dinos_crops_are_the_authors():
+    """Blur 1, .1 and, small ones, .5; solarized is the second alone; without small crops large ones may be smaller."""
+    views = build("dino", small_crops=3).recipe.views
+    assert [(v.size, v.scale, v.blur, v.solarize) for v in views] == [
+        *((32, (0.4, 1.0), 1.0, 0.0), (32, (0.4, 1.0), 0.1, 0.2)),
+        *[(16, (0.05, 0.4), 0.5, 0.0)] * 3,
+    ]
+    small = resolve_options(method_class("dino"), "small", 64, {})
+    assert (small["small_crops"], small["scale"]) == (0, (0.14, 1.0))
 
 
 def test_dinos_teacher_warms_up():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization
 from glocal.methods.presets import Preset
 from glocal.methods.teacher import DistillationHeads, cosine, ema_copy, update_ema
-from glocal.views import Batch, multi_crop
+from glocal.views import Batch, Crop, Recipe
+
+SMALL: dict[str, Any] = {"outputs": 4096, "hidden": 1024, "momentum": 0.99}
 
 
 class DINO(nn.Module):
@@ -53,7 +55,8 @@ class DINO(nn.Module):
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "convnet": lambda batch: {"scale": (0.14, 1.0), "small_scale": (0.05, 0.14)},
-        "small": lambda batch: {"outputs": 4096, "hidden": 1024, "momentum": 0.99, "small_crops": 0},
+        # without small crops the authors advise large ones from .14
+        "small": lambda batch: SMALL | {"small_crops": 0, "scale": (0.14, 1.0)},
     }
 
     temperature: Tensor
@@ -86,7 +89,9 @@ class DINO(nn.Module):
         self.heads = self.new_heads()
         self.teacher = ema_copy(backbone)
         self.register_buffer("temperature", torch.tensor(teacher_temperature[0]))
-        self.recipe = multi_crop(image_size, small_crops, small_size, large_scale=scale, small_scale=small_scale)
+        first = Crop(image_size, scale, blur=1.0)
+        small = first.but(size=small_size, scale=small_scale, blur=0.5)
+        self.recipe = Recipe((first, first.but(blur=0.1, solarize=0.2)) + (small,) * small_crops)
 
     @property
     def optimization(self) -> Optimization:
