@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import glocal
-from glocal.comparison import Budget, Entry
+from glocal.comparison import Budget, Entry, measure
+from glocal.comparison import compare as compare_module
 from glocal.errors import UsageError
 
 
@@ -20,7 +23,9 @@ def test_an_entry_is_a_method_with_options() -> None:
     assert len({Entry.parse(text).folder for text in ("vicregl:alpha=0.75", "vicregl:alpha=0.7", "vicregl")}) == 3
 
 
-@pytest.mark.parametrize("text", ["vicregg", "vicregl:alpa=1", "vicregl:alpha", "vicregl:alpha="])
+@pytest.mark.parametrize(
+    "text", ["vicregg", "vicregl:alpa=1", "vicregl:alpha", "vicregl:alpha=", "vicregl:matches=[10"]
+)
 def test_a_wrong_entry_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Entry.parse(text)
@@ -89,3 +94,53 @@ def test_from_end_to_end_and_again(tmp_path) -> None:
     assert (out / "runs" / "vicreg-0" / "encoder.safetensors").read_bytes() == weights
     with pytest.raises(UsageError, match="other budget"):
         compare("vicreg", budget="64img")
+
+
+class Finished:
+    """A process that has ended."""
+
+    pid, stderr = 1, io.StringIO("")
+
+    def __init__(self, *_, **__) -> None:
+        Finished.started += 1
+
+    started = 0
+
+
+def test_what_a_finished_run_took_outlives_an_interrupted_evaluation(tmp_path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    usage = SimpleNamespace(ru_maxrss=2048)
+    monkeypatch.setattr(measure.subprocess, "Popen", Finished)
+    monkeypatch.setattr(measure.os, "wait4", lambda pid, options: (pid, 0, usage))
+    first = measure.train(tmp_path / "x.yaml", run)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.pt").touch()
+    usage.ru_maxrss = 1  # of a process that only finds all done
+    assert measure.train(tmp_path / "x.yaml", run) == first
+    assert Finished.started == 1
+
+
+def test_a_killed_run_is_said_to_be(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(measure.subprocess, "Popen", Finished)
+    monkeypatch.setattr(measure.os, "wait4", lambda pid, options: (pid, 9, SimpleNamespace(ru_maxrss=1)))
+    with pytest.raises(UsageError, match="signal 9"):
+        measure.train(tmp_path / "x.yaml", tmp_path / "run")
+
+
+def test_an_interrupted_calibration_is_measured_anew(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "runs" / "vicreg-speed"
+    path.mkdir(parents=True)
+    path.with_suffix(".yaml").touch()
+    (path / "metrics.jsonl").write_text('{"step": 10, "images_per_second": 1.0}\n')
+
+    def train(settings, run) -> None:
+        assert not run.exists()
+        run.mkdir()
+        (run / "metrics.jsonl").write_text('{"step": 20, "images_per_second": 32.0}\n')
+
+    monkeypatch.setattr(compare_module, "train", train)
+    given = Entry.parse("vicreg"), {"batch_size": 16}, Budget.parse("10s"), 100, tmp_path
+    assert compare_module._steps(*given) == 20
+    monkeypatch.setattr(compare_module, "train", None)
+    assert compare_module._steps(*given) == 20

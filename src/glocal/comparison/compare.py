@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,11 @@ def _steps(entry: Entry, settings: dict[str, Any], budget: Budget, images: int, 
         return budget.steps(images, settings["batch_size"], 0.0)
     path = out / "runs" / f"{entry.folder}-speed"
     file = path.with_suffix(path.suffix + ".yaml")
-    if not file.exists() or not read_metrics(path):
+    if not any(line.get("step") == CALIBRATION_STEPS - 1 for line in read_metrics(path)):
+        shutil.rmtree(path, ignore_errors=True)  # interrupted: what is gone on with has to start its workers again
         file.write_text(yaml.safe_dump(settings | {"max_steps": CALIBRATION_STEPS, "epochs": 10**6}, sort_keys=False))
         train(file, path)
-    rate = next(line["images_per_second"] for line in read_metrics(path) if line.get("step") == 20)
+    rate = next(line["images_per_second"] for line in read_metrics(path) if line.get("step") == CALIBRATION_STEPS - 1)
     return budget.steps(images, settings["batch_size"], settings["batch_size"] / rate)
 
 

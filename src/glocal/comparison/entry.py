@@ -40,7 +40,10 @@ class Entry:
             name, equals, value = pair.partition("=")
             if not equals or not value:
                 raise UsageError(f"'{pair}' in '{text}' is not OPTION=VALUE; write for example vicregl:alpha=0.75")
-            options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+            try:
+                options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise UsageError(f"'{value}' in '{text}' is no value; write for example matches=[10,4]") from error
         resolve_options(known, "paper", 256, options)  # refuses unknown ones
         return cls(text, method, options)
 

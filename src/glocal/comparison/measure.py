@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glocal.errors import UsageError
+from glocal.pipeline import write_json
 from glocal.training import read_metrics
 
 RAPL = Path("/sys/class/powercap")
@@ -24,7 +27,7 @@ class Cost:
         seconds: of training, by the run's own clock.
         images_per_second: median over its log lines.
         peak_memory: bytes resident on the machine, of the process (not of a GPU).
-        joules: of the processor packages while it ran, or None where they cannot be read.
+        joules: of the processor packages while it ran, or None where they cannot be read or it was interrupted.
     """
 
     seconds: float
@@ -36,11 +39,16 @@ class Cost:
 def train(settings: Path, run: Path) -> Cost:
     """Run `glocal pretrain --config SETTINGS --out RUN`, or go on with it if it was interrupted, and wait.
 
+    What a finished run took is kept in its folder, since going on with it takes nothing.
+
     Raises:
         UsageError: if it fails, with its last line.
     """
+    kept = run / "cost.json"
+    if kept.exists():
+        return Cost(**json.loads(kept.read_text()))
     command = [sys.executable, "-m", "glocal", "pretrain"]
-    if (run / "checkpoints" / "last.pt").exists():
+    if resumed := (run / "checkpoints" / "last.pt").exists():
         command += ["--resume", str(run)]
     else:
         shutil.rmtree(run, ignore_errors=True)
@@ -52,16 +60,20 @@ def train(settings: Path, run: Path) -> Cost:
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UsageError(f"{' '.join(command)} failed: {said.strip().splitlines()[-1] if said.strip() else status}")
+        ended = f"signal {-process.returncode}" if process.returncode < 0 else f"code {process.returncode}"
+        reason = said.strip().splitlines()[-1] if said.strip() else f"ended by {ended}, perhaps out of memory"
+        raise UsageError(f"{shlex.join(command)} failed: {reason}")
     lines = [line for line in read_metrics(run) if "images_per_second" in line]
     rates = sorted(line["images_per_second"] for line in lines[1:] or lines)
     after = joules_used()
-    return Cost(
+    cost = Cost(
         seconds=lines[-1]["time"] if lines else time.monotonic() - started,
         images_per_second=rates[len(rates) // 2] if rates else 0.0,
         peak_memory=used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        joules=None if joules is None or after is None else after - joules,
+        joules=None if resumed or joules is None or after is None else after - joules,
     )
+    write_json(kept, asdict(cost))
+    return cost
 
 
 def joules_used() -> float | None:

@@ -51,7 +51,8 @@ def table(
     rows = []
     for text, runs in results.items():
         cells = [text, str(len(runs)), *(spread(values(runs, *c[:2])) for c in columns)]
-        cost = {key: statistics.fmean(run["cost"][key] or 0 for run in runs) for key in runs[0]["cost"]}
+        known = {key: [v for run in runs if (v := run["cost"][key]) is not None] for key in runs[0]["cost"]}
+        cost = {key: statistics.fmean(found) if found else 0.0 for key, found in known.items()}
         cells += [str(runs[0]["steps"]), f"{cost['images_per_second']:.0f}", f"{cost['peak_memory'] / 1e9:.1f}"]
         cells += [f"{cost['seconds'] / 60:.1f}", *([f"{cost['joules'] / 1e3:.1f}"] if joules else [])]
         rows.append(cells)
@@ -75,7 +76,7 @@ def table(
         "",
         "Any line again:",
         "",
-        *(f"    glocal pretrain --config {path} --out NEW" for path in sorted((out / "runs").glob("*-[0-9].yaml"))),
+        *(f"    glocal pretrain --config {path} --out NEW" for path in sorted((out / "runs").glob("*-[0-9]*.yaml"))),
         "",
     ]
     return "\n".join(lines)
