@@ -122,7 +122,7 @@ class SwAV(nn.Module):
         past = scores[:0]
         if self.queues:
             if self.use_queue:  # of which each process takes its share
-                with without_autocast(z):
+                with without_autocast(z):  # like the scores
                     past = self.queues[view].embeddings[rank() :: world_size()] @ self.prototypes.weight.detach().mT
             self.queues[view].push(z)
         return sinkhorn(torch.cat([past, scores]), self.epsilon, self.rounds)[len(past) :]
