@@ -271,7 +271,7 @@ def vicregl_local_loss(
     Raises:
         UsageError: on fewer than 2 views, fewer than 2 images in the joined batch, or options that make no sense.
     """
-    kept = (matches, matches) if isinstance(matches, float) else matches
+    kept = matches if isinstance(matches, Sequence) else (matches, matches)
     _check(maps, centers, kept, slot_order)
     sizes = [m.shape[2] * m.shape[3] for m in maps]
     pairs = view_pairs(sizes)

@@ -219,7 +219,7 @@ def fit(
                     at.epoch, at.batch = at.epoch + 1, 0
                 if monitor and (ended or (at.batch == 0 and at.epoch % schedule.monitor_every == 0)):
                     checkpoint()
-                    _monitor(monitor, method, at, log, fabric)
+                    _monitor(monitor, method, at, log, fabric, last=ended)
                     logged = (at.step, time.monotonic())
                 elif ended or late:
                     checkpoint()
@@ -238,8 +238,8 @@ def _make_plan(method: Any, bank: Bank, optimizer: torch.optim.Optimizer, at: Po
             optimizer.state.pop(parameter, None)
 
 
-def _monitor(monitor: Monitor, method: Any, at: Position, log: Logbook, fabric: Fabric) -> None:
-    """Look on the main process; where it says stop, all processes do."""
+def _monitor(monitor: Monitor, method: Any, at: Position, log: Logbook, fabric: Fabric, *, last: bool) -> None:
+    """Look on the main process; where it says stop, all processes do, unless this is the end anyway."""
     numbers, stop = {}, None
     if fabric.is_global_zero:
         try:
@@ -247,7 +247,7 @@ def _monitor(monitor: Monitor, method: Any, at: Position, log: Logbook, fabric: 
         except TrainingStopped as stopped:
             stop = str(stopped)
     stop = fabric.broadcast(stop)
-    if stop:
+    if stop and not last:
         raise TrainingStopped(stop)
     log.record({"step": at.step, "epoch": at.epoch, **numbers})
     log.say(f"epoch {at.epoch}: " + "  ".join(f"{name} {value:.3g}" for name, value in numbers.items()))

@@ -64,6 +64,10 @@ def worth_caching(source: ImageSource, crops: Sequence[Crop]) -> tuple[bool, str
     return True, f"about {_amount(expected)} of pixels, decoded once"
 
 
+FORMAT = 1
+"""To be raised when what is kept for the same image changes."""
+
+
 class PixelCache:
     """The images of a source, each no larger than the most magnified crop of a recipe can ever need.
 
@@ -83,7 +87,7 @@ class PixelCache:
         found = fingerprint(source)
         place, state = found or ("", "")
         needs = sorted({(crop.size, crop.scale[0], crop.ratio) for crop in crops})
-        same = _digest(place, needs)
+        same = _digest(FORMAT, place, needs)
         folder = cache_folder() if folder is None else Path(folder)
         self.folder = folder / f"{same}-{_digest(state, PIL.__version__, torch.__version__, len(source))}"
         self.source = source
