@@ -42,5 +42,5 @@ def test_a_single_layer_is_linear():
 def test_mistakes_are_said_in_one_line():
     with pytest.raises(UsageError, match="input and of the output"):
         projector((4,), "batch")
-    with pytest.raises(UsageError, match="'batch' or 'layer'"):
+    with pytest.raises(UsageError, match="'batch', 'layer' or 'none'"):
         projector((4, 5), "group")
