@@ -11,7 +11,7 @@ from glocal.training import loop
 TINY = {
     "method": "co-dino", "backbone": "test_vit", "image_size": 32, "batch_size": 8, "epochs": 3, "precision": "32",
     "hidden": 16, "bottleneck": 8, "outputs": 12, "cells": 2, "small_crops": 0, "report": False, "quiet": True,
-    "workers": 0,
+    "workers": 0, "teacher_temperature": (0.04, 0.07),
 }  # fmt: skip
 DATA = "parts:n=32,size=32"  # 4 steps an epoch, 12 in all
 

@@ -19,7 +19,7 @@ class DCL(SimCLR):
         backbone: the encoder to train.
         image_size: side of the crops, pixels.
         scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers.
+        projector: widths of the projector's layers, each followed by BatchNorm.
         temperature: τ of the softmax over cosine similarities.
     """
 
@@ -40,7 +40,7 @@ class DCLW(SimCLR):
         backbone: the encoder to train.
         image_size: side of the crops, pixels.
         scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers.
+        projector: widths of the projector's layers, each followed by BatchNorm.
         temperature: τ of the softmax over cosine similarities.
         sigma: σ of the weights 2 − N·softmax(similarity/σ); the larger, the more equal they are.
     """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone
+from glocal.heads import BatchNorm
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss, info_nce
 from glocal.methods.encode import encode
@@ -27,7 +28,7 @@ class SimCLR(nn.Module):
         backbone: the encoder to train.
         image_size: side of the crops, pixels.
         scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers.
+        projector: widths of the projector's layers, each followed by BatchNorm.
         temperature: τ of the softmax over cosine similarities (published: .1 for long training of large batches; up to
             .5 for small ones).
     """
@@ -54,7 +55,8 @@ class SimCLR(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = backbone
-        self.projector = build_projector((backbone.dim, *projector), norm=backbone.norm)
+        # BatchNorm after the last layer too, as in the authors' code
+        self.projector = build_projector((backbone.dim, *projector), norm="batch").append(BatchNorm(projector[-1]))
         self.temperature = temperature
         self.recipe = simclr_views(image_size, scale)
 

@@ -13,8 +13,10 @@ from glocal.methods import Optimization
 
 SMALL = 200_000
 """Below this many images the published widths and learning rates do not fit; preset "small" applies."""
+SHORT_RUN = 30_000
+"""Steps under which published optimisers hardly move the weights."""
 SHORT_TRUST = 0.02
-"""LARS's η in runs of under 30,000 steps."""
+"""LARS's η in short runs."""
 
 
 @dataclass
@@ -67,22 +69,27 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
     """The method's own optimisation, adapted to short runs, under what the person set.
 
     LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps.
-    A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, which solo-learn found for CIFAR.
-    Parameters of one dimension keep their share of the rate: without adaptation it goes with the size of the loss.
+    A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, in the order of solo-learn's recipes for CIFAR,
+    which cap the adapted rate in place of scaling it. Parameters of one dimension keep their share of the rate: without
+    adaptation it goes with the size of the loss. Momentum is for all: what a paper exempts had 10^3 steps an epoch.
     """
     config = plan.config
-    # a trust of .02 stands in the config.yaml of such a run, which must give the same run again
-    if steps < 30_000 and spec.optimizer == "lars" and config["trust"] in (None, SHORT_TRUST):
-        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST)
-        plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:
         lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config["optimizer"]]
         spec = replace(spec, optimizer=config["optimizer"], lr=lr, weight_decay=weight_decay, final_weight_decay=None)
+    if steps < SHORT_RUN:
+        spec = replace(spec, no_momentum=())
+    # a trust of .02 stands in the config.yaml of such a run, which must give the same run again
+    if steps < SHORT_RUN and spec.optimizer == "lars" and config["trust"] in (None, SHORT_TRUST):
+        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST)
+        plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     batch = config["batch_size"] * processes
     plan.decide("lr", spec.lr * batch / 256, f"{spec.lr:g} × {batch}/256")
     for name in ("weight_decay", "warmup_epochs", "trust"):
         plan.decide(name, getattr(spec, name), "goes with the optimizer")
+    if config["weight_decay"] != spec.weight_decay:  # the person's own stays where it was set
+        spec = replace(spec, final_weight_decay=None)
     return replace(spec, **{name: config[name] for name in ("weight_decay", "warmup_epochs", "trust")})
 
 
