@@ -159,7 +159,8 @@ def losses(measured: dict[str, Any], figures: Path, suffix: str) -> str:
         "## Losses\n\n"
         f"The whole VICRegL loss of two views ({measured['matches'][0]} and {measured['matches'][1]} matches) and the"
         " VICReg loss, in float32. Both libraries get the same inputs and grids of locations and fill their slots"
-        " alike, so that they compute the same function; the last columns are relative differences. Memory is the most"
+        " alike, so that they compute the same function; the last columns are relative differences in float64"
+        " (in float32 near-ties between cells fall differently). Memory is the most"
         " that the tensors of one forward and backward hold at once, inputs not counted.\n\n"
         f"{table(head, rows)}\n\n![Times faster than lightly](figures/losses{suffix}.svg)"
     )
