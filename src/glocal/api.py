@@ -160,7 +160,8 @@ def compare(
         UsageError: for bad options, or if `out` holds another comparison.
     """
     from glocal.comparison import Entry, compare_methods
-    from glocal.comparison.compare import Protocol, tasks_for
+    from glocal.comparison.compare import Protocol
+    from glocal.evaluation import possible_tasks
 
     images = [data] if isinstance(data, str) else list(data)
     if evaluate_on is None and len(images) > 1:
@@ -173,7 +174,7 @@ def compare(
         evaluate_on=labelled,
         budget=budget,
         seeds=seeds,
-        tasks=tasks_for(labelled, tasks),
+        tasks=tasks or possible_tasks(labelled),
         limit=limit,
         settings={name: given[name] for name in names},
     )

@@ -18,7 +18,7 @@ from glocal.comparison.measure import train
 from glocal.comparison.page import write_page
 from glocal.data import open_source
 from glocal.errors import UsageError
-from glocal.evaluation import Pixels, possible_tasks
+from glocal.evaluation import Pixels
 from glocal.methods import method_class
 from glocal.pipeline import BACKBONE_OPTIONS, score, write_json
 from glocal.training import read_metrics
@@ -184,8 +184,3 @@ def _baselines(protocol: Protocol, shared: dict[str, Any], out: Path) -> dict[st
         }
         write_json(path, found)
     return json.loads(path.read_text())
-
-
-def tasks_for(data: str, wanted: list[str] | None) -> list[str]:
-    """The tasks asked for, or all cheap ones that the data allows."""
-    return wanted or possible_tasks(data)

@@ -57,11 +57,7 @@ def table(
         cells += [f"{cost['seconds'] / 60:.1f}", *([f"{cost['joules'] / 1e3:.1f}"] if joules else [])]
         rows.append(cells)
     for name, scores in baselines.items():
-        cells = [
-            name,
-            "",
-            *(spread([value] if (value := scores.get(c[0], {}).get(c[1])) is not None else []) for c in columns),
-        ]
+        cells = [name, "", *(spread(values([{"scores": scores}], *c[:2])) for c in columns)]
         rows.append(cells + [""] * (len(head) - len(cells)))
     settings = protocol["settings"]
     lines = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from glocal.evaluation.corruptions import Draws
 from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
 from glocal.evaluation.robustness import relative_drop
+from glocal.features import Features
 
 
 def stages(encoder: nn.Module) -> list[str]:
@@ -43,12 +46,12 @@ def masked(module: nn.Module, share: float, *, seed: int, samples: Sequence[int]
     What is left is not scaled up.
     """
 
-    def lose(_module: nn.Module, _inputs: object, output: object) -> object:
+    def lose(_module: nn.Module, _inputs: object, output: Any) -> Any:
         if isinstance(output, Tensor):
             u = Draws(seed, "internal", samples).uniform(*output.shape[1:], like=output.float())
             return torch.where(u < share, 0.0, output)
-        features: object = output  # `Features`: an encoder without stages
-        return type(output)(**(vars(features) | {"pooled": lose(_module, _inputs, features.pooled)}))  # type: ignore
+        assert isinstance(output, Features)  # of an encoder without stages
+        return replace(output, pooled=lose(_module, _inputs, output.pooled))
 
     handle = module.register_forward_hook(lose)
     try:
