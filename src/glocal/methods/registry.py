@@ -1,10 +1,13 @@
-"""Methods by name. Ours and third-party ones register alike: a class under the entry-point group `glocal.methods`."""
+"""Methods by name. Ours and third-party ones register alike: a class under the entry-point group `glocal.methods`.
+
+One that is not registered, an experiment's, is named by where it is: "mypackage.file:Class".
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from glocal.errors import UsageError
@@ -16,11 +19,16 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> Any:
-    """The class registered as `name`.
+    """The class registered as `name`, or that at "module:Class".
 
     Raises:
-        UsageError: for a name nobody registered, with the nearest one.
+        UsageError: for a name nobody registered, with the nearest one, or a place where there is no class.
     """
+    if ":" in name:
+        try:
+            return EntryPoint(name, name, "glocal.methods").load()
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"no method at '{name}', which should be an importable module:Class ({error})") from error
     for point in entry_points(group="glocal.methods"):
         if point.name == name:
             return point.load()
