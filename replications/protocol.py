@@ -1,5 +1,8 @@
 """What every replication shares: arms × seeds run once each and kept, paired differences with an interval, a verdict.
 
+A run trains with `glocal.pretrain` on the training images of the `SETS` of its module, with the module's `COMMON` under
+the arm's options, and is scored by the module's `SCORES` at its last step.
+
 Results lie under replications/results/NAME/, one JSON file per arm and seed. A run that was interrupted is resumed, one
 that is finished is not run again, and the table in the docs is made from the files alone.
 """
@@ -11,23 +14,71 @@ import json
 import math
 import platform
 import resource
+import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import glocal
 
 RESULTS = Path(__file__).parent / "results"
 # two-sided 95% quantiles of Student's t, by degrees of freedom
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+# what runs are: as long as their arm says, on one thread, and nothing but training
+RUN: dict[str, Any] = {
+    "epochs": 1000,
+    "monitor_every": 1000,
+    "precision": "bf16-mixed",
+    "workers": 0,
+    "threads": 1,
+    "report": False,
+    "quiet": True,
+}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that is compared: a name and the arguments of `glocal.pretrain` that make it."""
+    """One thing that is compared: a name and the arguments of `glocal.pretrain` that make it.
+
+    Without a method it is the encoder as a run of the seed begins with it.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that a task gives of an encoder.
+
+    Attributes:
+        title: what the table calls it.
+        data: a folder among the data, or a collection that is generated ("parts:...").
+        task: see `glocal tasks`.
+        number: which one of the task's.
+        image_size: pixels.
+    """
+
+    title: str
+    data: str
+    task: str
+    number: str = "top1"
+    image_size: int = 64
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That `more` has more of a score than `less`."""
+
+    more: str
+    less: str
+    score: str
+
+    def __str__(self) -> str:
+        return f"{self.more} − {self.less}, {self.score}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +91,11 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    @property
+    def verdict(self) -> str:
+        """On the claim that it is positive: "reproduced", "not reproduced" or "undecided"."""
+        return "reproduced" if self.low > 0 else "not reproduced" if self.high < 0 else "undecided"
 
 
 def paired(a: dict[int, float], b: dict[int, float]) -> Difference:
@@ -54,6 +110,66 @@ def paired(a: dict[int, float], b: dict[int, float]) -> Difference:
     mean, n = statistics.fmean(differences), len(differences)
     half = T95[n - 1] * statistics.stdev(differences) / math.sqrt(n)
     return Difference(mean, mean - half, mean + half)
+
+
+def place(data: Path, name: str) -> str:
+    """Where a collection of a protocol is."""
+    return name if name.startswith("parts") else str(data / name)
+
+
+def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The encoder of a run, which is begun or gone on with, and the last training line of its log.
+
+    Args:
+        folder: of the run.
+        sets: images to pretrain on.
+        seed: of the run.
+        options: of `glocal.pretrain`.
+    """
+    from glocal.training import read_metrics
+
+    if (folder / "checkpoints" / "last.pt").exists():
+        glocal.pretrain(resume=str(folder), quiet=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        glocal.pretrain(list(sets), out=str(folder), seed=seed, **options)
+    return glocal.load(str(folder)), [line for line in read_metrics(folder) if "time" in line][-1]
+
+
+def untrained(options: Mapping[str, Any], seed: int) -> Any:
+    """The encoder with the weights that a run of this seed begins with."""
+    import torch
+
+    from glocal.backbones import build_backbone
+    from glocal.pipeline import BACKBONE_OPTIONS
+    from glocal.random import derive
+
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "init"))
+        given = {key: value for key, value in options.items() if key in (*BACKBONE_OPTIONS, "pool")}
+        return build_backbone(options["backbone"], **given).eval()
+
+
+def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str, float]:
+    """The scores of an encoder; those on the same images share its features."""
+    wanted: dict[tuple[str, int], list[str]] = {}
+    for score in scores.values():
+        wanted.setdefault((score.data, score.image_size), []).append(score.task)
+    results = {
+        (name, size): glocal.evaluate(encoder, place(data, name), tasks=list(dict.fromkeys(tasks)), image_size=size)
+        for (name, size), tasks in wanted.items()
+    }
+    return {key: results[s.data, s.image_size][s.task][s.number] for key, s in scores.items()}
+
+
+def run_arm(module: Any, arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
+    """Train one arm of a replication, or go on training, and score it."""
+    options = {**RUN, **module.COMMON, **arm.options}
+    if "method" not in arm.options:
+        return {"scores": measured(untrained(options, seed), data, module.SCORES)}
+    folder = runs / f"{module.NAME}-{arm.name}-{seed}"
+    encoder, last = trained(folder, [place(data, name) for name in module.SETS], seed, options)
+    return {"scores": measured(encoder, data, module.SCORES), "train_seconds": last["time"], "last": last}
 
 
 def cpu_seconds() -> float:
@@ -99,6 +215,66 @@ def spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def rows(found: Mapping[str, Any], arms: Sequence[Arm], titles: Mapping[str, str]) -> list[str]:
+    """Lines of a markdown table: each arm's scores over its seeds."""
+    lines = ["| arm | seeds | " + " | ".join(titles.values()) + " |", "|---" * (2 + len(titles)) + "|"]
+    for arm in arms:
+        if arm.name in found:
+            cells = [spread([result["scores"][key] for result in found[arm.name].values()]) for key in titles]
+            lines.append(f"| {arm.name} | {len(found[arm.name])} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def of(found: Mapping[str, Any], arm: str, score: str) -> dict[int, float]:
+    """Seed -> one score of an arm."""
+    return {seed: result["scores"][score] for seed, result in found.get(arm, {}).items()}
+
+
+def difference(found: Mapping[str, Any], claim: Claim) -> Difference | None:
+    """What is claimed to be positive; None while there are less than two seeds of both arms."""
+    more, less = of(found, claim.more, claim.score), of(found, claim.less, claim.score)
+    return paired(more, less) if len(more.keys() & less.keys()) > 1 else None
+
+
+def overall(verdicts: Sequence[str]) -> str:
+    """One for all: "reproduced" if all are, "not reproduced" if one is not, else "undecided"."""
+    if "not reproduced" in verdicts:
+        return "not reproduced"
+    return "reproduced" if set(verdicts) == {"reproduced"} else "undecided"
+
+
+def claims_table(module: Any) -> str:
+    """Markdown: scores by arm, the claimed differences, and the verdict on all of them together."""
+    found = kept(module.NAME)
+    if not found:
+        return "Not run yet: no verdict."
+    lines = rows(found, module.ARMS, {key: score.title for key, score in module.SCORES.items()})
+    differences = {claim: difference(found, claim) for claim in module.CLAIMS}
+    lines += ["", "Differences claimed to be positive, paired by seed, with 95% intervals:", ""]
+    lines += [f"- {claim}: {f'{d} ({d.verdict})' if d else 'not run yet'}" for claim, d in differences.items()]
+    verdicts = [d.verdict for d in differences.values() if d]
+    missing = len(verdicts) < len(differences)
+    return "\n".join([*lines, "", "No verdict yet." if missing else f"Verdict: **{overall(verdicts)}**."])
+
+
+def replicate(module: Any, run: Callable[[Arm, int, Path, Path], dict[str, Any]] | None = None) -> None:
+    """What `python -m replications.NAME` does: run the arms that are asked for, and print the table.
+
+    Args:
+        module: with NAME, ARMS and table().
+        run: (arm, seed, data, runs) -> a result with its "scores"; by default `run_arm`.
+    """
+    options = arguments(module.__doc__ or "", module.ARMS)
+    if not options.table:
+        for seed in options.seeds:
+            for arm in module.ARMS:
+                if arm.name in options.arms:
+                    todo = partial(run, arm, seed) if run else partial(run_arm, module, arm, seed)
+                    keep(module.NAME, arm, seed, partial(todo, options.data, options.runs))
+                    print(f"{arm.name} seed {seed}: done", flush=True)
+    print(module.table())
 
 
 def arguments(doc: str, arms: list[Arm]) -> argparse.Namespace:

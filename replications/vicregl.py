@@ -24,12 +24,11 @@ linear accuracy falls by less than 2 points on average; "not reproduced" if the 
 
 from __future__ import annotations
 
-import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-import glocal
-from replications.protocol import Arm, arguments, keep, kept, paired, spread
+from replications.protocol import Arm, Score, kept, measured, paired, place, replicate, rows, trained
 
 NAME = "vicregl"
 STEPS = 450
@@ -53,20 +52,13 @@ ARMS = [
     Arm("vicreg-2048", {"method": "vicreg", "projector": (2048,) * 3}),
     Arm("vicreg-time", {"method": "vicreg", "max_steps": round(STEPS * 1.2)}),
 ]
-SCORES = {"knn": "clothing kNN", "linear": "clothing linear", "camvid": "camvid mIoU", "pets": "pets mIoU"}
-
-
-def scores(encoder: Any, data: Path) -> dict[str, float]:
-    """The four numbers of the protocol."""
-    clothing = glocal.evaluate(encoder, str(data / "clothing"), tasks=["knn", "linear"], image_size=96)
-    camvid = glocal.evaluate(encoder, str(data / "camvid"), tasks=["segment"], image_size=192)
-    pets = glocal.evaluate(encoder, str(data / "pets"), tasks=["segment"], image_size=128)
-    return {
-        "knn": clothing["knn"]["top1"],
-        "linear": clothing["linear"]["top1"],
-        "camvid": camvid["segment"]["miou"],
-        "pets": pets["segment"]["miou"],
-    }
+SETS = ("clothing", "pets", "camvid")
+SCORES = {
+    "knn": Score("clothing kNN", "clothing", "knn", image_size=96),
+    "linear": Score("clothing linear", "clothing", "linear", image_size=96),
+    "camvid": Score("camvid mIoU", "camvid", "segment", "miou", image_size=192),
+    "pets": Score("pets mIoU", "pets", "segment", "miou", image_size=128),
+}
 
 
 def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
@@ -79,18 +71,10 @@ def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             encoder = build_backbone("resnet18", output_stride=16, pool="mean").eval()
-        return {"scores": scores(encoder, data)}
-    folder = runs / f"{NAME}-{arm.name}-{seed}"
-    if (folder / "checkpoints" / "last.pt").exists():
-        glocal.pretrain(resume=str(folder), quiet=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        sets = [str(data / name) for name in ("clothing", "pets", "camvid")]
-        glocal.pretrain(sets, out=str(folder), seed=seed, **{**COMMON, **arm.options})
-    from glocal.training import read_metrics
-
-    lines = [line for line in read_metrics(folder) if "time" in line]
-    return {"scores": scores(glocal.load(str(folder)), data), "train_seconds": lines[-1]["time"], "last": lines[-1]}
+        return {"scores": measured(encoder, data, SCORES)}
+    sets = [place(data, name) for name in SETS]
+    encoder, last = trained(runs / f"{NAME}-{arm.name}-{seed}", sets, seed, {**COMMON, **arm.options})
+    return {"scores": measured(encoder, data, SCORES), "train_seconds": last["time"], "last": last}
 
 
 def table() -> str:
@@ -98,11 +82,7 @@ def table() -> str:
     found = kept(NAME)
     if not found:
         return "Not run yet: no verdict."
-    lines = ["| arm | seeds | " + " | ".join(SCORES.values()) + " |", "|---" * (2 + len(SCORES)) + "|"]
-    for arm in ARMS:
-        if arm.name in found:
-            cells = [spread([r["scores"][key] for r in found[arm.name].values()]) for key in SCORES]
-            lines.append(f"| {arm.name} | {len(found[arm.name])} | " + " | ".join(cells) + " |")
+    lines = rows(found, ARMS, {key: score.title for key, score in SCORES.items()})
     lines += ["", "Differences from vicreg, paired by seed, with 95% intervals:", ""]
     verdicts = {}
     for name in ("vicregl-0.9", "vicregl-0.75", "vicreg-2048", "vicreg-time"):
@@ -127,16 +107,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    options = arguments(__doc__ or "", ARMS)
-    if not options.table:
-        for seed in options.seeds:
-            for arm in ARMS:
-                if arm.name in options.arms:
-                    keep(NAME, arm, seed, lambda arm=arm, seed=seed: run(arm, seed, options.data, options.runs))
-                    print(f"{arm.name} seed {seed}: done", flush=True)
-    print(table())
-
-
 if __name__ == "__main__":
-    main()
+    replicate(sys.modules[__name__], run)
