@@ -1,12 +1,13 @@
-"""Write docs/replications.md from what is kept: `python -m replications.tables`."""
+"""Write docs/replications.md and docs/methods_table.md from what is kept: `python -m replications.tables`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from replications import vicregl
+from replications import methods, vicregl
 
-PAGE = Path(__file__).parent.parent / "docs" / "replications.md"
+DOCS = Path(__file__).parent.parent / "docs"
 HEAD = """# Replications
 
 Published claims tried at small scale, with the verdict rule written before the runs, several seeds, last-step scores on
@@ -15,12 +16,28 @@ This page is made by `python -m replications.tables`.
 """
 
 
+METHODS_HEAD = """# The evidence for each method
+
+*Oracle*: what the value and gradient of its loss are compared with, in the test behind the link. *1 = 2*: loss, gradients
+and buffers on two processes are those of one with the joined batch. *Lines of code*: of its file, without imports and
+documentation. What the methods are, and when to choose which: [methods](methods.md). This page is made by
+`python -m replications.tables`.
+"""
+
+
+def section(module: Any) -> list[str]:
+    """Title, protocol and results of a replication."""
+    title, _, rest = (module.__doc__ or "").partition("\n")
+    return [f"## {title}", rest.strip().partition("\n\n    python")[0], module.table(), ""]
+
+
+def write(page: str, parts: list[str]) -> None:
+    (DOCS / page).write_text("\n\n".join(parts).rstrip() + "\n")
+
+
 def main() -> None:
-    sections = [HEAD.rstrip()]
-    for module in (vicregl,):
-        title, _, rest = (module.__doc__ or "").partition("\n")
-        sections += [f"## {title}", rest.strip().partition("\n\n    python")[0], module.table(), ""]
-    PAGE.write_text("\n\n".join(sections).rstrip() + "\n")
+    write("replications.md", [HEAD.rstrip(), *section(vicregl)])
+    write("methods_table.md", [METHODS_HEAD.rstrip(), *section(methods)])
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def naive_msn(anchors, targets, prototypes, rounds=3):
     return loss + math.log(len(prototypes)) + sum(a * torch.log(a) for a in mean)
 
 
+@pytest.mark.parity("msn", oracle="naive float64 loops, lightly")
 @pytest.mark.parametrize("views", [1, 3])
 def test_msn_is_the_papers_loss_and_lightlys(views):
     inputs = anchors, prototypes = normal(views, 6, 5).requires_grad_(), normal(7, 5, seed=2).requires_grad_()
@@ -92,6 +93,7 @@ def naive_predictions(queries, supports, labels, smoothing):
     return torch.stack(rows)
 
 
+@pytest.mark.parity("paws", oracle="naive float64 loops")
 def test_paws_is_the_papers_loss():
     z, s = normal(4, 3, 5).requires_grad_(), normal(6, 5, seed=1).requires_grad_()
     h, s_h, labels = normal(2, 3, 5, seed=2), normal(6, 5, seed=3), torch.tensor([4, 4, 9, 9, 2, 2])

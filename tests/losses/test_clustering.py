@@ -35,6 +35,33 @@ def test_codes_are_the_papers(rounds):
     torch.testing.assert_close(sinkhorn(scores, 0.05, rounds), naive_codes(scores, 0.05, rounds))
 
 
+def naive_swap(scores, codes, temperature):
+    """Caron et al. 2020, eq. 2, over all crops: each predicts the codes of the other large ones, number by number."""
+    total, pairs = 0.0, 0
+    for i, code in enumerate(codes):
+        for v, crop in enumerate(scores):
+            if v == i:
+                continue
+            pairs += 1
+            for q, s in zip(code, crop, strict=True):
+                p = [torch.exp(x / temperature) for x in s]
+                total = total - sum(a * torch.log(b / sum(p)) for a, b in zip(q, p, strict=True)) / len(crop)
+    return total / pairs
+
+
+@pytest.mark.parity("swav", "seer", oracle="naive float64 loops")
+@pytest.mark.parametrize(("past", "epsilon", "rounds"), [(8, 0.05, 3), (0, 0.03, 10)])
+def test_the_swapped_prediction_is_the_papers(past, epsilon, rounds):
+    """With SwAV's queue and codes, and with SEER's."""
+    scores, queue = (normal(4, 5, 6) / 3).requires_grad_(), normal(2, past, 6, seed=1) / 3
+    together = [torch.cat([q, s.detach()]) for q, s in zip(queue, scores, strict=False)]
+    ours = dino_loss(scores.unbind(), [sinkhorn(s, epsilon, rounds)[past:] for s in together], 0.1)
+    theirs = naive_swap(scores, [naive_codes(s, epsilon, rounds)[past:] for s in together], 0.1)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, scores)[0] for loss in (ours, theirs)))
+
+
+@pytest.mark.parity("swav", oracle="lightly")
 def test_lightly_agrees_on_the_swapped_prediction_and_its_gradient():
     scores = (normal(5, 16, 9, dtype=torch.float32) / 4).requires_grad_()
     past = normal(2, 32, 9, seed=1, dtype=torch.float32) / 4

@@ -44,6 +44,7 @@ def with_entropy(a, b):
     return vicreg_loss(a, b, entropy_weight=3.0).total
 
 
+@pytest.mark.parity("simclr", "dcl", "dclw", oracle="naive float64 loops")
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 6), st.integers(0, 10**6), st.sampled_from([0.1, 0.5, 2.0]))
 def test_each_equals_the_loops(batch, dim, seed, temperature):
@@ -59,6 +60,7 @@ def test_each_equals_the_loops(batch, dim, seed, temperature):
         same_gradients(ours, theirs, [z])
 
 
+@pytest.mark.parity("simclr", "dcl", oracle="lightly")
 def test_info_nce_and_dcl_equal_lightly():
     z = normal(2, 16, 8).requires_grad_()
     same_gradients(info_nce(*z, 0.3), NTXentLoss(temperature=0.3)(*z), [z])

@@ -18,6 +18,7 @@ def whitened(samples, dim):
     return q[:, 1:] * samples**0.5  # mean 0, variance 1, no covariance
 
 
+@pytest.mark.parity("barlow_twins", oracle="naive float64 loops")
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 15), st.integers(0, 10**6))
 def test_barlow_twins_equals_the_loops(batch, dim, seed):

@@ -23,6 +23,7 @@ def same_gradients(ours, theirs, inputs):
 batches, dims, seeds = st.integers(2, 9), st.integers(1, 9), st.integers(0, 10**6)
 
 
+@pytest.mark.parity("vicreg", oracle="naive float64 loops")
 @settings(max_examples=40, deadline=None)
 @given(batches, dims, seeds)
 def test_vicreg_equals_the_loops(batch, dim, seed):
@@ -43,6 +44,7 @@ def test_vicregl_global_equals_the_loops(batch, dim, views, seed):
         torch.testing.assert_close(loss.terms[f"global_{name}"], term.detach(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parity("vicreg", oracle="lightly")
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
 def test_vicreg_equals_lightly(shape):
     z = (0.8 * normal(2, *shape)).requires_grad_()

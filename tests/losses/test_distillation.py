@@ -44,6 +44,7 @@ def naive_dino(students, teachers, center, sharp, soft):
     return total / pairs
 
 
+@pytest.mark.parity("dino", oracle="naive float64 loops")
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 4), st.integers(2, 6), st.integers(2, 4), st.integers(0, 10**6))
 def test_dino_equals_the_loops(batch, outputs, views, seed):
@@ -56,6 +57,7 @@ def test_dino_equals_the_loops(batch, outputs, views, seed):
     same(dino_loss(list(students), targets, 0.7), naive_dino(students, teachers, center, 0.3, 0.7), [students])
 
 
+@pytest.mark.parity("dino", oracle="lightly")
 def test_dino_and_its_centre_equal_lightly_over_steps():
     theirs, center = DINOLoss(output_dim=7).double(), torch.zeros(7, dtype=torch.float64)
     for step in range(3):

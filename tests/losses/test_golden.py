@@ -34,6 +34,7 @@ def inputs(case):
     return embeddings, maps, [grid(v, batch, *size) for v, size in sizes]
 
 
+@pytest.mark.parity("vicregl", oracle="the authors' code")
 @pytest.mark.parametrize("case", GOLDEN["cases"])
 def test_loss_and_gradients_equal_the_authors(case):
     embeddings, maps, centers = inputs(case)

@@ -46,6 +46,7 @@ OPTIONS = st.fixed_dictionaries(
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=8)
 
 
+@pytest.mark.parity("vicregl", oracle="naive float64 loops")
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 5), SIZES, OPTIONS, st.integers(0, 10**6))
 def test_local_loss_equals_the_loops(batch, dim, sizes, options, seed):
@@ -70,6 +71,7 @@ def lightly_grid(batch, cells, seed):
     return torch.stack([transform.location_to_NxN_grid(location) for location in locations]).double()
 
 
+@pytest.mark.parity("vicregl", oracle="lightly")
 @pytest.mark.parametrize("matches", [(5, 3), (9, 9)])
 @pytest.mark.parametrize(("batch", "dim"), [(4, 7), (9, 3)])
 def test_whole_loss_equals_lightly(matches, batch, dim):

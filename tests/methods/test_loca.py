@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from support import build, make_batch, random_view
@@ -53,6 +54,7 @@ def test_places_are_those_of_box_arithmetic():
     assert reference.flipped.any()
 
 
+@pytest.mark.parity("loca", oracle="float64 loops over tokens")
 def test_loca_is_the_papers_loss():
     """Token by token, from what its networks say."""
     method, batch = build("loca").double(), make_batch("loca", 3, torch.float64)
