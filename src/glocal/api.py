@@ -210,6 +210,7 @@ def evaluate(
     workers: int = 0,
     seed: int = 0,
     limit: int | None = None,
+    task_options: dict[str, dict[str, Any]] | None = None,
     baselines: bool = False,
     json: str | None = None,
 ) -> dict[str, Any]:
@@ -225,6 +226,7 @@ def evaluate(
         workers: loader processes.
         seed: of splits and crops.
         limit: look at no more than so many training and test images.
+        task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
         baselines: also score the same architecture at random initialisation, and raw pixels.
         json: a file to write the scores to.
 
@@ -245,6 +247,7 @@ def evaluate(
         "workers": workers,
         "seed": seed,
         "limit": limit,
+        "options": task_options,
     }
     result = score_with_baselines(model, data, **settings) if baselines else score(model, data, **settings)
     if json is not None:

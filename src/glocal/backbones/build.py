@@ -96,7 +96,7 @@ def check_name(name: str) -> None:
     import timm
 
     registered = registered_names()
-    if name in registered:
+    if name in registered or registered_backbone(name):
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -127,6 +128,10 @@ def evaluate_encoder(
     options = options or {}
     if unused := set(options) - set(found):
         raise UsageError(f"options given for '{min(unused)}', which is not among the tasks ({', '.join(found)})")
+    for name, given in options.items():
+        known = [parameter for parameter in inspect.signature(found[name].run).parameters if parameter != "exam"]
+        if unknown := set(given) - set(known):
+            raise UsageError(f"task '{name}' has no option '{min(unknown)}' (it has: {', '.join(known) or 'none'})")
     splits = open_splits(data, seed)
     if limit is not None:
         splits = limited(splits, limit, seed)

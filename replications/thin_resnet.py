@@ -1,0 +1,38 @@
+"""ResNets of 8 convolutions whose receptive field is smaller, or larger, than an image of 96 px.
+
+RF-ResNets small enough to train many of on a processor: `thin_rf195`, of the strides of a standard ResNet (3×3 cells
+of 96 px), and `thin_rf79`, of the same parameters but for the stem's (12×12 cells).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from glocal.backbones.rf_resnet import set_strides
+
+CONFIG = {"input_size": (3, 96, 96), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def thin_resnet(num_classes: int) -> ResNet:
+    block: Any = BasicBlock  # timm's annotation asks for an instance
+    model = ResNet(block, (1, 1, 1, 1), channels=(32, 64, 128, 256), num_classes=num_classes)
+    model.pretrained_cfg = CONFIG  # for the mean and the deviation of pixels
+    return model
+
+
+def thin_rf195(num_classes: int = 0) -> ResNet:
+    """7×7 stem of stride 2, max-pooling, stages of stride (1, 2, 2, 2)."""
+    return thin_resnet(num_classes)
+
+
+def thin_rf79(num_classes: int = 0) -> ResNet:
+    """3×3 stem of stride 2, no max-pooling, stages of stride (1, 2, 2, 1)."""
+    model = thin_resnet(num_classes)
+    model.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    set_strides(model, (1, 2, 2, 1), 2)
+    return model
