@@ -31,8 +31,20 @@ from typing import Any
 
 from glocal.methods import method_class, method_names, method_options
 from replications.evidence import Check, checks, method_code_lines
-from replications.protocol import RUN, Arm, Score, cpu_seconds, kept, measured, of, place, replicate, spread, untrained
-from replications.protocol import trained as train
+from replications.protocol import (
+    RUN,
+    Arm,
+    Score,
+    cpu_seconds,
+    kept,
+    measured,
+    of,
+    place,
+    replicate,
+    spread,
+    trained,
+    untrained,
+)
 
 NAME = "methods"
 STEPS = 200
@@ -73,7 +85,7 @@ def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
     folder = runs / f"{NAME}-{arm.name}-{seed}"
     whole, before = not folder.exists(), cpu_seconds()
     options = {**RUN, **COMMON, "max_steps": STEPS, **arm.options}
-    encoder, last = train(folder, [place(data, name) for name in SETS], seed, options)
+    encoder, last = trained(folder, [place(data, name) for name in SETS], seed, options)
     spent = cpu_seconds() - before
     return {
         "scores": measured(encoder, data, scores),
@@ -123,11 +135,12 @@ def cost(found: Mapping[str, Any], method: str) -> float | None:
 
 def row(arm: Arm, found: Mapping[str, Any], parity: list[Check], distributed: list[Check]) -> str:
     """A line of the table: one method, or one of what they begin with."""
-    options, runs = arm.options, found.get(arm.name, {})
-    recipe = f"{options['backbone']}, {options['image_size']} px"
+    begin = RANDOM[arm.name if arm.name in RANDOM else baseline(arm.name)]
+    recipe = f"{begin['backbone']}, {begin['image_size']} px"
+    recipe += "".join(f", {key.replace('_', ' ')} {begin[key]}" for key in ("output_stride", "pool") if key in begin)
+    runs = found.get(arm.name, {})
     scores = [spread(list(of(found, arm.name, key).values())) if runs else "not run yet" for key in ("linear", "knn")]
     if arm.name in RANDOM:
-        recipe += "".join(f", {key} {value}" for key, value in options.items() if key in ("output_stride", "pool"))
         return f"| {arm.name} | | | {recipe} | " + " | ".join(scores) + " | | | | |"
     difference, own, reference = gain(found, arm.name), cost(found, arm.name), cost(found, REFERENCE)
     cells = [
@@ -146,9 +159,8 @@ def row(arm: Arm, found: Mapping[str, Any], parity: list[Check], distributed: li
 def table() -> str:
     """Markdown: a row for each method and for what they begin with."""
     found, parity, distributed = kept(NAME), checks("parity"), checks("distributed")
-    return "\n".join(
-        [HEAD, *(row(arm, found, parity.get(arm.name, []), distributed.get(arm.name, [])) for arm in ARMS)]
-    )
+    lines = [row(arm, found, parity.get(arm.name, []), distributed.get(arm.name, [])) for arm in ARMS]
+    return "\n".join([HEAD, *lines])
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ This page is made by `python -m replications.tables`.
 
 METHODS_HEAD = """# The evidence for each method
 
-*Oracle*: what the value and gradient of its loss are compared with, in the test behind the link. *1 = 2*: loss, gradients
-and buffers on two processes are those of one with the joined batch. *Lines of code*: of its file, without imports and
-documentation. What the methods are, and when to choose which: [methods](methods.md). This page is made by
+*Oracle*: what the value and gradient of its loss are compared with, in the test behind the link. *1 = 2*: loss,
+gradients and buffers on two processes are those of one with the joined batch. *Lines of code*: of its file, without
+imports and documentation. What the methods are, and when to choose which: [methods](methods.md). This page is made by
 `python -m replications.tables`.
 """
 

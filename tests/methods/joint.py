@@ -3,7 +3,6 @@
 import torch
 
 from glocal.backbones import build_backbone
-from glocal.distributed import rank, world_size
 from glocal.methods import BYOL, COBYOL, CODINO, DINO, COMoCoV3, COVICReg, MoCoV3, VICReg
 from glocal.views import Batch, View
 
@@ -17,11 +16,11 @@ TINY = {
 
 
 def views(batch, sizes=(32, 32), seed=0, dtype=torch.float32):
-    """Random pixels, this process's part of the batch."""
+    """Random pixels."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for size in sizes:
-        pixels = torch.randn(batch, 3, size, size, generator=generator).to(dtype).chunk(world_size())[rank()]
+        pixels = torch.randn(batch, 3, size, size, generator=generator).to(dtype)
         parts.append(View(pixels, torch.zeros(len(pixels), 2, 3)))
     return Batch(parts, torch.arange(len(parts[0].pixels)))
 
@@ -34,6 +33,14 @@ def build(name, co=False, backbone="test_resnet", seed=0, **options):
     torch.manual_seed(seed)
     encoder = build_backbone(backbone, pool="mean", **({"image_size": 32} if "vit" in backbone else {}))
     return PAIRS[name][co](encoder, image_size=32, **{**TINY[name], **options})
+
+
+def same_gradients(method, ours, theirs):
+    """Both scalars equal, and their gradients to all that learns."""
+    torch.testing.assert_close(ours, theirs)
+    learning = [p for n, p in method.named_parameters() if "teacher" not in n.split(".")]
+    for a, b in zip(*(torch.autograd.grad(loss, learning) for loss in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
 def train(method, name, steps, batch=4):

@@ -85,6 +85,40 @@ def test_nnclr_predicts_one_view_from_the_neighbours_of_the_other(backbone, deco
     torch.testing.assert_close(method.queue.embeddings[:4], F.normalize(z[0].detach()))  # the first view enters
 
 
+def cross_entropy(queries, keys, temperature, *, decoupled):
+    """Of finding the i-th key with the i-th query, number by number; decoupled: the i-th is not among the others."""
+    losses = []
+    for i, query in enumerate(queries):
+        scores = [query @ key / query.norm() / key.norm() / temperature for key in keys]
+        others = [score for j, score in enumerate(scores) if j != i or not decoupled]
+        losses.append(torch.stack(others).exp().sum().log() - scores[i])
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parity("directclr", "nnclr", oracle="naive float64 loops")
+@pytest.mark.parametrize(("name", "decoupled"), [("directclr", False), ("nnclr", False), ("nnclr", True)])
+def test_each_direction_is_the_papers_cross_entropy(backbone, name, decoupled):
+    options = METHODS[name] | ({"decoupled": decoupled} if name == "nnclr" else {"fraction": 0.25})
+    method, views = method_class(name)(backbone, **options).double(), batch()
+    pooled = []
+    for view in views.views:
+        view.pixels = view.pixels.double()
+        pooled.append(backbone(view.pixels).pooled)
+    if name == "directclr":
+        pairs = [[x[:, : round(0.25 * backbone.dim)] for x in two] for two in (pooled, pooled[::-1])]
+    else:
+        z, queue = [method.projector(x) for x in pooled], method.queue.embeddings.clone()
+        near = [torch.stack([queue[int((queue @ row).argmax())] for row in x]) for x in z]
+        pairs = [(near[0], method.predictor(z[1])), (near[1], method.predictor(z[0]))]
+    expected = sum(cross_entropy(*pair, 0.1, decoupled=decoupled) for pair in pairs) / 2
+    loss = method(views).total
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(
+        *(torch.autograd.grad(total, list(method.parameters())) for total in (loss, expected)), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
 def test_barlow_twins_forwards_each_view_alone(backbone):
     method, views = BarlowTwins(backbone, projector=(16, 8), redundancy_weight=0.3), batch()
     z = [method.projector(backbone(v.pixels).pooled) for v in views.views]

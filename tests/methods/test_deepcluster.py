@@ -149,6 +149,50 @@ def test_deepercluster_keeps_its_clusters_for_some_epochs():
             assert not torch.equal(bank.plan.order, plans[1].order)
 
 
+def surprise(logits, target):
+    """−log of the target's share, number by number."""
+    shares = [torch.exp(logit) for logit in logits]
+    return -torch.log(shares[target] / sum(shares))
+
+
+@pytest.mark.parity("deepcluster", "deepercluster", "deepcluster_v2", oracle="naive float64 loops")
+@pytest.mark.parametrize("cls", [DeepCluster, DeeperCluster, DeepClusterV2])
+def test_the_loss_is_the_cross_entropy_of_each_image(cls):
+    few = {"small_crops": 0, "projector": (16, 8), "prototypes": 5} if cls is DeepClusterV2 else {"clusters": 6}
+    if cls is DeeperCluster:
+        few |= {"super_clusters": 2}
+    method = build(cls, **few, **({"components": 3} if cls is not DeepClusterV2 else {}))
+    plan = method.before_epoch(bank_of(method))
+    method, batch = method.double(), batch_of(plan, images=4, views=2 if cls is DeepClusterV2 else 1)
+    views = [view.pixels.double() for view in batch.views]
+    for view, pixels in zip(batch.views, views, strict=True):
+        view.pixels = pixels
+    torch.manual_seed(5)
+    loss = method(batch).total
+    torch.manual_seed(5)
+    terms = []
+    if cls is DeepClusterV2:
+        pooled = method.encoder(torch.cat(views)).pooled
+        for k, head in enumerate(method.prototypes):
+            for row, z in enumerate(method.projector(pooled)):
+                terms.append(surprise(head.weight @ z / z.norm() / 0.1, batch.target[row % 4, k]) / 3 / 8)
+    elif cls is DeepCluster:
+        for x, (target,) in zip(method.encoder(views[0]).pooled, batch.target, strict=True):
+            terms.append(surprise(method.top.weight[0] @ x + method.top.bias[0], target) / 4)
+    else:
+        turn = torch.randint(4, (4,))
+        images = torch.stack([image.rot90(int(t), (1, 2)) for image, t in zip(views[0], turn, strict=True)])
+        for x, t, (part, sub) in zip(method.encoder(images).pooled, turn, batch.target, strict=True):
+            group, top = 4 * part + t, method.sub
+            terms.append(surprise(method.super.weight[0] @ x + method.super.bias[0], group) / 4)
+            logits = top.weight[group] @ x + top.bias[group] + top.log_present[group]
+            terms.append(surprise(logits, sub) / 4)
+    learning = [p for p in method.parameters() if p.requires_grad]
+    torch.testing.assert_close(loss, sum(terms))
+    for a, b in zip(*(torch.autograd.grad(total, learning) for total in (loss, sum(terms))), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
 def test_v2_predicts_the_clusters_of_its_memory():
     method = build(DeepClusterV2, small_crops=0, projector=(16, 8), prototypes=5)
     plan = method.before_epoch(bank_of(method))

@@ -1,8 +1,7 @@
-"""What holds for every registered method: it trains, resumes to the bit, explains itself, and stays short."""
+"""What holds for every registered method: it trains, resumes to the bit, explains itself, is checked, stays short."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import glocal
 from glocal.backbones import build_backbone
 from glocal.methods import method_class, method_names, method_options, resolve_options
 from glocal.training import loop
+from replications.evidence import checks, code_lines
 
 DATA = "parts:n=40,size=40"  # 2 steps an epoch
 TRANSFORMERS = {"msn", "loca"}  # they drop tokens
@@ -110,14 +110,9 @@ def test_its_file_is_short(path) -> None:
     assert code_lines(path.read_text()) <= LONGEST, "over 80 lines of code: what does not belong into a method?"
 
 
-def code_lines(source: str) -> int:
-    """Lines that are neither blank, nor comment, nor docstring, nor import."""
-    tree = ast.parse(source)
-    dropped: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom) or (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        ):
-            dropped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines = enumerate(source.splitlines(), start=1)
-    return sum(1 for n, line in lines if n not in dropped and line.strip() and not line.strip().startswith("#"))
+@pytest.mark.parametrize("kind", ["parity", "distributed"])
+def test_its_loss_is_compared_with_an_oracle_and_two_processes_with_one(kind) -> None:
+    found = checks(kind)
+    assert [name for name, tests in found.items() if not tests] == [], f"no test is marked pytest.mark.{kind} for these"
+    assert found.keys() == set(method_names()), "a marker names a method that does not exist"
+    assert all(check.oracle for tests in found.values() for check in tests) or kind == "distributed"

@@ -1,4 +1,4 @@
-"""BYOL, DINO, MoCo-v3 and their CO- variants: what enters their losses, what moves, on one and two processes."""
+"""BYOL, DINO, MoCo-v3 and their CO- variants: what enters their losses, what moves."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from joint import PAIRS, TINY, build, sizes, train, views
-from torch.nn.parallel import DistributedDataParallel
+from joint import PAIRS, TINY, build, same_gradients, sizes, train, views
 
-from glocal.distributed import world_size
 from glocal.errors import UsageError
-from glocal.heads import sync_batch_norms
 from glocal.methods import Optimization, method_class, method_options, resolve_options
 from glocal.methods.joint import cross_view
 from glocal.training.optimizers import build_optimizer
-from two_processes import on_processes
 
 NAMES = list(PAIRS)
 
 
-def double(tensors):
-    return [t.double() for t in tensors]
+def unit(v):
+    return v / v.norm(dim=1, keepdim=True)
 
 
+@pytest.mark.parity("byol", oracle="squared distances, float64")
 def test_byol_is_the_papers_loss():
     """Grill et al. 2020, eq. 2, both directions summed, is 4 + 4 × ours."""
     method, batch = build("byol").double(), views(4, dtype=torch.float64)
@@ -34,9 +31,8 @@ def test_byol_is_the_papers_loss():
     x, y = (view.pixels for view in batch.views)
     p = [method.heads.predictor(method.heads.projector(method.encoder(v).pooled)) for v in (x, y)]
     z = [method.heads.teacher(method.teacher(v).pooled) for v in (x, y)]
-    unit = lambda v: v / v.norm(dim=1, keepdim=True)
     paper = sum((unit(a) - unit(b)).square().sum(1).mean() for a, b in ((p[0], z[1]), (p[1], z[0])))
-    torch.testing.assert_close(4 + 4 * loss, paper)
+    same_gradients(method, 4 + 4 * loss, paper)
 
 
 def test_byol_moves_as_with_the_papers_loss_and_rates():
@@ -57,6 +53,7 @@ def test_byol_moves_as_with_the_papers_loss_and_rates():
         assert "teacher" in name.split(".") or not torch.equal(p, moved[name]) or p.abs().max() == 0
 
 
+@pytest.mark.parity("mocov3", oracle="cross-entropy over the batch, float64")
 def test_mocov3_is_the_authors_loss():
     """Chen et al. 2021, algorithm 1: 2τ · CE of each direction, summed."""
     method, batch = build("mocov3").double(), views(4, dtype=torch.float64)
@@ -65,7 +62,7 @@ def test_mocov3_is_the_authors_loss():
     q = [F.normalize(method.heads(method.encoder(v).pooled), dim=1) for v in (x, y)]
     k = [F.normalize(method.heads.teacher(method.teacher(v).pooled), dim=1) for v in (x, y)]
     paper = sum(2 * 0.5 * F.cross_entropy(a @ b.T / 0.5, torch.arange(4)) for a, b in ((q[0], k[1]), (q[1], k[0])))
-    torch.testing.assert_close(loss, paper)
+    same_gradients(method, loss, paper)
 
 
 def test_dino_forwards_sizes_together_and_moves_its_centre_after_the_loss():
@@ -164,6 +161,52 @@ def test_one_cell_equals_the_global_formula(name):
         torch.testing.assert_close(local, 0.3 * sum(terms.values()))
 
 
+def of_cell(name, method, prediction, target):
+    """What one cell of each image says against the whole's targets, written out."""
+    if name == "byol":
+        return -torch.cosine_similarity(prediction, target).mean()
+    if name == "mocov3":
+        return 4 * 0.5 * F.cross_entropy(unit(prediction) @ unit(target).T / 0.5, torch.arange(len(target)))
+    if name == "dino":
+        q = ((target - method.local_heads.center) / method.temperature).softmax(1)
+        return F.cross_entropy(prediction / 0.1, q)
+    terms = [25 * F.mse_loss(prediction, target)]
+    for z in (prediction, target):
+        terms.append(25 / 2 * F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean())
+        terms.append((z.T.cov() - z.T.cov().diag().diag()).square().sum() / z.shape[1])
+    return sum(terms)
+
+
+@pytest.mark.parity("co-byol", "co-mocov3", "co-dino", "co-vicreg", oracle="float64 loops over cells")
+@pytest.mark.parametrize("name", NAMES)
+def test_co_adds_what_each_cell_says_of_the_other_whole(name):
+    """L = L_g + w/n² Σ_i of cell i of one view against the whole of the other, both ways (Aubret et al. 2025)."""
+    method, batch = build(name, co=True, local_weight=0.3).double(), views(4, (64, 64), dtype=torch.float64)
+    if name != "vicreg":
+        with torch.no_grad():
+            for p in method.teacher.parameters():
+                p.mul_(1.1)
+    if name == "dino":
+        method.local_heads.center.normal_()
+    heads, reference = method.local_heads, copy.deepcopy(method)
+    loss = method(batch)
+    students, teachers = reference.represent(batch)
+    whole = reference.objective(students, teachers).total  # compared with the papers by itself
+    to_whole = reference.local_heads.teacher if name != "vicreg" else reference.local_heads
+    targets, sums = [to_whole(f.pooled).detach() for f in teachers], []
+    for x, y in ((0, 1), (1, 0)):
+        cells = students[x].dense.permute(0, 2, 3, 1)
+        said = reference.local_heads(torch.stack([cells[:, i, j] for i in (0, 1) for j in (0, 1)], dim=1)).unbind(1)
+        sums.append(sum(of_cell(name, reference, p, targets[y]) for p in said) / len(said))
+    expected = whole + 0.3 * sum(sums) / 2
+    torch.testing.assert_close(loss.total, expected)
+    loss.total.backward()
+    expected.backward()
+    assert any(p.grad.abs().max() > 0 for p in heads.parameters() if p.grad is not None)
+    for a, b in zip(method.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-9)
+
+
 def test_co_byol_is_the_papers_equation():
     """−1/n² Σ_i cos(q2(g2(h_i(x1))), sg[g2_EMA(G_EMA(x2))]), both ways, cell by cell."""
     method, batch = build("byol", co=True, local_weight=0.5).double(), views(3, (64, 64), dtype=torch.float64)
@@ -210,33 +253,6 @@ def test_bf16_and_batch_16(name, backbone):
     assert loss.total.dtype == torch.float32
     assert loss.total.isfinite()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
-
-
-def gradients(name):
-    """Loss, averaged gradients and centre of CO-X on this process's part of a batch, unused parameters forbidden."""
-    method = build(name, co=True).double()
-    sync_batch_norms(method)
-    parallel = DistributedDataParallel(method) if world_size() > 1 else method
-    batch = views(8, sizes(name), dtype=torch.float64)
-    loss = parallel(batch)
-    loss.total.backward()
-    grads = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
-    return loss.total.detach(), grads, dict(method.named_buffers())
-
-
-def all_gradients():
-    return {name: gradients(name) for name in NAMES}
-
-
-def test_two_processes_are_one():
-    two = on_processes(2, all_gradients)
-    for name in NAMES:
-        total, grads, buffers = gradients(name)
-        close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
-        close(sum(result[name][0] for result in two) / 2, total)
-        for result in two:
-            close(result[name][1], grads)
-            close(result[name][2], buffers)
 
 
 @pytest.mark.parametrize("name", ["byol", "dino", "mocov3", "vicreg"])

@@ -1,4 +1,4 @@
-"""MSN as a module, its schedules, and MSN, PAWS and LOCA on two processes."""
+"""MSN as a module, and its schedules."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ import torch
 from joint import views
 from lightly.loss import MSNLoss
 from support import TINY, build, make_batch
-from torch.nn.parallel import DistributedDataParallel
 
 import glocal
 from glocal.backbones import build_backbone
-from glocal.distributed import world_size
 from glocal.errors import UsageError
-from glocal.heads import sync_batch_norms
 from glocal.methods import method_class
-from two_processes import on_processes
 
 SIZES = (64, 64, 32, 32)
 
 
+@pytest.mark.parity("msn", oracle="lightly")
 def test_msn_is_the_papers_loss_on_what_its_networks_say():
     method, batch = build("msn").double(), views(4, SIZES, dtype=torch.float64)
     with torch.no_grad():
@@ -37,7 +34,12 @@ def test_msn_is_the_papers_loss_on_what_its_networks_say():
     pooled = [reference.encoder(anchor, kept).pooled, reference.encoder(torch.cat(small)).pooled]
     z = reference.projector(torch.cat(pooled))
     t = reference.teacher_projector(reference.teacher(target).pooled)
-    torch.testing.assert_close(loss.total, MSNLoss()(z, t, reference.prototypes))
+    expected = MSNLoss()(z, t, reference.prototypes)
+    torch.testing.assert_close(loss.total, expected)
+    loss.total.backward()
+    expected.backward()
+    for a, b in zip(method.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-9)
     assert 0 <= loss.terms["mean_entropy"] <= math.log(12)
     whole = views(4, SIZES, dtype=torch.float64)
     assert not torch.equal(reference(whole).total, reference(whole).total)  # other patches every time
@@ -100,31 +102,3 @@ def test_schedules_are_those_of_a_longer_run_and_the_whole_gradient_is_clipped(t
     assert lr == pytest.approx(1e-3 * (1e-3 + (1 - 1e-3) * fall))
     assert decay == pytest.approx(0.4 - 0.36 * fall)
     assert max(norm for *_, norm in seen) == pytest.approx(3.0, rel=1e-3)
-
-
-def gradients(name):
-    """Loss, averaged gradients and buffers on this process's part of a batch, unused parameters forbidden."""
-    method = build(name).double()
-    sync_batch_norms(method)
-    parallel = DistributedDataParallel(method) if world_size() > 1 else method
-    torch.manual_seed(1)
-    loss = parallel(make_batch(name, 8, torch.float64))
-    loss.total.backward()
-    grads = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
-    return loss.total.detach(), grads, dict(method.named_buffers())
-
-
-def all_gradients():
-    return {name: gradients(name) for name in TINY}
-
-
-@pytest.mark.slow
-def test_two_processes_are_one():
-    two = on_processes(2, all_gradients)
-    for name in TINY:
-        total, grads, buffers = gradients(name)
-        close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
-        close(sum(result[name][0] for result in two) / 2, total)
-        for result in two:
-            close(result[name][1], grads)
-            close(result[name][2], buffers)

@@ -1,31 +1,27 @@
-"""SwAV and SEER: the queue, the frozen prototypes, half precision, two processes as one."""
+"""SwAV and SEER: the queue, the frozen prototypes, half precision."""
 
 import copy
 
 import pytest
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from glocal.backbones import build_backbone
-from glocal.distributed import rank, world_size
-from glocal.heads import sync_batch_norms
 from glocal.losses import sinkhorn
 from glocal.losses.distillation import dino_loss
 from glocal.methods.seer import SEER
 from glocal.methods.swav import SwAV, embed_together
 from glocal.training.optimizers import frozen_until
 from glocal.views import Batch, View
-from two_processes import on_processes
 
 TINY = {"image_size": 32, "small_size": 16, "small_crops": 2, "projector": (16, 8), "prototypes": 12}
 
 
 def views(images=8, seed=0, dtype=torch.float32, small=16):
-    """Two large and two small crops, this process's part of the batch; no ids, no labels."""
+    """Two large and two small crops; no ids, no labels."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for size in (32, 32, small, small):
-        pixels = torch.randn(images, 3, size, size, generator=generator).to(dtype).chunk(world_size())[rank()]
+        pixels = torch.randn(images, 3, size, size, generator=generator).to(dtype)
         parts.append(View(pixels, torch.zeros(len(pixels), 2, 3)))
     return Batch(parts, torch.full((len(parts[0].pixels),), -1))
 
@@ -86,24 +82,3 @@ def test_bfloat16_and_batch_16(cls):
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
-
-
-def once():
-    """The second of two steps' loss and gradients, with a queue that already counts."""
-    method = sync_batch_norms(build(queue=8, queue_from=0.0).double())
-    parallel = DistributedDataParallel(method) if world_size() > 1 else method
-    for seed in (0, 1):
-        method.zero_grad()
-        loss = parallel(views(seed=seed, dtype=torch.float64)).total
-        loss.backward()
-    return loss.detach(), {name: p.grad for name, p in method.named_parameters()}, method.queues.state_dict()
-
-
-def test_two_processes_are_one():
-    loss, gradients, queues = once()
-    two = on_processes(2, once)
-    torch.testing.assert_close((two[0][0] + two[1][0]) / 2, loss)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(two[0][1][name], gradient, rtol=1e-5, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
-    for name, value in queues.items():
-        torch.testing.assert_close(two[1][2][name], value, rtol=1e-5, atol=1e-8)
