@@ -34,13 +34,13 @@ def checks(kind: str) -> dict[str, list[Check]]:
     """
     found: dict[str, list[Check]] = {name: [] for name in method_names()}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
-                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{kind}":
-                    oracle = "".join(ast.literal_eval(keyword.value) for keyword in mark.keywords)
-                    check = Check(path.relative_to(ROOT).as_posix(), node.name, oracle)
-                    for name in _names(mark.args):
-                        found.setdefault(name, []).append(check)
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        for function, mark in [(function, mark) for function in functions for mark in function.decorator_list]:
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{kind}":
+                oracle = "".join(ast.literal_eval(keyword.value) for keyword in mark.keywords)
+                for name in _names(mark.args):
+                    check = Check(path.relative_to(ROOT).as_posix(), function.name, oracle)
+                    found.setdefault(name, []).append(check)
     return found
 
 
