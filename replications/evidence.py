@@ -34,12 +34,12 @@ def checks(kind: str) -> dict[str, list[Check]]:
     """
     found: dict[str, list[Check]] = {name: [] for name in method_names()}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
-        for function, mark in [(function, mark) for function in functions for mark in function.decorator_list]:
+        tests = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        for test, mark in ((test, mark) for test in tests for mark in test.decorator_list):
             if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{kind}":
                 oracle = "".join(ast.literal_eval(keyword.value) for keyword in mark.keywords)
+                check = Check(path.relative_to(ROOT).as_posix(), test.name, oracle)
                 for name in _names(mark.args):
-                    check = Check(path.relative_to(ROOT).as_posix(), function.name, oracle)
                     found.setdefault(name, []).append(check)
     return found
 
