@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +35,20 @@ def checks(kind: str) -> dict[str, list[Check]]:
     """
     found: dict[str, list[Check]] = {name: [] for name in method_names()}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        tests = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
-        for test, mark in ((test, mark) for test in tests for mark in test.decorator_list):
-            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{kind}":
-                oracle = "".join(ast.literal_eval(keyword.value) for keyword in mark.keywords)
-                check = Check(path.relative_to(ROOT).as_posix(), test.name, oracle)
-                for name in _names(mark.args):
-                    found.setdefault(name, []).append(check)
+        for test, mark in _marks(ast.parse(path.read_text()), kind):
+            oracle = "".join(ast.literal_eval(keyword.value) for keyword in mark.keywords)
+            check = Check(path.relative_to(ROOT).as_posix(), test, oracle)
+            for name in _names(mark.args):
+                found.setdefault(name, []).append(check)
     return found
+
+
+def _marks(tree: ast.Module, kind: str) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{kind}":
+                    yield node.name, mark
 
 
 def _names(arguments: list[ast.expr]) -> list[str]:
