@@ -90,8 +90,17 @@ def collect():
     return joined.detach(), x.grad, y.detach(), summed.detach(), y.grad, scalar
 
 
+def cells_and_entropy():
+    """VICReg of cells (B, N, D) against wholes (B, D), with entropy: loss, terms, and this process's gradients."""
+    a, b = (mine(normal(*shape, seed=50)).clone().requires_grad_() for shape in ((8, 3, 5), (8, 5)))
+    loss = vicreg_loss(a, b, entropy_weight=2.0)
+    loss.total.backward()
+    return loss.total.detach(), loss.terms, a.grad, b.grad
+
+
 def everything():
     return {
+        "cells": cells_and_entropy(),
         "vicreg": train_once("vicreg"),
         "vicregl": train_once("vicregl"),
         "even": normalise([4, 4]),
@@ -115,6 +124,16 @@ def test_losses_and_averaged_gradients_are_those_of_the_joined_batch(two, object
         torch.testing.assert_close(their_gradients, gradients, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(their_buffers, buffers, rtol=1e-9, atol=1e-9)
     assert all(gradient.abs().max() > 1e-6 for gradient in gradients.values())
+
+
+def test_vicreg_of_cells_with_entropy_is_that_of_the_joined_batch(two):
+    total, terms, *gradients = cells_and_entropy()
+    for result in two:
+        torch.testing.assert_close(result["cells"][1], terms, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(result["cells"][0], total, rtol=1e-9, atol=1e-9)
+    for k, gradient in enumerate(gradients, start=2):  # both processes' losses are the joined one
+        theirs = torch.cat([result["cells"][k] for result in two]) / 2
+        torch.testing.assert_close(theirs, gradient, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sizes", ["even", "uneven"])

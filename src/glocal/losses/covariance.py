@@ -196,15 +196,23 @@ def vicreg_loss(
     Raises:
         UsageError: if the joined batch has fewer than 2 images.
     """
-    z_a, z_b = gather(upcast(z_a)).transpose(0, -2), gather(upcast(z_b))
-    (variance_a, covariance_a), (variance_b, covariance_b) = ([x.mean() for x in spread(z)] for z in (z_a, z_b))
+    z_a, z_b = upcast(z_a).transpose(0, -2), upcast(z_b)
+    sets = [z.reshape(-1, *z.shape[-2:]) for z in (z_a, z_b)]
+    variance, covariance = (moment.split([len(s) for s in sets]) for moment in _joined(torch.cat(sets)))
+    shares = [
+        invariance(z_a, z_b) / world_size(),
+        (variance[0].mean() + variance[1].mean()) / 2,
+        covariance[0].mean() + covariance[1].mean(),
+    ]
+    distance, variance_, covariance_ = all_sum(torch.stack(shares)).unbind()
     terms = {
-        "invariance": invariance_weight * invariance(z_a, z_b),
-        "variance": variance_weight * (variance_a + variance_b) / 2,
-        "covariance": covariance_weight * (covariance_a + covariance_b),
+        "invariance": invariance_weight * distance,
+        "variance": variance_weight * variance_,
+        "covariance": covariance_weight * covariance_,
     }
     if entropy_weight:
-        terms["entropy"] = -entropy_weight * (entropy(z_a) + entropy(z_b)) / 2
+        joined = [gather(s.transpose(0, 1)).transpose(0, 1) for s in sets]
+        terms["entropy"] = -entropy_weight * (entropy(joined[0]) + entropy(joined[1])) / 2
     return Loss.of(terms)
 
 
