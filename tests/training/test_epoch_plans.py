@@ -80,8 +80,22 @@ def test_the_optimizer_forgets_what_starts_anew():
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
     method.top(method.body(torch.ones(1, 2))).sum().backward()
     optimizer.step()
-    loop._make_plan(method, SimpleNamespace(), optimizer, loop.Position())
+    loop._make_plan(method, SimpleNamespace(), optimizer, loop.Position(), None)
     assert set(optimizer.state) == set(method.body.parameters())
+
+
+def test_a_plan_says_how_full_its_clusters_are_and_how_far_they_are_those_of_before():
+    plan = EpochPlan(targets=torch.tensor([[0, 0, 2, 2, 2, 2, -1, 0], [1] * 8]))
+    assert plan.numbers(None) == pytest.approx({"clusters/used": 2, "clusters/largest": 4 / 7})
+    renamed = EpochPlan(targets=torch.tensor([[5, 5, 1, 1, 1, 1, 3, 5]]))
+    assert plan.numbers(renamed)["clusters/nmi"] == pytest.approx(1)
+    # half of each cluster in each of two: independent of them; and I/sqrt(HH') of a split in three against that in two
+    assert EpochPlan(targets=torch.tensor([[0, 0, 1, 1]])).numbers(EpochPlan(targets=torch.tensor([[0, 1, 0, 1]])))[
+        "clusters/nmi"
+    ] == pytest.approx(0, abs=1e-9)
+    finer = EpochPlan(targets=torch.tensor([[0, 0, 1, 2]])).numbers(EpochPlan(targets=torch.tensor([[0, 0, 1, 1]])))
+    assert finer["clusters/nmi"] == pytest.approx(np.log(2) / np.sqrt(np.log(2) * 1.5 * np.log(2)))
+    assert EpochPlan().numbers(plan) == {}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -95,7 +95,7 @@ def scores(report: ReportData) -> str:
 
 
 def curves(report: ReportData) -> str:
-    """Loss, its terms, learning rate, speed, online kNN accuracy and rank over the run."""
+    """Loss, its terms, learning rate, speed, online kNN accuracy, rank and clusters over the run."""
     run = report.run
     length = epoch_length(run.monitor)
     unit = "epoch" if length else "step"
@@ -105,6 +105,13 @@ def curves(report: ReportData) -> str:
         _curve("Loss terms", run.training, {name: name.removeprefix("loss/") for name in terms}, length),
         _curve("kNN accuracy while training, %", run.monitor, {"knn_top1": "pooled"}, length, scale=100),
         _curve("Effective rank", run.monitor, {"rank_pooled": "pooled", "rank_dense": "dense"}, length, zero=True),
+        _curve(
+            "Clusters: NMI with the epoch before, share of the largest",
+            run.monitor,
+            {"clusters/nmi": "NMI", "clusters/largest": "largest"},
+            length,
+            zero=True,
+        ),
         _curve("Learning rate", run.training, {"lr": "lr"}, length, zero=True),
         _curve("Images per second", run.training, {"images_per_second": "images/s"}, length, zero=True),
     ]

@@ -170,7 +170,7 @@ def fit(
             checkpoint()
             while at.step < total_steps:
                 if bank and at.batch == 0:
-                    _make_plan(method, bank, optimizer, at)
+                    _make_plan(method, bank, optimizer, at, log)
                 order = at.plan.order if at.plan else None
                 for batches in _chunks(loader.epoch(at.epoch, at.batch, order), schedule.accumulate):
                     share = warmup_cosine(at.step, stretched, warmup_steps, optimization.final_lr)
@@ -229,10 +229,12 @@ def fit(
     return at
 
 
-def _make_plan(method: Any, bank: Bank, optimizer: torch.optim.Optimizer, at: Position) -> None:
+def _make_plan(method: Any, bank: Bank, optimizer: torch.optim.Optimizer, at: Position, log: Logbook) -> None:
     """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
     bank.epoch, bank.plan = at.epoch, at.plan
     at.plan = method.before_epoch(bank)
+    if numbers := at.plan.numbers(bank.plan):
+        log.record({"step": at.step + 1, "epoch": at.epoch, **numbers})  # the first step it serves
     for name, parameter in method.named_parameters():
         if name.startswith(at.plan.renewed):
             optimizer.state.pop(parameter, None)

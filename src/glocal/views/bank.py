@@ -34,6 +34,27 @@ class EpochPlan:
         """The batch with the targets of its samples."""
         return batch if self.targets is None else replace(batch, target=self.targets[:, batch.index].T)
 
+    def numbers(self, before: EpochPlan | None) -> dict[str, float]:
+        """What the log says of the (first) targets as a clustering; nothing where there are none.
+
+        Returns:
+            clusters/used, how many have a sample; clusters/largest, the share of all samples in the largest one; and,
+            after the first plan, clusters/nmi, how far the clustering is that of the epoch before: mutual information
+            over √(H·H'), 0 to 1 (Caron et al. 2018, eq. 3; it rises as training settles, without reaching 1).
+        """
+        if self.targets is None:
+            return {}
+        now = self.targets[0]
+        sizes = torch.bincount(now[now >= 0])
+        found = {"clusters/used": float((sizes > 0).sum()), "clusters/largest": float(sizes.max() / sizes.sum())}
+        if before is not None and before.targets is not None:
+            from sklearn.metrics import normalized_mutual_info_score  # a second, for clustering methods only
+
+            both = (now >= 0) & (before.targets[0] >= 0)
+            pair = now[both].numpy(), before.targets[0][both].numpy()
+            found["clusters/nmi"] = float(normalized_mutual_info_score(*pair, average_method="geometric"))
+        return found
+
 
 class Bank:
     """All images, once each, plain: their largest central square, without augmentation. Iterated before an epoch.
