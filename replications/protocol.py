@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import glocal
@@ -59,14 +60,14 @@ class Score:
         data: a folder among the data, or a collection that is generated ("parts:...").
         task: see `glocal tasks`.
         number: which one of the task's.
-        image_size: pixels.
+        image_size: pixels; by default as in training.
     """
 
     title: str
     data: str
     task: str
     number: str = "top1"
-    image_size: int = 64
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def untrained(options: Mapping[str, Any], seed: int) -> Any:
 
 def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str, float]:
     """The scores of an encoder; those on the same images share its features."""
-    wanted: dict[tuple[str, int], list[str]] = {}
+    wanted: dict[tuple[str, int | None], list[str]] = {}
     for score in scores.values():
         wanted.setdefault((score.data, score.image_size), []).append(score.task)
     results = {
@@ -162,14 +163,55 @@ def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str,
     return {key: results[s.data, s.image_size][s.task][s.number] for key, s in scores.items()}
 
 
-def run_arm(module: Any, arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
-    """Train one arm of a replication, or go on training, and score it."""
-    options = {**RUN, **module.COMMON, **arm.options}
-    if "method" not in arm.options:
-        return {"scores": measured(untrained(options, seed), data, module.SCORES)}
-    folder = runs / f"{module.NAME}-{arm.name}-{seed}"
-    encoder, last = trained(folder, [place(data, name) for name in module.SETS], seed, options)
-    return {"scores": measured(encoder, data, module.SCORES), "train_seconds": last["time"], "last": last}
+def trained_method(folder: Path) -> Any:
+    """The whole method of a run, in evaluation mode."""
+    import torch
+
+    from glocal.backbones import build_backbone
+    from glocal.methods import method_class, method_options
+    from glocal.pipeline import BACKBONE_OPTIONS
+    from glocal.training.run import read_config
+
+    config = read_config(folder)
+    cls = method_class(config["method"])
+    options = {name: config[name] for name in BACKBONE_OPTIONS if name != "pretrained"}
+    backbone = build_backbone(config["backbone"], pool=cls.pool, **options)
+    method = cls(backbone, **{name: config[name] for name in method_options(cls)})
+    method.load_state_dict(torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["method"])
+    return method.eval()
+
+
+def run_folder(module: Any, arm: Arm, seed: int, runs: Path) -> Path:
+    """Where a run is kept while it goes."""
+    return runs / f"{module.NAME}-{arm.name}-{seed}"
+
+
+def run_arm(
+    module: Any,
+    arm: Arm,
+    seed: int,
+    data: Path,
+    runs: Path,
+    more: Callable[[Any], dict[str, float]] = lambda encoder: {},
+) -> dict[str, Any]:
+    """Train one arm of a replication, or go on training, and score it.
+
+    Args:
+        module: with NAME, SETS, COMMON and SCORES.
+        arm: of it.
+        seed: of the run.
+        data: folder of the data sets.
+        runs: folder of the runs.
+        more: further scores of the encoder, by key.
+    """
+    options, told = {**RUN, **module.COMMON, **arm.options}, {}
+    if "method" in options:
+        sets = [place(data, name) for name in module.SETS]
+        encoder, last = trained(run_folder(module, arm, seed, runs), sets, seed, options)
+        told = {"train_seconds": last["time"], "last": last}
+    else:
+        encoder = untrained(options, seed)
+    return {"scores": measured(encoder, data, module.SCORES) | more(encoder), **told}
 
 
 def cpu_seconds() -> float:
@@ -222,7 +264,8 @@ def rows(found: Mapping[str, Any], arms: Sequence[Arm], titles: Mapping[str, str
     lines = ["| arm | seeds | " + " | ".join(titles.values()) + " |", "|---" * (2 + len(titles)) + "|"]
     for arm in arms:
         if arm.name in found:
-            cells = [spread([result["scores"][key] for result in found[arm.name].values()]) for key in titles]
+            values = [[r["scores"][key] for r in found[arm.name].values() if key in r["scores"]] for key in titles]
+            cells = [spread(each) if each else "" for each in values]
             lines.append(f"| {arm.name} | {len(found[arm.name])} | " + " | ".join(cells) + " |")
     return lines
 
@@ -245,12 +288,17 @@ def overall(verdicts: Sequence[str]) -> str:
     return "reproduced" if set(verdicts) == {"reproduced"} else "undecided"
 
 
-def claims_table(module: Any) -> str:
-    """Markdown: scores by arm, the claimed differences, and the verdict on all of them together."""
+def claims_table(module: Any, more: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Markdown: scores by arm, the claimed differences, and the verdict on all of them together.
+
+    Args:
+        module: with NAME, ARMS, SCORES and CLAIMS.
+        more: titles of the further scores, by key.
+    """
     found = kept(module.NAME)
     if not found:
         return "Not run yet: no verdict."
-    lines = rows(found, module.ARMS, {key: score.title for key, score in module.SCORES.items()})
+    lines = rows(found, module.ARMS, {key: score.title for key, score in module.SCORES.items()} | dict(more))
     differences = {claim: difference(found, claim) for claim in module.CLAIMS}
     lines += ["", "Differences claimed to be positive, paired by seed, with 95% intervals:", ""]
     lines += [f"- {claim}: {f'{d} ({d.verdict})' if d else 'not run yet'}" for claim, d in differences.items()]

@@ -1,0 +1,165 @@
+"""What keeps each method from collapse: with and without it.
+
+Claim: features collapse when DINO's centring or sharpening (Caron et al. 2021, section 5.3), VICReg's variance term
+(Bardes et al. 2022, table 7), SwAV's equal shares (Caron et al. 2020, section 3.1), BYOL's predictor (Grill et al.
+2020, table 5) or the stop-gradient of BYOL without a teacher, which is SimSiam (Chen and He 2021, table 1: linear 67.7
+-> 0.1), is taken away.
+
+Protocol, written before it was run. Pretrain timm's `test_resnet` (48 px) on 2,000 generated images (`parts`), 300
+steps of 64 images, with each method's preset for small data, in float32, with AdamW at lr 1e-3 for all, since LARS
+would bound how fast weights can vanish, and teachers of momentum .95, which 300 steps are long for. What is without a
+piece differs from the intact method by that piece alone: the centre stays 0; the teacher's temperature is the
+student's; the variance has no weight; the codes are softmax(scores/ε); the predictor is the identity; gradients flow
+through the target. Evaluate the last step on the test images: kNN, and of what the loss compares (DINO's and SwAV's
+distributions, BYOL's predictions, VICReg's embeddings) the effective rank (centred RankMe), the spread (1 where
+directions are isotropic, 0 where all are the same) and the mean standard deviation of a dimension. Three seeds; under 2
+processor minutes an arm and seed.
+
+Verdict rule. A run has collapsed if spread < .01 or rank < 3 (the thresholds of `glocal.diagnostics.check_features`),
+or, for VICReg, whose embeddings have a scale, if the standard deviation is < .1 where its loss asks for 1. Of a
+piece the claim is "reproduced" if every run without it has collapsed and none with it, "not reproduced" if none without
+it has, else "undecided"; of all together it is reproduced if each is, and not reproduced if one is not.
+
+    python -m replications.collapse           # generated data
+    python -m replications.collapse --table   # from what is kept
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glocal.data import open_source
+from glocal.diagnostics import rankme, spread
+from glocal.evaluation.extract import extract
+from glocal.features import Features
+from glocal.methods import BYOL, DINO, SwAV, encode
+from glocal.methods.teacher import PredictorHeads
+from glocal.views import Batch
+from replications.protocol import Arm, Score, kept, of, overall, replicate, rows, run_arm, run_folder, trained_method
+
+
+class NoPredictor(BYOL):
+    """BYOL whose projection itself is the prediction."""
+
+    def new_heads(self) -> PredictorHeads:
+        return PredictorHeads(super().new_heads().projector, nn.Identity())
+
+
+class SimSiam(BYOL):
+    """BYOL without a teacher: the target is the student's own projection behind a stop-gradient."""
+
+    def represent(self, batch: Batch) -> tuple[list[Features], list[Features]]:
+        features = encode(self.encoder, batch.views)
+        return features, features
+
+    def target(self, heads: Any, pooled: list[Tensor]) -> list[Tensor]:
+        return [heads.projector(x).detach() for x in pooled]
+
+    def after_step(self, progress: float) -> None:
+        pass
+
+
+class NoStopGradient(SimSiam):
+    """The same, but the target moves towards the prediction too."""
+
+    def target(self, heads: Any, pooled: list[Tensor]) -> list[Tensor]:
+        return [heads.projector(x) for x in pooled]
+
+
+NAME = "collapse"
+WORLD = "parts:n=2000,size=48"
+SETS = (WORLD,)
+COMMON: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "image_size": 48,
+    "batch_size": 64,
+    "max_steps": 300,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 1e-4,
+    "precision": "32-true",
+}
+TEACHER = {"momentum": 0.95}
+ARMS = [
+    Arm("random"),
+    Arm("dino", {"method": "dino", **TEACHER}),
+    Arm("dino-without-centring", {"method": "dino", **TEACHER, "center_momentum": 1.0}),
+    Arm("dino-without-sharpening", {"method": "dino", **TEACHER, "teacher_temperature": (0.1, 0.1)}),
+    Arm("vicreg", {"method": "vicreg"}),
+    Arm("vicreg-without-variance", {"method": "vicreg", "variance_weight": 0.0}),
+    Arm("swav", {"method": "swav"}),
+    Arm("swav-without-balance", {"method": "swav", "rounds": 0}),
+    Arm("byol", {"method": "byol", **TEACHER}),
+    Arm("byol-without-predictor", {"method": "replications.collapse:NoPredictor", **TEACHER}),
+    Arm("simsiam", {"method": "replications.collapse:SimSiam"}),
+    Arm("simsiam-without-stop", {"method": "replications.collapse:NoStopGradient"}),
+]
+PIECES = {
+    arm.name: arm.name.partition("-without")[0] for arm in ARMS if "-without" in arm.name
+}  # of what it is a piece
+SCORES = {"knn": Score("kNN", WORLD, "knn")}
+OUTPUTS = {"rank": "rank", "spread": "spread", "deviation": "deviation", "collapsed": "collapsed"}
+
+
+@torch.no_grad()
+def compared(method: Any, pooled: Tensor) -> Tensor:
+    """What the method's loss compares, (N, K), from the encoder's features (N, D)."""
+    if isinstance(method, DINO):
+        return (method.heads(pooled) / method.student_temperature).softmax(dim=-1)
+    if isinstance(method, SwAV):
+        z = F.normalize(method.projector(pooled), dim=-1)
+        return (method.prototypes(z) / method.temperature).softmax(dim=-1)
+    return method.heads(pooled) if isinstance(method, BYOL) else method.projector(pooled)
+
+
+def collapse(encoder: Any, folder: Path) -> dict[str, float]:
+    """How far a run's outputs have collapsed, and whether by the rule."""
+    images, method = open_source(WORLD, split="test"), trained_method(folder)
+    z = compared(method, extract(encoder, images, image_size=encoder.image_size).pooled)
+    found = {"rank": rankme(z, centred=True), "spread": spread(z), "deviation": float(z.std(0).mean())}
+    shrunk = method.title == "VICReg" and found["deviation"] < 0.1
+    return {**found, "collapsed": float(shrunk or found["spread"] < 0.01 or found["rank"] < 3)}
+
+
+def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
+    """Train and score."""
+    module = sys.modules[__name__]
+    if "method" not in arm.options:
+        return run_arm(module, arm, seed, data, runs)
+    folder = run_folder(module, arm, seed, runs)
+    return run_arm(module, arm, seed, data, runs, lambda encoder: collapse(encoder, folder))
+
+
+def verdict(ablated: list[float], intact: list[float]) -> str:
+    """On one piece: whether runs without it collapsed (1) or not (0), and with it."""
+    if all(ablated) and not any(intact):
+        return "reproduced"
+    return "undecided" if any(ablated) else "not reproduced"
+
+
+def table() -> str:
+    """Markdown: scores by arm, and the verdict on each piece."""
+    found = kept(NAME)
+    if not found:
+        return "Not run yet: no verdict."
+    lines = [*rows(found, ARMS, {"knn": SCORES["knn"].title} | OUTPUTS), ""]
+    verdicts = []
+    for piece, method in PIECES.items():
+        ablated, intact = (list(of(found, arm, "collapsed").values()) for arm in (piece, method))
+        if ablated and intact:
+            verdicts.append(verdict(ablated, intact))
+            counts = f"{sum(ablated):.0f} of {len(ablated)} collapsed, {sum(intact):.0f} of {len(intact)} with it"
+            lines.append(f"- {piece}: {counts} ({verdicts[-1]})")
+    if len(verdicts) < len(PIECES):
+        return "\n".join([*lines, "", "No verdict yet."])
+    return "\n".join([*lines, "", f"Verdict: **{overall(verdicts)}**."])
+
+
+if __name__ == "__main__":
+    replicate(sys.modules[__name__], run)
