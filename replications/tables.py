@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from replications import methods, vicregl
+from replications import co_ssl, collapse, dcl, deepcluster, directclr, loca, low_shot, methods, multicrop, vicregl
 
 DOCS = Path(__file__).parent.parent / "docs"
+CLAIMS = (vicregl, co_ssl, dcl, directclr, multicrop, collapse, low_shot, deepcluster, loca)
 HEAD = """# Replications
 
 Published claims tried at small scale, with the verdict rule written before the runs, several seeds, last-step scores on
@@ -36,7 +37,7 @@ def write(page: str, parts: list[str]) -> None:
 
 
 def main() -> None:
-    write("replications.md", [HEAD.rstrip(), *section(vicregl)])
+    write("replications.md", [HEAD.rstrip(), *(part for module in CLAIMS for part in section(module))])
     write("methods_table.md", [METHODS_HEAD.rstrip(), *section(methods)])
 
 

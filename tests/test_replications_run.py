@@ -6,10 +6,12 @@ import importlib
 from functools import partial
 
 import pytest
+import torch
 from PIL import Image
 
+from glocal.backbones import build_backbone
 from glocal.data import PartsWorld
-from replications import protocol
+from replications import collapse, dcl, multicrop, protocol
 from replications.protocol import Arm, run_arm
 
 NAMES = ("collapse", "dcl", "deepcluster", "directclr", "loca", "low_shot", "multicrop")
@@ -72,3 +74,61 @@ def test_each_method_of_a_replication_runs(name, data, tmp_path, monkeypatch):
             protocol.keep(name, arm, 0, lambda result=result: {"scores": result["scores"]})
         protocol.keep(name, arm, 1, lambda result=result: {"scores": result["scores"]})
     assert "Verdict: **" in module.table()
+
+
+def keep_scores(module, scores) -> None:
+    """Results of three seeds, as `scores(arm, seed)` says."""
+    for arm in module.ARMS:
+        for seed in range(3):
+            protocol.keep(module.NAME, arm, seed, lambda arm=arm, seed=seed: {"scores": scores(arm.name, seed)})
+
+
+@pytest.mark.parametrize(
+    ("at_16", "at_128", "verdict"), [(0.1, 0.0, "reproduced"), (0.0, 0.1, "not reproduced"), (0.1, 0.1, "undecided")]
+)
+def test_dcl_is_judged_by_how_its_gain_grows(tmp_path, monkeypatch, at_16, at_128, verdict):
+    monkeypatch.setattr(protocol, "RESULTS", tmp_path)
+    gain = {"dcl-16": at_16, "dcl-128": at_128}
+    keep_scores(dcl, lambda arm, seed: {"knn": 0.3, "linear": 0.4 + gain.get(arm, 0) + seed * 0.01 * (arm == "dcl-16")})
+    assert f"Verdict: **{verdict}**" in dcl.table()
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ((0.1, 0.1), "reproduced"),
+        ((0.1, 0.0), "undecided"),
+        ((0.0, 0.0), "undecided"),
+        ((0.1, -0.1), "not reproduced"),
+    ],
+)
+def test_all_that_is_claimed_is_judged_together(tmp_path, monkeypatch, gains, verdict):
+    monkeypatch.setattr(protocol, "RESULTS", tmp_path)
+    linear = {"multi": 0.5, "two": 0.5 - gains[0], "two-longer": 0.5 - gains[1]}
+    keep_scores(
+        multicrop, lambda arm, seed: {"knn": 0.3, "linear": linear.get(arm, 0) + 0.01 * seed * (arm == "multi")}
+    )
+    found = multicrop.table()
+    assert f"Verdict: **{verdict}**" in found
+    (tmp_path / "multicrop" / "two-1.json").unlink()
+    (tmp_path / "multicrop" / "two-2.json").unlink()
+    assert "No verdict yet." in multicrop.table()
+
+
+def test_a_piece_prevents_collapse_if_it_alone_makes_the_difference(tmp_path, monkeypatch):
+    assert collapse.verdict([1, 1, 1], [0, 0, 0]) == "reproduced"
+    assert collapse.verdict([1, 0, 1], [0, 0, 0]) == collapse.verdict([1, 1, 1], [0, 0, 1]) == "undecided"
+    assert collapse.verdict([0, 0, 0], [0, 0, 0]) == "not reproduced"
+    monkeypatch.setattr(protocol, "RESULTS", tmp_path)
+    other = {"rank": 9.0, "spread": 0.5, "deviation": 0.5, "knn": 0.4}
+    keep_scores(collapse, lambda arm, seed: {**other, "collapsed": float("-without" in arm)})
+    assert "Verdict: **reproduced**" in collapse.table()
+    assert collapse.PIECES["simsiam-without-stop"] == "simsiam"
+
+
+def test_without_its_stop_gradient_simsiam_moves_its_targets():
+    for cls, moves in ((collapse.SimSiam, False), (collapse.NoStopGradient, True)):
+        torch.manual_seed(0)
+        method = cls(build_backbone("test_resnet"), image_size=32, projector=(8, 4), predictor=(8, 4))
+        targets = method.target(method.heads, [torch.randn(4, method.encoder.dim)])
+        assert targets[0].requires_grad == moves
