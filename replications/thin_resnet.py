@@ -1,7 +1,7 @@
-"""ResNets of 8 convolutions whose receptive field is smaller, or larger, than an image of 96 px.
+"""RF-ResNets of 8 convolutions, small enough to train many of on a processor.
 
-RF-ResNets small enough to train many of on a processor: `thin_rf195`, of the strides of a standard ResNet (3×3 cells
-of 96 px), and `thin_rf79`, of the same parameters but for the stem's (12×12 cells).
+`thin_rf195` has the strides of a standard ResNet (2×2 cells of 64 px), `thin_rf79` strides for a smaller receptive field
+(8×8 cells) and the same parameters but for the stem's.
 """
 
 from __future__ import annotations
