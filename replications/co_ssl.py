@@ -156,5 +156,17 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def picture(path: Path) -> None:
+    """Accuracy against the severity of corruptions, means over seeds."""
+    from glocal.report.curves import robustness_curve
+
+    found = kept(NAME)
+    arms = [arm for arm in ("random", "byol", "co-byol") if arm in found]
+    scores = {arm: [result["found"]["robustness"] for result in found[arm].values()] for arm in arms}
+    keys = ("clean", "severity_1", "severity_3", "severity_5", "relative_drop")
+    means = {arm: {key: statistics.fmean(r[key] for r in scores[arm]) for key in keys} for arm in arms}
+    robustness_curve(means, path)
+
+
 if __name__ == "__main__":
     replicate(sys.modules[__name__], run)

@@ -1,4 +1,7 @@
-"""Write docs/replications.md and docs/methods_table.md from what is kept: `python -m replications.tables`."""
+"""Write docs/replications.md, docs/methods_table.md and their pictures from what is kept.
+
+python -m replications.tables
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ def write(page: str, parts: list[str]) -> None:
 
 def main() -> None:
     write("replications.md", [HEAD.rstrip(), *(part for module in CLAIMS for part in section(module))])
+    co_ssl.picture(DOCS / "figures" / "co_ssl_robustness.svg")
     write("methods_table.md", [METHODS_HEAD.rstrip(), *section(methods)])
 
 

@@ -1,7 +1,7 @@
 """RF-ResNets of 8 convolutions, small enough to train many of on a processor.
 
-`thin_rf195` has the strides of a standard ResNet (2×2 cells of 64 px), `thin_rf79` strides for a smaller receptive field
-(8×8 cells) and the same parameters but for the stem's.
+`thin_rf195` has the strides of a standard ResNet (2×2 cells of 64 px), `thin_rf79` strides for a smaller receptive
+field (8×8 cells), and the same parameters but for the stem's.
 """
 
 from __future__ import annotations
