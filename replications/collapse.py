@@ -7,10 +7,10 @@ Claim: features collapse when DINO's centring or sharpening (Caron et al. 2021, 
 
 Protocol, written before it was run. Pretrain timm's `test_resnet` (48 px) on 1,000 generated images (`parts`), 300
 steps of 64 images, with each method's preset for small data, in float32, with AdamW at lr 1e-3 for all, since LARS
-would bound how fast weights can vanish, and teachers of momentum .95, which 300 steps are long for. What is without a
-piece differs from the intact method by that piece alone: the centre stays 0; the teacher's temperature is the
-student's; the variance has no weight; the codes are softmax(scores/ε); the predictor is the identity; gradients flow
-through the target. Evaluate the last step on the test images: kNN, and of what must not be the same for all (the
+would bound how fast weights can vanish, teachers of momentum .95, which 300 steps are long for, and for DINO 256
+directions. What is without a piece differs from the intact method by that piece alone: the centre stays 0; the
+teacher's temperature is the student's; the variance has no weight; the codes are softmax(scores/ε); the predictor is
+the identity; gradients flow through the target. Evaluate the last step on the test images: kNN, and of what must not be the same for all (the
 teacher's distributions of DINO, SwAV's predictions over prototypes, BYOL's predictions, VICReg's embeddings) the
 effective rank (centred RankMe), the spread (1 where directions are isotropic, 0 where all are the same) and the mean
 standard deviation of a dimension. Three seeds; under 2 processor minutes an arm and seed.
@@ -89,9 +89,9 @@ COMMON: dict[str, Any] = {
 TEACHER = {"momentum": 0.95}
 ARMS = [
     Arm("random"),
-    Arm("dino", {"method": "dino", **TEACHER}),
-    Arm("dino-without-centring", {"method": "dino", **TEACHER, "center_momentum": 1.0}),
-    Arm("dino-without-sharpening", {"method": "dino", **TEACHER, "teacher_temperature": (0.1, 0.1)}),
+    Arm("dino", {"method": "dino", "outputs": 256, **TEACHER}),
+    Arm("dino-without-centring", {"method": "dino", "outputs": 256, **TEACHER, "center_momentum": 1.0}),
+    Arm("dino-without-sharpening", {"method": "dino", "outputs": 256, **TEACHER, "teacher_temperature": (0.1, 0.1)}),
     Arm("vicreg", {"method": "vicreg"}),
     Arm("vicreg-without-variance", {"method": "vicreg", "variance_weight": 0.0}),
     Arm("swav", {"method": "swav"}),
