@@ -10,10 +10,10 @@ steps of 64 images, with each method's preset for small data, in float32, with A
 would bound how fast weights can vanish, teachers of momentum .95, which 300 steps are long for, and for DINO 256
 directions. What is without a piece differs from the intact method by that piece alone: the centre stays 0; the
 teacher's temperature is the student's; the variance has no weight; the codes are softmax(scores/ε); the predictor is
-the identity; gradients flow through the target. Evaluate the last step on the test images: kNN, and of what must not be the same for all (the
-teacher's distributions of DINO, SwAV's predictions over prototypes, BYOL's predictions, VICReg's embeddings) the
-effective rank (centred RankMe), the spread (1 where directions are isotropic, 0 where all are the same) and the mean
-standard deviation of a dimension. Three seeds; under 2 processor minutes an arm and seed.
+the identity; gradients flow through the target. Evaluate the last step on the test images: kNN, and of what must not be
+the same for all (the teacher's distributions of DINO, SwAV's predictions over prototypes, BYOL's predictions, VICReg's
+embeddings) the effective rank (centred RankMe), the spread (1 where directions are isotropic, 0 where all are the same)
+and the mean standard deviation of a dimension. Three seeds; under 2 processor minutes an arm and seed.
 
 Verdict rule. A run has collapsed if spread < .01 or rank < 3 (the thresholds of `glocal.diagnostics.check_features`),
 or, for VICReg, whose embeddings have a scale, if the standard deviation is < .1 where its loss asks for 1. Of a
