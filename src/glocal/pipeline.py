@@ -26,7 +26,7 @@ from glocal.random import derive
 from glocal.report import write_report
 from glocal.report.records import is_score
 from glocal.training import Monitor, Schedule, TrainingStopped, fit, read_metrics
-from glocal.training.plan import Plan, decide_optimization, decide_sizes, finer_stride
+from glocal.training.plan import Plan, decide_momentum, decide_optimization, decide_sizes, finer_stride
 from glocal.training.precision import precision_arguments
 from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import PixelCache, ViewLoader, worth_caching
@@ -49,6 +49,8 @@ def start_run(config: dict[str, Any], options: dict[str, Any], *, out: str | Non
     decide_sizes(plan, len(source), processes)
     batch = plan.config["batch_size"] * processes
     plan.config |= resolve_options(cls, plan.config["preset"], batch, options | {"image_size": config["image_size"]})
+    if "momentum" not in options:
+        decide_momentum(plan, _steps(plan.config, len(source), processes))
     name = f"{config['method']}-{config['backbone']}-{Path(source.name).name}"
     run = new_run(out, name.replace("/", "-").replace(":", "-"))
     return _run(run, plan, source, resume=False, quiet=quiet)
@@ -60,6 +62,12 @@ def continue_run(run: Path, *, workers: int | None, quiet: bool) -> Path:
     if workers is not None:
         config["workers"] = workers
     return _run(run, Plan(config), open_source(config["data"]), resume=True, quiet=quiet)
+
+
+def _steps(config: dict[str, Any], images: int, processes: int) -> int:
+    """Optimiser steps of the whole run."""
+    steps = config["epochs"] * (images // (config["batch_size"] * processes))
+    return min(steps, config["max_steps"] or steps)
 
 
 def check(config: dict[str, Any]) -> None:
@@ -95,8 +103,8 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     encoder, method = _build(plan, cls, resume=resume)
     if processes > 1:
         sync_batch_norms(method)
-    steps = config["epochs"] * (len(source) // (config["batch_size"] * processes))
-    optimization = decide_optimization(plan, method.optimization, min(steps, config["max_steps"] or steps), processes)
+    steps = _steps(config, len(source), processes)
+    optimization = decide_optimization(plan, method.optimization, steps, processes)
     schedule = Schedule(
         **{name: config[name] for name in ("epochs", "max_steps", "batch_size", "accumulate", "lr", "clip")},
         monitor_every=config["monitor_every"],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from glocal import pretrain
 from glocal.methods import Optimization
-from glocal.training.plan import Plan, decide_optimization, finer_stride
+from glocal.training.plan import SHORT_RUN, Plan, decide_momentum, decide_optimization, finer_stride
 from glocal.training.run import read_config
 
 
@@ -67,3 +69,27 @@ def test_what_was_decided_gives_the_same_optimization_again() -> None:
     assert decide_optimization(Plan(dict(plan.config)), spec, steps=1000, processes=1) == first
     # Barlow Twins' loss is a sum over dimensions: its biases, which LARS does not adapt, need their small rate
     assert first.one_dim_lr == 0.024
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(50, 0.9), (200, 0.95), (1000, 0.99), (100_000, 0.99)])
+def test_a_teacher_forgets_its_first_weights_in_a_short_run(steps: int, momentum: float) -> None:
+    plan = Plan({"momentum": 0.99})
+    decide_momentum(plan, steps)
+    assert plan.config["momentum"] == momentum
+    left = math.prod(1 - (1 - momentum) * (1 + math.cos(math.pi * t / steps)) / 2 for t in range(steps))
+    assert left < 0.09 if steps == 50 else left < 0.01
+    decide_momentum(without := Plan({}), steps)
+    assert without.config == {}
+
+
+def test_the_momentum_that_was_asked_for_stays(tmp_path) -> None:
+    assert short(tmp_path, "test_resnet", method="byol", momentum=0.999)["momentum"] == 0.999
+    assert short(tmp_path / "open", "test_resnet", method="byol")["momentum"] == 0.9
+
+
+@pytest.mark.parametrize(("steps", "lr"), [(SHORT_RUN - 1, 1e-3 / 4), (SHORT_RUN, 1e-3 / 16)])
+def test_adamw_goes_with_the_root_of_the_batch_in_short_runs(steps: int, lr: float) -> None:
+    names = ("optimizer", "lr", "weight_decay", "warmup_epochs", "trust")
+    plan = Plan({"batch_size": 64, **dict.fromkeys(names)})
+    decide_optimization(plan, Optimization("adamw", lr=1e-3 / 4, weight_decay=0.04), steps, processes=1)
+    assert plan.config["lr"] == pytest.approx(lr)  # published: 1e-3 at a batch of 1024
