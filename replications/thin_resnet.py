@@ -12,6 +12,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from glocal.backbones.rf_resnet import set_strides
+from glocal.backbones.sobel import Sobel
 
 CONFIG = {"input_size": (3, 96, 96), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -26,6 +27,15 @@ def thin_resnet(num_classes: int) -> ResNet:
 def thin_rf195(num_classes: int = 0) -> ResNet:
     """7×7 stem of stride 2, max-pooling, stages of stride (1, 2, 2, 2)."""
     return thin_resnet(num_classes)
+
+
+def sobel_thin_rf195(num_classes: int = 0) -> ResNet:
+    """`thin_rf195` on edges, without colour."""
+    model = thin_resnet(num_classes)
+    first = nn.Conv2d(2, 64, 7, 2, 3, bias=False)
+    nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1 = nn.Sequential(Sobel(), first)
+    return model
 
 
 def thin_rf79(num_classes: int = 0) -> ResNet:
