@@ -24,7 +24,7 @@ from glocal.report.photographs import choose, load
 
 PAGE = Path(__file__).with_suffix(".md")
 PICTURE = PAGE.with_suffix(".png")
-SIDE, PHOTOS, SHOWN, CHANNELS = 192, 4, 3, 4
+SIDE, PHOTOS, SHOWN, CHANNELS = 192, 16, 3, 8
 
 HEAD = """# Receptive fields
 
