@@ -47,7 +47,7 @@ class Photographs:
     Attributes:
         pixels: (N, h, w, 3) uint8, as the encoder gets them.
         labels: (N,) int64.
-        index: (N,) int64, positions in the test images; what random numbers are keyed by.
+        index: (N,) int64, positions among the images looked at; what random numbers are keyed by.
     """
 
     def __init__(self, exam: Exam, most: int) -> None:

@@ -32,7 +32,7 @@ _IDEA = """Each cell of one view predicts the target of the whole other view, be
 """
 
 _OPTIONS = """
-        local_weight: w_s, weight of the local loss (published: .2 to .5); with 0 this is {title} to the bit.
+        local_weight: w_s, weight of the local loss (published: .2 to .5); with 0 this is {title}, pooled by the mean.
         separate_heads: give the cells heads of their own, or those of the whole.
         cells: cells drawn from each map for the local loss; None for all.
 """

@@ -29,7 +29,8 @@ class DINO(nn.Module):
     any batch from 64. Choose it for vision transformers, for k-NN without training, and for attention maps that follow
     objects. Expect, on ImageNet, k-NN / linear: ViT-S/16 74.5 / 77.0, ViT-B/8 77.4 / 80.1, ResNet-50 67.5 / 75.3.
 
-    If it collapses (loss at ln K, or near 0), lower `teacher_temperature`.
+    If it collapses: with the loss at ln K (all directions alike) lower `teacher_temperature`; near 0 (one direction for
+    all images) raise it, or lower `center_momentum`.
 
     Args:
         backbone: the encoder to train.

@@ -31,7 +31,7 @@ class MSN(nn.Module):
     spread out over the prototypes, which is what prevents collapse. Needs: a plain vision transformer, a second network
     in memory (without gradients), one large crop twice and ten small ones; any batch from 64, if there are not many
     more prototypes than images. Choose it where there are very few labels, and for large transformers, whose cost falls
-    with every patch left out (`patch_drop` .7). Expect, ViT-L/7 on ImageNet: 72.4% with 5 images a class, 75.7% (B/4)
+    with every patch left out (`patch_drop` .7). Expect, ViT-B/4 on ImageNet: 72.4% with 5 images a class, 75.7%
     with 1% of the labels. Convolutional networks cannot leave out patches: `patch_drop=0` trains them on whole crops.
 
     Args:
