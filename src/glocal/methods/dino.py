@@ -11,7 +11,7 @@ from glocal.backbones import Backbone
 from glocal.features import Features
 from glocal.heads.dino_head import DINOHead
 from glocal.losses import Loss
-from glocal.losses.distillation import dino_loss, moved_center, soft_cross_entropy, teacher_distribution
+from glocal.losses.distillation import dino_loss, soft_cross_entropy, teacher_distribution
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization
 from glocal.methods.presets import Preset
@@ -105,7 +105,8 @@ class DINO(nn.Module):
         )
 
     def new_heads(self) -> DistillationHeads:
-        return DistillationHeads(DINOHead(self.encoder.dim, **self.widths), self.widths["outputs"])
+        head = DINOHead(self.encoder.dim, **self.widths)
+        return DistillationHeads(head, self.widths["outputs"], self.center_momentum)
 
     def forward(self, batch: Batch) -> Loss:
         return self.objective(*self.represent(batch))
@@ -126,10 +127,8 @@ class DINO(nn.Module):
     @torch.no_grad()
     def target(self, heads: DistillationHeads, pooled: list[Tensor]) -> list[Tensor]:
         logits = [heads.target(x) for x in pooled]
-        targets = [teacher_distribution(each, heads.center, self.temperature) for each in logits]
-        if self.training:  # only now: the loss sees the centre of the batches before
-            heads.center.copy_(moved_center(heads.center, logits, self.center_momentum))
-        return targets
+        heads.seen += logits if self.training else []
+        return [teacher_distribution(each, heads.center, self.temperature) for each in logits]
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         return soft_cross_entropy(prediction, target, self.student_temperature)

@@ -9,6 +9,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from glocal.losses.distillation import moved_center
+
 Buffers = Literal["keep", "copy", "average"]
 M = TypeVar("M", bound=nn.Module)
 
@@ -87,14 +89,21 @@ class DistillationHeads(nn.Module):
     Args:
         student: (..., D) -> (..., K) logits.
         outputs: K.
+        center_momentum: of the centre.
+
+    Attributes:
+        seen: the teacher's logits in this step, to which the centre moves when it is over: the loss sees the centre of
+            the batches before, and logits that two losses share count once.
     """
 
     center: Tensor
 
-    def __init__(self, student: nn.Module, outputs: int) -> None:
+    def __init__(self, student: nn.Module, outputs: int, center_momentum: float = 0.9) -> None:
         super().__init__()
         self.student, self.teacher = student, ema_copy(student)
         self.register_buffer("center", torch.zeros(outputs))
+        self.center_momentum = center_momentum
+        self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """The student's logits, (..., K)."""
@@ -106,5 +115,8 @@ class DistillationHeads(nn.Module):
         return self.teacher(pooled)
 
     def follow(self, momentum: float) -> None:
-        """Move the teacher."""
+        """Move the teacher and the centre."""
         update_ema(self.teacher, self.student, momentum)
+        if self.seen:
+            self.center.copy_(moved_center(self.center, self.seen, self.center_momentum))
+            self.seen.clear()
