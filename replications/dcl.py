@@ -23,7 +23,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from replications.protocol import Arm, Claim, Score, difference, kept, of, paired, replicate, rows
+from replications.protocol import SEEDS, Arm, Claim, Score, difference, kept, of, paired, replicate, rows
 
 NAME = "dcl"
 IMAGES = 9600
@@ -59,7 +59,7 @@ def table() -> str:
             gained = difference(found, Claim(f"{method}-{batch}", f"simclr-{batch}", "linear"))
             lines.append(f"- {method}, batch {batch}: {gained or 'not run yet'}")
     small, large = gain(found, BATCHES[0]), gain(found, BATCHES[-1])
-    if len(small.keys() & large.keys()) < 2:
+    if len(small.keys() & large.keys()) < SEEDS:
         return "\n".join([*lines, "", "No verdict yet."])
     more = paired(small, large)
     return "\n".join([*lines, "", f"g({BATCHES[0]}) − g({BATCHES[-1]}): {more}. Verdict: **{more.verdict}**."])

@@ -4,20 +4,20 @@ Claim: trained by its preset `small`, each registered method gives a linear clas
 that it started from.
 
 Protocol, written before it was run. Train each method on the training images of clothing + pets + camvid together
-(3,735) for 400 steps of 64 images (6.9 epochs), in bf16, with what glocal decides for it and nothing else: a ResNet of
-8 convolutions (replications/thin_resnet.py) at 64 px, whose map has 2×2 cells, and 8×8 for VICRegL; on edges without
-colour for DeepCluster and DeeperCluster, as published; or, for the two that leave out patches (MSN, LOCA), timm's
-test_vit at 128 px. Small networks, because on a processor their many steps say more than a ResNet-18's few. Evaluate
-the last step: linear and kNN on clothing at the size of training, test split, and the same of the very weights that the
-run began with. Three seeds, differences paired by seed. PAWS alone sees labels, a tenth of those of clothing, and is
-trained on clothing alone (3,068), since the three together have none. In 6.9 epochs DeepCluster and DeepCluster-v2
-cluster seven times, DeeperCluster three times.
+(3,735) for 400 steps of 64 images (6.9 epochs, 8.3 for PAWS), in bf16, with what glocal decides for it and nothing
+else: a ResNet of 8 convolutions (replications/thin_resnet.py) at 64 px, whose map has 2×2 cells, and 8×8 for VICRegL;
+on edges without colour for DeepCluster and DeeperCluster, as published; or, for the two that leave out patches (MSN,
+LOCA), timm's test_vit at 128 px. Small networks, because on a processor their many steps say more than a ResNet-18's
+few. Evaluate the last step: linear and kNN on clothing at the size of training, test split, and the same of the very
+weights that the run began with. Three seeds, differences paired by seed. PAWS alone sees labels, a tenth of those of
+clothing, and is trained on clothing alone (3,068), since the three together have none. In 6.9 epochs DeepCluster and
+DeepCluster-v2 cluster seven times, DeeperCluster three times.
 
 Cost is processor time of one thread per training image, clustering and monitoring included, relative to VICReg's; the
 median over the seeds, since the first one also decodes the images.
 
 Verdict rule. A method "learns" if the mean over the seeds of (linear − linear of its random initialisation) is positive
-and exceeds two standard errors of that mean.
+and exceeds two standard errors of that mean. (With three seeds, one useless method in eleven would pass.)
 
     python -m replications.methods --data DIR      # DIR/{clothing,pets,camvid}
     python -m replications.methods --table         # from what is kept

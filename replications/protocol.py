@@ -23,11 +23,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from scipy.stats import t as student
+
 import glocal
+from glocal.errors import UsageError
 
 RESULTS = Path(__file__).parent / "results"
-# two-sided 95% quantiles of Student's t, by degrees of freedom
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+SEEDS = 3
+"""Fewer give no verdict."""
 # what runs are: as long as their arm says, on one thread, and nothing but training
 RUN: dict[str, Any] = {
     "epochs": 1000,
@@ -103,19 +106,23 @@ def paired(a: dict[int, float], b: dict[int, float]) -> Difference:
     """a − b over the seeds that both have.
 
     Raises:
-        ValueError: with fewer than two common seeds.
+        ValueError: with fewer than three common seeds.
     """
     differences = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
-    if len(differences) < 2:
-        raise ValueError("a paired difference needs at least two seeds that both arms have")
+    if len(differences) < SEEDS:
+        raise ValueError("a paired difference needs at least three seeds that both arms have")
     mean, n = statistics.fmean(differences), len(differences)
-    half = T95[n - 1] * statistics.stdev(differences) / math.sqrt(n)
+    half = float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
     return Difference(mean, mean - half, mean + half)
 
 
-def place(data: Path, name: str) -> str:
+def place(data: Path | None, name: str) -> str:
     """Where a collection of a protocol is."""
-    return name if name.startswith("parts") else str(data / name)
+    if name.startswith("parts"):
+        return name
+    if data is None:
+        raise UsageError(f"give --data DIR, the folder in which {name} is")
+    return str(data / name)
 
 
 def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -128,8 +135,13 @@ def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, 
         options: of `glocal.pretrain`.
     """
     from glocal.training import read_metrics
+    from glocal.training.run import read_config
 
     if (folder / "checkpoints" / "last.pt").exists():
+        config = json.loads(json.dumps(read_config(folder)))
+        asked = json.loads(json.dumps(dict(options)))
+        if other := [key for key in asked.keys() & config.keys() if asked[key] != config[key]]:
+            raise UsageError(f"{folder} is a run with another {min(other)}; delete it, or give other --runs")
         glocal.pretrain(resume=str(folder), quiet=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -220,13 +232,30 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def keep(name: str, arm: Arm, seed: int, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of one arm and seed: read if it was run before, else run and written."""
+def keep(
+    name: str, arm: Arm, seed: int, run: Callable[[], dict[str, Any]], common: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The result of one arm and seed: read if it was run before, else run and written.
+
+    Args:
+        name: of the replication.
+        arm: that is run.
+        seed: of the run.
+        run: gives the result.
+        common: options that all arms share, for the record.
+
+    Raises:
+        UsageError: if it was run before with other options: results of two protocols do not mix.
+    """
     path = RESULTS / name / f"{arm.name}-{seed}.json"
+    setting = json.loads(json.dumps({"arm": asdict(arm), "common": dict(common or {})}))
     if path.exists():
-        return json.loads(path.read_text())
+        result = json.loads(path.read_text())
+        if any(result.get(key, value) != value for key, value in setting.items()):
+            raise UsageError(f"{path} was made with other options of '{arm.name}'; delete it, or change them back")
+        return result
     started = cpu_seconds()
-    result = {"arm": asdict(arm), "seed": seed, **run(), "cpu_seconds": cpu_seconds() - started, "machine": machine()}
+    result = setting | {"seed": seed, **run(), "cpu_seconds": cpu_seconds() - started, "machine": machine()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1) + "\n")
@@ -276,9 +305,9 @@ def of(found: Mapping[str, Any], arm: str, score: str) -> dict[int, float]:
 
 
 def difference(found: Mapping[str, Any], claim: Claim) -> Difference | None:
-    """What is claimed to be positive; None while there are less than two seeds of both arms."""
+    """What is claimed to be positive; None while there are less than three seeds of both arms."""
     more, less = of(found, claim.more, claim.score), of(found, claim.less, claim.score)
-    return paired(more, less) if len(more.keys() & less.keys()) > 1 else None
+    return paired(more, less) if len(more.keys() & less.keys()) >= SEEDS else None
 
 
 def overall(verdicts: Sequence[str]) -> str:
@@ -320,7 +349,8 @@ def replicate(module: Any, run: Callable[[Arm, int, Path, Path], dict[str, Any]]
             for arm in module.ARMS:
                 if arm.name in options.arms:
                     todo = partial(run, arm, seed) if run else partial(run_arm, module, arm, seed)
-                    keep(module.NAME, arm, seed, partial(todo, options.data, options.runs))
+                    shared = getattr(module, "COMMON", {})
+                    keep(module.NAME, arm, seed, partial(todo, options.data, options.runs), shared)
                     print(f"{arm.name} seed {seed}: done", flush=True)
     print(module.table())
 

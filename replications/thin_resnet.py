@@ -1,4 +1,4 @@
-"""RF-ResNets of 8 convolutions, small enough to train many of on a processor.
+"""RF-ResNets of 8 convolutions in four blocks, small enough to train many of on a processor.
 
 `thin_rf195` has the strides of a standard ResNet (2×2 cells of 64 px), `thin_rf79` strides for a smaller receptive
 field (8×8 cells), and the same parameters but for the stem's.

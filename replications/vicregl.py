@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from replications.protocol import Arm, Score, kept, measured, paired, place, replicate, rows, trained
+from replications.protocol import SEEDS, Arm, Score, kept, measured, paired, place, replicate, rows, trained
 
 NAME = "vicregl"
 STEPS = 580
@@ -86,7 +86,7 @@ def table() -> str:
     lines += ["", "Differences from vicreg, paired by seed, with 95% intervals:", ""]
     verdicts = {}
     for name in ("vicregl-0.9", "vicregl-0.75", "vicreg-2048", "vicreg-time"):
-        if len(found.get(name, {}).keys() & found.get("vicreg", {}).keys()) < 2:
+        if len(found.get(name, {}).keys() & found.get("vicreg", {}).keys()) < SEEDS:
             continue
 
         def of(arm: str, value: Any) -> dict[int, float]:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from glocal.errors import UsageError
 from replications import protocol, vicregl
 from replications.protocol import Arm, keep, kept, paired
 
@@ -13,10 +14,19 @@ from replications.protocol import Arm, keep, kept, paired
 def test_paired_difference_is_students():
     difference = paired({0: 1.0, 1: 3.0, 2: 5.0, 3: 9.0}, {0: 0.0, 1: 1.0, 2: 2.0})
     assert difference.mean == 2.0
-    assert math.isclose(difference.high - difference.mean, 4.303 / math.sqrt(3), rel_tol=1e-9)
-    assert math.isclose(difference.mean - difference.low, 4.303 / math.sqrt(3), rel_tol=1e-9)
-    with pytest.raises(ValueError, match="two seeds"):
+    assert math.isclose(difference.high - difference.mean, 4.302653 / math.sqrt(3), rel_tol=1e-6)
+    assert math.isclose(difference.mean - difference.low, 4.302653 / math.sqrt(3), rel_tol=1e-6)
+    with pytest.raises(ValueError, match="three seeds"):
         paired({0: 1.0}, {0: 2.0})
+
+
+def test_results_of_two_protocols_do_not_mix(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "RESULTS", tmp_path)
+    keep("claim", Arm("a", {"scale": (0.1, 1)}), 0, dict, {"steps": 2})
+    keep("claim", Arm("a", {"scale": (0.1, 1)}), 0, dict, {"steps": 2})
+    for arm, common in ((Arm("a", {"scale": (0.2, 1)}), {"steps": 2}), (Arm("a", {"scale": (0.1, 1)}), {"steps": 3})):
+        with pytest.raises(UsageError, match="other options of 'a'"):
+            keep("claim", arm, 0, dict, common)
 
 
 def test_a_finished_arm_is_not_run_again(tmp_path, monkeypatch):

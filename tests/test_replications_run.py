@@ -11,7 +11,7 @@ from PIL import Image
 
 from glocal.backbones import build_backbone
 from glocal.data import PartsWorld
-from replications import collapse, dcl, multicrop, protocol
+from replications import co_ssl, collapse, dcl, multicrop, protocol
 from replications.protocol import Arm, run_arm
 
 NAMES = ("collapse", "dcl", "deepcluster", "directclr", "loca", "low_shot", "multicrop")
@@ -72,7 +72,8 @@ def test_each_method_of_a_replication_runs(name, data, tmp_path, monkeypatch):
             seen.add(what)
         else:  # the same method with other numbers
             protocol.keep(name, arm, 0, lambda result=result: {"scores": result["scores"]})
-        protocol.keep(name, arm, 1, lambda result=result: {"scores": result["scores"]})
+        for seed in (1, 2):
+            protocol.keep(name, arm, seed, lambda result=result: {"scores": result["scores"]})
     assert "Verdict: **" in module.table()
 
 
@@ -132,3 +133,39 @@ def test_without_its_stop_gradient_simsiam_moves_its_targets():
         method = cls(build_backbone("test_resnet"), image_size=32, projector=(8, 4), predictor=(8, 4))
         targets = method.target(method.heads, [torch.randn(4, method.encoder.dim)])
         assert targets[0].requires_grad == moves
+
+
+def test_co_ssl_runs_and_is_judged_claim_by_claim(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "RESULTS", tmp_path / "results")
+    quick = {
+        **QUICK,
+        "robustness": {"severities": [1, 3, 5], "corruptions": ["brightness"], "images": 4},
+        "internal": {"shares": [0.5], "images": 4},
+        "attack": {"radii": [0.5], "steps": 1, "images": 4},
+        "redundancy": {"images": 4},
+    }
+    monkeypatch.setattr(co_ssl, "TASKS", {task: quick[task] for task in co_ssl.TASKS})
+    evaluate = co_ssl.glocal.evaluate
+    chosen = lambda *args, tasks, task_options, **more: evaluate(
+        *args, tasks=tasks, task_options={task: quick[task] for task in tasks}, **more
+    )
+    monkeypatch.setattr(co_ssl.glocal, "evaluate", chosen)
+    arm = next(arm for arm in co_ssl.ARMS if arm.name == "co-byol")
+    short = Arm(arm.name, {**arm.options, **TINY, "backbone": "test_resnet", "image_size": 64})
+    monkeypatch.setattr(co_ssl, "WHOLE", [short])
+    result = co_ssl.run(short, 0, data, tmp_path / "runs")
+    assert result["scores"].keys() == co_ssl.SCORES.keys()
+    linear = {"byol": 0.3, "co-byol": 0.4, "byol-time": 0.5, "byol-large-crops": 0.35, "co-byol-large-crops": 0.4}
+    linear |= {"co-byol-rf195": 0.4, "co-byol-rf195-large-crops": 0.3}
+    for arm in co_ssl.ARMS:
+        for seed in range(3):
+            scores = {**result["scores"], "linear": linear.get(arm.name, 0.2) + 0.01 * seed * (arm.name == "byol")}
+            protocol.keep("co_ssl", arm, seed, lambda scores=scores: {"scores": scores, "found": result["found"]})
+    said = {line.split(" | ")[0].removeprefix("| "): line for line in co_ssl.table().splitlines()}
+    assert said["more accurate at equal epochs"].endswith("| reproduced |")
+    assert said["more accurate at equal time"].endswith("| not reproduced |")
+    assert said["more accurate under PGD (added)"].endswith("| undecided |")
+    assert "premise not met" in said["bears large training crops better than BYOL"]  # they did it good
+    assert said["bears them the better, the smaller the receptive field"].endswith("| reproduced |")
+    co_ssl.picture(tmp_path / "curve.svg")
+    assert "co-byol" in (tmp_path / "curve.svg").read_text()
