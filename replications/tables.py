@@ -1,4 +1,4 @@
-"""Write docs/replications.md, docs/methods_table.md and their pictures from what is kept.
+"""Write docs/replications.md, docs/methods_table.md and the results in docs/co_ssl.md from what is kept.
 
 python -m replications.tables
 """
@@ -39,8 +39,16 @@ def write(page: str, parts: list[str]) -> None:
     (DOCS / page).write_text("\n\n".join(parts).rstrip() + "\n")
 
 
+def insert(page: str, text: str) -> None:
+    """Between the two comments of a page that is written by hand."""
+    path, (begin, end) = DOCS / page, ("<!-- results -->", "<!-- end of results -->")
+    before, _, rest = path.read_text().partition(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
 def main() -> None:
     write("replications.md", [HEAD.rstrip(), *(part for module in CLAIMS for part in section(module))])
+    insert("co_ssl.md", co_ssl.table())
     co_ssl.picture(DOCS / "figures" / "co_ssl_robustness.svg")
     write("methods_table.md", [METHODS_HEAD.rstrip(), *section(methods)])
 
