@@ -174,3 +174,9 @@ def test_nothing_to_measure_on_is_told():
         nn.init.zeros_(parameter)
     with pytest.raises(UsageError, match="does not depend"):
         effective_receptive_field(backbone, torch.zeros(1, 3, 32, 32), channels=1)
+
+
+@pytest.mark.parametrize("channels", [0, -2])
+def test_no_channels_are_not_the_networks_fault(channels):
+    with pytest.raises(UsageError, match=f"channels is {channels}; .* one at least"):
+        effective_receptive_field(OneLayer(), torch.randn(1, 3, 8, 10), channels=channels)

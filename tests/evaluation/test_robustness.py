@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -99,9 +100,9 @@ def test_masked_activations_are_the_shares_asked_for_and_nested():
 
 
 def test_internal_finds_stages_and_says_which_there_are(resnet, made):
-    scores = find_task("internal")(resnet, shares=[0.0, 1.0])
+    scores = find_task("internal")(resnet, shares=[1e-9, 1.0])
     assert scores["stage"] == "layer4"
-    assert scores["masked_0"] == scores["clean"]
+    assert scores["masked_1e-09"] == scores["clean"]
     assert scores["masked_1"] < 0.5  # all features are the same: one class is answered
     assert find_stage(resnet.encoder, "layer2")[0] == "model.layer2"
     with pytest.raises(UsageError, match=r"no stage 'layer9' \(there are: act1, layer1"):
@@ -145,8 +146,8 @@ def test_attacks_of_a_linear_classifier_are_known_in_closed_form():
 
 def test_attacks_hurt_more_with_their_radius_and_leave_the_encoder_as_it_was(resnet):
     resnet.encoder.train()
-    scores = find_task("attack")(resnet, radii=[0.0, 8.0, 64.0], steps=4)
-    assert scores["pgd_0"] == scores["fgsm_0"] == scores["clean"]
+    scores = find_task("attack")(resnet, radii=[1e-9, 8.0, 64.0], steps=4)
+    assert scores["pgd_1e-09"] == scores["fgsm_1e-09"] == scores["clean"]
     assert scores["pgd_64"] <= scores["pgd_8"] <= scores["clean"]
     assert scores["pgd_64"] <= scores["fgsm_64"]
     assert scores["pgd_64"] < scores["clean"]
@@ -189,3 +190,42 @@ def test_redundancy_of_plain_images_is_one(made):
     assert scores["local"] == pytest.approx(1, abs=1e-5)
     assert scores["global"] <= 1 + 1e-6
     assert scores["n"] == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        *((name, {"images": 0}, "images is 0; look at one at least") for name in ON_REQUEST),
+        *((name, {"images": -3}, "images is -3;") for name in ON_REQUEST),
+        ("robustness", {"severities": []}, "robustness: severities is empty; give at least one"),
+        ("robustness", {"severities": [1, 0]}, "robustness: severities holds 0; each must be one of 1, 2, 3, 4, 5"),
+        ("robustness", {"severities": [6]}, "robustness: severities holds 6;"),
+        ("robustness", {"severities": [1.5]}, "robustness: severities holds 1.5;"),
+        ("robustness", {"corruptions": []}, "robustness: corruptions is empty; give at least one, each one of"),
+        ("robustness", {"corruptions": ["fog", "mist"]}, "robustness: corruptions holds 'mist'; each must be one of"),
+        ("internal", {"shares": []}, "internal: shares is empty; give at least one, each above 0 and at most 1"),
+        ("internal", {"shares": [0.5, 0.0]}, "internal: shares holds 0.0; each must be above 0 and at most 1"),
+        ("internal", {"shares": [1.5]}, "internal: shares holds 1.5;"),
+        ("internal", {"shares": [float("nan")]}, "internal: shares holds nan;"),
+        ("attack", {"radii": []}, "attack: radii is empty; give at least one, each above 0"),
+        ("attack", {"radii": [1, 0]}, "attack: radii holds 0; each must be above 0"),
+        ("attack", {"radii": [-1.0]}, "attack: radii holds -1.0;"),
+        ("attack", {"steps": 0}, "attack: steps is 0; take one at least"),
+        ("crops", {"areas": []}, "crops: areas is empty; give at least one, each above 0 and at most 1"),
+        ("crops", {"areas": [0]}, "crops: areas holds 0; each must be above 0 and at most 1"),
+        ("crops", {"areas": [1.0, 1.01]}, "crops: areas holds 1.01;"),
+    ],
+)
+def test_options_that_cannot_be_are_told_before_any_work(exam, monkeypatch, name, options, said):
+    monkeypatch.setattr(type(exam), "extract", lambda *_, **__: pytest.fail("features were extracted"))
+    exam.encoder.register_forward_pre_hook(lambda *_: pytest.fail("an image passed the encoder"))
+    with pytest.raises(UsageError, match="^" + re.escape(said)):
+        find_task(name)(exam, **options)
+
+
+def test_a_map_of_one_cell_has_no_redundancy(made):
+    encoder, source = made.Cells(), made.ArraySource(made.coloured(4, 0)[0])
+    encoder.stride = 32
+    with pytest.raises(UsageError, match="one cell at 32 px; give a larger image size"):
+        find_task("redundancy")(Exam(encoder, source, source, 32))
+    assert -1 <= find_task("redundancy")(Exam(encoder, source, source, 64))["local"] <= 1

@@ -60,3 +60,9 @@ def test_spread_over_takes_all_classes_of_a_sorted_collection(made):
     assert len(part) == 20
     assert np.bincount(part.labels).tolist() == [2] * 10
     assert spread_over(part, 50) is part
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_no_images_are_no_choice(made, most):
+    with pytest.raises(UsageError, match=f"images is {most}; look at one at least"):
+        spread_over(made.ArraySource(*made.coloured(4, 0)), most)

@@ -278,6 +278,21 @@ def test_a_negative_weight_is_a_users_mistake():
         build("byol", co=True, local_weight=-1.0)
 
 
+@pytest.mark.parametrize("co", [False, True])
+@pytest.mark.parametrize("name", ["byol", "mocov3"])
+@pytest.mark.parametrize("predictor", [(16, 4), ()])
+def test_a_prediction_as_wide_as_its_target_is_asked_for(name, co, predictor):
+    with pytest.raises(UsageError, match=r"projector \(16, 8\) and predictor .* give both the same last width"):
+        build(name, co=co, predictor=predictor)
+    build(name, co=co, projector=[12, 8])  # of a file; the hidden widths may differ
+
+
+def test_co_vicreg_does_not_pass_for_published():
+    paper = method_class("co-vicreg").paper
+    assert paper.startswith("Not published: ours")
+    assert paper.endswith(method_class("vicreg").paper)
+
+
 def test_dino_starts_at_ln_k_and_collapses_without_centring_and_sharpening():
     """The teacher's entropy, after training with a centre that stays at 0 and a temperature that does not sharpen."""
     method = build("dino", co=False, outputs=12)

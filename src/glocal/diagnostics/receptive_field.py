@@ -187,8 +187,10 @@ def effective_receptive_field(backbone: Backbone, images: Tensor, *, channels: i
         channels: how many, evenly spread over the D there are; the time is proportional to it.
 
     Raises:
-        UsageError: if no image arrives, or the map does not depend on the pixels.
+        UsageError: if no image or channel is wanted, or the map does not depend on the pixels.
     """
+    if channels < 1:
+        raise UsageError(f"channels is {channels}; measure an effective receptive field on one at least")
     if not len(images):
         raise UsageError("no image to measure an effective receptive field on; give at least one")
     modes = {module: module.training for module in backbone.modules()}

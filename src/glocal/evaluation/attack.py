@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glocal.evaluation.classify import Classifier, photographs
+from glocal.errors import UsageError
+from glocal.evaluation.classify import Classifier, check_each, photographs
 from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
 
@@ -83,8 +84,14 @@ def attack(exam: Exam, *, radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0), steps:
 
     Returns:
         clean; fgsm_RADIUS and pgd_RADIUS for each radius; images.
+
+    Raises:
+        UsageError: for no radius, one that is not above 0, no steps, or no images.
     """
-    classifier, shown = Classifier.of(exam), photographs(exam, images)
+    check_each("attack: radii", radii, lambda radius: radius > 0, "above 0")
+    if steps < 1:
+        raise UsageError(f"attack: steps is {steps}; take one at least")
+    shown, classifier = photographs(exam, images), Classifier.of(exam)
     right = dict.fromkeys(["clean", *(f"{kind}_{radius:g}" for kind in ("fgsm", "pgd") for radius in radii)], 0)
     done = 0
     for pixels, y, _ in shown.batches(exam):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,25 @@ from glocal.evaluation.extract import encode, frozen, load, normalise
 from glocal.evaluation.linear import trained_probe
 from glocal.evaluation.probe import Probes, Standardise
 from glocal.evaluation.split import spread_over
+
+
+def check_each(option: str, values: Sequence[Any], fits: Callable[[Any], bool], such: str) -> None:
+    """That there are values, and that each of them fits.
+
+    Args:
+        option: its name, with the task's.
+        values: what was given.
+        fits: whether one will do.
+        such: what each has to be, in words.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if len(values) == 0:
+        raise UsageError(f"{option} is empty; give at least one, each {such}")
+    for value in values:
+        if not fits(value):
+            raise UsageError(f"{option} holds {value!r}; each must be {such}")
 
 
 class Classifier(nn.Module):
@@ -51,8 +73,6 @@ class Photographs:
     """
 
     def __init__(self, exam: Exam, most: int) -> None:
-        if most < 1:
-            raise UsageError(f"images is {most}; look at one at least")
         source = spread_over(exam.test, most)
         if source.labels is None:
             raise UsageError("this task needs labels; give a folder with one sub-folder per class")

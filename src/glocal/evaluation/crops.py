@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from glocal.evaluation.classify import Classifier
+from glocal.evaluation.classify import Classifier, check_each
 from glocal.evaluation.exam import Exam
 from glocal.evaluation.extract import CROP_PCT
 from glocal.evaluation.registry import task
@@ -24,8 +24,12 @@ def crops(exam: Exam, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0)
 
     Returns:
         area_SHARE for each share; mean; images.
+
+    Raises:
+        UsageError: for no area, one that is not in (0, 1], or no images.
     """
-    classifier, source = Classifier.of(exam), spread_over(exam.test, images)
+    check_each("crops: areas", areas, lambda area: 0 < area <= 1, "above 0 and at most 1")
+    source, classifier = spread_over(exam.test, images), Classifier.of(exam)
     accuracy = {}
     for area in areas:
         bank = exam.extract(source, crop_pct=CROP_PCT * math.sqrt(area))

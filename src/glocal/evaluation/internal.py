@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.errors import UsageError
-from glocal.evaluation.classify import Classifier, hits, photographs
+from glocal.evaluation.classify import Classifier, check_each, hits, photographs
 from glocal.evaluation.corruptions import Draws
 from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
@@ -77,9 +77,13 @@ def internal(
 
     Returns:
         clean; masked_SHARE for each share; mean over the shares; relative_drop; the stage; images.
+
+    Raises:
+        UsageError: for no share, one that is not in (0, 1], no images, or a stage that does not exist.
     """
+    check_each("internal: shares", shares, lambda share: 0 < share <= 1, "above 0 and at most 1")
     name, module = find_stage(exam.encoder, stage)
-    classifier, shown = Classifier.of(exam), photographs(exam, images)
+    shown, classifier = photographs(exam, images), Classifier.of(exam)
     accuracy = {}
     for done, share in enumerate((0.0, *shares)):
         right = 0

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.errors import UsageError
 from glocal.evaluation.correspond import CROP, two_crops
 from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
@@ -36,10 +37,16 @@ def redundancy(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
     Returns:
         local and global (means over images); other (mean cosine of pooled features of different images); pearson, r
         between local and global similarity over the images; n.
+
+    Raises:
+        UsageError: for no images, or a feature map of one location.
     """
     local: list[Tensor] = []
     pooled: tuple[list[Tensor], list[Tensor]] = ([], [])
     for _, *features in two_crops(exam, images=images, crop=crop):
+        if features[0].tokens.shape[1] < 2:
+            size = exam.image_size
+            raise UsageError(f"redundancy: the feature map has one cell at {size} px; give a larger image size")
         local.append(torch.stack([similarity_of_cells(each.tokens) for each in features]).mean(0).cpu())
         for side, each in zip(pooled, features, strict=True):
             side.append(F.normalize(each.pooled.float(), dim=1).cpu())

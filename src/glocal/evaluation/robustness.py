@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from glocal.evaluation.classify import Classifier, hits, photographs
+from glocal.evaluation.classify import Classifier, check_each, hits, photographs
 from glocal.evaluation.corruptions import CORRUPTIONS, corrupt
 from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
@@ -37,8 +37,13 @@ def robustness(
         clean and mean accuracy; relative_drop = (clean − mean) / clean; accuracy per corruption (mean of its
         severities) and as severity_1 … severity_5 (mean of its corruptions); table (corruption → severities); images;
         benchmark_size, the published image side whose constants were used.
+
+    Raises:
+        UsageError: for no corruption or severity, one that does not exist, or no images.
     """
-    classifier, shown = Classifier.of(exam), photographs(exam, images)
+    check_each("robustness: corruptions", corruptions, lambda c: c in CORRUPTIONS, f"one of {', '.join(CORRUPTIONS)}")
+    check_each("robustness: severities", severities, lambda s: s in range(1, 6), "one of 1, 2, 3, 4, 5")
+    shown, classifier = photographs(exam, images), Classifier.of(exam)
     batches = shown.batches(exam)
     settings = [(name, severity) for name in corruptions for severity in severities]
     right = dict.fromkeys([("", 0), *settings], 0)

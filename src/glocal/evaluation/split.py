@@ -81,7 +81,13 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def spread_over(source: ImageSource, most: int) -> ImageSource:
-    """At most `most` images, spread evenly over the collection (folders are sorted by class)."""
+    """At most `most` images, spread evenly over the collection (folders are sorted by class).
+
+    Raises:
+        UsageError: if `most` is less than 1.
+    """
+    if most < 1:
+        raise UsageError(f"images is {most}; look at one at least")
     if len(source) <= most:
         return source
     return Subset(source, np.arange(most) * len(source) // most)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone
+from glocal.errors import UsageError
 from glocal.features import Features
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss
@@ -62,6 +63,11 @@ class BYOL(nn.Module):
         predictor: tuple[int, ...] = (4096, 256),
         momentum: float = 0.99,
     ) -> None:
+        if tuple(projector[-1:]) != tuple(predictor[-1:]):
+            raise UsageError(
+                f"projector {tuple(projector)} and predictor {tuple(predictor)} end in different widths;"
+                " a prediction is compared with a projection: give both the same last width"
+            )
         super().__init__()
         self.encoder = backbone
         self.momentum, self.projector, self.predictor = momentum, projector, predictor

@@ -48,3 +48,7 @@ class JointVICReg(VICReg):
 
 
 COVICReg = co(JointVICReg)
+COVICReg.paper = (
+    "Not published: ours, of VICReg, after the CO-SSL of Aubret, Teulière, Triesch (arXiv:2501.02860)."
+    f" VICReg: {VICReg.paper}"
+)
