@@ -90,7 +90,7 @@ def test_unknown_names_are_answered_with_the_nearest(colours, made):
         evaluate_encoder(made.Cells(), colours, tasks=["liner"])
     with pytest.raises(UsageError, match="options given for 'linear'"):
         evaluate_encoder(made.Cells(), colours, tasks=["knn"], options={"linear": {}})
-    with pytest.raises(UsageError, match="task 'knn' has no option 'q'.*k"):
+    with pytest.raises(UsageError, match=r"task 'knn' has no option 'q'.*k"):
         evaluate_encoder(made.Cells(), colours, tasks=["knn"], options={"knn": {"q": 3}})
 
 
