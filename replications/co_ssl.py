@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import glocal
-from replications.protocol import SEEDS, Arm, Difference, kept, paired, place, replicate, rows, trained, untrained
+from replications.protocol import RUN, SEEDS, Arm, Difference, kept, paired, place, replicate, rows, trained, untrained
 
 NAME = "co_ssl"
 STEPS, SLOWER = 300, 1.15
@@ -44,12 +44,7 @@ COMMON: dict[str, Any] = {
     "momentum": 0.97,
     "image_size": 64,
     "batch_size": 64,
-    "epochs": 1000,
     "max_steps": STEPS,
-    "monitor_every": 1000,
-    "workers": 0,
-    "report": False,
-    "quiet": True,
 }
 BYOL = {"method": "byol", "backbone": "replications.thin_resnet:thin_rf79"}
 CO_BYOL = {**BYOL, "method": "co-byol", "cells": 16}
@@ -118,7 +113,7 @@ TASKS = {
 
 def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
     """Train, or go on training, and evaluate."""
-    options, result = {**COMMON, **arm.options}, {}
+    options, result = {**RUN, **COMMON, **arm.options}, {}
     if "method" in options:
         folder = runs / f"{NAME}-{arm.name}-{seed}"
         encoder, last = trained(folder, [place(data, name) for name in SETS], seed, options)

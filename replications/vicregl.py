@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from replications.protocol import SEEDS, Arm, Score, kept, measured, paired, place, replicate, rows, trained
+from replications.protocol import RUN, SEEDS, Arm, Score, kept, measured, paired, place, replicate, rows, trained
 
 NAME = "vicregl"
 STEPS = 580
@@ -37,12 +37,7 @@ COMMON: dict[str, Any] = {
     "image_size": 96,
     "output_stride": 16,
     "batch_size": 64,
-    "epochs": 1000,
     "max_steps": STEPS,
-    "monitor_every": 1000,
-    "workers": 0,
-    "report": False,
-    "quiet": True,
 }
 ARMS = [
     Arm("random"),
@@ -73,7 +68,7 @@ def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
             encoder = build_backbone("resnet18", output_stride=16, pool="mean").eval()
         return {"scores": measured(encoder, data, SCORES)}
     sets = [place(data, name) for name in SETS]
-    encoder, last = trained(runs / f"{NAME}-{arm.name}-{seed}", sets, seed, {**COMMON, **arm.options})
+    encoder, last = trained(runs / f"{NAME}-{arm.name}-{seed}", sets, seed, {**RUN, **COMMON, **arm.options})
     return {"scores": measured(encoder, data, SCORES), "train_seconds": last["time"], "last": last}
 
 

@@ -16,6 +16,7 @@ def robustness_curve(scores: Mapping[str, Mapping[str, Any]], path: Path | str) 
         scores: name of an encoder -> its scores of the task `robustness`.
         path: the picture, .png or .svg.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), dpi=150, layout="constrained")
@@ -38,4 +39,5 @@ def robustness_curve(scores: Mapping[str, Mapping[str, Any]], path: Path | str) 
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e9eae6")
     axes.set_axisbelow(True)
-    figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
+    with rc_context({"svg.hashsalt": "glocal"}):  # the same scores, the same file
+        figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
