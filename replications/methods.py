@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glocal.methods import method_class, method_names, method_options
+from glocal.methods import method_names
 from replications.evidence import Check, checks, method_code_lines
 from replications.protocol import (
     RUN,
@@ -46,6 +46,7 @@ from replications.protocol import (
     replicate,
     spread,
     trained,
+    trained_method,
     untrained,
 )
 
@@ -113,14 +114,8 @@ def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
 
 def head_parameters(folder: Path) -> int:
     """How many a run trained beside its encoder's."""
-    from glocal.backbones import build_backbone
-    from glocal.training.run import read_config
-
-    config = read_config(folder)
-    cls = method_class(config["method"])
-    encoder = build_backbone(config["backbone"], image_size=config["image_size"], pool=cls.pool)
-    method = cls(encoder, **{name: config[name] for name in method_options(cls)})
-    trainable = [sum(p.numel() for p in module.parameters() if p.requires_grad) for module in (method, encoder)]
+    method = trained_method(folder)
+    trainable = [sum(p.numel() for p in module.parameters() if p.requires_grad) for module in (method, method.encoder)]
     return trainable[0] - trainable[1]
 
 

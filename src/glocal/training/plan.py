@@ -102,9 +102,9 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
         spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST)
         plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     batch = config["batch_size"] * processes
-    if steps < SHORT_RUN and spec.optimizer == "adamw":
-        plan.decide("lr", spec.lr * math.sqrt(1024 * batch) / 256, f"{spec.lr:g} × 1024/256 × √({batch}/1024)")
-    plan.decide("lr", spec.lr * batch / 256, f"{spec.lr:g} × {batch}/256")
+    by_root = steps < SHORT_RUN and spec.optimizer == "adamw"
+    share, said = (math.sqrt(1024 * batch), f"1024/256 × √({batch}/1024)") if by_root else (batch, f"{batch}/256")
+    plan.decide("lr", spec.lr * share / 256, f"{spec.lr:g} × {said}")
     for name in ("weight_decay", "warmup_epochs", "trust"):
         plan.decide(name, getattr(spec, name), "goes with the optimizer")
     if config["weight_decay"] != spec.weight_decay:  # the person's own stays where it was set
