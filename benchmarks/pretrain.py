@@ -176,7 +176,7 @@ def measure(size: Size, folder: Path | None = None) -> dict[str, Any]:
     full = size == "full"
     folder = folder or photos()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(8, max(1, cores // 2)) if full else 0
+    workers = min(8, cores) if full else 0
     cases = []
     for case in CASES[size]:
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}

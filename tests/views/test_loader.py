@@ -261,21 +261,22 @@ def test_global_generators_are_left_alone(make_loader, workers):
 
 
 class Confession(Pictures):
-    """Images that are painted with the process and the number of threads that they are read with."""
+    """Images that are painted with the process, number of threads and priority that they are read with."""
 
     def open(self, i: int) -> RawImage:
-        pid = os.getpid()
-        return RawImage(np.full((8, 8, 3), [pid % 256, pid // 256 % 256, torch.get_num_threads()], np.uint8))
+        pid, priority = os.getpid(), os.nice(0) if hasattr(os, "nice") else 19
+        colour = [pid % 256, pid // 256 % 256, torch.get_num_threads() + 10 * priority]
+        return RawImage(np.full((8, 8, 3), colour, np.uint8))
 
 
-def test_workers_persist_over_epochs_with_one_thread_each(make_loader):
+def test_workers_persist_over_epochs_with_one_thread_and_the_least_priority(make_loader):
     loader = make_loader(Confession([None] * 8), Recipe((Crop(4),)), batch_size=2, seed=0, workers=2)
     seen = []
     for epoch in (0, 1, 0, 1):
         if len(seen) == 3:
             loader.close()
         colours = torch.cat([b.views[0].pixels[:, :, 0, 0] for b in loader.epoch(epoch)])
-        assert (colours[:, 2] == 1).all()
+        assert (colours[:, 2] == 1 + 10 * 19).all()
         seen.append({tuple(c) for c in colours[:, :2].tolist()})
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[0]) == len(seen[3]) == 2

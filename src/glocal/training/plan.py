@@ -49,7 +49,7 @@ def decide_sizes(plan: Plan, images: int, processes: int) -> None:
     plan.decide("epochs", min(800, max(100, scaled)), "100 at ImageNet's size, more for less, at most 800")
     plan.decide("monitor_every", max(1, config["epochs"] // 20), "a twentieth of the run")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    plan.decide("workers", min(8, max(1, cores // 2 // processes)), f"{cores} cores")
+    plan.decide("workers", min(8, max(1, cores // processes)), f"{cores} cores")
     plan.decide(
         "precision", "bf16-mixed" if fast_bf16(config["accelerator"]) else "32-true", "what this hardware does fast"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import pickle
 import signal
 import sys
@@ -29,6 +30,8 @@ from glocal.views.recipe import Recipe, Support
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch, View
 
+LEAST_PRIORITY = 19
+"""Of worker processes, to the system's scheduler."""
 ATTEMPTS = 32
 """Unreadable images in a row, for one place in a batch, after which the collection is called broken."""
 
@@ -48,7 +51,8 @@ class ViewLoader:
         recipe: the views to take of each.
         batch_size: images per step, per process.
         seed: the run's seed.
-        workers: processes that decode and crop; 0 does it in this one. They start with the first batch, and stay.
+        workers: processes of lowest priority that decode and crop; 0 does it in this one. They start with the first
+            batch, and stay.
         rank: index of this process.
         world_size: number of processes.
         shuffle: a new order every epoch; else the source's own order.
@@ -374,6 +378,9 @@ def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _quiet_about_lost_connections
     torch.set_num_threads(1)
+    # Training on all cores waits for its slowest thread: a worker takes only what training leaves, above all its waits.
+    if hasattr(os, "nice"):
+        os.nice(LEAST_PRIORITY)
 
 
 def _quiet_about_lost_connections(kind, error, trace) -> None:
