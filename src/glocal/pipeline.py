@@ -26,6 +26,7 @@ from glocal.random import derive
 from glocal.report import write_report
 from glocal.report.records import is_score
 from glocal.training import Monitor, Schedule, TrainingStopped, fit, read_metrics
+from glocal.training.compilation import worth_compiling
 from glocal.training.plan import Plan, decide_momentum, decide_optimization, decide_sizes, finer_stride
 from glocal.training.precision import precision_arguments
 from glocal.training.run import environment, new_run, read_config, write_config
@@ -111,6 +112,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         checkpoint_steps=config["checkpoint_steps"],
     )
     pixels = _pixel_cache(fabric, plan, source, method.recipe, resume=resume)
+    _compile(fabric, plan, method, steps, resume=resume)
     loader = ViewLoader(
         source,
         method.recipe,
@@ -160,6 +162,20 @@ def _pixel_cache(fabric: Fabric, plan: Plan, source: Any, recipe: Any, *, resume
         pixels = PixelCache(source, recipe.views)
     plan.notes.append(pixels.note)
     return pixels
+
+
+def _compile(fabric: Fabric, plan: Plan, method: Any, steps: int, *, resume: bool) -> None:
+    """Compile the encoder and its teacher, if the person or the first process's clock says so."""
+    config, sizes = plan.config, [crop.size for crop in method.recipe.views]
+    if config.setdefault("compile", False if resume else None) is None:
+        images = config["batch_size"] // config["accumulate"] * sizes.count(max(sizes))
+        settings = {"image_size": max(sizes), "images": images, "steps": steps * config["accumulate"]}
+        found = worth_compiling(fabric, method.encoder, **settings) if fabric.is_global_zero else (False, "")
+        plan.decide("compile", *fabric.broadcast(found))
+    if config["compile"]:
+        for module in method.modules():
+            if isinstance(module, Backbone):
+                module.compile_training()
 
 
 def _launch(config: dict[str, Any]) -> Fabric:

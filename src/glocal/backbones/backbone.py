@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
         self.norm = self._layout.norm
         self._arguments = dict(arguments)
         self._positions: dict[tuple[int, int, torch.device | None], Tensor] = {}
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self.pool = arguments["pool"]
 
     @property
@@ -117,6 +119,14 @@ class Backbone(nn.Module):
         """Whether it can be run on some of an image's patches."""
         return can_drop(self.model)
 
+    def compile_training(self) -> None:
+        """From now on train with `torch.compile`: whole images, in training mode. All else runs as before."""
+        self._compiled = torch.compile(self.model.forward_features, dynamic=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not compiled: that would run this one's weights."""
+        return {**self.__dict__, "_compiled": None}
+
     def forward_tensors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`pooled` (B, D) and `dense` (B, D, H, W) of `forward`, as plain tensors: what is exported."""
         pooled, tokens, grid = self._encode(x)
@@ -143,7 +153,7 @@ class Backbone(nn.Module):
         """(pooled (B, D), tokens (B, N, D), grid of the whole image)."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise UsageError(f"{self.name} takes normalised float images (B, 3, h, w), not {tuple(x.shape)} {x.dtype}")
-        raw = self._features(x)
+        raw = self._features(x, whole=dropped is None)
         layout = self._layout
         normed = raw if layout.head_norm is None else self.model.get_submodule(layout.head_norm)(raw)
         grid: tuple[int, int]
@@ -163,8 +173,10 @@ class Backbone(nn.Module):
             return normed[:, 0], tokens, grid
         return self.model.forward_head(raw, pre_logits=True), tokens, grid
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor, *, whole: bool) -> Tensor:
         try:
+            if self._compiled is not None and self.training and whole:
+                return self._compiled(x)
             return self.model.forward_features(x)
         except (AssertionError, RuntimeError) as error:
             height, width = x.shape[2:]
