@@ -3,10 +3,11 @@
 Claim: further crops of low resolution, which only predict, improve the features by more than their cost. Published,
 ResNet-50 on ImageNet, linear: 70.1 with 2 crops of 224 px (400 epochs), 74.6 with 6 more of 96 px (400 epochs).
 
-Protocol, written before it was run. Pretrain ResNet-18 on the training images of clothing + pets + camvid together
-(3,735), batch 64, with SwAV's preset for small data: `two` sees 2 crops of 64 px for 150 steps, `multi` 4 more of 32 px
-for as many, `two-longer` 2 crops for 225 steps, the same number of pixels as `multi`. Evaluate the last step: kNN and
-linear on clothing, test split. Three seeds, differences paired by seed; about 3 to 5 processor minutes an arm and seed.
+Protocol, written before it was run. Pretrain a ResNet of 8 convolutions (replications/thin_resnet.py) on the training
+images of clothing + pets + camvid together (3,735), batch 64, with SwAV's preset for small data: `two` sees 2 crops of
+64 px for 400 steps, `multi` 4 more of 32 px for as many, `two-longer` 2 crops for 600 steps, the same number of pixels
+as `multi`. Evaluate the last step: kNN and linear on clothing, test split. Three seeds, differences paired by seed;
+about 2 to 4 processor minutes an arm and seed.
 
 Verdict rule. Each difference below is "reproduced" if its 95% interval lies above 0, "not reproduced" if below 0, else
 "undecided"; the claim is reproduced if both are, and not reproduced if one is not.
@@ -23,9 +24,14 @@ from typing import Any
 from replications.protocol import Arm, Claim, Score, claims_table, replicate
 
 NAME = "multicrop"
-STEPS = 150
+STEPS = 400
 SETS = ("clothing", "pets", "camvid")
-COMMON: dict[str, Any] = {"backbone": "resnet18", "image_size": 64, "batch_size": 64, "max_steps": STEPS}
+COMMON: dict[str, Any] = {
+    "backbone": "replications.thin_resnet:thin_rf195",
+    "image_size": 64,
+    "batch_size": 64,
+    "max_steps": STEPS,
+}
 ARMS = [
     Arm("random"),
     Arm("two", {"method": "swav", "small_crops": 0}),
