@@ -61,10 +61,14 @@ def test_a_method_that_matches_no_cells_keeps_its_map(tmp_path) -> None:
     assert short(tmp_path, "test_resnet", method="vicreg")["output_stride"] is None
 
 
-def test_what_was_decided_gives_the_same_optimization_again() -> None:
-    spec = Optimization("lars", lr=0.2, weight_decay=1e-6, one_dim_lr=0.024)
-    names = ("optimizer", "lr", "weight_decay", "warmup_epochs", "trust")
-    plan = Plan({"batch_size": 64, **dict.fromkeys(names)})
+def open_plan() -> Plan:
+    return Plan({"batch_size": 64, **dict.fromkeys(("optimizer", "lr", "weight_decay", "warmup_epochs", "trust"))})
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
+def test_what_was_decided_gives_the_same_optimization_again(optimizer) -> None:
+    spec = Optimization(optimizer, lr=0.2, weight_decay=1e-6, one_dim_lr=0.024)
+    plan = open_plan()
     first = decide_optimization(plan, spec, steps=1000, processes=1)
     assert decide_optimization(Plan(dict(plan.config)), spec, steps=1000, processes=1) == first
     # Barlow Twins' loss is a sum over dimensions: its biases, which LARS does not adapt, need their small rate
@@ -89,7 +93,18 @@ def test_the_momentum_that_was_asked_for_stays(tmp_path) -> None:
 
 @pytest.mark.parametrize(("steps", "lr"), [(SHORT_RUN - 1, 1e-3 / 4), (SHORT_RUN, 1e-3 / 16)])
 def test_adamw_goes_with_the_root_of_the_batch_in_short_runs(steps: int, lr: float) -> None:
-    names = ("optimizer", "lr", "weight_decay", "warmup_epochs", "trust")
-    plan = Plan({"batch_size": 64, **dict.fromkeys(names)})
+    plan = open_plan()
     decide_optimization(plan, Optimization("adamw", lr=1e-3 / 4, weight_decay=0.04), steps, processes=1)
     assert plan.config["lr"] == pytest.approx(lr)  # published: 1e-3 at a batch of 1024
+
+
+@pytest.mark.parametrize(("steps", "optimizer"), [(SHORT_RUN - 1, "adamw"), (SHORT_RUN, "sgd")])
+def test_short_runs_move_what_sgd_would_not(steps: int, optimizer: str) -> None:
+    plan = open_plan()
+    spec = decide_optimization(plan, Optimization("sgd", 0.05, 1e-5, 0.0, final_lr=1.0), steps, processes=1)
+    assert spec.optimizer == plan.config["optimizer"] == optimizer
+    assert plan.config["lr"] == pytest.approx(5e-4 if optimizer == "adamw" else 0.05 / 4)
+    assert (spec.final_lr, spec.warmup_epochs) == (1.0, 0.0)  # constant, as published
+    asked = open_plan()
+    asked.config["optimizer"] = "sgd"
+    assert decide_optimization(asked, spec, steps, processes=1).optimizer == "sgd"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from glocal.methods.presets import Preset
 from glocal.methods.teacher import DistillationHeads, cosine, ema_copy, update_ema
 from glocal.views import Batch, Crop, Recipe
 
-SMALL: dict[str, Any] = {"outputs": 4096, "hidden": 1024, "momentum": 0.99}
+SMALL: dict[str, Any] = {"outputs": 4096, "hidden": 1024, "head_norm": "batch", "momentum": 0.99}
 
 
 class DINO(nn.Module):
@@ -42,6 +43,7 @@ class DINO(nn.Module):
         outputs: K, number of directions.
         hidden: width of the head's hidden layers.
         bottleneck: width of the head's normalised vectors.
+        head_norm: normalisation of the head's hidden layers.
         momentum: of the teacher at the start; it goes to 1 along a cosine.
         student_temperature: of the student's softmax.
         teacher_temperature: of the teacher's softmax at the start, and after its warm-up.
@@ -74,6 +76,7 @@ class DINO(nn.Module):
         outputs: int = 65536,
         hidden: int = 2048,
         bottleneck: int = 256,
+        head_norm: Literal["batch", "none"] = "none",
         momentum: float = 0.996,
         student_temperature: float = 0.1,
         teacher_temperature: tuple[float, float] = (0.04, 0.07),
@@ -83,7 +86,8 @@ class DINO(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = backbone
-        self.widths = {"hidden": hidden, "bottleneck": bottleneck, "outputs": outputs}
+        widths = {"hidden": hidden, "bottleneck": bottleneck, "outputs": outputs}
+        self.new_head = partial(DINOHead, backbone.dim, norm=head_norm, **widths)
         self.momentum, self.center_momentum, self.frozen_epochs = momentum, center_momentum, frozen_epochs
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.temperature_warmup = temperature_warmup
@@ -105,8 +109,7 @@ class DINO(nn.Module):
         )
 
     def new_heads(self) -> DistillationHeads:
-        head = DINOHead(self.encoder.dim, **self.widths)
-        return DistillationHeads(head, self.widths["outputs"], self.center_momentum)
+        return DistillationHeads(head := self.new_head(), len(head.last), self.center_momentum)
 
     def forward(self, batch: Batch) -> Loss:
         return self.objective(*self.represent(batch))

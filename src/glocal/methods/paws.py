@@ -59,6 +59,7 @@ class PAWS(nn.Module):
             "projector": (512, 512, 128),
             "support_classes": 20,
             "support_images": 4,
+            "temperature": 0.05,
             "small_crops": 0,
         },
     }

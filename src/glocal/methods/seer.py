@@ -38,7 +38,12 @@ class SEER(SwAV):
     paper = "Goyal et al. Self-supervised Pretraining of Visual Features in the Wild. 2021. arXiv:2103.01988"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
-        "small": lambda batch: {"projector": (512, 128), "prototypes": min(16_000, 2 * batch), "small_crops": 0},
+        "small": lambda batch: {
+            "projector": (512, 128),
+            "prototypes": min(16_000, 2 * batch),
+            "epsilon": 0.015,
+            "small_crops": 0,
+        },
     }
 
     def __init__(

@@ -65,7 +65,7 @@ class SwAV(nn.Module):
         "small": lambda batch: {
             "projector": (512, 128),
             "prototypes": min(3000, max(100, 4 * batch)),
-            "queue": 0 if batch > 512 else 15 * batch,
+            "epsilon": 0.02,  # at .05 the codes of untrained features say nearly nothing for thousands of steps
             "small_crops": 0,
         },
     }

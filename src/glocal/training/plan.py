@@ -91,18 +91,21 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
     recipes were published for: in proportion to it, a small batch would hardly move the weights in so few steps.
     """
     config = plan.config
+    short = steps < SHORT_RUN
+    if short and spec.optimizer == "sgd":
+        plan.decide("optimizer", "adamw", f"SGD at the paper's rate would hardly move the weights in {steps:,} steps")
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:
         lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config["optimizer"]]
         spec = replace(spec, optimizer=config["optimizer"], lr=lr, weight_decay=weight_decay, final_weight_decay=None)
-    if steps < SHORT_RUN:
+    if short:
         spec = replace(spec, no_momentum=())
     # a trust of .02 stands in the config.yaml of such a run, which must give the same run again
-    if steps < SHORT_RUN and spec.optimizer == "lars" and config["trust"] in (None, SHORT_TRUST):
+    if short and spec.optimizer == "lars" and config["trust"] in (None, SHORT_TRUST):
         spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST)
         plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     batch = config["batch_size"] * processes
-    by_root = steps < SHORT_RUN and spec.optimizer == "adamw"
+    by_root = short and spec.optimizer == "adamw"
     share, said = (math.sqrt(1024 * batch), f"1024/256 × √({batch}/1024)") if by_root else (batch, f"{batch}/256")
     plan.decide("lr", spec.lr * share / 256, f"{spec.lr:g} × {said}")
     for name in ("weight_decay", "warmup_epochs", "trust"):
