@@ -18,6 +18,7 @@ class Case:
         batch: photographs per step.
         stride: of the map where it is not the backbone's own.
         cells: side of the square map.
+        compile: whether Glocal trains with torch.compile, as it decides for this network in a long run.
         seconds: how long to measure, per round.
         target_times_lightly: how many times lightly's rate we mean to reach; None: not said.
         target_efficiency: the share of the resident rate that we mean to reach; None: not said.
@@ -29,6 +30,7 @@ class Case:
     batch: int
     cells: int
     stride: int | None = None
+    compile: bool = False
     seconds: float = 4.0
     target_times_lightly: float | None = None
     target_efficiency: float | None = None
@@ -74,8 +76,8 @@ CASES = {
         R18_LOCAL,
         Case("vicreg", "resnet50", 224, 16, 7, target_efficiency=0.95),
         Case("vicregl", "resnet50", 224, 16, 7, target_efficiency=0.95),
-        Case("vicreg", "vit_small_patch16_224", 224, 16, 14),
-        Case("vicregl", "vit_small_patch16_224", 224, 16, 14),
+        Case("vicreg", "vit_small_patch16_224", 224, 16, 14, compile=True),
+        Case("vicregl", "vit_small_patch16_224", 224, 16, 14, compile=True),
     ),
     "smoke": (
         Case("vicreg", "test_resnet", 32, 8, 1, seconds=0, target_times_lightly=1.8, target_efficiency=0.85),

@@ -93,7 +93,7 @@ def pretrain_until(enough: Callable[[], bool], case: Case, folder: Path, run: Pa
         glocal.pretrain(
             str(folder), method=case.method, backbone=case.backbone, image_size=case.image_size, out=str(run),
             output_stride=case.stride, batch_size=case.batch, epochs=10_000, precision="bf16-mixed",
-            monitor_every=10_000, report=False, quiet=True, **case.options, **settings,
+            monitor_every=10_000, report=False, quiet=True, compile=case.compile, **case.options, **settings,
         )  # fmt: skip
     except Enough:
         pass
@@ -170,24 +170,26 @@ def resident(case: Case, *, whole: bool) -> Iterator[None]:
         yield
 
 
-def measure(size: Size, folder: Path | None = None) -> dict[str, Any]:
-    """All cases, arms in turn, each run in a process of its own."""
-
+def measure(
+    size: Size, folder: Path | None = None, keep: Callable[[dict[str, Any]], Any] = lambda so_far: None
+) -> dict[str, Any]:
+    """All cases, arms in turn, each run in a process of its own; `keep` is given what there is after each case."""
     full = size == "full"
     folder = folder or photos()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(8, cores) if full else 0
-    cases = []
+    found: dict[str, Any] = {"workers": workers, "precision": "bf16", "cases": []}
     for case in CASES[size]:
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
         for turn in range((3 if case.image_size < 200 else 2) if full else 1):
             for name in list(ARMS) if turn % 2 == 0 else reversed(list(ARMS)):
                 arm = ARMS[name]
-                found = isolated(arm, case, folder, workers) if full else arm(case, folder, workers)
-                rounds[name].append(found)
-                print(f"  {case.name}: {name} {found['rate']:.1f} images/s", flush=True)
-        cases.append(row(case, rounds))
-    return {"workers": workers, "precision": "bf16", "cases": cases}
+                measured = isolated(arm, case, folder, workers) if full else arm(case, folder, workers)
+                rounds[name].append(measured)
+                print(f"  {case.name}: {name} {measured['rate']:.1f} images/s", flush=True)
+        found["cases"].append(row(case, rounds))
+        keep(found)
+    return found
 
 
 def row(case: Case, rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
