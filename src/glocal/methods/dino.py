@@ -19,7 +19,7 @@ from glocal.methods.presets import Preset
 from glocal.methods.teacher import DistillationHeads, cosine, ema_copy, update_ema
 from glocal.views import Batch, Crop, Recipe
 
-SMALL: dict[str, Any] = {"outputs": 4096, "hidden": 1024, "head_norm": "batch", "momentum": 0.99}
+SMALL: dict[str, Any] = {"outputs": 1024, "hidden": 1024, "head_norm": "batch", "momentum": 0.99}
 
 
 class DINO(nn.Module):

@@ -58,7 +58,8 @@ class PAWS(nn.Module):
         "small": lambda batch: {
             "projector": (512, 512, 128),
             "support_classes": 20,
-            "support_images": 4,
+            "support_images": 12,
+            "scale": (0.4, 1.0),  # in less of an image, untrained features find no class again
             "temperature": 0.05,
             "small_crops": 0,
         },
