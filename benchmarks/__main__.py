@@ -43,18 +43,19 @@ def run(name: str, folder: Path | None, out: Path) -> Path:
     about = machine()  # before: the load that was there without us
     module = importlib.import_module(f"benchmarks.{name}")
     path, started = out / f"{name}{'-gpu' if about['gpu'] else ''}.json", time.monotonic()
+    partial = path.with_suffix(".partial")  # of a run that is cut off, what it has measured
 
     def keep(measured: dict[str, Any]) -> None:
         if "folder" in options:
             measured["photos"] = "given" if folder else "1,000 generated ones of 500×375"
         kept = {"benchmark": name, "machine": about, "seconds": round(time.monotonic() - started), "measured": measured}
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(kept, indent=1) + "\n")
+        partial.write_text(json.dumps(kept, indent=1) + "\n")
 
     given = {"folder": folder, "keep": keep}  # to those that look at photographs, and that take long
     options = {key: given[key] for key in inspect.signature(module.measure).parameters.keys() & given.keys()}
     keep(module.measure("full", **options))
-    return path
+    return partial.rename(path)
 
 
 if __name__ == "__main__":

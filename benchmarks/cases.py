@@ -18,7 +18,7 @@ class Case:
         batch: photographs per step.
         stride: of the map where it is not the backbone's own.
         cells: side of the square map.
-        compile: whether Glocal trains with torch.compile, as it decides for this network in a long run.
+        compile: whether to measure Glocal with torch.compile too.
         seconds: how long to measure, per round.
         target_times_lightly: how many times lightly's rate we mean to reach; None: not said.
         target_efficiency: the share of the resident rate that we mean to reach; None: not said.

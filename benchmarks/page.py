@@ -174,7 +174,7 @@ def pretrain(measured: dict[str, Any], figures: Path, suffix: str) -> str:
             rows.append(
                 (
                     f"{short(case)}, B {case['batch']}, width {case['width']}",
-                    f"{name}, compiled" if name in names and case.get("compile") else name,
+                    name,
                     number(rates[name]["median"]),
                     times(case["times_lightly"][name]) if name in names else "1×",
                     f"{case['efficiency'][name]:.2f}",
@@ -196,8 +196,8 @@ def pretrain(measured: dict[str, Any], figures: Path, suffix: str) -> str:
         f" worker(s); photographs: {measured['photos']}. Glocal is `glocal.pretrain` itself{note}; lightly is its"
         " transforms, data set, heads, loss and LARS in a plain loop, on the same timm backbone, widths, batch, matches"
         " and map stride. Efficiency is the rate over that of backbone, heads and optimiser on random input that lies"
-        " on the device (channels_last, same precision and widths, mean square for a loss, nothing compiled); beside it"
-        " the rate over the bare backbone's, forward and backward.\n\n"
+        " on the device (channels_last, same precision and widths, mean square for a loss); beside it the rate over the"
+        " bare backbone's, forward and backward. *Compiled*: the encoder alone, by torch.compile.\n\n"
         + table(("", "", "images/s", "of lightly's", "efficiency", "of the backbone"), rows)
         + f"\n\n![Images per second](figures/pretrain{suffix}.svg)"
     )

@@ -46,7 +46,7 @@ LONG = {"max_steps": 400, "lr": 1e-3, "small_crops": 2, "small_size": 48, "preci
 ARMS = [
     Arm("random", CONVOLUTIONAL),
     Arm("simclr", {"method": "simclr", **CONVOLUTIONAL, "max_steps": 390}),
-    Arm("paws", {"method": "paws", **CONVOLUTIONAL, "max_steps": 300, "labelled": LABELLED}),
+    Arm("paws", {"method": "paws", **CONVOLUTIONAL, "max_steps": 300, "labelled": LABELLED, "support_images": 4}),
     Arm("random-vit", TRANSFORMER),
     Arm("dino", {"method": "dino", **TRANSFORMER, **LONG}),
     Arm("msn", {"method": "msn", **TRANSFORMER, **LONG}),

@@ -89,8 +89,8 @@ def pretrain(
         cache: keep the images, decoded and shrunk to what the views need, in $GLOCAL_CACHE or ~/.cache/glocal, so that
             later epochs decode nothing; by default where that fits. Kept in config.yaml: crops of shrunk images differ
             slightly.
-        compile: train the encoder with torch.compile; by default where a run is long and that is measured to be faster.
-            Kept in config.yaml: sums round differently.
+        compile: train the encoder with torch.compile (whole images on one process); by default where a run is long and
+            that is measured to be faster. Kept in config.yaml, which gives the same run again: sums round differently.
         monitor_every: epochs between two looks at kNN accuracy and rank.
         checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
         report: evaluate at the end against random initialisation and raw pixels, and write report.html.

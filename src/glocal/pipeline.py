@@ -119,6 +119,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         batch_size=config["batch_size"] // config["accumulate"],
         seed=config["seed"],
         workers=config["workers"],
+        yielding=fabric.device.type == "cpu",
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         cache=pixels,
@@ -165,13 +166,11 @@ def _pixel_cache(fabric: Fabric, plan: Plan, source: Any, recipe: Any, *, resume
 
 
 def _compile(fabric: Fabric, plan: Plan, method: Any, steps: int, *, resume: bool) -> None:
-    """Compile the encoder and its teacher, if the person or the first process's clock says so."""
+    """Compile the encoder and its teacher, if the person or the clock says so."""
     config, sizes = plan.config, [crop.size for crop in method.recipe.views]
     if config.setdefault("compile", False if resume else None) is None:
-        images = config["batch_size"] // config["accumulate"] * sizes.count(max(sizes))
-        settings = {"image_size": max(sizes), "images": images, "steps": steps * config["accumulate"]}
-        found = worth_compiling(fabric, method.encoder, **settings) if fabric.is_global_zero else (False, "")
-        plan.decide("compile", *fabric.broadcast(found))
+        images = config["batch_size"] * sizes.count(max(sizes))
+        plan.decide("compile", *worth_compiling(fabric, method.encoder, max(sizes), images, steps))
     if config["compile"]:
         for module in method.modules():
             if isinstance(module, Backbone):
@@ -215,7 +214,8 @@ def _build(plan: Plan, cls: Any, *, resume: bool) -> tuple[Backbone, Any]:
             else:
                 side = -(-config["image_size"] // finer)
                 plan.decide("output_stride", finer, f"maps of {side}×{side} cells to match")
-        return built, cls(built, **{name: config[name] for name in method_options(cls)})
+        # a run from before an option was there has its default
+        return built, cls(built, **{name: config[name] for name in method_options(cls) if name in config})
 
 
 def _monitor(run: Path, source: Any, config: dict[str, Any]) -> Monitor:

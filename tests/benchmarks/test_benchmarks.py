@@ -81,7 +81,7 @@ def test_pretrain(results, folder):
     keep(results, "pretrain", measured)
     assert [case["method"] for case in measured["cases"]] == ["vicreg", "vicregl"]
     for case in measured["cases"]:
-        assert case["images_per_second"].keys() == pretrain.ARMS.keys()
+        assert case["images_per_second"].keys() == pretrain.ARMS.keys() - {"glocal, compiled"}
         rates = {name: arm["median"] for name, arm in case["images_per_second"].items()}
         assert math.isclose(case["times_lightly"]["glocal"], rates["glocal"] / rates["lightly"])
         assert math.isclose(case["efficiency"]["glocal"], rates["glocal"] / rates["resident"])

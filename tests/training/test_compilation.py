@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,13 @@ def test_it_is_chosen_where_it_was_measured_to_be_faster(encoder, monkeypatch):
     assert torch.equal(generator, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert encoder._compiled is None
+
+
+def test_several_processes_and_other_devices_are_not_tried(encoder):
+    settings = {"image_size": 32, "images": 4, "steps": 10**6}
+    several, other = (SimpleNamespace(world_size=n, device=torch.device(kind)) for n, kind in ((2, "cpu"), (1, "mps")))
+    assert worth_compiling(several, encoder, **settings) == (False, "several processes")
+    assert worth_compiling(other, encoder, **settings) == (False, "not tried on mps")
 
 
 def test_a_compiler_that_fails_stops_nothing(encoder, monkeypatch):

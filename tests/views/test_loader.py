@@ -269,14 +269,17 @@ class Confession(Pictures):
         return RawImage(np.full((8, 8, 3), colour, np.uint8))
 
 
-def test_workers_persist_over_epochs_with_one_thread_and_the_least_priority(make_loader):
-    loader = make_loader(Confession([None] * 8), Recipe((Crop(4),)), batch_size=2, seed=0, workers=2)
+@pytest.mark.parametrize("yielding", [True, False])
+def test_workers_persist_over_epochs_with_one_thread_and_their_priority(make_loader, yielding):
+    settings = {"batch_size": 2, "seed": 0, "workers": 2, "yielding": yielding}
+    loader = make_loader(Confession([None] * 8), Recipe((Crop(4),)), **settings)
+    priority = 19 if yielding or os.name == "nt" else os.nice(0)
     seen = []
     for epoch in (0, 1, 0, 1):
         if len(seen) == 3:
             loader.close()
         colours = torch.cat([b.views[0].pixels[:, :, 0, 0] for b in loader.epoch(epoch)])
-        assert (colours[:, 2] == 1 + 10 * 19).all()
+        assert (colours[:, 2] == 1 + 10 * priority).all()
         seen.append({tuple(c) for c in colours[:, :2].tolist()})
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[0]) == len(seen[3]) == 2

@@ -181,6 +181,8 @@ class Backbone(nn.Module):
         except (AssertionError, RuntimeError) as error:
             height, width = x.shape[2:]
             reason = str(error).partition("\n")[0]
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise UsageError(f"{self.name} cannot be compiled here ({reason}); set compile: false") from error
             # timm refuses a size by an assertion, or lets two shapes clash. Other failures are none of the user's.
             clash = type(error) is RuntimeError and ("size" in reason or "shape" in reason)
             if isinstance(error, AssertionError) or (clash and (height, width) != (self.image_size, self.image_size)):

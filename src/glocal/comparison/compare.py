@@ -126,6 +126,7 @@ def _settle(protocol: Protocol, entries: list[Entry], images: int, out: Path) ->
     decide_sizes(plan, images, 1)
     decided = {name: plan.config[name] for name in ("batch_size", "workers", "precision")}
     decided["output_stride"] = _stride(plan, entries)
+    decided["compile"] = False  # not as the clock says, for each method and seed anew
     (out / "runs").mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(wanted | {"decided": decided}, sort_keys=False))
     return decided

@@ -39,7 +39,7 @@ class DINOHead(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width in (dim, hidden):
-            layers += [nn.Linear(width, hidden), BatchNorm(hidden) if norm == "batch" else nn.Identity(), nn.GELU()]
+            layers += [nn.Linear(width, hidden), *([BatchNorm(hidden)] if norm == "batch" else []), nn.GELU()]
         self.mlp = _Projector(*layers, nn.Linear(hidden, bottleneck))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):

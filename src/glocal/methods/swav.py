@@ -26,12 +26,13 @@ class SwAV(nn.Module):
     """Each crop predicts to which prototypes the large crops belong, in a batch shared equally among all prototypes.
 
     The equal shares (Sinkhorn) are what prevents collapse. Needs: two large crops and, for its best, six small ones, at
-    half the cost of two more large ones; no second network, no negatives; a batch of several times fewer images than
-    prototypes is made up for by a queue of past embeddings. Choose it for a global feature from a convolutional
-    network at little cost. Expect, ResNet-50 on ImageNet, linear: 72.1 / 73.9 / 74.6 / 75.3% at 100 / 200 / 400 / 800
-    epochs; 70.1% without small crops (400 epochs); 72.7% at batch 256 (200 epochs).
+    half the cost of two more large ones; no second network, no negatives; in long runs a batch of many times fewer
+    images than prototypes is made up for by a queue of past embeddings. Choose it for a global feature from a
+    convolutional network at little cost. Expect, ResNet-50 on ImageNet, linear: 72.1 / 73.9 / 74.6 / 75.3% at 100 / 200
+    / 400 / 800 epochs; 70.1% without small crops (400 epochs); 72.7% at batch 256 (200 epochs).
 
-    A loss that stays at ln K is collapse: lower `epsilon`, or keep the prototypes still for longer.
+    A loss that stays at ln K says that codes are alike for all images: lower `epsilon`, or keep the prototypes still
+    for longer.
 
     Args:
         backbone: the encoder to train.

@@ -49,7 +49,7 @@ def decide_sizes(plan: Plan, images: int, processes: int) -> None:
     plan.decide("epochs", min(800, max(100, scaled)), "100 at ImageNet's size, more for less, at most 800")
     plan.decide("monitor_every", max(1, config["epochs"] // 20), "a twentieth of the run")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    plan.decide("workers", min(8, max(1, cores // processes)), f"{cores} cores")
+    plan.decide("workers", min(8, max(1, cores // config["devices"])), f"{cores} cores")
     plan.decide(
         "precision", "bf16-mixed" if fast_bf16(config["accelerator"]) else "32-true", "what this hardware does fast"
     )
@@ -92,7 +92,7 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
     """
     config = plan.config
     short = steps < SHORT_RUN
-    if short and spec.optimizer == "sgd":
+    if short and spec.optimizer == "sgd" and config["lr"] is None:
         plan.decide("optimizer", "adamw", f"SGD at the paper's rate would hardly move the weights in {steps:,} steps")
     plan.decide("optimizer", spec.optimizer, "the method's paper")
     if config["optimizer"] != spec.optimizer:

@@ -31,7 +31,7 @@ from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch, View
 
 LEAST_PRIORITY = 19
-"""Of worker processes, to the system's scheduler."""
+"""Niceness of worker processes that yield."""
 ATTEMPTS = 32
 """Unreadable images in a row, for one place in a batch, after which the collection is called broken."""
 
@@ -51,8 +51,9 @@ class ViewLoader:
         recipe: the views to take of each.
         batch_size: images per step, per process.
         seed: the run's seed.
-        workers: processes of lowest priority that decode and crop; 0 does it in this one. They start with the first
-            batch, and stay.
+        workers: processes that decode and crop; 0 does it in this one. They start with the first batch, and stay.
+        yielding: the workers take only what other processes leave, above all this one's waits: where training itself
+            is on all cores, it is as slow as its slowest thread.
         rank: index of this process.
         world_size: number of processes.
         shuffle: a new order every epoch; else the source's own order.
@@ -77,6 +78,7 @@ class ViewLoader:
         batch_size: int,
         seed: int,
         workers: int = 0,
+        yielding: bool = False,
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
@@ -107,7 +109,7 @@ class ViewLoader:
             num_workers=workers,
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_init_worker,
+            worker_init_fn=partial(_init_worker, LEAST_PRIORITY if yielding else 0),
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
@@ -117,6 +119,7 @@ class ViewLoader:
         if recipe.support:
             settings: dict[str, Any] = {
                 "workers": -(-workers // 2),
+                "yielding": yielding,
                 "rank": rank,
                 "world_size": world_size,
                 "cache": cache,
@@ -373,14 +376,13 @@ def _as_is(item):
     return item
 
 
-def _init_worker(_: int) -> None:
+def _init_worker(niceness: int, _: int) -> None:
     # Ctrl-C reaches the whole process group; only the main process should answer it, and it stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _quiet_about_lost_connections
     torch.set_num_threads(1)
-    # Training on all cores waits for its slowest thread: a worker takes only what training leaves, above all its waits.
     if hasattr(os, "nice"):
-        os.nice(LEAST_PRIORITY)
+        os.nice(niceness)
 
 
 def _quiet_about_lost_connections(kind, error, trace) -> None:
