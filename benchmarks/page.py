@@ -193,7 +193,8 @@ def pretrain(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     return (
         "## Pretraining, end to end\n\n"
         f"Photographs per second, two views each, {measured['precision']} autocast, {measured['workers']} loader"
-        f" worker(s); photographs: {measured['photos']}. Glocal is `glocal.pretrain` itself{note}; lightly is its"
+        f" worker(s), {measured.get('workers_of_lightly', measured['workers'])} of lightly's; photographs:"
+        f" {measured['photos']}. Glocal is `glocal.pretrain` itself{note}; lightly is its"
         " transforms, data set, heads, loss and LARS in a plain loop, on the same timm backbone, widths, batch, matches"
         " and map stride. Efficiency is the rate over that of backbone, heads and optimiser on random input that lies"
         " on the device (channels_last, same precision and widths, mean square for a loss); beside it the rate over the"

@@ -184,15 +184,17 @@ def measure(
     full = size == "full"
     folder = folder or photos()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(8, cores) if full else 0
-    found: dict[str, Any] = {"workers": workers, "precision": "bf16", "cases": []}
+    # of Glocal as many as it decides; lightly's compete with its training, and fewer are faster
+    workers, theirs = (min(8, cores), min(8, max(1, cores // 2))) if full else (0, 0)
+    found: dict[str, Any] = {"workers": workers, "workers_of_lightly": theirs, "precision": "bf16", "cases": []}
     for case in CASES[size]:
         arms = [name for name in ARMS if case.compile or "compiled" not in name]
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
         for turn in range((3 if case.image_size < 200 else 2) if full else 1):
             for name in arms if turn % 2 == 0 else reversed(arms):
                 arm = ARMS[name]
-                measured = isolated(arm, case, folder, workers) if full else arm(case, folder, workers)
+                settings = case, folder, theirs if name == "lightly" else workers
+                measured = isolated(arm, *settings) if full else arm(*settings)
                 rounds[name].append(measured)
                 print(f"  {case.name}: {name} {measured['rate']:.1f} images/s", flush=True)
         found["cases"].append(row(case, rounds))
