@@ -122,7 +122,7 @@ def _settle(protocol: Protocol, entries: list[Entry], images: int, out: Path) ->
             )
         return stands["decided"]
     open_ones = dict.fromkeys(("preset", "epochs", "monitor_every", "workers", "precision", "batch_size"))
-    plan = Plan({**open_ones, "accelerator": "auto", **protocol.settings})
+    plan = Plan({**open_ones, "accelerator": "auto", "devices": 1, **protocol.settings})
     decide_sizes(plan, images, 1)
     decided = {name: plan.config[name] for name in ("batch_size", "workers", "precision")}
     decided["output_stride"] = _stride(plan, entries)
