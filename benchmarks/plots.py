@@ -44,15 +44,12 @@ def figure_losses(measured: dict[str, Any], path: Path) -> None:
 
 
 def figure_pretrain(measured: dict[str, Any], path: Path) -> None:
-    """Rates of every case, as shares of the resident rate."""
+    """Efficiency of every case."""
     cases = measured["cases"]
     names = [name for name in cases[0]["images_per_second"] if name not in ("resident", "bare")]
     figure, axis = plt.subplots(figsize=(9, 3.5))
     for k, name in enumerate(names):
-        shares = [
-            case["images_per_second"][name]["median"] / case["images_per_second"]["resident"]["median"]
-            for case in cases
-        ]
+        shares = [case["efficiency"][name] for case in cases]  # as in the table
         places = [i + 0.8 * (k + 0.5) / len(names) - 0.4 for i in range(len(cases))]
         colour = THEIRS if name == "lightly" else OURS
         axis.bar(places, shares, 0.75 / len(names), color=colour, alpha=0.6 if "cached" in name else 1, label=name)
