@@ -29,6 +29,7 @@ from glocal.backbones import build_backbone
 from glocal.data import open_source
 from glocal.methods import encode, method_class
 from glocal.training import read_metrics
+from glocal.training.allocation import keep_freed_memory
 from glocal.training.optimizers import build_optimizer
 from glocal.views import View, two_views
 
@@ -151,6 +152,8 @@ def timed(case: Case, steps: Iterator[None], workers: int = 0) -> dict[str, floa
 
 def resident(case: Case, *, whole: bool) -> Iterator[None]:
     """Endless steps without data, loss and logging; without heads and optimiser too where not `whole`."""
+    if DEVICE.type == "cpu":
+        keep_freed_memory()  # as training does
     cls = method_class(case.method)
     encoder = build_backbone(case.backbone, image_size=case.image_size, output_stride=case.stride, pool=cls.pool)
     method = cls(encoder, image_size=case.image_size, **case.options)

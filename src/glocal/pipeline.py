@@ -26,6 +26,7 @@ from glocal.random import derive
 from glocal.report import write_report
 from glocal.report.records import is_score
 from glocal.training import Monitor, Schedule, TrainingStopped, fit, read_metrics
+from glocal.training.allocation import keep_freed_memory
 from glocal.training.compilation import worth_compiling
 from glocal.training.plan import Plan, decide_momentum, decide_optimization, decide_sizes, finer_stride
 from glocal.training.precision import precision_arguments
@@ -191,6 +192,8 @@ def _launch(config: dict[str, Any]) -> Fabric:
         strategy=DDPStrategy(broadcast_buffers=False) if config["devices"] * config["num_nodes"] > 1 else "auto",
     )
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     return fabric
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from glocal.backbones.cells import grid_positions
 from glocal.backbones.dropping import Dropped, can_drop, dropping
 from glocal.backbones.layout import learn_layout
+from glocal.backbones.small_maps import SmallMaps
 from glocal.errors import UsageError
 from glocal.features import Features
 
@@ -177,7 +179,8 @@ class Backbone(nn.Module):
         try:
             if self._compiled is not None and self.training and whole:
                 return self._compiled(x)
-            return self.model.forward_features(x)
+            with SmallMaps() if self.training else nullcontext():
+                return self.model.forward_features(x)
         except (AssertionError, RuntimeError) as error:
             height, width = x.shape[2:]
             reason = str(error).partition("\n")[0]
