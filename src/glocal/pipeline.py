@@ -31,7 +31,7 @@ from glocal.training.compilation import worth_compiling
 from glocal.training.plan import Plan, decide_momentum, decide_optimization, decide_sizes, finer_stride
 from glocal.training.precision import precision_arguments
 from glocal.training.run import environment, new_run, read_config, write_config
-from glocal.views import PixelCache, ViewLoader, worth_caching
+from glocal.views import Appearance, PixelCache, ViewLoader, worth_caching
 
 BACKBONE_OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
 
@@ -101,7 +101,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     config, cls = plan.config, method_class(plan.config["method"])
     fabric = _launch(config)
     run = Path(fabric.broadcast(str(run)))
-    processes, main = fabric.world_size, fabric.is_global_zero
+    processes, main, on_cpu = fabric.world_size, fabric.is_global_zero, fabric.device.type == "cpu"
     encoder, method = _build(plan, cls, resume=resume)
     if processes > 1:
         sync_batch_norms(method)
@@ -120,10 +120,11 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         batch_size=config["batch_size"] // config["accumulate"],
         seed=config["seed"],
         workers=config["workers"],
-        yielding=fabric.device.type == "cpu",
+        yielding=on_cpu,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         cache=pixels,
+        appearance=Appearance(method.recipe, encoder.mean, encoder.std, config["seed"]) if on_cpu else None,
     )
     plan.notes += loader.notes
     if main and not resume:

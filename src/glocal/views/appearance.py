@@ -24,7 +24,7 @@ GRAY = (0.2989, 0.587, 0.114)
 
 
 class Appearance:
-    """Turn a batch of uint8 views into normalised float views as a recipe says.
+    """Turn a batch of uint8 views into normalised float views as a recipe says; float views are left as they are.
 
     The order is that of BYOL: colour jitter (its four operations in a random order per sample), grey, blur, solarize,
     normalise. What happens to sample i in epoch e is a pure function of (seed, epoch, sample, view).
@@ -45,7 +45,13 @@ class Appearance:
         self._support = Appearance(Recipe(support.views), mean, std, support_seed(seed)) if support else None
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, epoch: int, device: torch.device | str | None = None) -> Batch:
+    def __call__(
+        self,
+        batch: Batch,
+        epoch: int,
+        device: torch.device | str | None = None,
+        out: Sequence[Tensor] | None = None,
+    ) -> Batch:
         """The batch with pixels (B, 3, size, size) float32, channels-last in memory.
 
         Args:
@@ -53,17 +59,21 @@ class Appearance:
             epoch: the one the batch belongs to.
             device: where to do the work; None: where the batch is. Passing a batch still in main memory together with a
                 device spares a wait: the parameters are drawn in main memory, from `batch.index`.
+            out: where to write the pixels of each view; None: into new memory.
         """
         if self._support and batch.support:
             batch = replace(batch, support=self._support(batch.support, epoch, device))
         keys = (batch.index if batch.key is None else batch.key).cpu().numpy()
         if device is not None:
             batch = batch.to(device, non_blocking=True)
+        if all(view.pixels.is_floating_point() for view in batch.views):
+            return batch
         views = []
         for number, (view, crop) in enumerate(zip(batch.views, self.recipe.views, strict=True)):
             plan = draw(crop, self.seed, epoch, keys, number)
             with torch.autocast(view.pixels.device.type, enabled=False):
-                views.append(replace(view, pixels=render(view.pixels, plan, self.mean, self.std)))
+                into = None if out is None else out[number]
+                views.append(replace(view, pixels=render(view.pixels, plan, self.mean, self.std, into)))
         return replace(batch, views=views)
 
 
@@ -104,9 +114,12 @@ def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> Pla
     return Plan(order, factor, gray, sigma, solarize, radius=ceil(4 * high_sigma))
 
 
-def render(pixels: Tensor, plan: Plan, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Carry out a plan on uint8 pixels (B, 3, s, s); float32, normalised, channels-last."""
-    out = torch.empty_like(pixels, dtype=torch.float32, memory_format=torch.channels_last)
+def render(
+    pixels: Tensor, plan: Plan, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None
+) -> Tensor:
+    """Carry out a plan on uint8 pixels (B, 3, s, s); float32, normalised, channels-last, or written into `out`."""
+    if out is None:
+        out = torch.empty_like(pixels, dtype=torch.float32, memory_format=torch.channels_last)
     shift, scale = (to_device(np.asarray(c, dtype=np.float32)[:, None, None], pixels) for c in (mean, std))
     sorted_ = np.lexsort(plan.order.T[::-1])  # samples that undergo the same come to lie side by side
     at_once = max(1, CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)

@@ -1,4 +1,4 @@
-"""`ViewLoader`: from a collection of images to batches of uint8 views, repeatable to the pixel."""
+"""`ViewLoader`: from a collection of images to batches of views, repeatable to the pixel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from glocal import random
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
+from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
 from glocal.views.geometry import crop_affine, cut, draw_boxes, needed_scale, place_boxes, reduction, whole_boxes
 from glocal.views.recipe import Recipe, Support
@@ -60,6 +61,8 @@ class ViewLoader:
         drop_last: leave out the last, smaller batch of an epoch.
         cache: where to take the pixels from instead of decoding; of the same source and recipe. Its images are shrunk
             first, so crops differ (slightly) from those without.
+        appearance: of the same recipe, to be carried out by the workers too, on one thread each, so that views come out
+            normalised. For training on a CPU; a GPU does it better, on the uint8 views that come out without.
         among: (N,) ids of the images that may be served, of which every epoch is then given an order; None: all.
         steps: batches of an epoch; None: as many as there are images for.
 
@@ -84,6 +87,7 @@ class ViewLoader:
         shuffle: bool = True,
         drop_last: bool = True,
         cache: PixelCache | None = None,
+        appearance: Appearance | None = None,
         among: np.ndarray | None = None,
         steps: int | None = None,
     ):
@@ -103,7 +107,7 @@ class ViewLoader:
         self._of_source = partial(ViewLoader, source, batch_size=batch_size, seed=seed, workers=workers)
         self._new_reader = partial(
             DataLoader,
-            _Samples(source, recipe, seed, cache, among),
+            _Samples(source, recipe, seed, cache, among, appearance),
             batch_size=None,
             sampler=self._positions,
             num_workers=workers,
@@ -130,7 +134,7 @@ class ViewLoader:
         _open.add(self)
 
     def epoch(self, epoch: int, start_step: int = 0, order: Tensor | None = None) -> Iterator[Batch]:
-        """The batches of one epoch, from `start_step` on: uint8 pixels (B, 3, size, size), channels-last in memory.
+        """The batches of one epoch, from `start_step` on: pixels (B, 3, size, size), channels-last in memory.
 
         Args:
             epoch: which.
@@ -258,7 +262,7 @@ class _Packed:
     """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms.
 
     Attributes:
-        pixels: flat uint8, the views (B, size, size, 3) one after the other.
+        pixels: flat uint8 or float32, the views (B, size, size, 3) one after the other.
         affine: (V, B, 2, 3) float32.
         key: (B,) int64.
         label: (B,) int64, or None.
@@ -299,6 +303,7 @@ class _Samples(Dataset):
     seed: int
     cache: PixelCache | None
     among: np.ndarray | None
+    appearance: Appearance | None
 
     def __getitem__(self, position: tuple[int, np.ndarray]) -> _Packed | Exception:
         try:
@@ -310,17 +315,23 @@ class _Samples(Dataset):
 
     def _batch(self, epoch: int, wanted: np.ndarray) -> _Packed:
         images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
-        flat = torch.empty(images * 3 * sum(size * size for size in sizes), dtype=torch.uint8)
+        values = images * 3 * sum(size * size for size in sizes)
+        flat = torch.empty(values, dtype=torch.uint8) if self.appearance else _empty(values, torch.uint8)
         key = np.empty(images, dtype=np.int64)
         affine = np.empty((len(sizes), images, 2, 3), dtype=np.float32)
         skipped: list[tuple[int, str]] = []
         batch = _Packed(flat, affine, key, None, ())
-        pixels = [view.pixels.permute(0, 2, 3, 1) for view in batch.unpack(sizes).views]
+        uint8 = batch.unpack(sizes)
+        pixels = [view.pixels.permute(0, 2, 3, 1) for view in uint8.views]
         draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=wanted)
         for row, one in enumerate(wanted.tolist()):
             key[row], views, affine[:, row] = self._sample(epoch, one, draws[row], skipped)
             for view, crop in zip(pixels, views, strict=True):
                 view[row] = crop
+        if self.appearance:
+            batch = replace(batch, pixels=_empty(len(flat), torch.float32))
+            with _one_thread():
+                self.appearance(uint8, epoch, out=[view.pixels for view in batch.unpack(sizes).views])
         labels = self.source.labels
         return replace(batch, label=None if labels is None else labels[key % _AGAIN], skipped=tuple(skipped))
 
@@ -360,6 +371,25 @@ class _Samples(Dataset):
         views = [crop.flip(1) if flip else crop for crop, flip in zip(cuts, flips, strict=True)]
         home = whole / np.tile(shrink, 2)
         return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)])
+
+
+def _empty(values: int, dtype: torch.dtype) -> Tensor:
+    """A tensor (values,); of a worker, in memory that it shares with the main process: to send it is no copy."""
+    if get_worker_info() is None:
+        return torch.empty(values, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(values * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, (values,))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in an order that depends on nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _portable(error: Exception) -> Exception:
