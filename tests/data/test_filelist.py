@@ -24,7 +24,7 @@ def test_txt(folder):
     path = write(folder, "list.txt", f"# two of three\nsub/d, e.png\n\n{folder / 'a.png'}\n")
     source = FileListSource(path)
     assert [source.key(i) for i in range(len(source))] == ["sub/d, e.png", str(folder / "a.png")]
-    assert source.open(0).decode().getpixel((0, 0)) == (2, 2, 2)
+    assert source.open(0).decode()[0, 0].tolist() == [2, 2, 2]
     assert (source.name, source.labels) == ("list", None)
 
 

@@ -32,7 +32,7 @@ def test_photos_fixture(photos):
     assert (len(train), len(test)) == (15, 9)
     assert train.classes == test.classes == ["ant", "bee", "cat"]
     assert {key.rsplit(".")[-1] for key in train.files} == {"jpg", "png", "webp"}
-    assert {train.open(i).decode().size for i in range(15)} == {(64, 64), (128, 96)}
+    assert {train.open(i).decode().shape for i in range(15)} == {(64, 64, 3), (96, 128, 3)}
 
 
 def test_parts_options():

@@ -191,7 +191,7 @@ def test_painted_coordinates_come_home(width, height, encode, scale, least_reduc
     assert 4 < batch.views[0].flipped.sum() < 20
     if encode:  # make sure that reduced decoding happens
         short = min((batch.views[0].affine[:, [0, 1], [0, 1]].abs() * size).min().item(), min(width, height))
-        assert source.open(0).decode(scale=size / short).size[0] == -(-width // least_reduced)
+        assert source.open(0).decode(scale=size / short).shape[1] == -(-width // least_reduced)
     pixel = np.array([width, height])
     level = pixel / 256  # source pixels per grey level
     for view in batch.views:

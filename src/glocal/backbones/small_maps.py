@@ -57,7 +57,12 @@ def weight_gradient(
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
     ) -> Tensor:
         x, half = x.to(torch.bfloat16), weight.to(torch.bfloat16)
         ctx.save_for_backward(x, half)

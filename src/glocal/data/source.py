@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 
 class Unreadable(Exception):
@@ -18,8 +17,8 @@ class OpenImage(Protocol):
     size: tuple[int, int]
     """(width, height) in source pixels, after EXIF rotation."""
 
-    def decode(self, scale: float = 1.0) -> Image.Image:
-        """The pixels as RGB, at the smallest cheap resolution that is at least `scale` times the full one per side.
+    def decode(self, scale: float = 1.0) -> np.ndarray:
+        """RGB pixels (h, w, 3) uint8, at the smallest cheap resolution that is at least `scale` times the full one.
 
         Raises:
             Unreadable: if the file is truncated or not an image.

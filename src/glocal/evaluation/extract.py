@@ -75,7 +75,7 @@ class _Images(Dataset):
         try:
             opened = self.source.open(i)
             target = self.image_size if self.crop_pct is None else round(self.image_size / self.crop_pct)
-            image = opened.decode(min(1.0, target / min(opened.size)))
+            image = Image.fromarray(opened.decode(min(1.0, target / min(opened.size))))
         except Unreadable as error:
             return i, str(error)
         return i, np.asarray(eval_image(image, self.image_size, self.crop_pct))

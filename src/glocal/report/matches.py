@@ -97,7 +97,7 @@ def match_photographs(
             break
         try:
             opened = source.open(i)
-            image = opened.decode(min(1.0, side / (SMALL * min(opened.size))))
+            image = Image.fromarray(opened.decode(min(1.0, side / (SMALL * min(opened.size)))))
         except Unreadable:
             continue
         a, b = crop_pair(opened.size, side, flip=len(found) % 2 == 1)

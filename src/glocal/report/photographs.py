@@ -51,7 +51,7 @@ def load(source: ImageSource, indices: Iterable[int], size: int) -> list[Photogr
     for i in indices:
         try:
             opened = source.open(i)
-            image = opened.decode(min(1.0, size / min(opened.size)))
+            image = Image.fromarray(opened.decode(min(1.0, size / min(opened.size))))
         except Unreadable:
             continue
         label = None if source.labels is None else int(source.labels[i])

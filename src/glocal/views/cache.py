@@ -177,11 +177,12 @@ class PixelCache:
             raise Unreadable("it has changed since the cache was made")
         width, height = self._layout["kept"][i].tolist()
         # a hair over (width − 1) / W: sides are rounded up
-        decoded = image.decode(1e-9 + max((width - 1) / image.size[0], (height - 1) / image.size[1]))
-        shrink = reduction(image.size, decoded.size)
-        pixels = torch.from_numpy(np.array(decoded))
-        if decoded.size != (width, height):
-            shrink = shrink[0] * width / decoded.size[0], shrink[1] * height / decoded.size[1]
+        scale = 1e-9 + max((width - 1) / image.size[0], (height - 1) / image.size[1])
+        pixels = torch.from_numpy(image.decode(scale))
+        decoded = pixels.shape[1], pixels.shape[0]
+        shrink = reduction(image.size, decoded)
+        if decoded != (width, height):
+            shrink = shrink[0] * width / decoded[0], shrink[1] * height / decoded[1]
             pixels = resize(pixels, height, width).contiguous()
         return pixels, shrink
 

@@ -364,8 +364,8 @@ class _Samples(Dataset):
         else:
             image = self.source.open(sample)
             boxes, flips = place_boxes(crops, draws, *image.size)
-            decoded = image.decode(needed_scale(boxes, sizes))
-            pixels, shrink = torch.from_numpy(np.array(decoded)), reduction(image.size, decoded.size)
+            pixels = torch.from_numpy(image.decode(needed_scale(boxes, sizes)))
+            shrink = reduction(image.size, (pixels.shape[1], pixels.shape[0]))
         whole = whole_boxes(boxes, shrink, pixels.shape[1], pixels.shape[0])
         cuts = cut(pixels, whole, sizes)
         views = [crop.flip(1) if flip else crop for crop, flip in zip(cuts, flips, strict=True)]
@@ -378,7 +378,7 @@ def _empty(values: int, dtype: torch.dtype) -> Tensor:
     if get_worker_info() is None:
         return torch.empty(values, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(values * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage, 0, (values,))
+    return torch.empty(0, dtype=dtype).set_(storage)
 
 
 @contextmanager
