@@ -102,9 +102,12 @@ def bytes_of(x: Tensor) -> Tensor:
     return (x * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("at_once", [1, 5, 100])
+@pytest.mark.parametrize("at_once", [1, 5, 100, None])
 def test_all_orders_and_combinations_are_carried_out_as_planned(at_once, monkeypatch):
-    monkeypatch.setattr(ours, "CACHE", at_once * 3 * 20 * 20)
+    if at_once is None:
+        monkeypatch.setattr(ours, "calls_are_cheap", lambda x: False)  # what a GPU does
+    else:
+        monkeypatch.setattr(ours, "CACHE", at_once * 3 * 20 * 20)
     orders = np.array([*itertools.permutations(range(4)), [-1] * 4, [-1, 2, -1, 0]])
     count = len(orders)
     rng = np.random.default_rng(0)
@@ -132,6 +135,17 @@ def test_nothing_to_do_is_normalisation_alone():
     expected = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), MEAN, STD)
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
     assert torch.equal(batch.views[0].pixels, bytes_of(images()))  # the batch itself is left as it was
+
+
+def test_finished_views_are_left_as_they_are_and_results_can_be_put_anywhere():
+    recipe = Recipe((Crop(20),))
+    appearance = Appearance(recipe, MEAN, STD, seed=0)
+    batch = Batch([View(bytes_of(images()), torch.zeros(6, 2, 3))], torch.arange(6))
+    finished = appearance(batch, 3)
+    into = torch.empty(6, 20, 20, 3).permute(0, 3, 1, 2)
+    assert appearance(batch, 3, out=[into]).views[0].pixels is into
+    assert torch.equal(into, finished.views[0].pixels)
+    assert appearance(finished, 4).views[0].pixels is finished.views[0].pixels
 
 
 def test_plans_follow_the_recipe():

@@ -105,6 +105,25 @@ def test_same_batches_for_any_number_of_workers(make_loader):
             assert_equal(seen, other_seen)
 
 
+def test_workers_carry_out_the_appearance_that_the_main_process_would(make_loader):
+    images = noise(10)
+    appearance = Appearance(RECIPE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), seed=1)
+    options = {"batch_size": 4, "seed": 1}
+    plain, here = make_loader(images, RECIPE, **options), make_loader(images, RECIPE, appearance=appearance, **options)
+    there = make_loader(images, RECIPE, appearance=appearance, workers=2, **options)
+    threads = torch.get_num_threads()
+    for epoch in (0, 1):
+        for unfinished, *finished in zip(*(loader.epoch(epoch) for loader in (plain, here, there)), strict=True):
+            torch.set_num_threads(1)
+            expected = appearance(unfinished, epoch)
+            torch.set_num_threads(threads)
+            assert expected.views[0].pixels.dtype == torch.float32
+            for batch in finished:
+                assert_equal(batch, expected)
+                assert all(v.pixels.is_contiguous(memory_format=torch.channels_last) for v in batch.views)
+    assert torch.get_num_threads() == threads
+
+
 def test_ranks_joined_are_one_process_with_the_whole_batch():
     source = with_broken(17, {1, 4})
     whole = list(ViewLoader(source, RECIPE, batch_size=6, seed=1).epoch(2))

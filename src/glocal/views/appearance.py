@@ -121,10 +121,10 @@ def render(
     if out is None:
         out = torch.empty_like(pixels, dtype=torch.float32, memory_format=torch.channels_last)
     shift, scale = (to_device(np.asarray(c, dtype=np.float32)[:, None, None], pixels) for c in (mean, std))
-    sorted_ = np.lexsort(plan.order.T[::-1])  # samples that undergo the same come to lie side by side
-    at_once = max(1, CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
+    alike = np.lexsort(plan.order.T[::-1])  # samples that undergo the same come to lie side by side
+    at_once = max(1, CACHE // pixels[0].numel()) if calls_are_cheap(pixels) else len(pixels)
     for start in range(0, len(pixels), at_once):
-        part = sorted_[start : start + at_once]
+        part = alike[start : start + at_once]
         at = to_device(part, pixels)
         x = pixels.index_select(0, at).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         order, factor = plan.order[part], plan.factor[part]
@@ -135,16 +135,21 @@ def render(
         change(x, plan.sigma[part] > 0, partial(blur_, radius=plan.radius), plan.sigma[part])
         change(x, plan.solarize[part], solarize_)
         x.sub_(shift).div_(scale)
-        if at_once == len(pixels):
-            out[at] = x
-        else:  # an indexed assignment that also turns the layout is six times slower than these
+        if calls_are_cheap(x):
             for row, image in zip(part, x, strict=True):
                 out[row] = image
+        else:
+            out[at] = x
     return out
 
 
 CACHE = 2**19
 """How many values to work on at once on a CPU: 2 MiB of float32, about what its cache holds."""
+
+
+def calls_are_cheap(x: Tensor) -> bool:
+    """Whether many small operations cost less than copies: on a CPU they do, on a GPU each is a launch."""
+    return x.device.type == "cpu"
 
 
 def change(x: Tensor, who: np.ndarray, operation: Callable[..., Tensor], *parameters: np.ndarray) -> None:
@@ -153,14 +158,15 @@ def change(x: Tensor, who: np.ndarray, operation: Callable[..., Tensor], *parame
     if len(rows) == 0:
         return
     chosen = [to_device(p[rows].astype(np.float32), x) for p in parameters]
-    if x.device.type != "cpu":
+    if calls_are_cheap(x):
+        start = 0
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+            end = start + len(run)
+            operation(x[run[0] : run[-1] + 1], *(p[start:end] for p in chosen))
+            start = end
+    else:
         at = to_device(rows, x)
         x.index_copy_(0, at, operation(x.index_select(0, at), *chosen))
-        return
-    done = 0
-    for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):  # where a call costs less than a copy
-        operation(x[run[0] : run[-1] + 1], *(p[done : done + len(run)] for p in chosen))
-        done += len(run)
 
 
 def to_device(values: np.ndarray, like: Tensor) -> Tensor:

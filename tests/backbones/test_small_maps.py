@@ -1,0 +1,103 @@
+"""Weights' gradients on small maps: the same numbers, and the product used only where it is meant to be."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from glocal.backbones import build_backbone, small_maps
+from glocal.backbones.small_maps import SmallMaps, weight_gradient
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+margins = st.tuples(st.integers(0, 2), st.integers(0, 2))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kernel=pairs,
+    stride=pairs,
+    dilation=pairs,
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    last=st.booleans(),
+)
+def test_the_product_is_the_gradient(kernel, stride, dilation, padding, last):
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 4, 9, 8).double(), torch.randn(5, 4, *kernel).double().requires_grad_()
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    y = F.conv2d(x, weight, None, stride, padding, dilation)
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    torch.testing.assert_close(weight_gradient(x, grad, kernel, stride, padding, dilation), weight.grad)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The shapes of the maps whose weights' gradient was a product."""
+    made = []
+
+    def spy(x: torch.Tensor, grad: torch.Tensor, *how) -> torch.Tensor:
+        made.append(tuple(grad.shape[2:]))
+        return weight_gradient(x, grad, *how)
+
+    monkeypatch.setattr(small_maps, "weight_gradient", spy)
+    return made
+
+
+def learn(layer: nn.Module, x: torch.Tensor, *, dtype: torch.dtype | None = torch.bfloat16) -> list[torch.Tensor]:
+    """Output and gradients of input and parameters."""
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        y = layer(x)
+    y.float().square().mean().backward()
+    return [y.detach(), x.grad, *(p.grad.clone() for p in layer.parameters())]
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 2, "dilation": 2}])
+def test_outputs_and_gradients_are_those_of_the_plain_convolution(options, counted):
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(128, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 128, 6, 6)
+    plain = learn(layer, x)
+    assert not counted
+    with SmallMaps():
+        changed = learn(layer, x)
+    assert len(counted) == 1
+    exact = learn(layer, x, dtype=None)
+    assert torch.equal(changed[0], plain[0])
+    for ours, theirs, truth in zip(changed[1:], plain[1:], exact[1:], strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        error, usual = (ours - truth).norm() / truth.norm(), (theirs - truth).norm() / truth.norm()
+        assert error < 1.05 * usual  # bfloat16's own error
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "dtype"),
+    [
+        (nn.Conv2d(128, 8, 3, bias=False), 10, torch.bfloat16),  # a map of 8×8
+        (nn.Conv2d(64, 8, 3, bias=False), 6, torch.bfloat16),  # few channels
+        (nn.Conv2d(128, 8, 3), 6, torch.bfloat16),  # a bias
+        (nn.Conv2d(128, 128, 3, groups=128, bias=False), 6, torch.bfloat16),
+        (nn.Conv2d(128, 8, 3, padding="same", bias=False), 6, torch.bfloat16),
+        (nn.Conv2d(128, 8, 3, bias=False), 6, None),  # float32
+        (nn.Conv2d(128, 8, 3, bias=False).requires_grad_(False), 6, torch.bfloat16),
+    ],
+)
+def test_all_else_is_left_alone(layer, size, dtype, counted):
+    x = torch.randn(2, layer.in_channels, size, size)
+    with SmallMaps(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+        layer(x.requires_grad_()).float().sum().backward()
+    assert not counted
+
+
+def test_a_backbone_trains_so_and_is_evaluated_as_before(counted):
+    torch.manual_seed(0)
+    backbone, x = build_backbone("resnet18", image_size=96), torch.randn(2, 3, 96, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        backbone.eval()(x).pooled.float().sum().backward()
+        assert not counted
+        backbone.train()(x).pooled.float().sum().backward()
+    # the second stage's last three convolutions see 12×12; of the third, five and a shortcut; of the fourth likewise
+    assert sorted(counted) == [(3, 3)] * 5 + [(6, 6)] * 5
