@@ -1,4 +1,4 @@
-"""How an image becomes views: geometry per image in the loader, appearance per batch on the device."""
+"""How an image becomes views: geometry per image, appearance per batch."""
 
 from glocal.views.appearance import Appearance
 from glocal.views.bank import Bank, EpochPlan
