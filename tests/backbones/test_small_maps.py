@@ -1,4 +1,4 @@
-"""Weights' gradients on small maps: the same numbers, and the product used only where it is meant to be."""
+"""Convolutions over small maps as products: the same numbers, and used only where they are meant to be."""
 
 import pytest
 import torch
@@ -8,41 +8,40 @@ from hypothesis import strategies as st
 from torch import nn
 
 from glocal.backbones import build_backbone, small_maps
-from glocal.backbones.small_maps import SmallMaps, weight_gradient
+from glocal.backbones.small_maps import SmallMaps, Window, fold, unfold
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 margins = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    kernel=pairs,
-    stride=pairs,
-    dilation=pairs,
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    last=st.booleans(),
-)
-def test_the_product_is_the_gradient(kernel, stride, dilation, padding, last):
+@given(kernel=pairs, stride=pairs, dilation=pairs, padding=margins, last=st.booleans())
+def test_products_are_the_convolution_and_its_gradients(kernel, stride, dilation, padding, last):
     torch.manual_seed(0)
-    x, weight = torch.randn(3, 4, 9, 8).double(), torch.randn(5, 4, *kernel).double().requires_grad_()
-    if last:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x, weight = torch.randn(3, 4, 9, 8, requires_grad=True), torch.randn(5, 4, *kernel, requires_grad=True)
     y = F.conv2d(x, weight, None, stride, padding, dilation)
     grad = torch.randn_like(y)
     y.backward(grad)
-    torch.testing.assert_close(weight_gradient(x, grad, kernel, stride, padding, dilation), weight.grad)
+    window = Window(kernel, stride, padding, dilation)
+    assert window.cells(9, 8) == y.shape[2:]
+    layout = torch.channels_last if last else torch.contiguous_format
+    unfolded = unfold(x.detach().contiguous(memory_format=layout), window)
+    outwards, back = "bhwijc,ocij->bohw", "bohw,ocij->bhwijc"
+    torch.testing.assert_close(torch.einsum(outwards, unfolded, weight), y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.einsum("bohw,bhwijc->ocij", grad, unfolded), weight.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fold(torch.einsum(back, grad, weight), window, 9, 8), x.grad, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The shapes of the maps whose weights' gradient was a product."""
+    """The shapes of the maps that were unfolded, in either direction."""
     made = []
 
-    def spy(x: torch.Tensor, grad: torch.Tensor, *how) -> torch.Tensor:
-        made.append(tuple(grad.shape[2:]))
-        return weight_gradient(x, grad, *how)
+    def spy(x: torch.Tensor, window: Window) -> torch.Tensor:
+        made.append(window.cells(*x.shape[2:]))
+        return unfold(x, window)
 
-    monkeypatch.setattr(small_maps, "weight_gradient", spy)
+    monkeypatch.setattr(small_maps, "unfold", spy)
     return made
 
 
@@ -56,21 +55,21 @@ def learn(layer: nn.Module, x: torch.Tensor, *, dtype: torch.dtype | None = torc
     return [y.detach(), x.grad, *(p.grad.clone() for p in layer.parameters())]
 
 
+@pytest.mark.parametrize("size", [3, 6])  # all as products; only the gradient of the weights
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 2, "dilation": 2}])
-def test_outputs_and_gradients_are_those_of_the_plain_convolution(options, counted):
+def test_outputs_and_gradients_are_those_of_the_plain_convolution(size, options, counted):
     torch.manual_seed(0)
-    layer, x = nn.Conv2d(128, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 128, 6, 6)
+    layer, x = nn.Conv2d(128, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 128, size, size)
     plain = learn(layer, x)
     assert not counted
     with SmallMaps():
         changed = learn(layer, x)
-    assert len(counted) == 1
+    assert len(counted) == (2 if counted[0][0] <= 3 else 1)
     exact = learn(layer, x, dtype=None)
-    assert torch.equal(changed[0], plain[0])
-    for ours, theirs, truth in zip(changed[1:], plain[1:], exact[1:], strict=True):
-        assert ours.dtype == theirs.dtype == torch.float32
+    for ours, theirs, truth in zip(changed, plain, exact, strict=True):
+        assert ours.dtype == theirs.dtype
         error, usual = (ours - truth).norm() / truth.norm(), (theirs - truth).norm() / truth.norm()
-        assert error < 1.05 * usual  # bfloat16's own error
+        assert error < 1.3 * usual  # bfloat16's own error
 
 
 @pytest.mark.parametrize(
@@ -99,5 +98,5 @@ def test_a_backbone_trains_so_and_is_evaluated_as_before(counted):
         backbone.eval()(x).pooled.float().sum().backward()
         assert not counted
         backbone.train()(x).pooled.float().sum().backward()
-    # the second stage's last three convolutions see 12×12; of the third, five and a shortcut; of the fourth likewise
-    assert sorted(counted) == [(3, 3)] * 5 + [(6, 6)] * 5
+    # maps of the second stage are 12×12; the third and the fourth have four convolutions and a shortcut
+    assert sorted(counted) == [(3, 3)] * 10 + [(6, 6)] * 5

@@ -1,15 +1,15 @@
-"""Convolutions over small maps in bfloat16 on a CPU: the gradient of their weights as one matrix product.
+"""Convolutions over small maps in bfloat16 on a CPU, as matrix products.
 
-oneDNN goes through a map row by row, and rows of three to seven cells leave a matrix unit mostly idle: of a ResNet-18
-at 96 px the weights' gradients of the last two stages were 40 % of a training step. As a product of the output's
-gradient with the unfolded input, whose rows are the cells of the whole batch, they take a third to an eighth of that
-time. On larger maps unfolding costs more than it saves, and in float32 there is no such gap.
+oneDNN goes through a map row by row, and rows of one to seven cells leave a matrix unit mostly idle. As products with
+the unfolded input, whose rows are the cells of the whole batch, the last two stages of a ResNet-18 at 96 px take a
+third to an eighth of the time; they were half of a training step. On larger maps unfolding costs more than it saves,
+and in float32 there is no such gap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,73 +17,104 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 CELLS = 49
-"""Most cells of an output map for which the product was the faster one."""
+"""Most cells of an output map for which the gradient of the weights is faster as a product."""
+FEW_CELLS = 9
+"""Most cells for which the output and the gradient of the input are, too."""
 CHANNELS = 128
-"""Fewest input channels for which it was."""
+"""Fewest input channels for which any of them is."""
+
+Pair = tuple[int, int]
 
 
 class SmallMaps(TorchFunctionMode):
-    """Inside this context, the convolutions that gain from it learn by `weight_gradient`; all else is untouched."""
+    """Inside this context, convolutions that gain from it are products; all else is untouched."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.conv2d and not kwargs and _gains(*args):
             x, weight, _, stride, padding, dilation, _ = args
-            return _Convolution.apply(x, weight, stride, padding, dilation)
+            return _Convolution.apply(x, weight, Window(weight.shape[2:], stride, padding, dilation))
         return func(*args, **(kwargs or {}))
 
 
-def weight_gradient(
-    x: Tensor, grad: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> Tensor:  # fmt: skip
-    """The gradient of a convolution's weight (O, C, *kernel) from its input (B, C, h, w) and its output's gradient
-    (B, O, h', w'): a product over all cells of the batch.
-    """
-    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
-    grad = grad.permute(0, 2, 3, 1)
-    batch, height, width, out = grad.shape
+class Window(NamedTuple):
+    """How a convolution looks at its input: each value as (rows, columns)."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+
+    def cells(self, height: int, width: int) -> Pair:
+        """Height and width of the output."""
+        sides = zip((height, width), *self, strict=True)
+        rows, columns = (
+            (side + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for side, k, stride, padding, dilation in sides
+        )
+        return rows, columns
+
+
+def unfold(x: Tensor, window: Window) -> Tensor:
+    """What each cell of the output of (B, C, h, w) sees: (B, h', w', *kernel, C)."""
+    (top, left), cells = window.padding, window.cells(*x.shape[2:])
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top)).contiguous()
     image, row, column, channel = x.stride()
-    unfolded = x.as_strided(
-        (batch, height, width, *kernel, x.shape[-1]),
-        (image, row * stride[0], column * stride[1], row * dilation[0], column * dilation[1], channel),
+    (down, right), (apart, beside) = window.stride, window.dilation
+    return x.as_strided(
+        (len(x), *cells, *window.kernel, x.shape[-1]),
+        (image, row * down, column * right, row * apart, column * beside, channel),
     )
-    cells = batch * height * width
-    product = grad.reshape(cells, out).T @ unfolded.reshape(cells, -1)
-    return product.view(out, *kernel, -1).permute(0, 3, 1, 2)
+
+
+def fold(unfolded: Tensor, window: Window, height: int, width: int) -> Tensor:
+    """The transpose of `unfold`: (B, C, h, w) in float32, each pixel the sum of what cells have of it."""
+    batch, rows, columns, *kernel, channels = unfolded.shape
+    (top, left), (down, right), (apart, beside) = window.padding, window.stride, window.dilation
+    x = unfolded.new_zeros((batch, height + 2 * top, width + 2 * left, channels), dtype=torch.float32)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            y, z = i * apart, j * beside
+            x[:, y : y + down * rows : down, z : z + right * columns : right] += unfolded[:, :, :, i, j]
+    return x[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> Tensor:
-        x, half = x.to(torch.bfloat16), weight.to(torch.bfloat16)
-        ctx.save_for_backward(x, half)
-        ctx.how = stride, padding, dilation
-        return torch.conv2d(x, half, None, stride, padding, dilation)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, window: Window) -> Tensor:
+        x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+        ctx.save_for_backward(x, weight)
+        ctx.window = window
+        cells = window.cells(*x.shape[2:])
+        if cells[0] * cells[1] > FEW_CELLS:
+            return torch.conv2d(x, weight, None, *window[1:])
+        product = _rows(unfold(x, window), 3) @ _rows(weight.permute(0, 2, 3, 1), 1).T
+        return product.view(len(x), *cells, -1).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding, dilation = ctx.how
+        out, channels, *kernel = weight.shape
+        rows = _rows(grad.permute(0, 2, 3, 1), 3)
+        by_weight = (rows.T @ _rows(unfold(x, ctx.window), 3)).view(out, *kernel, channels).permute(0, 3, 1, 2)
         by_x = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and grad.shape[2] * grad.shape[3] > FEW_CELLS:
             by_x = torch.ops.aten.convolution_backward(
-                grad, x, weight, None, stride, padding, dilation, False, (0, 0), 1, (True, False, False)
+                grad, x, weight, None, *ctx.window[1:], False, (0, 0), 1, (True, False, False)
             )[0]
-        by_weight = weight_gradient(x, grad, weight.shape[2:], stride, padding, dilation)
-        return by_x, by_weight, None, None, None
+        elif ctx.needs_input_grad[0]:
+            seen = (rows @ _rows(weight.permute(0, 2, 3, 1), 1)).view(len(x), *grad.shape[2:], *kernel, channels)
+            by_x = fold(seen, ctx.window, *x.shape[2:]).to(torch.bfloat16)
+        return by_x, by_weight, None
+
+
+def _rows(x: Tensor, dims: int) -> Tensor:
+    """A matrix with the first `dims` dimensions as rows, the others as columns."""
+    return x.flatten(0, dims - 1).flatten(1)
 
 
 def _gains(*args: Any) -> bool:
-    """Whether this call of `conv2d` is one that the product is faster for."""
+    """Whether this call of `conv2d` is one that is faster as products."""
     if len(args) != 7 or not torch.is_grad_enabled():
         return False
     x, weight, bias, stride, padding, dilation, groups = args
@@ -95,8 +126,5 @@ def _gains(*args: Any) -> bool:
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return False
-    height, width = (
-        (x.shape[2 + axis] + 2 * padding[axis] - dilation[axis] * (weight.shape[2 + axis] - 1) - 1) // stride[axis] + 1
-        for axis in (0, 1)
-    )
-    return height * width <= CELLS
+    rows, columns = Window(weight.shape[2:], stride, padding, dilation).cells(*x.shape[2:])
+    return rows * columns <= CELLS
