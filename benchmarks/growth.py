@@ -31,7 +31,7 @@ def measure(size: Size, folder: Path | None = None) -> dict[str, Any]:
     full = size == "full"
     folder = folder or photos()
     cases = FULL if full else SMOKE
-    grown = {name: [measure_loss(case, 5 if full else 1) for case in each] for name, each in cases.items()}
+    grown = {name: measure_losses(each, 5 if full else 1) for name, each in cases.items()}
     cores = os.cpu_count() or 1
     workers = [n for n in (0, 1, 2, 4, 8) if n <= cores] if full else [0]
     return {
@@ -41,19 +41,22 @@ def measure(size: Size, folder: Path | None = None) -> dict[str, Any]:
     }
 
 
-def measure_loss(case: Case, rounds: int) -> dict[str, Any]:
-    """Glocal's loss, forward and backward."""
-    leaves, ours, _ = losses.build(case)
-    work = losses.step(leaves, ours)
-    times = interleaved({"glocal": work}, rounds=rounds, least=0.2 if rounds > 1 else 0.0)["glocal"]
-    return {
-        "batch": case.batch,
-        "cells": case.cells,
-        "views": case.views,
-        "seconds": summary(times),
-        "peak_bytes": peak_memory(work),
-        "input_bytes": sum(leaf.numel() * leaf.element_size() for leaf in leaves),
-    }
+def measure_losses(cases: tuple[Case, ...], rounds: int) -> list[dict[str, Any]]:
+    """Glocal's loss, forward and backward, of each case in turn."""
+    built = [losses.build(case) for case in cases]
+    works = {str(k): losses.step(leaves, ours) for k, (leaves, ours, _) in enumerate(built)}
+    times = interleaved(works, rounds=rounds, least=0.2 if rounds > 1 else 0.0)
+    return [
+        {
+            "batch": case.batch,
+            "cells": case.cells,
+            "views": case.views,
+            "seconds": summary(times[name]),
+            "peak_bytes": peak_memory(work),
+            "input_bytes": sum(leaf.numel() * leaf.element_size() for leaf in leaves),
+        }
+        for case, (name, work), (leaves, _, _) in zip(cases, works.items(), built, strict=True)
+    ]
 
 
 def loader_rate(folder: Path, workers: int, full: bool) -> dict[str, Any]:

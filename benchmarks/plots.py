@@ -54,7 +54,8 @@ def figure_pretrain(measured: dict[str, Any], path: Path) -> None:
         colour = THEIRS if name == "lightly" else OURS
         axis.bar(places, shares, 0.75 / len(names), color=colour, alpha=0.6 if "cached" in name else 1, label=name)
     axis.axhline(1, color="black", linewidth=0.8)
-    labels = [f"{case['method']}\n{case['backbone']}\n{case['image_size']} px" for case in cases]
+    backbones = [case["backbone"].removesuffix(f"_{case['image_size']}") for case in cases]
+    labels = [f"{case['method']}\n{name}\n{case['image_size']} px" for name, case in zip(backbones, cases, strict=True)]
     axis.set(ylabel="share of backbone + heads + optimiser", xticks=range(len(cases)))
     axis.set_xticklabels(labels, fontsize=8)
     axis.legend(frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1))
@@ -89,5 +90,8 @@ def figure_growth(measured: dict[str, Any], path: Path) -> None:
         axis.plot(at, [row["peak_bytes"] / 2**20 for row in rows], "s--", color=GREY, label="peak MiB")
         axis.set(xlabel={"batch": "batch", "cells": "cells of a map", "views": "views"}[name])
         axis.set(xscale="log", yscale="log") if name != "views" else axis.set_ylim(bottom=0)
+        marks = [f"{row['cells']}×{row['cells']}" if name == "cells" else str(row[name]) for row in rows]
+        axis.set_xticks(at, marks)
+        axis.minorticks_off()
     axes[0].legend(frameon=False)
     save(figure, path)

@@ -79,6 +79,17 @@ def normalise(sizes):
     return out.detach(), x.grad, module.weight.grad, module.bias.grad, dict(module.named_buffers()), frozen
 
 
+def normalise_maps(dtype):
+    """Output and gradient of a `BatchNorm` without affine on maps (8, 4, 3, 3), channels-last, of so much precision."""
+    norm = BatchNorm(4, affine=False).to(torch.promote_types(dtype, torch.float32))
+    reference = nn.BatchNorm2d(4, affine=False).to(torch.promote_types(dtype, torch.float32))
+    x, weight = (normal(8, 4, 3, 3, seed=seed) for seed in (60, 61))
+    x, weight = (mine(each).to(dtype).contiguous(memory_format=torch.channels_last) for each in (1 + x, weight))
+    out = (norm if world_size() > 1 else reference)(x.requires_grad_())
+    (out.square() * weight).sum().backward()
+    return out.detach().double(), x.grad.double()
+
+
 def collect():
     x = mine(normal(4, 3, 2, seed=40)).clone().requires_grad_()
     joined = gather(x)
@@ -105,6 +116,8 @@ def everything():
         "vicregl": train_once("vicregl"),
         "even": normalise([4, 4]),
         "uneven": normalise([5, 2]),
+        "maps": normalise_maps(torch.float64),
+        "half": normalise_maps(torch.bfloat16),
         "collect": collect(),
     }
 
@@ -148,6 +161,15 @@ def test_batch_norm_is_pytorchs_on_the_joined_batch(two, sizes):
     close(torch.cat([part[5] for part in parts]), frozen)
     for part in parts:
         close(part[4], buffers)
+
+
+def test_batch_norm_of_maps_is_pytorchs_in_half_precision_too(two):
+    exact = normalise_maps(torch.float64)
+    for k, truth in enumerate(exact):
+        torch.testing.assert_close(torch.cat([result["maps"][k] for result in two]), truth, rtol=1e-9, atol=1e-9)
+    for k, (truth, usual) in enumerate(zip(exact, normalise_maps(torch.bfloat16), strict=True)):
+        ours = torch.cat([result["half"][k] for result in two])
+        assert (ours - truth).norm() < 1.5 * (usual - truth).norm()
 
 
 def test_collectives_and_their_gradients(two):
