@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 matplotlib.rcParams |= {"svg.hashsalt": "glocal", "axes.spines.top": False, "axes.spines.right": False}
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import NullLocator  # noqa: E402
 
 OURS, THEIRS, GREY = "#1b6ca8", "#d1495b", "#b8b8b8"
 
@@ -92,6 +93,6 @@ def figure_growth(measured: dict[str, Any], path: Path) -> None:
         axis.set(xscale="log", yscale="log") if name != "views" else axis.set_ylim(bottom=0)
         marks = [f"{row['cells']}×{row['cells']}" if name == "cells" else str(row[name]) for row in rows]
         axis.set_xticks(at, marks)
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(NullLocator())
     axes[0].legend(frameon=False)
     save(figure, path)
