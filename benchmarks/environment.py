@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PEERS = {"lightly": "1.6.0", "scikit-learn": "1.9.1"}
+LIBRARIES = ("glocal", "torch", "torchvision", "timm", "pillow", "simplejpeg")
 ENVIRONMENT = Path(__file__).parents[1] / ".venv-bench"
 
 
@@ -60,7 +61,7 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("glocal", "torch", "torchvision", "timm", "pillow", *PEERS)},
+        "versions": {name: _version(name) for name in (*LIBRARIES, *PEERS)},
     }
 
 

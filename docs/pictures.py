@@ -62,7 +62,7 @@ def views(photographs: str, out: Path) -> None:
     source, batch, seen = loaded(photographs, 96, 4, seed=2)
     figure, axes = plt.subplots(3, 4, figsize=(8, 6.6), height_ratios=(1.5, 1, 1))
     for i, column in enumerate(axes.T):
-        column[0].imshow(np.asarray(source.open(int(batch.index[i])).decode()))
+        column[0].imshow(source.open(int(batch.index[i])).decode())
         for v, color in enumerate(COLORS):
             column[0].add_patch(Polygon(outline(batch.views[v], i), fill=False, lw=2, color=color))
             column[1 + v].imshow(seen.views[v].pixels[i].permute(1, 2, 0).float().clamp(0, 1).numpy())
@@ -77,7 +77,7 @@ def matches(photographs: str, out: Path) -> None:
     a, b = batch.views
     overlap = torch.cdist(a.centers(6, 6).flatten(1, 2), b.centers(6, 6).flatten(1, 2)).amin(2).mean(1)
     i = int(torch.where(a.flipped ^ b.flipped, overlap, torch.inf).argmin())
-    photograph = np.asarray(photos.open(int(batch.index[i])).decode())
+    photograph = photos.open(int(batch.index[i])).decode()
     cells = build_backbone("resnet18").cells(6, 6)[None]
     notions = {
         "centre of the receptive field (ResNet, stride 32)": [v.to_source(cells)[i] for v in (a, b)],

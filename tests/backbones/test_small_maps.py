@@ -59,7 +59,7 @@ def learn(layer: nn.Module, x: torch.Tensor, *, dtype: torch.dtype | None = torc
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 2, "dilation": 2}])
 def test_outputs_and_gradients_are_those_of_the_plain_convolution(size, options, counted):
     torch.manual_seed(0)
-    layer, x = nn.Conv2d(128, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 128, size, size)
+    layer, x = nn.Conv2d(256, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 256, size, size)
     plain = learn(layer, x)
     assert not counted
     with SmallMaps():
@@ -75,13 +75,14 @@ def test_outputs_and_gradients_are_those_of_the_plain_convolution(size, options,
 @pytest.mark.parametrize(
     ("layer", "size", "dtype"),
     [
-        (nn.Conv2d(128, 8, 3, bias=False), 10, torch.bfloat16),  # a map of 8×8
-        (nn.Conv2d(64, 8, 3, bias=False), 6, torch.bfloat16),  # few channels
-        (nn.Conv2d(128, 8, 3), 6, torch.bfloat16),  # a bias
-        (nn.Conv2d(128, 128, 3, groups=128, bias=False), 6, torch.bfloat16),
-        (nn.Conv2d(128, 8, 3, padding="same", bias=False), 6, torch.bfloat16),
-        (nn.Conv2d(128, 8, 3, bias=False), 6, None),  # float32
-        (nn.Conv2d(128, 8, 3, bias=False).requires_grad_(False), 6, torch.bfloat16),
+        (nn.Conv2d(256, 8, 3, bias=False), 10, torch.bfloat16),  # a map of 8×8
+        (nn.Conv2d(128, 8, 3, bias=False), 6, torch.bfloat16),  # few channels
+        (nn.Conv2d(256, 8, 3), 6, torch.bfloat16),  # a bias
+        (nn.Conv2d(256, 256, 3, groups=256, bias=False), 6, torch.bfloat16),
+        (nn.Conv2d(256, 8, 3, padding="same", bias=False), 6, torch.bfloat16),
+        (nn.Conv2d(256, 8, 1, bias=False), 6, torch.bfloat16),  # a product as it is
+        (nn.Conv2d(256, 8, 3, bias=False), 6, None),  # float32
+        (nn.Conv2d(256, 8, 3, bias=False).requires_grad_(False), 6, torch.bfloat16),
     ],
 )
 def test_all_else_is_left_alone(layer, size, dtype, counted):
@@ -98,5 +99,32 @@ def test_a_backbone_trains_so_and_is_evaluated_as_before(counted):
         backbone.eval()(x).pooled.float().sum().backward()
         assert not counted
         backbone.train()(x).pooled.float().sum().backward()
-    # maps of the second stage are 12×12; the third and the fourth have four convolutions and a shortcut
-    assert sorted(counted) == [(3, 3)] * 10 + [(6, 6)] * 5
+    # of the third stage three convolutions have channels enough; of the fourth all four and the shortcut, both ways
+    assert sorted(counted) == [(3, 3)] * 10 + [(6, 6)] * 3
+
+
+def test_outputs_can_be_changed_in_place():
+    layer, x = nn.Conv2d(256, 8, 3, bias=False), torch.randn(2, 256, 5, 5)
+    with SmallMaps():
+        ours = learn(nn.Sequential(layer, nn.ReLU(inplace=True)), x)
+    for a, b in zip(ours, learn(nn.Sequential(layer, nn.ReLU(inplace=True)), x), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "x", [torch.randn(2, 256, 2, 2), torch.randn(2, 255, 5, 5), torch.randn(0, 256, 5, 5), torch.randn(256, 5, 5)]
+)
+def test_odd_inputs_are_answered_as_ever(x, counted):
+    layer = nn.Conv2d(256, 8, 3, bias=False)
+
+    def answer() -> tuple[int, ...] | str:
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                return tuple(layer(x).shape)
+        except RuntimeError as error:
+            return str(error)
+
+    plain = answer()
+    with SmallMaps():
+        assert answer() == plain
+    assert not counted

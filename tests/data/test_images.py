@@ -146,6 +146,19 @@ def test_exif_orientation(kind, orientation, scale):
         assert np.abs(np.asarray(small) - expected).mean() < 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(3, b"\0\0\0\0"), (3, b"\0\t\0\0"), (3, b"\0\xff\0\0"), (2, b"6\0\0\0"), (7, b"6\0\0\0")],
+)
+def test_orientations_that_there_are_not_count_as_upright(kind, value):
+    count = 1 if kind == 3 else 2  # a number, text, anything
+    entry = b"\x01\x12" + kind.to_bytes(2, "big") + count.to_bytes(4, "big") + value
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + entry + b"\0\0\0\0"
+    opened = EncodedImage(saved(scene(96, 64), "jpg", exif=exif))
+    assert opened.size == (96, 64)
+    assert opened.decode().shape == (64, 96, 3)
+
+
 def test_multi_picture_files_of_phones():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -181,7 +194,7 @@ def test_reduced_jpeg_shows_the_same_picture():
 
 
 @pytest.mark.parametrize("options", [{"subsampling": k, "quality": 85} for k in (0, 1, 2)] + [{"progressive": True}])
-@pytest.mark.parametrize("size", [(320, 241), (15, 16), (333, 501)])
+@pytest.mark.parametrize("size", [(320, 241), (15, 16), (8, 9), (333, 501)])
 @pytest.mark.parametrize("scale", [1, 0.5, 0.25, 0.125])
 def test_the_faster_decoder_gives_the_same_pixels(options, size, scale, monkeypatch):
     noise = np.random.default_rng(0).normal(0, 20, (size[1], size[0], 3))
@@ -194,6 +207,14 @@ def test_the_faster_decoder_gives_the_same_pixels(options, size, scale, monkeypa
     slow = decoded(data, scale)
     assert fast.shape == slow.shape
     assert np.abs(fast.astype(int) - slow).max() <= 2  # another build of the same library may round otherwise
+
+
+@pytest.mark.parametrize("side", [3, 5, 7])
+def test_tiny_images_are_pillows(side, monkeypatch):
+    data = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)), "jpg")
+    ours = decoded(data, 0.5)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    assert np.array_equal(ours, decoded(data, 0.5))
 
 
 def test_a_flaw_that_pillow_forgives_is_forgiven():

@@ -1,6 +1,5 @@
 """The DeepCluster family: plans, losses, special cases."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,7 +38,7 @@ def test_the_bank_has_every_image_once_whole_and_plain():
     bank = bank_of(method)
     batches = list(bank)
     assert torch.cat([b.index for b in batches]).tolist() == list(range(IMAGES))
-    image = torch.from_numpy(np.array(open_source(f"parts:n={IMAGES},size=40").open(3).decode(1.0)))
+    image = torch.from_numpy(open_source(f"parts:n={IMAGES},size=40").open(3).decode(1.0))
     whole = batches[0].views[0].pixels[3] * torch.tensor(method.encoder.std)[:, None, None]
     whole = whole + torch.tensor(method.encoder.mean)[:, None, None]
     resized = F.interpolate(image.permute(2, 0, 1)[None] / 255, (32, 32), mode="bicubic", antialias=True)[0]

@@ -19,7 +19,8 @@ from pictures import Pictures, noise, with_broken
 from glocal import random
 from glocal.data.images import RawImage
 from glocal.errors import UsageError
-from glocal.views import Appearance, Batch, Crop, Recipe, ViewLoader, multi_crop
+from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, multi_crop
+from glocal.views import loader as loading
 
 RECIPE = multi_crop(16, 1, 8)
 
@@ -122,6 +123,26 @@ def test_workers_carry_out_the_appearance_that_the_main_process_would(make_loade
                 assert_equal(batch, expected)
                 assert all(v.pixels.is_contiguous(memory_format=torch.channels_last) for v in batch.views)
     assert torch.get_num_threads() == threads
+
+
+def test_labelled_images_are_finished_by_workers_too(make_loader):
+    recipe = Recipe((Crop(8),), Support((Crop(12),), labelled=3, images=2, classes=2))
+    appearance = Appearance(recipe, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), seed=1)
+    plain = make_loader(noise(12, labels=True), recipe, batch_size=4, seed=1)
+    finished = make_loader(noise(12, labels=True), recipe, batch_size=4, seed=1, appearance=appearance)
+    with loading._one_thread():
+        for a, b in zip(plain.epoch(2), finished.epoch(2), strict=True):
+            assert b.support.views[0].pixels.dtype == torch.float32
+            assert_equal(appearance(a, 2).support, b.support)
+            assert_equal(appearance(b, 2).support, b.support)
+
+
+def test_where_little_memory_can_be_shared_views_come_unfinished_and_it_is_said(make_loader, monkeypatch):
+    appearance = Appearance(RECIPE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), seed=1)
+    monkeypatch.setattr(loading, "_can_share", lambda size: size < 1000)
+    poor = make_loader(noise(10), RECIPE, batch_size=4, seed=1, workers=1, appearance=appearance)
+    assert next(iter(poor.epoch(0))).views[0].pixels.dtype == torch.uint8
+    assert "/dev/shm" in poor.notes[0]
 
 
 def test_ranks_joined_are_one_process_with_the_whole_batch():

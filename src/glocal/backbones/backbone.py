@@ -179,7 +179,7 @@ class Backbone(nn.Module):
         try:
             if self._compiled is not None and self.training and whole:
                 return self._compiled(x)
-            with SmallMaps() if self.training else nullcontext():
+            with SmallMaps() if self.training and x.device.type == "cpu" else nullcontext():
                 return self.model.forward_features(x)
         except (AssertionError, RuntimeError) as error:
             height, width = x.shape[2:]

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 CELLS = 49
 """Most cells of an output map for which the gradient of the weights is faster as a product."""
 FEW_CELLS = 9
 """Most cells for which the output and the gradient of the input are, too."""
-CHANNELS = 128
+CHANNELS = 256
 """Fewest input channels for which any of them is."""
 
 Pair = tuple[int, int]
@@ -88,10 +89,14 @@ class _Convolution(torch.autograd.Function):
         cells = window.cells(*x.shape[2:])
         if cells[0] * cells[1] > FEW_CELLS:
             return torch.conv2d(x, weight, None, *window[1:])
-        product = _rows(unfold(x, window), 3) @ _rows(weight.permute(0, 2, 3, 1), 1).T
-        return product.view(len(x), *cells, -1).permute(0, 3, 1, 2)
+        # not as a view of a product, in which nothing could be changed in place
+        out = torch.empty((len(x), len(weight), *cells), dtype=x.dtype, memory_format=torch.channels_last)
+        rows = _rows(out.permute(0, 2, 3, 1), 3)
+        torch.mm(_rows(unfold(x, window), 3), _rows(weight.permute(0, 2, 3, 1), 1).T, out=rows)
+        return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         out, channels, *kernel = weight.shape
@@ -118,13 +123,20 @@ def _gains(*args: Any) -> bool:
     if len(args) != 7 or not torch.is_grad_enabled():
         return False
     x, weight, bias, stride, padding, dilation, groups = args
-    if x.device.type != "cpu" or bias is not None or groups != 1:
+    if x.device.type != "cpu" or x.ndim != 4 or not len(x) or bias is not None or groups != 1:
         return False
     if not all(isinstance(each, tuple) for each in (stride, padding, dilation)):  # "same", or one number for both sides
         return False
-    if not weight.requires_grad or weight.shape[1] < CHANNELS:
+    if not weight.requires_grad or not CHANNELS <= weight.shape[1] == x.shape[1] or {x.dtype, weight.dtype} - _CAST:
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return False
-    rows, columns = Window(weight.shape[2:], stride, padding, dilation).cells(*x.shape[2:])
-    return rows * columns <= CELLS
+    window = Window(weight.shape[2:], stride, padding, dilation)
+    if window.kernel == window.stride == (1, 1):  # a product as it is
+        return False
+    rows, columns = window.cells(*x.shape[2:])
+    return rows > 0 and columns > 0 and rows * columns <= CELLS
+
+
+_CAST = {torch.float32, torch.float16, torch.bfloat16}
+"""What autocast turns into bfloat16."""

@@ -69,25 +69,27 @@ class EncodedImage:
         JPEG files are decoded at 1/8, 1/4, 1/2 or 1 of their size (scaling inside the inverse DCT), all others at 1.
         Sides are rounded up. A JPEG of more than `MAX_PIXELS` comes out smaller than asked.
         """
-        image, self._header = (
-            self._header or _read_header(self._data),
-            None,
-        )  # a header serves one decode: draft alters it
+        image = self._header or _read_header(self._data)
+        self._header = None  # a header serves one decode: draft alters it
         try:
-            pixels = None
-            if image.format in _DRAFTABLE:
-                width, height = image.size
-                step = _dct_step(width, height, scale)
-                if image.mode == "RGB":
-                    pixels = _turbo(self._data, -(-width // step), -(-height // step))
-                if pixels is None:
-                    image.draft(None, (max(1, width // step), max(1, height // step)))
-            if pixels is None:
-                image.load()
-                pixels = np.array(to_rgb(image))
+            pixels = _pixels(image, self._data, scale)
         except Exception as error:  # decoders raise anything at all on broken data
             raise Unreadable(_reason(error)) from error
         return np.ascontiguousarray(_TURN[self._orientation](pixels)) if self._orientation in _TURN else pixels
+
+
+def _pixels(image: ImageFile.ImageFile, data: bytes, scale: float) -> np.ndarray:
+    """A file's pixels as they lie in it, decoded by the fastest way that is right."""
+    if image.format in _DRAFTABLE:
+        width, height = image.size
+        step = _dct_step(width, height, scale)
+        if image.mode == "RGB" and min(width, height) >= 8:  # below, other reductions round to the same size
+            pixels = _turbo(data, -(-width // step), -(-height // step))
+            if pixels is not None:
+                return pixels
+        image.draft(None, (max(1, width // step), max(1, height // step)))
+    image.load()
+    return np.array(to_rgb(image))
 
 
 def _turbo(data: bytes, width: int, height: int) -> np.ndarray | None:
@@ -229,7 +231,8 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     if image.format == "TIFF":  # Pillow turns these itself, and gives the turned size
         return 1
     try:
-        return Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own getexif would decode the pixels
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own getexif would decode the pixels
+        return orientation if orientation in _TURN else 1
     except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
         return 1
 

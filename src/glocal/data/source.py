@@ -20,6 +20,8 @@ class OpenImage(Protocol):
     def decode(self, scale: float = 1.0) -> np.ndarray:
         """RGB pixels (h, w, 3) uint8, at the smallest cheap resolution that is at least `scale` times the full one.
 
+        The array is contiguous and may be written to.
+
         Raises:
             Unreadable: if the file is truncated or not an image.
         """

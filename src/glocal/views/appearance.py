@@ -41,8 +41,8 @@ class Appearance:
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.seed = seed
-        support = recipe.support
-        self._support = Appearance(Recipe(support.views), mean, std, support_seed(seed)) if support else None
+        of = recipe.support
+        self.support = Appearance(Recipe(of.views), mean, std, support_seed(seed)) if of else None
 
     @torch.no_grad()
     def __call__(
@@ -61,13 +61,13 @@ class Appearance:
                 device spares a wait: the parameters are drawn in main memory, from `batch.index`.
             out: where to write the pixels of each view; None: into new memory.
         """
-        if self._support and batch.support:
-            batch = replace(batch, support=self._support(batch.support, epoch, device))
+        if self.support and batch.support:
+            batch = replace(batch, support=self.support(batch.support, epoch, device))
         keys = (batch.index if batch.key is None else batch.key).cpu().numpy()
         if device is not None:
             batch = batch.to(device, non_blocking=True)
         if all(view.pixels.is_floating_point() for view in batch.views):
-            return batch
+            return batch  # a loader has finished them
         views = []
         for number, (view, crop) in enumerate(zip(batch.views, self.recipe.views, strict=True)):
             plan = draw(crop, self.seed, epoch, keys, number)
@@ -121,26 +121,26 @@ def render(
     if out is None:
         out = torch.empty_like(pixels, dtype=torch.float32, memory_format=torch.channels_last)
     shift, scale = (to_device(np.asarray(c, dtype=np.float32)[:, None, None], pixels) for c in (mean, std))
+    if not calls_are_cheap(pixels):
+        return out.copy_(_carry_out(pixels, plan, np.arange(len(pixels)), shift, scale))
     alike = np.lexsort(plan.order.T[::-1])  # samples that undergo the same come to lie side by side
-    at_once = max(1, CACHE // pixels[0].numel()) if calls_are_cheap(pixels) else len(pixels)
-    for start in range(0, len(pixels), at_once):
-        part = alike[start : start + at_once]
-        at = to_device(part, pixels)
-        x = pixels.index_select(0, at).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        order, factor = plan.order[part], plan.factor[part]
-        for turn in order.T:
-            for number, adjust in enumerate((brightness_, contrast_, saturation_, hue_)):
-                change(x, turn == number, adjust, factor[:, number])
-        change(x, plan.gray[part], gray_)
-        change(x, plan.sigma[part] > 0, partial(blur_, radius=plan.radius), plan.sigma[part])
-        change(x, plan.solarize[part], solarize_)
-        x.sub_(shift).div_(scale)
-        if calls_are_cheap(x):
-            for row, image in zip(part, x, strict=True):
-                out[row] = image
-        else:
-            out[at] = x
+    for part in np.split(alike, range(0, len(alike), max(1, CACHE // pixels[0].numel()))[1:]):
+        images = _carry_out(pixels[torch.from_numpy(part)], plan, part, shift, scale)
+        for row, image in zip(part, images, strict=True):  # all at once is six times slower
+            out[row] = image
     return out
+
+
+def _carry_out(pixels: Tensor, plan: Plan, part: np.ndarray, shift: Tensor, scale: Tensor) -> Tensor:
+    """What is planned for the samples `part`, whose pixels these are."""
+    x = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    for turn in plan.order[part].T:
+        for number, adjust in enumerate((brightness_, contrast_, saturation_, hue_)):
+            change(x, turn == number, adjust, plan.factor[part, number])
+    change(x, plan.gray[part], gray_)
+    change(x, plan.sigma[part] > 0, partial(blur_, radius=plan.radius), plan.sigma[part])
+    change(x, plan.solarize[part], solarize_)
+    return x.sub_(shift).div_(scale)
 
 
 CACHE = 2**19

@@ -101,6 +101,11 @@ class ViewLoader:
                 raise UsageError(f"{images}: nothing to make a batch of")
             per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
             raise UsageError(f"{images}, fewer than one batch of {per}: choose a smaller batch size or add images")
+        values = 3 * batch_size * sum(crop.size**2 for crop in recipe.views)
+        self.notes: list[str] = []
+        if appearance and not _can_share(4 * values * 3 * workers):  # each worker has two batches ready, makes a third
+            appearance = None
+            self.notes.append("too little shared memory (/dev/shm): training finishes views itself")
         self.images = len(source)
         self._positions = _Positions(len(source), self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
         self._sizes = [crop.size for crop in recipe.views]
@@ -118,7 +123,6 @@ class ViewLoader:
             generator=torch.Generator(),
         )
         self._next: tuple[int, int] | None = None
-        self.notes: list[str] = []
         self._support: _SupportLoader | None = None
         if recipe.support:
             settings: dict[str, Any] = {
@@ -127,6 +131,7 @@ class ViewLoader:
                 "rank": rank,
                 "world_size": world_size,
                 "cache": cache,
+                "appearance": appearance and appearance.support,
             }
             self._support = _SupportLoader(source, recipe.support, self.steps_per_epoch, seed, **settings)
             self.notes.append(self._support.note)
@@ -329,9 +334,10 @@ class _Samples(Dataset):
             for view, crop in zip(pixels, views, strict=True):
                 view[row] = crop
         if self.appearance:
-            batch = replace(batch, pixels=_empty(len(flat), torch.float32))
+            cropped = replace(uint8, key=torch.from_numpy(key))
+            batch = replace(batch, pixels=_empty(values, torch.float32))
             with _one_thread():
-                self.appearance(uint8, epoch, out=[view.pixels for view in batch.unpack(sizes).views])
+                self.appearance(cropped, epoch, out=[view.pixels for view in batch.unpack(sizes).views])
         labels = self.source.labels
         return replace(batch, label=None if labels is None else labels[key % _AGAIN], skipped=tuple(skipped))
 
@@ -379,6 +385,16 @@ def _empty(values: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(values, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(values * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(storage)
+
+
+def _can_share(size: int) -> bool:
+    """Whether so many bytes would leave at least as many of the memory that processes can share (64 MB in a container
+    that was not told otherwise)."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (AttributeError, OSError):  # not Linux
+        return True
+    return 2 * size <= found.f_bavail * found.f_frsize
 
 
 @contextmanager

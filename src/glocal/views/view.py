@@ -22,7 +22,7 @@ class View:
     """A batch of crops. Points are (x, y); pixel i spans [i, i+1), so its centre is i + .5.
 
     Attributes:
-        pixels: (B, 3, h, w), uint8 out of the loader, normalised float after appearance.
+        pixels: (B, 3, h, w), uint8 as cropped, normalised float after appearance.
         affine: (B, 2, 3) float32, the map from crop pixels to source pixels: source = affine @ (x, y, 1).
         kept: (B, N) indices of the patches that are kept, or None for all.
         time: (B,) frame times in seconds, or None.
