@@ -72,6 +72,18 @@ def test_outputs_and_gradients_are_those_of_the_plain_convolution(size, options,
         assert error < 1.3 * usual  # bfloat16's own error
 
 
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 2, "dilation": 2}])
+def test_in_float32_they_are_the_same_to_rounding(options, counted):
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(256, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 256, 3, 3)
+    plain = learn(layer, x, dtype=None)
+    with SmallMaps():
+        changed = learn(layer, x, dtype=None)
+    assert len(counted) == 2
+    for ours, theirs in zip(changed, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("layer", "size", "dtype"),
     [
@@ -81,7 +93,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_convolution(size, options,
         (nn.Conv2d(256, 256, 3, groups=256, bias=False), 6, torch.bfloat16),
         (nn.Conv2d(256, 8, 3, padding="same", bias=False), 6, torch.bfloat16),
         (nn.Conv2d(256, 8, 1, bias=False), 6, torch.bfloat16),  # a product as it is
-        (nn.Conv2d(256, 8, 3, bias=False), 6, None),  # float32
+        (nn.Conv2d(256, 8, 3, bias=False), 6, None),  # a map of 4×4 in float32
         (nn.Conv2d(256, 8, 3, bias=False).requires_grad_(False), 6, torch.bfloat16),
     ],
 )
