@@ -21,6 +21,7 @@ from glocal.data.images import RawImage
 from glocal.errors import UsageError
 from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, multi_crop
 from glocal.views import loader as loading
+from glocal.views.samples import one_thread
 
 RECIPE = multi_crop(16, 1, 8)
 
@@ -130,7 +131,7 @@ def test_labelled_images_are_finished_by_workers_too(make_loader):
     appearance = Appearance(recipe, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), seed=1)
     plain = make_loader(noise(12, labels=True), recipe, batch_size=4, seed=1)
     finished = make_loader(noise(12, labels=True), recipe, batch_size=4, seed=1, appearance=appearance)
-    with loading._one_thread():
+    with one_thread():
         for a, b in zip(plain.epoch(2), finished.epoch(2), strict=True):
             assert b.support.views[0].pixels.dtype == torch.float32
             assert_equal(appearance(a, 2).support, b.support)
@@ -139,7 +140,7 @@ def test_labelled_images_are_finished_by_workers_too(make_loader):
 
 def test_where_little_memory_can_be_shared_views_come_unfinished_and_it_is_said(make_loader, monkeypatch):
     appearance = Appearance(RECIPE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), seed=1)
-    monkeypatch.setattr(loading, "_can_share", lambda size: size < 1000)
+    monkeypatch.setattr(loading, "can_share", lambda size: size < 1000)
     poor = make_loader(noise(10), RECIPE, batch_size=4, seed=1, workers=1, appearance=appearance)
     assert next(iter(poor.epoch(0))).views[0].pixels.dtype == torch.uint8
     assert "/dev/shm" in poor.notes[0]

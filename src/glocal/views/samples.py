@@ -1,0 +1,186 @@
+"""What a loader's worker does: from sample ids to one batch of views."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from glocal import random
+from glocal.data.source import ImageSource, Unreadable
+from glocal.errors import UsageError
+from glocal.views.appearance import Appearance
+from glocal.views.cache import PixelCache
+from glocal.views.geometry import crop_affine, cut, draw_boxes, needed_scale, place_boxes, reduction, whole_boxes
+from glocal.views.recipe import Recipe
+from glocal.views.view import Batch, View
+
+ATTEMPTS = 32
+"""Unreadable images in a row, for one place in a batch, after which the collection is called broken."""
+AGAIN = 2**40
+"""Random numbers are drawn by a key: the sample id, plus this for each time that it came before in the epoch."""
+
+
+@dataclass
+class Packed:
+    """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms.
+
+    Attributes:
+        pixels: flat uint8 or float32, the views (B, size, size, 3) one after the other.
+        affine: (V, B, 2, 3) float32.
+        key: (B,) int64.
+        label: (B,) int64, or None.
+        skipped: see `Batch`.
+    """
+
+    pixels: Tensor
+    affine: np.ndarray
+    key: np.ndarray
+    label: np.ndarray | None
+    skipped: tuple[tuple[int, str], ...]
+
+    def unpack(self, sizes: list[int]) -> Batch:
+        """The batch, its views of these sides in pixels; nothing is copied."""
+        images = len(self.key)
+        parts = self.pixels.split([images * size * size * 3 for size in sizes])
+        return Batch(
+            views=[
+                View(part.view(images, size, size, 3).permute(0, 3, 1, 2), torch.from_numpy(affine))
+                for part, size, affine in zip(parts, sizes, self.affine, strict=True)
+            ],
+            index=torch.from_numpy(self.key % AGAIN),
+            key=torch.from_numpy(self.key),
+            label=None if self.label is None else torch.from_numpy(self.label),
+            skipped=self.skipped,
+        )
+
+    def pin_memory(self) -> Packed:
+        """For DataLoader: page-locked pixels copy to the GPU without waiting."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+@dataclass
+class Samples(Dataset):
+    """(epoch, keys) → batch. Errors are returned, not raised: DataLoader would wrap them in their traceback."""
+
+    source: ImageSource
+    recipe: Recipe
+    seed: int
+    cache: PixelCache | None
+    among: np.ndarray | None
+    appearance: Appearance | None
+
+    def __getitem__(self, position: tuple[int, np.ndarray]) -> Packed | Exception:
+        try:
+            return self._batch(*position)
+        except UsageError as error:
+            return error
+        except Exception as error:
+            return _portable(error)
+
+    def _batch(self, epoch: int, wanted: np.ndarray) -> Packed:
+        images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
+        values = images * 3 * sum(size * size for size in sizes)
+        flat = torch.empty(values, dtype=torch.uint8) if self.appearance else _empty(values, torch.uint8)
+        key = np.empty(images, dtype=np.int64)
+        affine = np.empty((len(sizes), images, 2, 3), dtype=np.float32)
+        skipped: list[tuple[int, str]] = []
+        batch = Packed(flat, affine, key, None, ())
+        pixels = [view.pixels.permute(0, 2, 3, 1) for view in batch.unpack(sizes).views]
+        draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=wanted)
+        for row, one in enumerate(wanted.tolist()):
+            key[row], views, affine[:, row] = self._sample(epoch, one, draws[row], skipped)
+            for view, crop in zip(pixels, views, strict=True):
+                view[row] = crop
+        if self.appearance:
+            finished = replace(batch, pixels=_empty(values, torch.float32))
+            with one_thread():
+                out = [view.pixels for view in finished.unpack(sizes).views]
+                self.appearance(batch.unpack(sizes), epoch, out=out)
+            batch = finished
+        labels = self.source.labels
+        return replace(batch, label=None if labels is None else labels[key % AGAIN], skipped=tuple(skipped))
+
+    def _sample(
+        self, epoch: int, wanted: int, draws: np.ndarray, skipped: list[tuple[int, str]]
+    ) -> tuple[int, list[Tensor], np.ndarray]:
+        """The key of the sample really used, its crops, and their maps (V, 2, 3)."""
+        key = wanted
+        for attempt in range(ATTEMPTS):
+            try:
+                return key, *self._views(key % AGAIN, draws)
+            except Unreadable as error:
+                skipped.append((key % AGAIN, str(error)))
+                draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
+                key = int(draw[0] * len(self.source if self.among is None else self.among))
+                key = key if self.among is None else int(self.among[key])
+                draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=np.array([key]))[0]
+        last, reason = skipped[-1]
+        raise UsageError(
+            f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being {self.source.key(last)} "
+            f"({reason}): check that these are images and complete"
+        )
+
+    def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+        crops = self.recipe.views
+        sizes = [crop.size for crop in crops]
+        if self.cache is not None:
+            boxes, flips = place_boxes(crops, draws, *self.cache.size(sample))
+            pixels, shrink = self.cache.read(sample)
+        else:
+            image = self.source.open(sample)
+            boxes, flips = place_boxes(crops, draws, *image.size)
+            pixels = torch.from_numpy(image.decode(needed_scale(boxes, sizes)))
+            shrink = reduction(image.size, (pixels.shape[1], pixels.shape[0]))
+        whole = whole_boxes(boxes, shrink, pixels.shape[1], pixels.shape[0])
+        cuts = cut(pixels, whole, sizes)
+        views = [crop.flip(1) if flip else crop for crop, flip in zip(cuts, flips, strict=True)]
+        home = whole / np.tile(shrink, 2)
+        return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in an order that depends on nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _portable(error: Exception) -> Exception:
+    """The same error with its traceback as a note, which travels between processes; else a RuntimeError of its text."""
+    trace = traceback.format_exc()
+    with suppress(Exception):
+        error.add_note(trace)
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    return RuntimeError(trace)
+
+
+def _empty(values: int, dtype: torch.dtype) -> Tensor:
+    """A tensor (values,); of a worker, in memory that it shares with the main process: to send it is no copy."""
+    if get_worker_info() is None:
+        return torch.empty(values, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(values * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage)
+
+
+def can_share(size: int) -> bool:
+    """Whether so many bytes would leave at least as many of the memory that processes can share (64 MB in a container
+    that was not told otherwise)."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (AttributeError, OSError):  # not Linux
+        return True
+    return 2 * size <= found.f_bavail * found.f_frsize
