@@ -156,7 +156,7 @@ def test_two_processes_train_as_one(tmp_path: Path):
         torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["method"] for name in ways
     )
     for name, value in one.items():
-        # roundings that a ReLU tips over grow in three steps; with statistics of its own batch alone they differ by half
+        # roundings that a ReLU tips over grow in three steps; without joined statistics they would differ by half
         off = (two[name] - value).double().norm() / value.double().norm().clamp_min(1e-12)
         assert off < (1e-3 if value.ndim > 1 else 0.03), name
         assert torch.equal(two[name], run[name]), name
