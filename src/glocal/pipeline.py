@@ -114,6 +114,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     )
     pixels = _pixel_cache(fabric, plan, source, method.recipe, resume=resume)
     _compile(fabric, plan, method, steps, resume=resume)
+    appearance = Appearance(method.recipe, encoder.mean, encoder.std, config["seed"])
     loader = ViewLoader(
         source,
         method.recipe,
@@ -124,7 +125,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         cache=pixels,
-        appearance=Appearance(method.recipe, encoder.mean, encoder.std, config["seed"]) if on_cpu else None,
+        appearance=appearance if on_cpu else None,
     )
     plan.notes += loader.notes
     if main and not resume:
@@ -137,6 +138,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         fabric,
         method,
         loader,
+        appearance,
         run,
         optimization=optimization,
         schedule=schedule,

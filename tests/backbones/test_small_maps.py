@@ -115,10 +115,20 @@ def test_a_backbone_trains_so_and_is_evaluated_as_before(counted):
     assert sorted(counted) == [(3, 3)] * 10 + [(6, 6)] * 3
 
 
-def test_outputs_can_be_changed_in_place():
+def test_a_second_derivative_is_refused(counted):
+    layer, x = nn.Conv2d(256, 8, 3, bias=False), torch.randn(2, 256, 5, 5, requires_grad=True)
+    with SmallMaps():
+        (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    assert counted
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_outputs_can_be_changed_in_place(counted):
     layer, x = nn.Conv2d(256, 8, 3, bias=False), torch.randn(2, 256, 5, 5)
     with SmallMaps():
         ours = learn(nn.Sequential(layer, nn.ReLU(inplace=True)), x)
+    assert len(counted) == 2
     for a, b in zip(ours, learn(nn.Sequential(layer, nn.ReLU(inplace=True)), x), strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=2e-2)
 

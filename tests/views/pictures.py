@@ -34,9 +34,6 @@ class Pictures:
             raise image
         return EncodedImage(image) if isinstance(image, bytes) else RawImage(image)
 
-    def mask(self, i: int) -> np.ndarray:
-        raise NotImplementedError
-
 
 def noise(count: int, labels: bool = False) -> Pictures:
     """Smooth random images of various small sizes."""

@@ -21,7 +21,7 @@ from glocal.data.images import RawImage
 from glocal.errors import UsageError
 from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, multi_crop
 from glocal.views import loader as loading
-from glocal.views.samples import one_thread
+from glocal.views.samples import can_share, one_thread
 
 RECIPE = multi_crop(16, 1, 8)
 
@@ -113,17 +113,16 @@ def test_workers_carry_out_the_appearance_that_the_main_process_would(make_loade
     options = {"batch_size": 4, "seed": 1}
     plain, here = make_loader(images, RECIPE, **options), make_loader(images, RECIPE, appearance=appearance, **options)
     there = make_loader(images, RECIPE, appearance=appearance, workers=2, **options)
-    threads = torch.get_num_threads()
     for epoch in (0, 1):
         for unfinished, *finished in zip(*(loader.epoch(epoch) for loader in (plain, here, there)), strict=True):
-            torch.set_num_threads(1)
-            expected = appearance(unfinished, epoch)
-            torch.set_num_threads(threads)
+            threads = torch.get_num_threads()
+            with one_thread():
+                expected = appearance(unfinished, epoch)
+            assert torch.get_num_threads() == threads
             assert expected.views[0].pixels.dtype == torch.float32
             for batch in finished:
                 assert_equal(batch, expected)
                 assert all(v.pixels.is_contiguous(memory_format=torch.channels_last) for v in batch.views)
-    assert torch.get_num_threads() == threads
 
 
 def test_labelled_images_are_finished_by_workers_too(make_loader):
@@ -144,6 +143,12 @@ def test_where_little_memory_can_be_shared_views_come_unfinished_and_it_is_said(
     poor = make_loader(noise(10), RECIPE, batch_size=4, seed=1, workers=1, appearance=appearance)
     assert next(iter(poor.epoch(0))).views[0].pixels.dtype == torch.uint8
     assert "/dev/shm" in poor.notes[0]
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="where Linux keeps what is shared")
+def test_what_can_be_shared_is_asked_of_the_system():
+    assert can_share(0)
+    assert not can_share(2**60)
 
 
 def test_ranks_joined_are_one_process_with_the_whole_batch():

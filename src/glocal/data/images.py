@@ -18,7 +18,7 @@ from glocal.data.source import Unreadable
 
 try:
     import simplejpeg
-except ImportError:  # Pillow does the same more slowly
+except ImportError:  # a checkout that was not installed: Pillow does the same more slowly
     simplejpeg = None
 
 _KINDS = "jpg jpeg jpe jfif mpo png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif"
@@ -93,7 +93,7 @@ def _pixels(image: ImageFile.ImageFile, data: bytes, scale: float) -> np.ndarray
 
 
 def _turbo(data: bytes, width: int, height: int) -> np.ndarray | None:
-    """A colour JPEG, reduced to this size: Pillow's pixels in three quarters of its time. None: not without flaws."""
+    """A colour JPEG, reduced to this size: Pillow's pixels in less time. None: not without flaws."""
     if simplejpeg is None:
         return None
     try:

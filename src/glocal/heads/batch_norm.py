@@ -60,8 +60,7 @@ class _BatchNormAct(BatchNorm):
 class _Joined(torch.autograd.Function):
     """Normalised x, and mean (C,), biased variance (C,) and number () of the values of each channel over all processes.
 
-    PyTorch's own kernels, told the joined statistics, do all passes over x, of which nothing but x itself is kept; a
-    chain of differentiable operations would keep three copies in float32, and took three times as long.
+    PyTorch's own kernels, told the joined statistics, do all passes over x, of which nothing but x itself is kept.
     """
 
     @staticmethod

@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     """Keep what tensors free for the next ones, for the rest of this process and its forks. glibc's; elsewhere nothing.
 
     A training step on a CPU frees and allocates the same hundreds of megabytes over and over. glibc returns them to the
-    system and gets them back page by page, each page zeroed: 50,000 page faults a step of a ResNet-18 at batch 64, a
-    tenth of its time. Kept, there are none, and the process's peak is the same; it only stays there between steps.
+    system and gets them back page by page, each page zeroed: tens of thousands of page faults a step of a ResNet-18.
+    Kept, there are none; in return the process stays at its peak between steps.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

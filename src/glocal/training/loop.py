@@ -67,6 +67,7 @@ def fit(
     fabric: Fabric,
     method: Any,
     loader: ViewLoader,
+    appearance: Appearance,
     run: Path,
     *,
     optimization: Optimization,
@@ -82,6 +83,7 @@ def fit(
         fabric: launched; says devices, processes and precision.
         method: see `glocal.methods`.
         loader: batches of `schedule.batch_size / schedule.accumulate` images of this process.
+        appearance: of the views that the loader has not finished.
         run: the run's directory.
         optimization: optimiser and schedule shape.
         schedule: lengths and sizes.
@@ -96,7 +98,6 @@ def fit(
     Raises:
         TrainingStopped: with a diagnosis; `Interrupted` on Ctrl-C.
     """
-    appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, seed)
     steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
     total_steps = schedule.epochs * steps_per_epoch
     if schedule.max_steps is not None:

@@ -99,7 +99,8 @@ class ViewLoader:
             raise UsageError(f"{images}, fewer than one batch of {per}: choose a smaller batch size or add images")
         values = 3 * batch_size * sum(crop.size**2 for crop in recipe.views)
         self.notes: list[str] = []
-        if appearance and not can_share(4 * values * 3 * workers):  # each worker has two batches ready, makes a third
+        # each worker has two batches ready, and makes a third
+        if appearance and not can_share(4 * values * 3 * workers * world_size):
             appearance = None
             self.notes.append("too little shared memory (/dev/shm): training finishes views itself")
         self.images = len(source)
