@@ -27,7 +27,7 @@ from benchmarks.pretrain import pretrain_until
 from glocal.backbones import Backbone
 from glocal.heads import projector
 from glocal.methods import method_class
-from glocal.training.logbook import Logbook
+from glocal.training.logger import RunLogger
 from glocal.views import Appearance, ViewLoader
 
 STEPS = 9
@@ -136,8 +136,8 @@ def profiled(case: Case, folder: Path) -> dict[str, Any]:
             (Backbone, "forward", "encoder"),
             (_FabricOptimizer, "step", "optimizer"),
             (torch.optim.Optimizer, "zero_grad", "zero_grad"),
-            (Logbook, "record", "logging"),
-            (Logbook, "show", "logging"),
+            (RunLogger, "record", "logging"),
+            (RunLogger, "show", "logging"),
         ):
             patches.enter_context(patch.object(owner, name, _method(ledger.timed(part, getattr(owner, name)))))
         patches.enter_context(patch(f"{module}.{loss}", ledger.timed("loss", _imported(module, loss))))

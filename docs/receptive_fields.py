@@ -17,8 +17,8 @@ from matplotlib.patches import Circle
 from torch import nn
 
 from glocal.backbones import build_backbone, list_backbones, load_encoder
+from glocal.backbones.receptive_field import EffectiveField, effective_receptive_field, receptive_field
 from glocal.data import open_source
-from glocal.diagnostics import EffectiveField, effective_receptive_field, receptive_field
 from glocal.evaluation.extract import normalise
 from glocal.report.photographs import choose, load
 
@@ -36,7 +36,7 @@ and the max-pooling alone, at the parameters of the standard ResNet; BagNets (Br
 
 ```python
 from glocal.backbones import build_backbone
-from glocal.diagnostics import effective_receptive_field, receptive_field
+from glocal.backbones.receptive_field import effective_receptive_field, receptive_field
 
 receptive_field(build_backbone("rf99_resnet50"))  # ReceptiveField(size=99, stride=4, offset=0.5)
 ```

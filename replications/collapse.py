@@ -37,8 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.data import open_source
-from glocal.diagnostics import rankme, spread
 from glocal.evaluation.extract import extract
+from glocal.evaluation.rank import rankme, spread
 from glocal.features import Features
 from glocal.losses.distillation import teacher_distribution
 from glocal.methods import BYOL, DINO, SwAV, VICReg, encode

@@ -33,14 +33,14 @@ from glocal.clustering import kmeans, whiten
 from glocal.data import open_source
 from glocal.evaluation.extract import extract
 from glocal.methods import DeepCluster
-from glocal.views import Bank, EpochPlan
+from glocal.views import EpochPlan, PlainImages
 from replications.protocol import Arm, Claim, Score, claims_table, place, replicate, run_arm
 
 
 class PlainOrder(DeepCluster):
     """DeepCluster that serves every image once an epoch."""
 
-    def before_epoch(self, bank: Bank) -> EpochPlan:
+    def before_epoch(self, bank: PlainImages) -> EpochPlan:
         return replace(super().before_epoch(bank), order=None)
 
 

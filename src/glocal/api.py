@@ -10,7 +10,7 @@ from glocal.errors import UsageError
 
 if TYPE_CHECKING:
     from glocal.backbones import Backbone
-    from glocal.handover.embed import Embeddings
+    from glocal.exporters.embed import Embeddings
 
 
 def pretrain(
@@ -35,7 +35,7 @@ def pretrain(
     lr: float | None = None,
     weight_decay: float | None = None,
     warmup_epochs: float | None = None,
-    trust: float | None = None,
+    trust_coefficient: float | None = None,
     clip: float = 0.0,
     accelerator: str = "auto",
     devices: int = 1,
@@ -78,7 +78,7 @@ def pretrain(
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.
         warmup_epochs: epochs of linear warm-up, at most a tenth of the run.
-        trust: LARS's η.
+        trust_coefficient: LARS's η.
         clip: largest gradient norm; 0 for none.
         accelerator: "auto", "cpu", "cuda" or "mps".
         devices: processes on this machine (distributed data parallel); torchrun's own numbers under torchrun.
@@ -283,7 +283,7 @@ def embed(
         The file, or the embeddings.
     """
     from glocal.data import open_source
-    from glocal.handover.embed import embed_source
+    from glocal.exporters.embed import embed_source
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
@@ -316,7 +316,7 @@ def export(
     Returns:
         What was written.
     """
-    from glocal.handover import export_encoder
+    from glocal.exporters import export_encoder
     from glocal.pipeline import encoder_card
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder

@@ -16,14 +16,12 @@ class Features:
         tokens: (B, N, D), one vector per location, in row-major order where they fill a grid.
         positions: (N, 2) or (B, N, 2), where each token looks, (x, y) in crop pixels (pixel i spans [i, i+1)).
         grid: (H, W) with H·W = N where the tokens fill a grid, else None.
-        mask: (B, N) bool, True where a token is real, or None when all are.
     """
 
     pooled: Tensor
     tokens: Tensor
     positions: Tensor
     grid: tuple[int, int] | None = None
-    mask: Tensor | None = None
 
     @property
     def dense(self) -> Tensor:

@@ -17,7 +17,6 @@ from lightning.fabric.strategies import DDPStrategy
 from glocal.backbones import Backbone, build_backbone, save_encoder
 from glocal.data import describe, open_source
 from glocal.diagnostics import diagnose
-from glocal.diagnostics.watch import Watch
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
 from glocal.heads import sync_batch_norms
@@ -28,6 +27,7 @@ from glocal.report.records import is_score
 from glocal.training import Monitor, Schedule, TrainingStopped, fit, read_metrics
 from glocal.training.allocation import keep_freed_memory
 from glocal.training.compilation import worth_compiling
+from glocal.training.online_eval import OnlineEval
 from glocal.training.plan import Plan, decide_momentum, decide_optimization, decide_sizes, finer_stride
 from glocal.training.precision import precision_arguments
 from glocal.training.run import environment, new_run, read_config, write_config
@@ -85,7 +85,7 @@ def check(config: dict[str, Any]) -> None:
     }.items():
         if config[name] is not None and config[name] < least:
             raise UsageError(f"--{name.replace('_', '-')} {config[name]} is too small; it must be at least {least}")
-    for name in ("lr", "weight_decay", "warmup_epochs", "trust", "clip", "drop_path"):
+    for name in ("lr", "weight_decay", "warmup_epochs", "trust_coefficient", "clip", "drop_path"):
         if config[name] is not None and not 0 <= config[name] < float("inf"):
             raise UsageError(f"--{name.replace('_', '-')} {config[name]} must be a finite number of at least 0")
     for name in ("devices", "num_nodes"):
@@ -121,7 +121,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
         batch_size=config["batch_size"] // config["accumulate"],
         seed=config["seed"],
         workers=config["workers"],
-        yielding=on_cpu,
+        low_priority=on_cpu,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         cache=pixels,
@@ -226,7 +226,7 @@ def _build(plan: Plan, cls: Any, *, resume: bool) -> tuple[Backbone, Any]:
 
 def _monitor(run: Path, source: Any, config: dict[str, Any]) -> Monitor:
     """What looks at the encoder during training, and stops a collapse."""
-    watch = Watch(source, image_size=config["image_size"], seed=config["seed"])
+    watch = OnlineEval(source, image_size=config["image_size"], seed=config["seed"])
 
     def monitor(encoder: Any, epoch: int) -> dict[str, float]:
         numbers = watch(encoder, epoch)

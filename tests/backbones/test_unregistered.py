@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glocal.backbones import build_backbone
-from glocal.diagnostics import receptive_field
+from glocal.backbones.receptive_field import receptive_field
 from glocal.errors import UsageError
 
 NAME = "replications.thin_resnet:thin_rf79"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.cluster.vq import kmeans2
 
-from glocal.clustering import balanced_order, hierarchical_kmeans, kmeans, nearest, whiten
+from glocal.clustering import assign, balanced_order, hierarchical_kmeans, kmeans, whiten
 from glocal.clustering.kmeans import _first_centroids, split_empty
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
@@ -56,7 +56,7 @@ def test_spherical_centroids_are_mean_directions():
 def test_after_a_split_no_cluster_is_empty():
     x, _ = blobs()
     centroids = torch.cat([x[:2], torch.full((6, 6), 100.0)])
-    counts = torch.bincount(nearest(x, centroids), minlength=8)
+    counts = torch.bincount(assign(x, centroids), minlength=8)
     assert (counts == 0).sum() == 6
     split, halves = split_empty(centroids, counts, seed=0)
     assert halves.min() > 0

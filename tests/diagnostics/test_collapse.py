@@ -63,12 +63,12 @@ def test_nan_features():
 def test_no_alarm_at_random_initialisation(backbone):
     from glocal.backbones import build_backbone
     from glocal.data import PartsWorld
-    from glocal.diagnostics.watch import Watch
+    from glocal.training.online_eval import OnlineEval
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = build_backbone(backbone, image_size=64).eval()
-    watch = Watch(PartsWorld(24, 64), image_size=64, seed=0)
+    watch = OnlineEval(PartsWorld(24, 64), image_size=64, seed=0)
     pooled, dense, _ = watch.features(encoder)
     assert check_features(pooled, dense) is None
 

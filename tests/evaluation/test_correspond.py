@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from glocal.evaluation import Exam, find_task
+from glocal.evaluation import EvalContext, find_task
 from glocal.evaluation.correspond import CROP, carry, match_errors
 from glocal.features import Features
 from glocal.views import View, grid_centers
@@ -47,7 +47,7 @@ def maps_of_places(count=12, width=120, height=90):
 
 def scores_of(encoder, made, **options):
     source = made.ArraySource(maps_of_places())
-    return find_task("correspond")(Exam(encoder, source, source, 64, batch_size=5), **options)
+    return find_task("correspond")(EvalContext(encoder, source, source, 64, batch_size=5), **options)
 
 
 def test_features_of_the_true_place_match_nearly_always_flips_included(made):
@@ -86,7 +86,7 @@ def test_a_pure_function_of_the_seed(made):
     first, again = scores_of(Where(), made, images=6), scores_of(Where(), made, images=6)
     assert first == again
     other = made.ArraySource(maps_of_places())
-    assert find_task("correspond")(Exam(Where(), other, other, 64, seed=1), images=6) != first
+    assert find_task("correspond")(EvalContext(Where(), other, other, 64, seed=1), images=6) != first
 
 
 def test_carry_inverts_the_other_crops_map():

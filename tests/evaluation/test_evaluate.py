@@ -132,10 +132,10 @@ def test_pixels_ignore_brightness_and_contrast():
 
 def test_clothing_pixels_beat_chance(clothing):
     from glocal.data import open_source
-    from glocal.evaluation import Exam
+    from glocal.evaluation import EvalContext
     from glocal.evaluation.split import spread_over
 
     train, test = (spread_over(open_source(clothing, split=s), n) for s, n in (("train", 300), ("test", 100)))
-    exam = Exam(Pixels(), train, test, 32)
-    assert find_task("knn")(exam)["top1"] > 0.2
-    assert find_task("linear")(exam, epochs=5)["top1"] > 0.2
+    context = EvalContext(Pixels(), train, test, 32)
+    assert find_task("knn")(context)["top1"] > 0.2
+    assert find_task("linear")(context, epochs=5)["top1"] > 0.2

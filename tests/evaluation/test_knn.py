@@ -3,8 +3,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 import glocal.evaluation.knn as file
-from glocal.evaluation import Exam, find_task
-from glocal.evaluation.knn import knn_predict, nearest
+from glocal.evaluation import EvalContext, find_task
+from glocal.evaluation.knn import knn_predict, nearest_neighbours
 
 
 def features(count, seed, dim=8):
@@ -24,10 +24,10 @@ def test_equals_scikit_learns_weighted_vote():
 
 def test_blocks_change_nothing(monkeypatch):
     bank, queries = features(57, 0), features(23, 1)
-    whole = nearest(queries, bank, 7)
+    whole = nearest_neighbours(queries, bank, 7)
     monkeypatch.setattr(file, "_ROWS", 5)
     monkeypatch.setattr(file, "_COLUMNS", 4)  # fewer than k
-    parts = nearest(queries, bank, 7)
+    parts = nearest_neighbours(queries, bank, 7)
     torch.testing.assert_close(parts[0], whole[0])
     assert torch.equal(parts[1], whole[1])
 
@@ -35,8 +35,10 @@ def test_blocks_change_nothing(monkeypatch):
 def test_more_neighbours_than_images_uses_all(made):
     images, labels = made.coloured(6, 0)
     test_images, test_labels = made.coloured(9, 1)
-    exam = Exam(made.Cells(), made.ArraySource(images, labels), made.ArraySource(test_images, test_labels), 32)
-    scores = find_task("knn")(exam, k=50)
+    context = EvalContext(
+        made.Cells(), made.ArraySource(images, labels), made.ArraySource(test_images, test_labels), 32
+    )
+    scores = find_task("knn")(context, k=50)
     assert scores["k"] == 6
     assert scores["top1"] == 1.0
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from glocal.evaluation import Exam, find_task
+from glocal.evaluation import EvalContext, find_task
 from glocal.evaluation.linear import Training, linear_probe, train_probes
 from glocal.evaluation.probe import Probes, Standardise, best
 
@@ -65,7 +65,7 @@ def test_long_training_reaches_logistic_regression():
 def exam_of(made, train_labels=None, test_labels=None):
     (a, la), (b, lb) = made.coloured(60, 0), made.coloured(30, 1)
     train = made.ArraySource(a, la if train_labels is None else train_labels)
-    return Exam(made.Cells(), train, made.ArraySource(b, lb if test_labels is None else test_labels), 32)
+    return EvalContext(made.Cells(), train, made.ArraySource(b, lb if test_labels is None else test_labels), 32)
 
 
 def test_separable_images_are_separated(made):
@@ -99,10 +99,10 @@ def test_balanced_is_the_mean_recall_of_the_classes(made):
     claimed = labels[few].copy()
     claimed[-1] = 0  # an image of class 2 called 0
     (a, la) = made.coloured(60, 0)
-    exam = Exam(
+    context = EvalContext(
         made.Cells(), made.ArraySource(a, la), made.ArraySource(images[few], claimed, classes=["0", "1", "2"]), 32
     )
-    scores = find_task("linear")(exam, epochs=10)
+    scores = find_task("linear")(context, epochs=10)
     assert scores["top1"] == pytest.approx(5 / 6)
     assert scores["balanced"] == pytest.approx((4 / 5 + 1) / 2)
 

@@ -7,21 +7,21 @@ import torch
 from torch import nn
 
 from glocal.backbones import build_backbone
-from glocal.diagnostics.rank import similarity_within
 from glocal.errors import UsageError
-from glocal.evaluation import Exam, all_tasks, evaluate_encoder, find_task, possible_tasks
+from glocal.evaluation import EvalContext, all_tasks, evaluate_encoder, find_task, possible_tasks
 from glocal.evaluation.attack import differentiable, fgsm, pgd
 from glocal.evaluation.classify import Classifier
 from glocal.evaluation.internal import find_stage, masked
+from glocal.evaluation.rank import similarity_within
 from glocal.evaluation.redundancy import pearson, similarity_of_cells
 
 ON_REQUEST = ["robustness", "internal", "attack", "crops", "redundancy"]
 
 
 @pytest.fixture
-def exam(made):
+def context(made):
     (a, la), (b, lb) = made.coloured(60, 0), made.coloured(30, 1)
-    return Exam(made.Cells(), made.ArraySource(a, la), made.ArraySource(b, lb), 32, batch_size=16)
+    return EvalContext(made.Cells(), made.ArraySource(a, la), made.ArraySource(b, lb), 32, batch_size=16)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def resnet(made):
         torch.manual_seed(0)
         encoder = build_backbone("test_resnet", image_size=32, pool="mean").eval()
     (a, la), (b, lb) = made.coloured(40, 0), made.coloured(20, 1)
-    return Exam(encoder, made.ArraySource(a, la), made.ArraySource(b, lb), 32, batch_size=16)
+    return EvalContext(encoder, made.ArraySource(a, la), made.ArraySource(b, lb), 32, batch_size=16)
 
 
 def test_they_run_on_request_only_and_write_flat_numbers(made, tmp_path):
@@ -59,8 +59,8 @@ def test_clean_accuracy_is_that_of_the_linear_task(resnet):
     assert find_task("crops")(resnet, areas=[1.0])["area_1"] == expected
 
 
-def test_means_and_drop_are_those_of_the_table(exam):
-    scores = find_task("robustness")(exam, corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=12)
+def test_means_and_drop_are_those_of_the_table(context):
+    scores = find_task("robustness")(context, corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=12)
     table = np.array(list(scores["table"].values()))
     assert table.shape == (2, 2)
     assert scores["images"] == 12
@@ -69,15 +69,15 @@ def test_means_and_drop_are_those_of_the_table(exam):
     assert scores["severity_5"] == pytest.approx(table[:, 1].mean())
     assert scores["relative_drop"] == pytest.approx((scores["clean"] - table.mean()) / scores["clean"])
     assert scores["benchmark_size"] == 32
-    again = find_task("robustness")(exam, corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=12)
+    again = find_task("robustness")(context, corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=12)
     assert again == scores
 
 
-def test_each_corrupted_set_passes_the_encoder_once(exam):
-    find_task("linear")(exam)
+def test_each_corrupted_set_passes_the_encoder_once(context):
+    find_task("linear")(context)
     calls = []
-    exam.encoder.register_forward_hook(lambda *_: calls.append(1))
-    find_task("robustness")(exam, corruptions=["contrast", "fog"], severities=[1, 2, 3])
+    context.encoder.register_forward_hook(lambda *_: calls.append(1))
+    find_task("robustness")(context, corruptions=["contrast", "fog"], severities=[1, 2, 3])
     assert len(calls) == (1 + 6) * 2  # 30 images are two batches
 
 
@@ -162,8 +162,10 @@ def test_a_crop_is_the_central_part_of_the_photograph(made):
     inner = slice(11, 29)
     rim[:, inner, inner] = images[:, inner, inner]
     encoder = made.Cells()
-    exam = Exam(encoder, made.ArraySource(images[:30], labels[:30]), made.ArraySource(rim[30:], labels[30:]), 32)
-    scores = find_task("crops")(exam, areas=(0.1, 1.0))
+    context = EvalContext(
+        encoder, made.ArraySource(images[:30], labels[:30]), made.ArraySource(rim[30:], labels[30:]), 32
+    )
+    scores = find_task("crops")(context, areas=(0.1, 1.0))
     assert scores["area_0.1"] == 1.0
     assert scores["area_0.1"] >= scores["area_1"]
 
@@ -185,7 +187,7 @@ def test_redundancy_of_plain_images_is_one(made):
     from glocal.views import Crop
 
     scores = find_task("redundancy")(
-        Exam(made.Cells(), made.ArraySource(plain), made.ArraySource(plain), 32), crop=Crop(0, scale=(0.5, 1.0))
+        EvalContext(made.Cells(), made.ArraySource(plain), made.ArraySource(plain), 32), crop=Crop(0, scale=(0.5, 1.0))
     )
     assert scores["local"] == pytest.approx(1, abs=1e-5)
     assert scores["global"] <= 1 + 1e-6
@@ -216,16 +218,16 @@ def test_redundancy_of_plain_images_is_one(made):
         ("crops", {"areas": [1.0, 1.01]}, "crops: areas holds 1.01;"),
     ],
 )
-def test_options_that_cannot_be_are_told_before_any_work(exam, monkeypatch, name, options, said):
-    monkeypatch.setattr(type(exam), "extract", lambda *_, **__: pytest.fail("features were extracted"))
-    exam.encoder.register_forward_pre_hook(lambda *_: pytest.fail("an image passed the encoder"))
+def test_options_that_cannot_be_are_told_before_any_work(context, monkeypatch, name, options, said):
+    monkeypatch.setattr(type(context), "extract", lambda *_, **__: pytest.fail("features were extracted"))
+    context.encoder.register_forward_pre_hook(lambda *_: pytest.fail("an image passed the encoder"))
     with pytest.raises(UsageError, match="^" + re.escape(said)):
-        find_task(name)(exam, **options)
+        find_task(name)(context, **options)
 
 
 def test_a_map_of_one_cell_has_no_redundancy(made):
     encoder, source = made.Cells(), made.ArraySource(made.coloured(4, 0)[0])
     encoder.stride = 32
     with pytest.raises(UsageError, match="one cell at 32 px; give a larger image size"):
-        find_task("redundancy")(Exam(encoder, source, source, 32))
-    assert -1 <= find_task("redundancy")(Exam(encoder, source, source, 64))["local"] <= 1
+        find_task("redundancy")(EvalContext(encoder, source, source, 32))
+    assert -1 <= find_task("redundancy")(EvalContext(encoder, source, source, 64))["local"] <= 1

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from glocal.errors import UsageError
-from glocal.evaluation import Exam, find_task
+from glocal.evaluation import EvalContext, find_task
 from glocal.evaluation.probe import Probes, Standardise
 from glocal.evaluation.segment import IGNORE, Classes, Scenes, confusion, count_confusions, iou, statistics
 
@@ -82,7 +82,7 @@ def exam_of(made, train_masks=None, test_masks=None, **options):
     (a, ma), (b, mb) = made.blocks(20, 0), made.blocks(10, 1)
     train = made.Scenes(a, ma if train_masks is None else train_masks, **options)
     test = made.Scenes(b, mb if test_masks is None else test_masks, **options)
-    return Exam(made.Cells(), train, test, 32)
+    return EvalContext(made.Cells(), train, test, 32)
 
 
 LEGEND = {"mask_classes": ["left", "right", *"23456", "void"], "ignore_index": 7}
@@ -122,7 +122,7 @@ def test_camvid_above_a_constant_answer(camvid, made):
     from glocal.evaluation.split import spread_over
 
     train, test = (spread_over(open_source(camvid, split=s), 24) for s in ("train", "test"))
-    scores = find_task("segment")(Exam(Pixels(stride=8), train, test, 64), steps=200, batch_size=256)
+    scores = find_task("segment")(EvalContext(Pixels(stride=8), train, test, 64), steps=200, batch_size=256)
     assert len(scores["iou"]) == 11
     assert 0.1 < scores["miou"] < 0.5
     assert scores["pixel_accuracy"] > 0.4

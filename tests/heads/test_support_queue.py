@@ -13,7 +13,7 @@ def pushed(*sizes):
     rows = torch.randn(sum(sizes), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for part in rows.split(sizes):
         queue.push(part.chunk(world_size())[rank()])
-    return queue.embeddings, F.normalize(rows), queue.nearest(2 * rows)
+    return queue.embeddings, F.normalize(rows), queue.nearest_entry(2 * rows)
 
 
 def test_the_oldest_leave_first_and_the_rest_is_random():

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
 from glocal.losses import vicregl_global_loss, vicregl_local_loss, vicregl_loss
-from glocal.losses.matching import closest, feature_distances, nearest, point_distances, take
+from glocal.losses.matching import closest, feature_distances, nearest_cells, point_distances, take
 from glocal.views.view import View
 from two_processes import on_processes
 
@@ -164,7 +164,7 @@ def test_blocks_of_rows_find_what_the_whole_matrix_finds(distances):
     a, b = normal(3, 2, 9, 2), normal(3, 4, 7, 2, seed=1)
     b[:, :, 5] = b[:, :, 2]  # equal distances: the first counts
     a[:, :, 8] = a[:, :, 1]
-    whole, blocks = nearest(a, b, distances), nearest(a, b, distances, limit=2 * 3 * 2 * 28)
+    whole, blocks = nearest_cells(a, b, distances), nearest_cells(a, b, distances, limit=2 * 3 * 2 * 28)
     for ours, theirs in zip(whole, blocks, strict=True):
         torch.testing.assert_close(ours[0], theirs[0])
         assert ours[1].equal(theirs[1])

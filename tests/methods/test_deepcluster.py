@@ -11,7 +11,7 @@ from glocal.methods.deepcluster import DeepCluster
 from glocal.methods.deepcluster_v2 import DeepClusterV2
 from glocal.methods.deepercluster import DeeperCluster, turned
 from glocal.training.optimizers import build_optimizer
-from glocal.views import Appearance, Bank, Batch, Recipe, View, ViewLoader
+from glocal.views import Appearance, Batch, PlainImages, Recipe, View, ViewLoader
 
 IMAGES = 24
 
@@ -24,7 +24,7 @@ def build(cls, **options):
 def bank_of(method):
     loader = ViewLoader(open_source(f"parts:n={IMAGES},size=40"), Recipe(()), batch_size=10, seed=0)
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, 0)
-    return Bank(loader, 32, appearance, device=torch.device("cpu"))
+    return PlainImages(loader, 32, appearance, device=torch.device("cpu"))
 
 
 def batch_of(plan, images=8, views=1):

@@ -12,7 +12,7 @@ from glocal.data import open_source
 from glocal.distributed import rank, world_size
 from glocal.heads import sync_batch_norms
 from glocal.methods import DeepClusterV2, method_class, method_names, resolve_options
-from glocal.views import Appearance, Bank, Batch, Recipe, ViewLoader
+from glocal.views import Appearance, Batch, PlainImages, Recipe, ViewLoader
 from two_processes import on_processes
 
 IMAGES = 8
@@ -56,7 +56,7 @@ def plan_of(method):
         return None
     loader = ViewLoader(open_source("parts:n=24,size=40"), Recipe(()), batch_size=6, seed=0)
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, 0)
-    bank = Bank(loader, 64, appearance, device=torch.device("cpu"), rank=rank(), world_size=world_size())
+    bank = PlainImages(loader, 64, appearance, device=torch.device("cpu"), rank=rank(), world_size=world_size())
     plan = method.before_epoch(bank)
     if isinstance(method, DeepClusterV2):  # deals its images out, so that k-means starts elsewhere: fix its outcome
         for head in method.prototypes:

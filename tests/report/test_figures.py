@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from glocal.report.figures import COLOURS, bar_chart, data_uri, line_chart, thin
+from glocal.report.labels import duration, score, short_number
 from glocal.report.sections import epoch_length
-from glocal.report.words import duration, score, short_number
 
 
 def test_charts_are_small_svgs_in_the_pages_colours():

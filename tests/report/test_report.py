@@ -196,7 +196,7 @@ def test_broken_weights_are_diagnosed(make_run, photos):
 def test_pictures_and_scores_are_compared_with_the_same_untrained_network():
     from glocal.backbones import build_backbone
     from glocal.pipeline import at_random
-    from glocal.report.gather import _untrained
+    from glocal.report.collect import _untrained
 
     encoder = build_backbone("test_resnet", image_size=64)
     here, there = _untrained(encoder).state_dict(), at_random(encoder).state_dict()

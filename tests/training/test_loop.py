@@ -16,8 +16,7 @@ import yaml
 from PIL import Image
 
 import glocal
-from glocal.diagnostics import watch
-from glocal.training import TrainingStopped, read_metrics
+from glocal.training import TrainingStopped, online_eval, read_metrics
 
 TINY = {
     "method": "vicreg",
@@ -61,7 +60,7 @@ def test_bf16_and_automatic_options_work(photos, tmp_path):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["preset"] == "small"
     assert config["output_stride"] == 8
-    assert (config["optimizer"], config["trust"]) == ("lars", 0.02)
+    assert (config["optimizer"], config["trust_coefficient"]) == ("lars", 0.02)
     assert None not in [config[name] for name in ("lr", "epochs", "workers", "weight_decay", "precision", "threads")]
     again = glocal.pretrain(**config, out=str(tmp_path / "again"), quiet=True)
     assert (run / "encoder.safetensors").read_bytes() == (again / "encoder.safetensors").read_bytes()
@@ -123,7 +122,7 @@ def test_watch_sees_training_images_only_and_reports(photos, tmp_path):
     looked = [line for line in read_metrics(run) if "rank_pooled" in line]
     assert [line["epoch"] for line in looked] == [1, 2]
     assert all(0 <= line["knn_top1"] <= 1 and line["rank_dense"] >= 1 for line in looked)
-    assert watch.IMAGES <= 1000
+    assert online_eval.IMAGES <= 1000
 
 
 def test_metrics_survive_a_half_written_line(tmp_path):

@@ -9,13 +9,13 @@ from torch import nn
 
 from glocal.methods import Optimization
 from glocal.training import LARS
-from glocal.training.optimizers import build_optimizer, clip_each, decay_at, frozen_until, warmup_cosine
+from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
 
 
 def test_lars_is_the_papers_update():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3, bias=False)).double()
-    spec = Optimization("lars", lr=0.3, weight_decay=0.1, momentum=0.8, trust=0.02)
+    spec = Optimization("lars", lr=0.3, weight_decay=0.1, momentum=0.8, trust_coefficient=0.02)
     optimizer = build_optimizer(module, spec, lr=0.3)
     assert isinstance(optimizer, LARS)
     naive = {name: (p.detach().clone(), torch.zeros_like(p)) for name, p in module.named_parameters()}
@@ -74,7 +74,7 @@ def test_weight_decay_rises_along_a_cosine_or_stays():
 def test_each_gradient_is_clipped_by_itself():
     large, small, none = (nn.Parameter(torch.zeros(4)) for _ in range(3))
     large.grad, small.grad = torch.full((4,), 5.0), torch.full((4,), 1.0)
-    clip_each([large, small, none], 3.0)
+    clip_per_parameter([large, small, none], 3.0)
     torch.testing.assert_close(large.grad, torch.full((4,), 1.5))  # norm 10 -> 3
     assert torch.equal(small.grad, torch.full((4,), 1.0))
     assert none.grad is None

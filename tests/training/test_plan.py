@@ -62,17 +62,19 @@ def test_a_method_that_matches_no_cells_keeps_its_map(tmp_path) -> None:
 
 
 def open_plan() -> Plan:
-    return Plan({"batch_size": 64, **dict.fromkeys(("optimizer", "lr", "weight_decay", "warmup_epochs", "trust"))})
+    return Plan(
+        {"batch_size": 64, **dict.fromkeys(("optimizer", "lr", "weight_decay", "warmup_epochs", "trust_coefficient"))}
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
 def test_what_was_decided_gives_the_same_optimization_again(optimizer) -> None:
-    spec = Optimization(optimizer, lr=0.2, weight_decay=1e-6, one_dim_lr=0.024)
+    spec = Optimization(optimizer, lr=0.2, weight_decay=1e-6, bias_lr_scale=0.024)
     plan = open_plan()
     first = decide_optimization(plan, spec, steps=1000, processes=1)
     assert decide_optimization(Plan(dict(plan.config)), spec, steps=1000, processes=1) == first
     # Barlow Twins' loss is a sum over dimensions: its biases, which LARS does not adapt, need their small rate
-    assert first.one_dim_lr == 0.024
+    assert first.bias_lr_scale == 0.024
 
 
 @pytest.mark.parametrize(("steps", "momentum"), [(50, 0.9), (200, 0.95), (1000, 0.99), (100_000, 0.99)])

@@ -13,7 +13,7 @@ from torchvision.transforms import RandomResizedCrop
 from glocal.views import Crop, Recipe, ViewLoader
 from glocal.views.geometry import (
     crop_affine,
-    cut,
+    crop_boxes,
     draw_boxes,
     magnification,
     needed_scale,
@@ -155,7 +155,7 @@ def test_reduction(full, decoded, expected):
 def test_a_crop_is_what_pillow_cuts():
     array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     boxes = [(3, 5, 44, 31), (0, 0, 50, 40), (20, 10, 28, 20)]
-    for box, crop in zip(boxes, cut(torch.from_numpy(array), np.array(boxes), [16, 16, 16]), strict=True):
+    for box, crop in zip(boxes, crop_boxes(torch.from_numpy(array), np.array(boxes), [16, 16, 16]), strict=True):
         expected = Image.fromarray(array).crop(box).resize((16, 16), Image.Resampling.BICUBIC)
         assert np.abs(crop.numpy().astype(int) - np.asarray(expected)).max() <= 1  # of 255: rounding
 

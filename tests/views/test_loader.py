@@ -21,7 +21,7 @@ from glocal.data.images import RawImage
 from glocal.errors import UsageError
 from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, multi_crop
 from glocal.views import loader as loading
-from glocal.views.samples import can_share, one_thread
+from glocal.views.dataset import can_share, one_thread
 
 RECIPE = multi_crop(16, 1, 8)
 
@@ -315,11 +315,11 @@ class Confession(Pictures):
         return RawImage(np.full((8, 8, 3), colour, np.uint8))
 
 
-@pytest.mark.parametrize("yielding", [True, False])
-def test_workers_persist_over_epochs_with_one_thread_and_their_priority(make_loader, yielding):
-    settings = {"batch_size": 2, "seed": 0, "workers": 2, "yielding": yielding}
+@pytest.mark.parametrize("low_priority", [True, False])
+def test_workers_persist_over_epochs_with_one_thread_and_their_priority(make_loader, low_priority):
+    settings = {"batch_size": 2, "seed": 0, "workers": 2, "low_priority": low_priority}
     loader = make_loader(Confession([None] * 8), Recipe((Crop(4),)), **settings)
-    priority = 19 if yielding or os.name == "nt" else os.nice(0)
+    priority = 19 if low_priority or os.name == "nt" else os.nice(0)
     seen = []
     for epoch in (0, 1, 0, 1):
         if len(seen) == 3:

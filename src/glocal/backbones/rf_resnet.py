@@ -2,7 +2,7 @@
 
 Each is timm's ResNet with other strides or without max-pooling: the same blocks and, but for a smaller first
 convolution, the same parameters, so that weights of the standard network fit. The name says the receptive field in
-pixels that `glocal.diagnostics.receptive_field` computes; 427 is the standard ResNet-50, for which the paper says 425.
+pixels that `glocal.backbones.receptive_field` computes; 427 is the standard ResNet-50, for which the paper says 425.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Clusters of features, over all processes: whitening, k-means, and orders that serve every cluster equally often."""
 
 from glocal.clustering.balance import balanced_order
-from glocal.clustering.kmeans import Clusters, hierarchical_kmeans, kmeans, nearest
+from glocal.clustering.kmeans import Clusters, assign, hierarchical_kmeans, kmeans
 from glocal.clustering.whiten import whiten
 
-__all__ = ["Clusters", "balanced_order", "hierarchical_kmeans", "kmeans", "nearest", "whiten"]
+__all__ = ["Clusters", "assign", "balanced_order", "hierarchical_kmeans", "kmeans", "whiten"]

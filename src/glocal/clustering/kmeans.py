@@ -50,12 +50,12 @@ def kmeans(x: Tensor, k: int, *, iterations: int = 20, seed: int = 0, spherical:
     """
     centroids = _first_centroids(x, k, seed)
     for iteration in range(iterations):
-        sums, counts = cluster_sums(x, nearest(x, centroids), k)
+        sums, counts = cluster_sums(x, assign(x, centroids), k)
         centroids = sums / counts.clamp_min(1)[:, None]
         centroids, _ = split_empty(centroids, counts, derive(seed, "split", iteration))
         if spherical:
             centroids = F.normalize(centroids, dim=1)
-    return Clusters(centroids, nearest(x, centroids))
+    return Clusters(centroids, assign(x, centroids))
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def hierarchical_kmeans(x: Tensor, parts: int, k: int, *, iterations: int = 20, 
     return part, sub
 
 
-def nearest(x: Tensor, centroids: Tensor) -> Tensor:
+def assign(x: Tensor, centroids: Tensor) -> Tensor:
     """The index of the centroid (K, D) at the least Euclidean distance of each row (N, D), (N,) int64."""
     if x.device.type == "cpu" and find_spec("faiss"):
         import faiss

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from glocal.errors import UsageError
-from glocal.methods import method_class, method_options, resolve_options
+from glocal.methods import method_class, resolve_options
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,3 @@ class Entry:
     def folder(self) -> str:
         """The text, fit for a file name."""
         return re.sub(r"[^\w.=-]+", "_", self.text).strip("_")
-
-    def accepts(self, option: str) -> bool:
-        """Whether the method has an option of this name."""
-        return option in method_options(method_class(self.method))

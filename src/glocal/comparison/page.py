@@ -50,14 +50,14 @@ def table(
     head += ["kJ"] * joules
     rows = []
     for text, runs in results.items():
-        cells = [text, str(len(runs)), *(spread(values(runs, *c[:2])) for c in columns)]
+        cells = [text, str(len(runs)), *(mean_and_range(values(runs, *c[:2])) for c in columns)]
         known = {key: [v for run in runs if (v := run["cost"][key]) is not None] for key in runs[0]["cost"]}
         cost = {key: statistics.fmean(found) if found else 0.0 for key, found in known.items()}
         cells += [str(runs[0]["steps"]), f"{cost['images_per_second']:.0f}", f"{cost['peak_memory'] / 1e9:.1f}"]
         cells += [f"{cost['seconds'] / 60:.1f}", *([f"{cost['joules'] / 1e3:.1f}"] if joules else [])]
         rows.append(cells)
     for name, scores in baselines.items():
-        cells = [name, "", *(spread(values([{"scores": scores}], *c[:2])) for c in columns)]
+        cells = [name, "", *(mean_and_range(values([{"scores": scores}], *c[:2])) for c in columns)]
         rows.append(cells + [""] * (len(head) - len(cells)))
     settings = protocol["settings"]
     lines = [
@@ -83,7 +83,7 @@ def values(runs: list[dict[str, Any]], task: str, name: str) -> list[float]:
     return [run["scores"][task][name] for run in runs if name in run["scores"].get(task, {})]
 
 
-def spread(numbers: list[float]) -> str:
+def mean_and_range(numbers: list[float]) -> str:
     """'.412 ± .010', with fewer digits for numbers over 10."""
     if not numbers:
         return "–"

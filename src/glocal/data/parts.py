@@ -18,8 +18,7 @@ from PIL import Image
 from glocal import random
 from glocal.data import drawing
 from glocal.data.images import DrawnImage
-from glocal.data.paths import nearest
-from glocal.errors import UsageError
+from glocal.errors import UsageError, did_you_mean
 
 SPLIT_NAMES = ("train", "val", "test")
 _EDITION = 1  # to be raised with any change of the pixels, which caches then make anew
@@ -133,7 +132,7 @@ class PartsWorld:
         for item in filter(None, spec.partition(":")[2].split(",")):
             key, _, value = (text.strip() for text in item.partition("="))
             if key not in kinds:
-                hint = nearest(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
+                hint = did_you_mean(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
                 raise UsageError(f"{spec}: unknown option {key!r}{hint}")
             try:
                 options[key] = kinds[key](value)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from glocal.errors import UsageError
-
-
-def nearest(word: str, known: Iterable[str], *, otherwise: str = "") -> str:
-    """' (did you mean X?)' for the known word nearest to `word`, or `otherwise` when none is near."""
-    by_lower = {name.lower(): name for name in known}
-    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f" (did you mean {by_lower[match[0]]}?)" if match else otherwise
+from glocal.errors import UsageError, did_you_mean
 
 
 def existing(path: Path) -> Path:
@@ -30,7 +22,7 @@ def existing(path: Path) -> Path:
         missing = missing.parent
     siblings = [child.name for child in missing.parent.iterdir()] if missing.parent.is_dir() else []
     where = "" if missing == path else f": {missing} does not exist"
-    hint = nearest(missing.name, siblings)
+    hint = did_you_mean(missing.name, siblings)
     raise UsageError(f"no data at {path}{where}{hint}")
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.paths import nearest
 from glocal.data.source import Unreadable
-from glocal.errors import UsageError
+from glocal.errors import UsageError, did_you_mean
 
 DEFAULT_ROOT = "data"
 
@@ -79,7 +78,7 @@ def torchvision_splits(name: str) -> dict[str | None, dict[str, Any]]:
         UsageError: if it is not one of the datasets known here.
     """
     if name not in _DATASETS:
-        hint = nearest(name, _DATASETS, otherwise=f"; there are {', '.join(sorted(_DATASETS))}")
+        hint = did_you_mean(name, _DATASETS, otherwise=f"; there are {', '.join(sorted(_DATASETS))}")
         raise UsageError(f"unknown dataset torchvision:{name}{hint}")
     splits = _DATASETS[name]
     return {None: splits["train"], **splits}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from glocal.diagnostics.rank import rankme, spread
+from glocal.evaluation.rank import rankme, spread
 
 LEAST_SPREAD = 0.01
 """Below it all features point the same way. A ResNet at random initialisation has about .2."""

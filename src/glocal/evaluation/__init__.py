@@ -1,12 +1,12 @@
 """What a frozen encoder is worth, as a global and as a dense feature.
 
-A task is a function of an `Exam` (a frozen encoder, a training and a test collection), registered by name under the
-entry-point group `glocal.tasks`:
+A task is a function of an `EvalContext` (a frozen encoder, a training and a test collection), registered by name
+under the entry-point group `glocal.tasks`:
 
     @task(needs="labels")
-    def mine(exam: Exam, *, option: float = 1.0) -> dict:
+    def mine(context: EvalContext, *, option: float = 1.0) -> dict:
         "One line that `glocal tasks` shows."
-        train, test = exam.bank("train"), exam.bank("test")  # pooled features, extracted once for all tasks
+        train, test = context.bank("train"), context.bank("test")  # pooled features, extracted once for all tasks
         return {"score": ...}
 """
 
@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.evaluate import evaluate_encoder, open_splits, possible_tasks
-from glocal.evaluation.exam import Exam
-from glocal.evaluation.extract import Bank, extract, stream
+from glocal.evaluation.extract import FeatureBank, extract, stream
 from glocal.evaluation.pixels import Pixels
 from glocal.evaluation.registry import Task, all_tasks, find_task, task
 
 __all__ = [
     "TASKS",
-    "Bank",
-    "Exam",
+    "EvalContext",
+    "FeatureBank",
     "Pixels",
     "Task",
     "all_tasks",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glocal.errors import UsageError
 from glocal.evaluation.classify import Classifier, check_each, photographs
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.registry import task
 
 
@@ -71,7 +71,9 @@ def differentiable(encoder: nn.Module) -> Iterator[None]:
 
 
 @task(needs="labels", on_request=True)
-def attack(exam: Exam, *, radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0), steps: int = 10, images: int = 500) -> dict:
+def attack(
+    context: EvalContext, *, radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0), steps: int = 10, images: int = 500
+) -> dict:
     """Accuracy of the linear probe on images changed against it by FGSM and PGD.
 
     White box: gradients pass through the classifier, the encoder and the normalisation, in fp32. PGD starts at the
@@ -91,12 +93,12 @@ def attack(exam: Exam, *, radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0), steps:
     check_each("attack: radii", radii, lambda radius: radius > 0, "above 0")
     if steps < 1:
         raise UsageError(f"attack: steps is {steps}; take one at least")
-    shown, classifier = photographs(exam, images), Classifier.of(exam)
+    shown, classifier = photographs(context, images), Classifier.of(context)
     right = dict.fromkeys(["clean", *(f"{kind}_{radius:g}" for kind in ("fgsm", "pgd") for radius in radii)], 0)
     done = 0
-    for pixels, y, _ in shown.batches(exam):
+    for pixels, y, _ in shown.batches(context):
         x = (pixels.float() / 255).permute(0, 3, 1, 2).contiguous()
-        with differentiable(exam.encoder):
+        with differentiable(context.encoder):
             tried = {"clean": x}
             for radius in radii:
                 tried[f"fgsm_{radius:g}"] = fgsm(classifier, x, y, radius / 255)
@@ -105,6 +107,6 @@ def attack(exam: Exam, *, radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0), steps:
                 for name, images_ in tried.items():
                     right[name] += int((classifier(images_).argmax(1) == y).sum())
         done += len(y)
-        if exam.progress is not None:
-            exam.progress("attacked images", done, len(shown))
+        if context.progress is not None:
+            context.progress("attacked images", done, len(shown))
     return {**{name: count / len(shown) for name, count in right.items()}, "images": len(shown)}

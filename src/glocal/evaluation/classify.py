@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.errors import UsageError
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import encode, frozen, load, normalise
 from glocal.evaluation.linear import trained_probe
 from glocal.evaluation.probe import Probes, Standardise
@@ -49,10 +49,10 @@ class Classifier(nn.Module):
         self.encoder, self.standardise, self.probe = encoder, standardise, probe
 
     @classmethod
-    def of(cls, exam: Exam) -> Classifier:
-        """The exam's encoder with the probe that `linear` trains by default."""
-        standardise, probe, _ = trained_probe(exam)
-        return cls(exam.encoder, standardise, probe)
+    def of(cls, context: EvalContext) -> Classifier:
+        """The context's encoder with the probe that `linear` trains by default."""
+        standardise, probe, _ = trained_probe(context)
+        return cls(context.encoder, standardise, probe)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, h, w) in [0, 1], differentiable."""
@@ -72,12 +72,14 @@ class Photographs:
         index: (N,) int64, positions among the images looked at; what random numbers are keyed by.
     """
 
-    def __init__(self, exam: Exam, most: int) -> None:
-        source = spread_over(exam.test, most)
+    def __init__(self, context: EvalContext, most: int) -> None:
+        source = spread_over(context.test, most)
         if source.labels is None:
             raise UsageError("this task needs labels; give a folder with one sub-folder per class")
-        batches = list(load(source, image_size=exam.image_size, batch_size=exam.batch_size, workers=exam.workers))
-        exam.skipped.extend((source.key(i), reason) for _, _, bad in batches for i, reason in bad)
+        batches = list(
+            load(source, image_size=context.image_size, batch_size=context.batch_size, workers=context.workers)
+        )
+        context.skipped.extend((source.key(i), reason) for _, _, bad in batches for i, reason in bad)
         readable = [pixels for _, pixels, _ in batches if pixels is not None]
         if not readable:
             raise UsageError(f"none of the {len(source)} images of {source.name} can be read ({batches[0][2][0][1]})")
@@ -87,20 +89,20 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batches(self, exam: Exam) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(pixels, labels, index) batch by batch, the first two on the exam's device."""
+    def batches(self, context: EvalContext) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(pixels, labels, index) batch by batch, the first two on the context's device."""
         whole = (self.pixels, self.labels, self.index)
-        split = zip(*(each.split(exam.batch_size) for each in whole), strict=True)
-        return [(pixels.to(exam.device), labels.to(exam.device), index) for pixels, labels, index in split]
+        split = zip(*(each.split(context.batch_size) for each in whole), strict=True)
+        return [(pixels.to(context.device), labels.to(context.device), index) for pixels, labels, index in split]
 
 
-def photographs(exam: Exam, most: int) -> Photographs:
+def photographs(context: EvalContext, most: int) -> Photographs:
     """The test images as pixels, read once for all tasks."""
-    return exam.once(("photographs", most), lambda: Photographs(exam, most))
+    return context.once(("photographs", most), lambda: Photographs(context, most))
 
 
-def hits(exam: Exam, classifier: Classifier, pixels: Tensor, labels: Tensor) -> int:
+def hits(context: EvalContext, classifier: Classifier, pixels: Tensor, labels: Tensor) -> int:
     """How many of the images (B, h, w, 3) uint8 are classified right, computed as for the clean features."""
-    with frozen(exam.encoder):
-        pooled = encode(exam.encoder, normalise(exam.encoder, pixels), exam.precision).pooled
+    with frozen(context.encoder):
+        pooled = encode(context.encoder, normalise(context.encoder, pixels), context.precision).pooled
         return int((classifier.head(pooled).argmax(1) == labels).sum())

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import encode, frozen
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over
@@ -20,35 +20,35 @@ CROP = Crop(0, scale=(0.3, 1.0))
 """How the two views are taken, but for their size: a random box, a flip, colour jitter, grey."""
 
 
-def two_crops(exam: Exam, *, images: int, crop: Crop = CROP) -> Iterator[tuple[Batch, Features, Features]]:
+def two_crops(context: EvalContext, *, images: int, crop: Crop = CROP) -> Iterator[tuple[Batch, Features, Features]]:
     """Features of two random crops of each of `images` test images, batch by batch.
 
-    The crops are a pure function of the exam's seed and the image's position.
+    The crops are a pure function of the context's seed and the image's position.
     """
-    encoder: Any = exam.encoder
-    crop = crop.but(size=exam.image_size)
+    encoder: Any = context.encoder
+    crop = crop.but(size=context.image_size)
     recipe = Recipe((crop, crop))
-    source = spread_over(exam.test, images)
+    source = spread_over(context.test, images)
     loader = ViewLoader(
         source,
         recipe,
-        batch_size=min(exam.batch_size, len(source), 16),  # all pairs of cells are held at once
-        seed=exam.seed,
-        workers=exam.workers,
+        batch_size=min(context.batch_size, len(source), 16),  # all pairs of cells are held at once
+        seed=context.seed,
+        workers=context.workers,
         shuffle=False,
         drop_last=False,
     )
-    appearance = Appearance(recipe, encoder.mean, encoder.std, exam.seed)
+    appearance = Appearance(recipe, encoder.mean, encoder.std, context.seed)
     done = 0
     for batch in loader.epoch(0):
-        batch = appearance(batch, 0, exam.device)
-        exam.skipped.extend((source.key(i), reason) for i, reason in batch.skipped)
+        batch = appearance(batch, 0, context.device)
+        context.skipped.extend((source.key(i), reason) for i, reason in batch.skipped)
         with frozen(encoder):
-            a, b = (encode(encoder, view.pixels, exam.precision) for view in batch.views)
+            a, b = (encode(encoder, view.pixels, context.precision) for view in batch.views)
         yield batch, a, b
         done += len(batch.index)
-        if exam.progress is not None:
-            exam.progress("two views of each image", done, len(source))
+        if context.progress is not None:
+            context.progress("two views of each image", done, len(source))
 
 
 def carry(a: View, b: View, points: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) 
 
 
 @task(needs="images")
-def correspond(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
+def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> dict:
     """How often the nearest dense feature in another augmented crop of the same image is within one cell of the truth.
 
     A cell's truth is its place in the source image, taken from where the encoder really looks (its cells' positions)
@@ -91,7 +91,7 @@ def correspond(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
         within_1_cell, median_error (cells), chance (of a random match), cells (how many counted); each also `_uniform`.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {"": [], "_uniform": []}
-    for batch, fa, fb in two_crops(exam, images=images, crop=crop):
+    for batch, fa, fb in two_crops(context, images=images, crop=crop):
         a, b = batch.views
         crop_height, crop_width = a.pixels.shape[-2:]
         height, width = fb.dense.shape[-2:]

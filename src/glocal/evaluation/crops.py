@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 
 from glocal.evaluation.classify import Classifier, check_each
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import CROP_PCT
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over
 
 
 @task(needs="labels", on_request=True)
-def crops(exam: Exam, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0), images: int = 500) -> dict:
+def crops(context: EvalContext, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0), images: int = 500) -> dict:
     """Accuracy of the linear probe on ever smaller central parts of the test images, enlarged to full size.
 
     A part is taken from the photograph itself, not from its shrunken copy, so that detail is kept where there is some.
@@ -29,13 +29,13 @@ def crops(exam: Exam, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0)
         UsageError: for no area, one that is not in (0, 1], or no images.
     """
     check_each("crops: areas", areas, lambda area: 0 < area <= 1, "above 0 and at most 1")
-    source, classifier = spread_over(exam.test, images), Classifier.of(exam)
+    source, classifier = spread_over(context.test, images), Classifier.of(context)
     accuracy = {}
     for area in areas:
-        bank = exam.extract(source, crop_pct=CROP_PCT * math.sqrt(area))
-        predicted = classifier.head(bank.pooled.to(exam.device)).argmax(1).cpu()
-        accuracy[area] = float((predicted == exam.labels(bank)).float().mean())
-    exam.skipped.extend(bank.skipped)
+        bank = context.extract(source, crop_pct=CROP_PCT * math.sqrt(area))
+        predicted = classifier.head(bank.pooled.to(context.device)).argmax(1).cpu()
+        accuracy[area] = float((predicted == context.labels(bank)).float().mean())
+    context.skipped.extend(bank.skipped)
     return {
         **{f"area_{area:g}": value for area, value in accuracy.items()},
         "mean": sum(accuracy.values()) / len(accuracy),

@@ -15,7 +15,7 @@ from glocal import random
 from glocal.data import has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import Progress
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import Subset, held_out, same_classes
@@ -129,7 +129,7 @@ def evaluate_encoder(
     if unused := set(options) - set(found):
         raise UsageError(f"options given for '{min(unused)}', which is not among the tasks ({', '.join(found)})")
     for name, given in options.items():
-        known = [parameter for parameter in inspect.signature(found[name].run).parameters if parameter != "exam"]
+        known = [parameter for parameter in inspect.signature(found[name].run).parameters if parameter != "context"]
         if unknown := set(given) - set(known):
             raise UsageError(f"task '{name}' has no option '{min(unknown)}' (it has: {', '.join(known) or 'none'})")
     splits = open_splits(data, seed)
@@ -138,12 +138,12 @@ def evaluate_encoder(
     for name, task in found.items():
         _check(name, task, splits)
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
-    exam = Exam(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
+    context = EvalContext(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
     scores: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     for name, task in found.items():
         started = time.perf_counter()
-        scores[name] = task(exam, **options.get(name, {}))
+        scores[name] = task(context, **options.get(name, {}))
         seconds[name] = round(time.perf_counter() - started, 2)
     return scores | {
         "meta": {
@@ -153,7 +153,7 @@ def evaluate_encoder(
             "image_size": size,
             "n_train": len(splits.train),
             "n_test": len(splits.test),
-            "skipped": sorted({key for key, _ in exam.skipped}),
+            "skipped": sorted({key for key, _ in context.skipped}),
             "seed": seed,
             "precision": precision,
             "seconds": seconds,

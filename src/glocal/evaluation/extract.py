@@ -25,7 +25,7 @@ CROP_PCT = 0.875
 
 
 @dataclass
-class Bank:
+class FeatureBank:
     """Features of the readable images of a collection, in its order, on the CPU.
 
     Attributes:
@@ -185,7 +185,7 @@ def extract(
     dense: bool = False,
     precision: str = "fp32",
     progress: Progress | None = None,
-) -> Bank:
+) -> FeatureBank:
     """The features of a whole collection.
 
     Args:
@@ -229,7 +229,7 @@ def extract(
     index = torch.cat(indices)
     labels = None if source.labels is None else torch.from_numpy(np.asarray(source.labels, dtype=np.int64))[index]
     kept = None if maps is None else maps[:done].permute(0, 3, 1, 2)
-    return Bank(torch.cat(pooled), index, [source.key(i) for i in index.tolist()], labels, kept, skipped)
+    return FeatureBank(torch.cat(pooled), index, [source.key(i) for i in index.tolist()], labels, kept, skipped)
 
 
 def _store(*shape: int) -> Tensor:

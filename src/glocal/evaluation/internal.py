@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from glocal.errors import UsageError
 from glocal.evaluation.classify import Classifier, check_each, hits, photographs
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.corruptions import Draws
-from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
 from glocal.evaluation.robustness import relative_drop
 from glocal.features import Features
@@ -62,7 +62,7 @@ def masked(module: nn.Module, share: float, *, seed: int, samples: Sequence[int]
 
 @task(needs="labels", on_request=True)
 def internal(
-    exam: Exam,
+    context: EvalContext,
     *,
     stage: str | None = None,
     shares: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
@@ -82,17 +82,17 @@ def internal(
         UsageError: for no share, one that is not in (0, 1], no images, or a stage that does not exist.
     """
     check_each("internal: shares", shares, lambda share: 0 < share <= 1, "above 0 and at most 1")
-    name, module = find_stage(exam.encoder, stage)
-    shown, classifier = photographs(exam, images), Classifier.of(exam)
+    name, module = find_stage(context.encoder, stage)
+    shown, classifier = photographs(context, images), Classifier.of(context)
     accuracy = {}
     for done, share in enumerate((0.0, *shares)):
         right = 0
-        for pixels, labels, index in shown.batches(exam):
-            with masked(module, share, seed=exam.seed, samples=index.tolist()):
-                right += hits(exam, classifier, pixels, labels)
+        for pixels, labels, index in shown.batches(context):
+            with masked(module, share, seed=context.seed, samples=index.tolist()):
+                right += hits(context, classifier, pixels, labels)
         accuracy[share] = right / len(shown)
-        if exam.progress is not None:
-            exam.progress("masked activations", done, len(shares))
+        if context.progress is not None:
+            context.progress("masked activations", done, len(shares))
     mean = sum(accuracy[share] for share in shares) / len(shares)
     return {
         "clean": accuracy[0.0],

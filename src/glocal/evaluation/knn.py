@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.registry import task
 
 _ROWS, _COLUMNS = 1024, 65536
 
 
-def nearest(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k most cosine-similar rows of `bank` (N, D) for each query (M, D), in blocks: never an M×N matrix.
 
     Returns:
@@ -44,17 +44,17 @@ def knn_predict(queries: Tensor, bank: Tensor, labels: Tensor, *, k: int = 20, t
         k: neighbours, at most N.
         temperature: small values trust the nearest ones more.
     """
-    similarity, position = nearest(queries, bank, min(k, len(bank)))
+    similarity, position = nearest_neighbours(queries, bank, min(k, len(bank)))
     votes = queries.new_zeros(len(queries), int(labels.max()) + 1, dtype=torch.float32)
     votes.scatter_add_(1, labels[position], (similarity / temperature).exp())
     return votes.argmax(1)
 
 
 @task(needs="labels")
-def knn(exam: Exam, *, k: int = 20, temperature: float = 0.07) -> dict:
+def knn(context: EvalContext, *, k: int = 20, temperature: float = 0.07) -> dict:
     """Accuracy of the weighted k-nearest-neighbour classifier on pooled features."""
-    train, test = exam.bank("train"), exam.bank("test")
-    labels, truth = exam.labels(train), exam.labels(test)
-    queries, bank = test.pooled.to(exam.device), train.pooled.to(exam.device)
-    predicted = knn_predict(queries, bank, labels.to(exam.device), k=k, temperature=temperature).cpu()
+    train, test = context.bank("train"), context.bank("test")
+    labels, truth = context.labels(train), context.labels(test)
+    queries, bank = test.pooled.to(context.device), train.pooled.to(context.device)
+    predicted = knn_predict(queries, bank, labels.to(context.device), k=k, temperature=temperature).cpu()
     return {"top1": float((predicted == truth).float().mean()), "k": min(k, len(labels)), "temperature": temperature}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glocal import random
 from glocal.errors import UsageError
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
@@ -87,32 +87,32 @@ def linear_probe(
 
 
 def trained_probe(
-    exam: Exam,
+    context: EvalContext,
     *,
     lrs: Sequence[float] = LRS,
     wds: Sequence[float] = WDS,
     epochs: int = 100,
     batch_size: int = 256,
 ) -> tuple[Standardise, Probes, dict]:
-    """`linear_probe` on the exam's training images, trained once for all tasks that ask for the same."""
+    """`linear_probe` on the context's training images, trained once for all tasks that ask for the same."""
 
     def train() -> tuple[Standardise, Probes, dict]:
-        bank = exam.bank("train")
-        y = exam.labels(bank)
+        bank = context.bank("train")
+        y = context.labels(bank)
         return linear_probe(
-            bank.pooled.to(exam.device),
-            y.to(exam.device),
+            bank.pooled.to(context.device),
+            y.to(context.device),
             int(y.max()) + 1,
             list(product(lrs, wds)),
-            Training(epochs, batch_size, exam.seed),
+            Training(epochs, batch_size, context.seed),
         )
 
-    return exam.once(("linear", tuple(lrs), tuple(wds), epochs, batch_size), train)
+    return context.once(("linear", tuple(lrs), tuple(wds), epochs, batch_size), train)
 
 
 @task(needs="labels")
 def linear(
-    exam: Exam,
+    context: EvalContext,
     *,
     lrs: Sequence[float] = LRS,
     wds: Sequence[float] = WDS,
@@ -128,9 +128,9 @@ def linear(
     Returns:
         top1; balanced (mean recall over the classes present in the test images); the chosen lr and wd; validation_top1.
     """
-    test = exam.bank("test")
-    truth = exam.labels(test).numpy()
-    standardise, probe, chosen = trained_probe(exam, lrs=lrs, wds=wds, epochs=epochs, batch_size=batch_size)
-    right = probe.logits(standardise(test.pooled.to(exam.device)))[:, 0].argmax(-1).cpu().numpy() == truth
+    test = context.bank("test")
+    truth = context.labels(test).numpy()
+    standardise, probe, chosen = trained_probe(context, lrs=lrs, wds=wds, epochs=epochs, batch_size=batch_size)
+    right = probe.logits(standardise(test.pooled.to(context.device)))[:, 0].argmax(-1).cpu().numpy() == truth
     recalls = [right[truth == c].mean() for c in np.unique(truth)]
     return {"top1": float(right.mean()), "balanced": float(np.mean(recalls)), **chosen}

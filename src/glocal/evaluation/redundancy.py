@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.errors import UsageError
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.correspond import CROP, two_crops
-from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
 from glocal.views import Crop
 
@@ -28,7 +28,7 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
 
 
 @task(needs="images", on_request=True)
-def redundancy(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
+def redundancy(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> dict:
     """How alike the locations of one image are, and its correlation with the likeness of two views. No labels needed.
 
     Each image is seen in two random crops. Its local similarity is the mean cosine between different locations of one
@@ -43,9 +43,9 @@ def redundancy(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
     """
     local: list[Tensor] = []
     pooled: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for _, *features in two_crops(exam, images=images, crop=crop):
+    for _, *features in two_crops(context, images=images, crop=crop):
         if features[0].tokens.shape[1] < 2:
-            size = exam.image_size
+            size = context.image_size
             raise UsageError(f"redundancy: the feature map has one cell at {size} px; give a larger image size")
         local.append(torch.stack([similarity_of_cells(each.tokens) for each in features]).mean(0).cpu())
         for side, each in zip(pooled, features, strict=True):

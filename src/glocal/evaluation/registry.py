@@ -15,10 +15,10 @@ Need = Literal["images", "labels", "masks"]
 
 @dataclass(frozen=True)
 class Task:
-    """A way to examine a frozen encoder: `task(exam, **options)` gives JSON-serialisable scores.
+    """A way to examine a frozen encoder: `task(context, **options)` gives JSON-serialisable scores.
 
     Attributes:
-        run: (exam, **options) -> scores.
+        run: (context, **options) -> scores.
         needs: "labels" or "masks" beside the images, or "images" alone.
         on_request: run only where it is asked for by name, never as one of all that the data allows.
     """
@@ -32,8 +32,8 @@ class Task:
         """One line: the first of the function's docstring."""
         return (self.run.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
-    def __call__(self, exam: Any, **options: Any) -> dict[str, Any]:
-        return self.run(exam, **options)
+    def __call__(self, context: Any, **options: Any) -> dict[str, Any]:
+        return self.run(context, **options)
 
 
 def task(*, needs: Need, on_request: bool = False) -> Callable[[Callable[..., dict[str, Any]]], Task]:

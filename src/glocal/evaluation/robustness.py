@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glocal.evaluation.classify import Classifier, check_each, hits, photographs
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.corruptions import CORRUPTIONS, corrupt
-from glocal.evaluation.exam import Exam
 from glocal.evaluation.registry import task
 from glocal.evaluation.severities import nearest_size
 
@@ -18,7 +18,7 @@ def relative_drop(clean: float, corrupted: float) -> float:
 
 @task(needs="labels", on_request=True)
 def robustness(
-    exam: Exam,
+    context: EvalContext,
     *,
     images: int = 500,
     corruptions: Sequence[str] = tuple(CORRUPTIONS),
@@ -26,7 +26,7 @@ def robustness(
 ) -> dict:
     """Accuracy of the linear probe, trained on clean images, under 15 corruptions at 5 severities.
 
-    The corruptions are made as they are needed, from the exam's seed; each corrupted set passes the encoder once.
+    The corruptions are made as they are needed, from the context's seed; each corrupted set passes the encoder once.
 
     Args:
         images: test images looked at, spread evenly over all.
@@ -43,17 +43,17 @@ def robustness(
     """
     check_each("robustness: corruptions", corruptions, lambda c: c in CORRUPTIONS, f"one of {', '.join(CORRUPTIONS)}")
     check_each("robustness: severities", severities, lambda s: s in range(1, 6), "one of 1, 2, 3, 4, 5")
-    shown, classifier = photographs(exam, images), Classifier.of(exam)
-    batches = shown.batches(exam)
+    shown, classifier = photographs(context, images), Classifier.of(context)
+    batches = shown.batches(context)
     settings = [(name, severity) for name in corruptions for severity in severities]
     right = dict.fromkeys([("", 0), *settings], 0)
     for done, (name, severity) in enumerate(right):
         for pixels, labels, index in batches:
             if severity:
-                pixels = corrupt(pixels, name, severity, seed=exam.seed, samples=index.tolist())
-            right[name, severity] += hits(exam, classifier, pixels, labels)
-        if exam.progress is not None:
-            exam.progress("corruptions", done, len(settings))
+                pixels = corrupt(pixels, name, severity, seed=context.seed, samples=index.tolist())
+            right[name, severity] += hits(context, classifier, pixels, labels)
+        if context.progress is not None:
+            context.progress("corruptions", done, len(settings))
     accuracy = {setting: count / len(shown) for setting, count in right.items()}
     clean, mean = accuracy["", 0], sum(accuracy[s] for s in settings) / len(settings)
     table = {name: [accuracy[name, severity] for severity in severities] for name in corruptions}
@@ -65,5 +65,5 @@ def robustness(
         **{f"severity_{s}": sum(row[k] for row in table.values()) / len(table) for k, s in enumerate(severities)},
         "table": table,
         "images": len(shown),
-        "benchmark_size": nearest_size(exam.image_size),
+        "benchmark_size": nearest_size(context.image_size),
     }

@@ -17,7 +17,7 @@ from torch import Tensor
 from glocal import random
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
@@ -178,9 +178,9 @@ def count_confusions(
     return counts
 
 
-def _gather(exam: Exam, source: ImageSource) -> tuple[Tensor, list[np.ndarray]]:
+def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray]]:
     """Maps (N, H, W, D) and raw masks of the images whose pixels and mask can both be read."""
-    bank = exam.extract(source, crop_pct=None, dense=True)
+    bank = context.extract(source, crop_pct=None, dense=True)
     assert bank.dense is not None
     masks: dict[int, np.ndarray] = {}
     for row, i in enumerate(bank.index.tolist()):
@@ -188,7 +188,7 @@ def _gather(exam: Exam, source: ImageSource) -> tuple[Tensor, list[np.ndarray]]:
             masks[row] = source.mask(i)
         except Unreadable as error:
             bank.skipped.append((f"mask of {source.key(i)}", str(error)))
-    exam.skipped.extend(bank.skipped)
+    context.skipped.extend(bank.skipped)
     if not masks:
         raise UsageError(f"none of the masks of {source.name} can be read ({bank.skipped[0][1]})")
     maps = bank.dense.permute(0, 2, 3, 1).contiguous()
@@ -197,7 +197,7 @@ def _gather(exam: Exam, source: ImageSource) -> tuple[Tensor, list[np.ndarray]]:
 
 @task(needs="masks")
 def segment(
-    exam: Exam,
+    context: EvalContext,
     *,
     lrs: Sequence[float] = LRS,
     weight_decay: float = 0.0,
@@ -214,23 +214,23 @@ def segment(
         miou and pixel_accuracy on the test images; iou per class (None: neither present nor predicted); the chosen lr;
         validation_miou; output_stride in pixels.
     """
-    maps, raw = _gather(exam, exam.train)
-    classes = Classes.of(exam.train, raw)
+    maps, raw = _gather(context, context.train)
+    classes = Classes.of(context.train, raw)
     scenes = Scenes(maps, [classes.table[mask] for mask in raw])
     count = len(classes.names)
-    kept, held = held_out(len(raw), exam.seed, "segment")
+    kept, held = held_out(len(raw), context.seed, "segment")
     if len(held) == 0:
         raise UsageError("segment needs at least two training images, to choose its learning rate on")
     settings = [(lr, weight_decay) for lr in lrs]
-    training = Training(steps, batch_size, exam.seed, exam.device)
+    training = Training(steps, batch_size, context.seed, context.device)
     standardise, probes = train_segmenters(scenes, kept, count, settings, training)
-    scores = iou(count_confusions(probes, standardise, scenes, held.tolist(), exam.device)).nanmean(1)
+    scores = iou(count_confusions(probes, standardise, scenes, held.tolist(), context.device)).nanmean(1)
     chosen = best(scores, probes.finite())
 
     standardise, probe = train_segmenters(scenes, np.arange(len(raw)), count, [settings[chosen]], training)
-    maps, raw = _gather(exam, exam.test)
+    maps, raw = _gather(context, context.test)
     test = Scenes(maps, [classes.table[mask] for mask in raw])
-    (counts,) = count_confusions(probe, standardise, test, range(len(raw)), exam.device)
+    (counts,) = count_confusions(probe, standardise, test, range(len(raw)), context.device)
     per_class = iou(counts)
     return {
         "miou": float(per_class.nanmean()),
@@ -238,5 +238,5 @@ def segment(
         "iou": {n: None if v != v else v for n, v in zip(classes.names, per_class.tolist(), strict=True)},
         "lr": settings[chosen][0],
         "validation_miou": float(scores[chosen]),
-        "output_stride": exam.image_size / maps.shape[2],
+        "output_stride": context.image_size / maps.shape[2],
     }

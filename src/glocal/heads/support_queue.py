@@ -29,7 +29,7 @@ class SupportQueue(nn.Module):
         self.register_buffer("next", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def nearest(self, z: Tensor) -> Tensor:
+    def nearest_entry(self, z: Tensor) -> Tensor:
         """Of each vector (B, D) the queue's embedding of largest cosine similarity, (B, D) without gradient."""
         with without_autocast(z):
             similarity = z.to(self.embeddings.dtype) @ self.embeddings.mT  # z's own norm does not change the argmax

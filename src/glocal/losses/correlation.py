@@ -2,7 +2,7 @@
 
 The batch is first joined over processes: value and gradient are those of the joined batch. (The authors' in-place
 all-reduce of C passes 1/W of its gradient on W processes. LARS's adaptation hides that for weights, not for the biases
-and norms: to repeat a run of their code on W processes, divide `Optimization.one_dim_lr` by W.) Everything is computed
+and norms: to repeat a run of their code on W processes, divide `Optimization.bias_lr_scale` by W.) All is computed
 in float32, or float64 where the inputs are, whatever the autocast.
 """
 

@@ -104,7 +104,7 @@ def _off_diagonal(variance: Tensor, squared_norm: Tensor) -> Tensor:
     return squared_norm - variance.square().sum(dim=-1)
 
 
-def spread(z: Tensor) -> tuple[Tensor, Tensor]:
+def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
     """The `variance_hinge` and the `covariance_penalty` of each (B, D) in (S, B, D), centring once: (S,) and (S,)."""
     variance, squared_norm = _moments(z)
     return _hinge(variance).mean(dim=-1), _off_diagonal(variance, squared_norm) / z.shape[-1]
@@ -116,7 +116,7 @@ def _joined(z: Tensor) -> tuple[Tensor, Tensor]:
     Each process takes some of the columns, of all samples; the shares add up.
     """
     if world_size() == 1:
-        return spread(z)
+        return variance_and_covariance(z)
     columns = exchange(z.transpose(0, 2)).transpose(0, 2).contiguous()
     variance, squared_norm = _ShardedMoments.apply(columns)
     return _hinge(variance).sum(dim=-1) / z.shape[-1], _off_diagonal(variance, squared_norm) / z.shape[-1]

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from glocal.distributed import exchange, rank, share, world_size
 from glocal.errors import UsageError
-from glocal.losses.covariance import check_views, spread, upcast, vicregl_global_loss, weighted, without_autocast
+from glocal.losses.covariance import (
+    check_views,
+    upcast,
+    variance_and_covariance,
+    vicregl_global_loss,
+    weighted,
+    without_autocast,
+)
 from glocal.losses.loss import Loss
 
 SlotOrder = Literal["index", "distance"]
@@ -80,7 +87,7 @@ def point_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest(
+def nearest_cells(
     a: Tensor, b: Tensor, distances: Callable[[Tensor, Tensor], Tensor], *, limit: int = 2**22
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The nearest cell, and how far it is, for each cell of P maps in each of Q others, and the reverse.
@@ -146,7 +153,7 @@ def take(tokens: Tensor, cells: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Matches:
+class CellMatches:
     """Matched cells of all maps, for every direction from one of P maps to one of Q others.
 
     Attributes:
@@ -174,7 +181,7 @@ def find_matches(
     *,
     matches_by_crop_type: bool,
     like: Tensor,
-) -> list[Matches]:
+) -> list[CellMatches]:
     """The matches of all pairs by one kind of position, (B, ΣN, ·).
 
     Args:
@@ -189,7 +196,7 @@ def find_matches(
     """
     found = []
     for number, (a, b) in enumerate(pairs):
-        forth, back = nearest(a.of(positions), b.of(positions), distances)
+        forth, back = nearest_cells(a.of(positions), b.of(positions), distances)
         if number > 0:  # large crops and small ones, compared once
             counts: list[tuple[float, ...]] = [kept[:1], kept[1:]]
         else:  # the large crops, compared as (0, 1) and as (1, 0)
@@ -198,7 +205,7 @@ def find_matches(
             for k, weight in slot_weights([count(k, source.cells) for k in ks], slot_order, like):
                 cells, others = closest(distance, index, k, slot_order)
                 first = source.starts(cells.device)[:, None, None]
-                found.append(Matches(first + cells, target.starts(cells.device) + others, weight))
+                found.append(CellMatches(first + cells, target.starts(cells.device) + others, weight))
     return found
 
 
@@ -290,7 +297,7 @@ def vicregl_local_loss(
     sides = [cells for m in found for cells in (m.source, m.target)]
     slots = take(tokens, torch.cat([cells.flatten(1) for cells in sides], dim=1))
     weights = torch.cat([m.weights(cells) for m in found for cells in (m.source, m.target)])
-    variance, covariance = spread(exchange(slots))
+    variance, covariance = variance_and_covariance(exchange(slots))
     weights = weights.split(share(len(weights)))[rank()] / 2
     by_side = [
         x.unflatten(0, c.shape[1:]) for x, c in zip(slots.split([c[0].numel() for c in sides]), sides, strict=True)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from glocal.distributed import all_sum
-from glocal.views import Bank
+from glocal.views import PlainImages
 
 
 @torch.no_grad()
-def bank_features(method: nn.Module, bank: Bank, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def bank_features(method: nn.Module, bank: PlainImages, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Sample ids (N,) and vectors (N, D), float32, of this process's share of the images.
 
     Args:

@@ -60,7 +60,7 @@ class BarlowTwins(nn.Module):
     @property
     def optimization(self) -> Optimization:
         """Rates of .2 for weights and .0048 for biases and norms."""
-        lars = Optimization("lars", lr=0.2, weight_decay=1e-6, one_dim_lr=0.0048 / 0.2)
+        lars = Optimization("lars", lr=0.2, weight_decay=1e-6, bias_lr_scale=0.0048 / 0.2)
         return suited_to(self.encoder.norm, lars)
 
     def forward(self, batch: Batch) -> Loss:

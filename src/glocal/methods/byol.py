@@ -82,7 +82,7 @@ class BYOL(nn.Module):
         The published loss is 4 times ours. LARS takes that from a matrix's gradient, but not from its decay, and from
         parameters of one dimension not at all.
         """
-        lars = Optimization("lars", lr=0.3, weight_decay=1e-6 / 4, final_lr=0.0, one_dim_lr=4.0)
+        lars = Optimization("lars", lr=0.3, weight_decay=1e-6 / 4, final_lr=0.0, bias_lr_scale=4.0)
         return suited_to(self.encoder.norm, lars)
 
     def new_heads(self) -> PredictorHeads:

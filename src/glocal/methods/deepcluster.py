@@ -16,7 +16,7 @@ from glocal.methods.bank import bank_features, for_all
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset
 from glocal.random import derive
-from glocal.views import Bank, Batch, Crop, EpochPlan, Recipe
+from glocal.views import Batch, Crop, EpochPlan, PlainImages, Recipe
 
 
 class DeepCluster(nn.Module):
@@ -70,7 +70,7 @@ class DeepCluster(nn.Module):
         sgd = Optimization("sgd", 0.05, 1e-5, warmup_epochs=0.0, final_lr=1.0, no_momentum=("top.",))
         return suited_to(self.encoder.norm, sgd)
 
-    def before_epoch(self, bank: Bank) -> EpochPlan:
+    def before_epoch(self, bank: PlainImages) -> EpochPlan:
         ids, features = bank_features(self, bank, lambda pixels: self.encoder(pixels).pooled)
         x = F.normalize(whiten(features, self.components), dim=1)
         seed = derive(bank.seed, "k-means", bank.epoch)

@@ -20,7 +20,7 @@ from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset
 from glocal.methods.swav import embed_together, swav_views
 from glocal.random import derive
-from glocal.views import Bank, Batch, EpochPlan
+from glocal.views import Batch, EpochPlan, PlainImages
 
 
 class DeepClusterV2(nn.Module):
@@ -89,7 +89,7 @@ class DeepClusterV2(nn.Module):
     def optimization(self) -> Optimization:
         return suited_to(self.encoder.norm, Optimization("lars", lr=0.3, weight_decay=1e-6))
 
-    def before_epoch(self, bank: Bank) -> EpochPlan:
+    def before_epoch(self, bank: PlainImages) -> EpochPlan:
         if self.memory.embeddings.shape[1] != len(bank):  # nothing was seen yet
             ids, z = bank_features(self, bank, lambda pixels: self.projector(self.encoder(pixels).pooled))
             self.memory.start(ids, F.normalize(z, dim=1), len(bank))

@@ -18,7 +18,7 @@ from glocal.methods.deepcluster import crops_only
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset
 from glocal.random import derive
-from glocal.views import Bank, Batch, EpochPlan
+from glocal.views import Batch, EpochPlan, PlainImages
 
 
 class DeeperCluster(nn.Module):
@@ -81,7 +81,7 @@ class DeeperCluster(nn.Module):
         """A constant rate, published as .1 at batch 3072: give `lr` for batches as large."""
         return suited_to(self.encoder.norm, Optimization("sgd", 0.1, 1e-5, warmup_epochs=0.0, final_lr=1.0))
 
-    def before_epoch(self, bank: Bank) -> EpochPlan:
+    def before_epoch(self, bank: PlainImages) -> EpochPlan:
         if bank.plan is None or bank.epoch % self.every == 0:
             targets, renewed = self.cluster(bank), True
         else:
@@ -91,7 +91,7 @@ class DeeperCluster(nn.Module):
         order = balanced_order(cluster.numpy(), len(bank), bank.seed, bank.epoch)
         return EpochPlan(torch.from_numpy(order), targets, ("super.", "sub.") if renewed else ())
 
-    def cluster(self, bank: Bank) -> Tensor:
+    def cluster(self, bank: PlainImages) -> Tensor:
         """The super-cluster of each image, and its cluster in there, (2, N); the classifiers start anew."""
         if (total := self.parts * self.clusters) > len(bank):  # each image would be a cluster by itself
             raise UsageError(

@@ -105,7 +105,13 @@ class DINO(nn.Module):
         if self.encoder.norm == "batch":
             return Optimization("lars", lr=0.3, weight_decay=1e-6, frozen=frozen)
         return Optimization(
-            "adamw", lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, final_lr=0.002, clip_each=3.0, frozen=frozen
+            "adamw",
+            lr=5e-4,
+            weight_decay=0.04,
+            final_weight_decay=0.4,
+            final_lr=0.002,
+            clip_per_parameter=3.0,
+            frozen=frozen,
         )
 
     def new_heads(self) -> DistillationHeads:

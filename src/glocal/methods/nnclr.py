@@ -74,7 +74,7 @@ class NNCLR(nn.Module):
     def forward(self, batch: Batch) -> Loss:
         z_a, z_b = (self.projector(features.pooled) for features in encode(self.encoder, batch.views))
         p_a, p_b = self.predictor(z_a), self.predictor(z_b)
-        near_a, near_b = self.queue.nearest(z_a), self.queue.nearest(z_b)
+        near_a, near_b = self.queue.nearest_entry(z_a), self.queue.nearest_entry(z_b)
         self.queue.push(z_a)
         loss = self.contrast(near_a, p_b, self.temperature) + self.contrast(near_b, p_a, self.temperature)
         return Loss.of({"contrast": loss / 2})

@@ -18,11 +18,11 @@ class Optimization:
         warmup_epochs: epochs of linear warm-up (at most a tenth of a shorter run).
         final_lr: learning rate at the end, as a fraction of the peak.
         momentum: of LARS and SGD.
-        trust: LARS trust coefficient η.
-        one_dim_lr: learning rate of parameters of one dimension, as a fraction of the others'.
+        trust_coefficient: LARS trust_coefficient coefficient η.
+        bias_lr_scale: learning rate of parameters of one dimension, as a fraction of the others'.
         final_weight_decay: weight decay at the end of a cosine over the run; None for a constant one.
         clip: largest norm of the whole gradient; 0 for none.
-        clip_each: largest gradient norm of each parameter by itself; 0 for none.
+        clip_per_parameter: largest gradient norm of each parameter by itself; 0 for none.
         stretch: the schedules are those of a run this many times as long, cut off.
         frozen: beginning of parameters' names -> epochs (at most a tenth of the run) before they start to move.
         no_momentum: beginnings of names of parameters that LARS and SGD move without momentum.
@@ -34,11 +34,11 @@ class Optimization:
     warmup_epochs: float = 10.0
     final_lr: float = 0.001
     momentum: float = 0.9
-    trust: float = 0.001
-    one_dim_lr: float = 1.0
+    trust_coefficient: float = 0.001
+    bias_lr_scale: float = 1.0
     final_weight_decay: float | None = None
     clip: float = 0.0
-    clip_each: float = 0.0
+    clip_per_parameter: float = 0.0
     stretch: float = 1.0
     frozen: Mapping[str, float] = field(default_factory=dict)
     no_momentum: tuple[str, ...] = ()

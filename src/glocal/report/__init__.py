@@ -38,7 +38,7 @@ def write_report(
     """
     import os
 
-    from glocal.report.gather import gather
+    from glocal.report.collect import gather
     from glocal.report.page import render
 
     page = render(gather(run_dir, encoder=encoder, source=source, baselines=baselines))

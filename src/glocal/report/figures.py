@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glocal.report.matches import Matches
-from glocal.report.words import short_number
+from glocal.report.labels import short_number
+from glocal.report.matches import PhotographMatches
 
 Series = tuple[np.ndarray, np.ndarray]
 """x and y of one line, both (N,)."""
@@ -118,7 +118,7 @@ def bar_chart(bars: list[tuple[str, float, str]], *, title: str) -> str:
         return _svg(figure, title)
 
 
-def match_drawing(matches: Matches, *, side: int = 200, most: int = 28) -> str:
+def match_drawing(matches: PhotographMatches, *, side: int = 200, most: int = 28) -> str:
     """Two crops side by side and the matches between them, as SVG: solid where right, dashed where wrong.
 
     At most `most` lines are drawn, evenly spread over the cells, so that they can be told apart.

@@ -20,7 +20,7 @@ LARGE, SMALL, APART = 0.8, 0.6, 0.2
 
 
 @dataclass(frozen=True)
-class Matches:
+class PhotographMatches:
     """Two crops and the matches from cells of the first to cells of the second.
 
     Attributes:
@@ -74,7 +74,7 @@ def match(dense: Tensor, cells: Tensor, a: View, b: View) -> tuple[Tensor, Tenso
         b: the second crop.
 
     Returns:
-        start (M, 2) and end (M, 2) in crop pixels, hits (M,) bool, as in `Matches`.
+        start (M, 2) and end (M, 2) in crop pixels, hits (M,) bool, as in `PhotographMatches`.
     """
     height, width = dense.shape[-2:]
     side_h, side_w = b.pixels.shape[-2:]
@@ -89,9 +89,9 @@ def match(dense: Tensor, cells: Tensor, a: View, b: View) -> tuple[Tensor, Tenso
 
 def match_photographs(
     encoder: nn.Module, source: ImageSource, indices: list[int], side: int, count: int
-) -> list[Matches]:
+) -> list[PhotographMatches]:
     """Matches in up to `count` photographs, tried in the order of `indices`; every other second crop is mirrored."""
-    found: list[Matches] = []
+    found: list[PhotographMatches] = []
     for i in indices:
         if len(found) == count:
             break
@@ -105,5 +105,5 @@ def match_photographs(
         features = next(features_of(encoder, list(crops)))
         positions = features.positions if features.positions.ndim == 2 else features.positions[0]
         start, end, hits = match(features.dense.float().cpu(), positions.float().cpu(), a, b)
-        found.append(Matches(crops, source.key(i), start.numpy(), end.numpy(), hits.numpy()))
+        found.append(PhotographMatches(crops, source.key(i), start.numpy(), end.numpy(), hits.numpy()))
     return found

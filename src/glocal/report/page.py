@@ -6,15 +6,15 @@ from html import escape
 
 from PIL import Image
 
+from glocal.report.collect import ReportData
 from glocal.report.figures import ARM_NAMES, data_uri, match_drawing
-from glocal.report.gather import ReportData
-from glocal.report.matches import Matches
+from glocal.report.labels import method_words
+from glocal.report.matches import PhotographMatches
 from glocal.report.photographs import Photograph
 from glocal.report.sections import curves, missing, scores, section, spectra, what_was_run
-from glocal.report.showing import Neighbours, PCAMap
 from glocal.report.style import CSS
 from glocal.report.verdict import judge
-from glocal.report.words import method_words
+from glocal.report.visuals import Neighbours, PCAMap
 
 
 def render(report: ReportData) -> str:
@@ -111,7 +111,7 @@ def matches_section(report: ReportData) -> str:
     return section("matches", title, f'<p class="caption">{caption}</p><div class="pairs">{pairs}</div>')
 
 
-def _share(found: list[Matches]) -> str:
+def _share(found: list[PhotographMatches]) -> str:
     """The share of matches that are right, in percent."""
     total = sum(len(matches.hits) for matches in found)
     return f"{100 * sum(int(matches.hits.sum()) for matches in found) / total:.0f}%" if total else "–"

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from glocal.report.collect import ReportData
 from glocal.report.figures import ARM_COLOURS, ARM_NAMES, Series, bar_chart, line_chart, thin
-from glocal.report.gather import ReportData
-from glocal.report.records import ARMS, RunRecord
-from glocal.report.showing import Spectrum
-from glocal.report.words import (
+from glocal.report.labels import (
     HIGHER,
     LOWER,
     SHARES,
@@ -23,6 +21,8 @@ from glocal.report.words import (
     short_number,
     task_name,
 )
+from glocal.report.records import ARMS, RunRecord
+from glocal.report.visuals import Spectrum
 
 SETTINGS = {
     "preset": "preset {}",

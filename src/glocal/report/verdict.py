@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from glocal.report.labels import main_metric, task_name
 from glocal.report.records import RunRecord
-from glocal.report.words import main_metric, task_name
 
 BASELINES = {"random": "random initialisation", "pixels": "raw pixels"}
 SMALLEST = 0.01

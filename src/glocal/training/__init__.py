@@ -1,6 +1,6 @@
 """The loop, optimisers and schedules, checkpoints, logging."""
 
-from glocal.training.logbook import read_metrics
+from glocal.training.logger import read_metrics
 from glocal.training.loop import Interrupted, Monitor, Schedule, TrainingStopped, fit
 from glocal.training.optimizers import LARS
 

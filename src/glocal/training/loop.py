@@ -18,9 +18,9 @@ from torch import nn
 from glocal.methods import Optimization
 from glocal.random import derive
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
-from glocal.training.logbook import Logbook
-from glocal.training.optimizers import build_optimizer, clip_each, decay_at, frozen_until, warmup_cosine
-from glocal.views import Appearance, Bank, ViewLoader
+from glocal.training.logger import RunLogger
+from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
+from glocal.views import Appearance, PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
@@ -120,8 +120,8 @@ def fit(
     bank = None
     if hasattr(method, "before_epoch"):
         size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
-        bank = Bank(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
-    log = Logbook(run, steps=total_steps, step=at.step, active=fabric.is_global_zero, quiet=quiet)
+        bank = PlainImages(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
+    log = RunLogger(run, steps=total_steps, step=at.step, active=fabric.is_global_zero, quiet=quiet)
     clock, saved, logged = time.monotonic() - at.seconds, time.monotonic(), (at.step, time.monotonic())
 
     def checkpoint() -> None:
@@ -136,7 +136,7 @@ def fit(
             save_checkpoint(run, method, optimizer, fabric.strategy.precision, at)
         fabric.barrier()
 
-    def wishes() -> tuple[bool, bool]:
+    def sync_flags() -> tuple[bool, bool]:
         """Whether to stop, and whether a checkpoint is due: for all processes, if for any."""
         mine = stopping(), time.monotonic() - saved > schedule.checkpoint_seconds
         if fabric.world_size == 1:
@@ -191,10 +191,10 @@ def fit(
                     for parameter, step in frozen:
                         if at.step < step:
                             parameter.grad = None
-                    if clip or optimization.clip_each:  # infinite: only undoes the scaling of fp16
+                    if clip or optimization.clip_per_parameter:  # infinite: only undoes the scaling of fp16
                         fabric.clip_gradients(wrapped, optimizer_, max_norm=clip or math.inf, error_if_nonfinite=False)
-                    if optimization.clip_each:
-                        clip_each(method.parameters(), optimization.clip_each)
+                    if optimization.clip_per_parameter:
+                        clip_per_parameter(method.parameters(), optimization.clip_per_parameter)
                     optimizer_.step()
                     optimizer_.zero_grad()
                     at.step, at.batch = at.step + 1, at.batch + len(batches)
@@ -204,12 +204,12 @@ def fit(
                         write_line(loss)
                     # not at every step, since processes wait for each other to agree
                     ask = fabric.world_size == 1 or at.step % schedule.log_steps == 0
-                    stop, late = wishes() if ask else (False, False)
+                    stop, late = sync_flags() if ask else (False, False)
                     if stop or at.step >= total_steps:
                         break
                     if late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
                         checkpoint()
-                stop, late = wishes()
+                stop, late = sync_flags()
                 if stop:
                     checkpoint()
                     raise Interrupted(
@@ -230,7 +230,7 @@ def fit(
     return at
 
 
-def _make_plan(method: Any, bank: Bank, optimizer: torch.optim.Optimizer, at: Position, log: Logbook) -> None:
+def _make_plan(method: Any, bank: PlainImages, optimizer: torch.optim.Optimizer, at: Position, log: RunLogger) -> None:
     """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
     bank.epoch, bank.plan = at.epoch, at.plan
     at.plan = method.before_epoch(bank)
@@ -241,7 +241,7 @@ def _make_plan(method: Any, bank: Bank, optimizer: torch.optim.Optimizer, at: Po
             optimizer.state.pop(parameter, None)
 
 
-def _monitor(monitor: Monitor, method: Any, at: Position, log: Logbook, fabric: Fabric, *, last: bool) -> None:
+def _monitor(monitor: Monitor, method: Any, at: Position, log: RunLogger, fabric: Fabric, *, last: bool) -> None:
     """Look on the main process; where it says stop, all processes do, unless this is the end anyway."""
     numbers, stop = {}, None
     if fabric.is_global_zero:

@@ -23,15 +23,33 @@ class LARS(torch.optim.Optimizer):
         lr: learning rate.
         momentum: μ.
         weight_decay: λ.
-        trust: η.
+        trust_coefficient: η.
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
     ) -> None:
         super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust_coefficient": trust_coefficient,
+                "adapt": True,
+            },
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            if "trust" in group:  # a checkpoint from before the name
+                group["trust_coefficient"] = group.pop("trust")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -46,7 +64,7 @@ class LARS(torch.optim.Optimizer):
             if group["adapt"]:
                 scales = []
                 for w, d in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
-                    scales.append(torch.where((w > 0) & (d > 0), group["trust"] * w / d, 1.0))
+                    scales.append(torch.where((w > 0) & (d > 0), group["trust_coefficient"] * w / d, 1.0))
                 torch._foreach_mul_(updates, scales)
             for p in params:
                 if "velocity" not in self.state[p]:
@@ -66,7 +84,7 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay, "lr_share": 1.0},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "lr_share": spec.one_dim_lr},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "lr_share": spec.bias_lr_scale},
     ]
     light = {p for name, p in module.named_parameters() if name.startswith(spec.no_momentum)}
     for group in groups.copy() if light and spec.optimizer != "adamw" else []:
@@ -76,7 +94,7 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
     if spec.optimizer == "lars":
         for group in groups:
             group["adapt"] = group["params"][0].ndim > 1
-        return LARS(groups, lr=lr, momentum=spec.momentum, trust=spec.trust)
+        return LARS(groups, lr=lr, momentum=spec.momentum, trust_coefficient=spec.trust_coefficient)
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, foreach=True)
     return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
@@ -97,7 +115,7 @@ def frozen_until(module: nn.Module, frozen: Mapping[str, int]) -> list[tuple[nn.
 
 
 @torch.no_grad()
-def clip_each(parameters: Iterable[Tensor], largest: float) -> None:
+def clip_per_parameter(parameters: Iterable[Tensor], largest: float) -> None:
     """Scale down each parameter's gradient whose norm exceeds `largest`, by itself (DINO); in place."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if grads:

@@ -100,19 +100,19 @@ def decide_optimization(plan: Plan, spec: Optimization, steps: int, processes: i
         spec = replace(spec, optimizer=config["optimizer"], lr=lr, weight_decay=weight_decay, final_weight_decay=None)
     if short:
         spec = replace(spec, no_momentum=())
-    # a trust of .02 stands in the config.yaml of such a run, which must give the same run again
-    if short and spec.optimizer == "lars" and config["trust"] in (None, SHORT_TRUST):
-        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust=SHORT_TRUST)
+    # a trust_coefficient of .02 stands in the config.yaml of such a run, which must give the same run again
+    if short and spec.optimizer == "lars" and config["trust_coefficient"] in (None, SHORT_TRUST):
+        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust_coefficient=SHORT_TRUST)
         plan.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
     batch = config["batch_size"] * processes
     by_root = short and spec.optimizer == "adamw"
     share, said = (math.sqrt(1024 * batch), f"1024/256 × √({batch}/1024)") if by_root else (batch, f"{batch}/256")
     plan.decide("lr", spec.lr * share / 256, f"{spec.lr:g} × {said}")
-    for name in ("weight_decay", "warmup_epochs", "trust"):
+    for name in ("weight_decay", "warmup_epochs", "trust_coefficient"):
         plan.decide(name, getattr(spec, name), "goes with the optimizer")
     if config["weight_decay"] != spec.weight_decay:  # the person's own stays where it was set
         spec = replace(spec, final_weight_decay=None)
-    return replace(spec, **{name: config[name] for name in ("weight_decay", "warmup_epochs", "trust")})
+    return replace(spec, **{name: config[name] for name in ("weight_decay", "warmup_epochs", "trust_coefficient")})
 
 
 def fast_bf16(accelerator: str) -> bool:

@@ -1,19 +1,19 @@
 """How an image becomes views: geometry per image, appearance per batch."""
 
 from glocal.views.appearance import Appearance
-from glocal.views.bank import Bank, EpochPlan
 from glocal.views.cache import PixelCache, worth_caching
 from glocal.views.loader import ViewLoader
+from glocal.views.plain_images import EpochPlan, PlainImages
 from glocal.views.recipe import Crop, Recipe, Support, multi_crop, simclr_views, two_views
 from glocal.views.view import Batch, View, grid_centers
 
 __all__ = [
     "Appearance",
-    "Bank",
     "Batch",
     "Crop",
     "EpochPlan",
     "PixelCache",
+    "PlainImages",
     "Recipe",
     "Support",
     "View",

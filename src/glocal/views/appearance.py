@@ -78,7 +78,7 @@ class Appearance:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AugmentParams:
     """What will happen to each sample of one view.
 
     Attributes:
@@ -99,8 +99,8 @@ class Plan:
     radius: int
 
 
-def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> Plan:
-    """The `Plan` of samples `index` (B,), which a batch of other samples, or in another order, would not change."""
+def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> AugmentParams:
+    """The parameters of samples `index` (B,), which a batch of other samples, or in another order, would not change."""
     u = random.uniform(seed, "appearance", epoch, index, view, n=13)
     widths = np.array([crop.brightness, crop.contrast, crop.saturation, crop.hue])
     middle = np.array([1.0, 1.0, 1.0, 0.0])
@@ -111,11 +111,11 @@ def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> Pla
     low_sigma, high_sigma = crop.sigma
     sigma = np.where(u[:, 10] < crop.blur, low_sigma + u[:, 11] * (high_sigma - low_sigma), 0.0)
     gray, solarize = u[:, 9] < crop.gray, u[:, 12] < crop.solarize
-    return Plan(order, factor, gray, sigma, solarize, radius=ceil(4 * high_sigma))
+    return AugmentParams(order, factor, gray, sigma, solarize, radius=ceil(4 * high_sigma))
 
 
 def render(
-    pixels: Tensor, plan: Plan, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None
+    pixels: Tensor, plan: AugmentParams, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None
 ) -> Tensor:
     """Carry out a plan on uint8 pixels (B, 3, s, s); float32, normalised, channels-last, or written into `out`."""
     if out is None:
@@ -131,7 +131,7 @@ def render(
     return out
 
 
-def _carry_out(pixels: Tensor, plan: Plan, part: np.ndarray, shift: Tensor, scale: Tensor) -> Tensor:
+def _carry_out(pixels: Tensor, plan: AugmentParams, part: np.ndarray, shift: Tensor, scale: Tensor) -> Tensor:
     """What is planned for the samples `part`, whose pixels these are."""
     x = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     for turn in plan.order[part].T:

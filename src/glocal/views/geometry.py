@@ -105,7 +105,7 @@ def whole_boxes(boxes: np.ndarray, shrink: tuple[float, float], width: int, heig
     return inside
 
 
-def cut(pixels: Tensor, boxes: np.ndarray, sizes: Sequence[int]) -> list[Tensor]:
+def crop_boxes(pixels: Tensor, boxes: np.ndarray, sizes: Sequence[int]) -> list[Tensor]:
     """Crops out of one image: bicubic with anti-aliasing, as `torchvision.transforms.v2.functional.resized_crop`.
 
     Args:

@@ -24,8 +24,8 @@ from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
+from glocal.views.dataset import AGAIN, Packed, Samples, can_share
 from glocal.views.recipe import Recipe, Support
-from glocal.views.samples import AGAIN, Packed, Samples, can_share
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch
 
@@ -49,8 +49,8 @@ class ViewLoader:
         batch_size: images per step, per process.
         seed: the run's seed.
         workers: processes that decode and crop; 0 does it in this one. They start with the first batch, and stay.
-        yielding: the workers take only what other processes leave, above all this one's waits: where training itself
-            is on all cores, it is as slow as its slowest thread.
+        low_priority: the workers take only what other processes leave, above all this one's waits: where training
+            itself is on all cores, it is as slow as its slowest thread.
         rank: index of this process.
         world_size: number of processes.
         shuffle: a new order every epoch; else the source's own order.
@@ -59,7 +59,7 @@ class ViewLoader:
             first, so crops differ (slightly) from those without.
         appearance: of the same recipe, to be carried out by the workers too, on one thread each, so that views come out
             normalised. For training on a CPU; a GPU does it better, on the uint8 views that come out without.
-        among: (N,) ids of the images that may be served, of which every epoch is then given an order; None: all.
+        subset: (N,) ids of the images that may be served, of which every epoch is then given an order; None: all.
         steps: batches of an epoch; None: as many as there are images for.
 
     Attributes:
@@ -77,14 +77,14 @@ class ViewLoader:
         batch_size: int,
         seed: int,
         workers: int = 0,
-        yielding: bool = False,
+        low_priority: bool = False,
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
         cache: PixelCache | None = None,
         appearance: Appearance | None = None,
-        among: np.ndarray | None = None,
+        subset: np.ndarray | None = None,
         steps: int | None = None,
     ):
         if world_size > 1 and not drop_last:
@@ -109,13 +109,13 @@ class ViewLoader:
         self._of_source = partial(ViewLoader, source, batch_size=batch_size, seed=seed, workers=workers)
         self._new_reader = partial(
             DataLoader,
-            Samples(source, recipe, seed, cache, among, appearance),
+            Samples(source, recipe, seed, cache, subset, appearance),
             batch_size=None,
             sampler=self._positions,
             num_workers=workers,
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_init_worker, LEAST_PRIORITY if yielding else 0),
+            worker_init_fn=partial(_init_worker, LEAST_PRIORITY if low_priority else 0),
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
@@ -124,7 +124,7 @@ class ViewLoader:
         if recipe.support:
             settings: dict[str, Any] = {
                 "workers": -(-workers // 2),
-                "yielding": yielding,
+                "low_priority": low_priority,
                 "rank": rank,
                 "world_size": world_size,
                 "cache": cache,
@@ -196,7 +196,7 @@ class _SupportLoader:
         total = min(support.classes, len(self.ids)) * support.images
         if total % world_size:
             raise UsageError(f"{total} support images cannot be shared by {world_size} processes: change their number")
-        settings |= {"seed": self.seed, "world_size": world_size, "among": np.concatenate(self.ids), "steps": steps}
+        settings |= {"seed": self.seed, "world_size": world_size, "subset": np.concatenate(self.ids), "steps": steps}
         self.loader = ViewLoader(source, Recipe(support.views), batch_size=total // world_size, **settings)
         labelled = sum(len(of_class) for of_class in self.ids)
         self.note = f"{labelled:,} of {len(source):,} labels used, of {len(self.ids)} classes"

@@ -25,13 +25,11 @@ class View:
         pixels: (B, 3, h, w), uint8 as cropped, normalised float after appearance.
         affine: (B, 2, 3) float32, the map from crop pixels to source pixels: source = affine @ (x, y, 1).
         kept: (B, N) indices of the patches that are kept, or None for all.
-        time: (B,) frame times in seconds, or None.
     """
 
     pixels: Tensor
     affine: Tensor
     kept: Tensor | None = None
-    time: Tensor | None = None
 
     def to_source(self, points: Tensor) -> Tensor:
         """Carry crop points home.
@@ -91,7 +89,7 @@ class View:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """The same view on another device."""
-        names = ("pixels", "affine", "kept", "time")
+        names = ("pixels", "affine", "kept")
         present = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
 

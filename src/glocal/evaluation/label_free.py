@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from glocal.diagnostics.rank import rankme, redundancy, similarity_within, spread
+from glocal.evaluation.context import EvalContext
 from glocal.evaluation.correspond import CROP, two_crops
-from glocal.evaluation.exam import Exam
+from glocal.evaluation.rank import rankme, redundancy, similarity_within, spread
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over
 from glocal.views import Crop
 
 
 @task(needs="images")
-def rank(exam: Exam, *, images: int = 256) -> dict:
+def rank(context: EvalContext, *, images: int = 256) -> dict:
     """How many directions the features use, pooled and dense, and how alike they are. No labels needed.
 
     Args:
@@ -24,10 +24,10 @@ def rank(exam: Exam, *, images: int = 256) -> dict:
         rank_pooled, rank_dense (RankMe), dim, redundancy, spread (pooled), similarity_within and similarity_between
         (mean cosine of locations of the same and of different images), and n, n_dense: ranks compare only at equal n.
     """
-    pooled = exam.bank("test").pooled.to(exam.device)
-    dense = exam.extract(spread_over(exam.test, images), dense=True).dense
+    pooled = context.bank("test").pooled.to(context.device)
+    dense = context.extract(spread_over(context.test, images), dense=True).dense
     assert dense is not None
-    maps = dense.to(exam.device).float()
+    maps = dense.to(context.device).float()
     tokens = maps.permute(0, 2, 3, 1).flatten(0, 2)
     within, between = similarity_within(maps)
     return {
@@ -44,14 +44,14 @@ def rank(exam: Exam, *, images: int = 256) -> dict:
 
 
 @task(needs="images")
-def stability(exam: Exam, *, images: int = 500, crop: Crop = CROP) -> dict:
+def stability(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> dict:
     """Whether two crops of one image get features nearer to each other than to other images'. No labels needed.
 
     Returns:
         same (mean cosine of the two crops), other (of different images), retrieval (how often the other crop is the
         nearest among all images), n.
     """
-    pairs = [(a.pooled.float(), b.pooled.float()) for _, a, b in two_crops(exam, images=images, crop=crop)]
+    pairs = [(a.pooled.float(), b.pooled.float()) for _, a, b in two_crops(context, images=images, crop=crop)]
     a, b = (F.normalize(torch.cat(side), dim=1) for side in zip(*pairs, strict=True))
     similarity = a @ b.T
     count = len(similarity)

@@ -29,7 +29,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return lines
 
 
-class Logbook:
+class RunLogger:
     """Writes on the main process only; elsewhere every call does nothing.
 
     Args:

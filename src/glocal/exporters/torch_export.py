@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from glocal.backbones import Backbone
-from glocal.handover.graph import Difference, compare, description, quiet, trace
-from glocal.handover.staging import MARK, staged_file
+from glocal.exporters.graph import Difference, compare, description, quiet, trace
+from glocal.exporters.staging import MARK, staged_file
 
 
 def export_torch(backbone: Backbone, out: str | Path, *, image_size: int | None = None) -> Difference:

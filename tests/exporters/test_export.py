@@ -8,7 +8,7 @@ import torch
 
 from glocal.backbones import build_backbone, load_encoder
 from glocal.errors import UsageError
-from glocal.handover import FORMATS, export_encoder
+from glocal.exporters import FORMATS, export_encoder
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,6 @@ def test_timm_by_name(backbone, tmp_path):
 def test_import_is_lazy():
     """Neither the exporters nor timm are needed to open the room."""
     heavy = ("timm", "onnx", "onnxruntime", "pyarrow")
-    code = f"import sys, glocal.handover; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, glocal.exporters; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

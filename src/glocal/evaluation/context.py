@@ -1,4 +1,4 @@
-"""`Exam`, what a task receives: a frozen encoder, two disjoint collections, and features extracted once for all."""
+"""`EvalContext`, what a task receives: a frozen encoder, two disjoint collections, features extracted once for all."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.extract import Bank, Progress, device_of, extract
+from glocal.evaluation.extract import FeatureBank, Progress, device_of, extract
 
 T = TypeVar("T")
 
 
 @dataclass
-class Exam:
+class EvalContext:
     """A frozen encoder and what to examine it on.
 
     Attributes:
@@ -41,19 +41,19 @@ class Exam:
     precision: str = "fp32"
     progress: Progress | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    _banks: dict[str, Bank] = field(default_factory=dict, repr=False)
+    _banks: dict[str, FeatureBank] = field(default_factory=dict, repr=False)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def source(self, split: str) -> ImageSource:
         """The collection called "train" or "test"."""
         return {"train": self.train, "test": self.test}[split]
 
-    def extract(self, source: ImageSource, **options) -> Bank:
-        """Features of a collection with this exam's settings; `options` as in `glocal.evaluation.extract`."""
+    def extract(self, source: ImageSource, **options) -> FeatureBank:
+        """Features of a collection with this context's settings; `options` as in `glocal.evaluation.extract`."""
         settings = {name: getattr(self, name) for name in ("batch_size", "workers", "precision", "progress")}
         return extract(self.encoder, source, image_size=self.image_size, **(settings | options))
 
-    def bank(self, split: str) -> Bank:
+    def bank(self, split: str) -> FeatureBank:
         """Pooled features of "train" or "test", centre-cropped; computed at the first call and kept."""
         if split not in self._banks:
             self._banks[split] = self.extract(self.source(split))
@@ -66,7 +66,7 @@ class Exam:
             self._kept[key] = make()
         return self._kept[key]
 
-    def labels(self, bank: Bank) -> Tensor:
+    def labels(self, bank: FeatureBank) -> Tensor:
         """The bank's labels (N,).
 
         Raises:

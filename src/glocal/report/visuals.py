@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from glocal.diagnostics import spectrum
-from glocal.evaluation.knn import nearest
+from glocal.evaluation.knn import nearest_neighbours
+from glocal.evaluation.rank import spectrum
 from glocal.report.photographs import Photograph, features_of
 
 Spectrum = np.ndarray
@@ -65,7 +65,7 @@ def falloff(features: Tensor) -> Spectrum:
 
 def neighbours_of(pooled: Tensor, queries: list[int], count: int) -> list[list[int]]:
     """Rows of `pooled` (N, D) most similar to each query row by cosine, the query itself left out, nearest first."""
-    _, positions = nearest(pooled[queries], pooled, count + 1)
+    _, positions = nearest_neighbours(pooled[queries], pooled, count + 1)
     return [[i for i in row if i != query][:count] for query, row in zip(queries, positions.tolist(), strict=True)]
 
 

@@ -16,10 +16,10 @@ from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation.extract import device_of
 from glocal.random import derive
-from glocal.report.matches import Matches, match_photographs
+from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.photographs import Photograph, choose, features_of, load
 from glocal.report.records import RunRecord, read_run
-from glocal.report.showing import Gallery, Neighbours, PCAMap, Spectrum, embed, falloff, neighbours_of, pca_maps
+from glocal.report.visuals import Gallery, Neighbours, PCAMap, Spectrum, embed, falloff, neighbours_of, pca_maps
 
 GALLERY = 384
 """Photographs among which neighbours are sought and spectra measured."""
@@ -61,7 +61,7 @@ class ReportData:
     spectra: dict[str, dict[str, Spectrum]] = field(default_factory=dict)
     pca: list[PCAMap] = field(default_factory=list)
     neighbours: list[Neighbours] = field(default_factory=list)
-    matches: dict[str, list[Matches]] = field(default_factory=dict)
+    matches: dict[str, list[PhotographMatches]] = field(default_factory=dict)
     gallery: int = 0
     diagnoses: list[str] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from glocal.backbones import build_backbone
-from glocal.diagnostics import EffectiveField, ReceptiveField, effective_receptive_field, receptive_field
+from glocal.backbones.receptive_field import EffectiveField, ReceptiveField, effective_receptive_field, receptive_field
 from glocal.errors import UsageError
 
 ROWS = [  # name, size, stride, offset

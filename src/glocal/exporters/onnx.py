@@ -13,8 +13,8 @@ from torch import Tensor
 
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
-from glocal.handover.graph import OUTPUTS, Difference, compare, description, first_line, quiet, trace
-from glocal.handover.staging import MARK, staged_file
+from glocal.exporters.graph import OUTPUTS, Difference, compare, description, first_line, quiet, trace
+from glocal.exporters.staging import MARK, staged_file
 
 OPSET = 18
 

@@ -17,7 +17,7 @@ from glocal.backbones import Backbone
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation.extract import CROP_PCT, Progress, stream
-from glocal.handover.staging import MARK, staged_file
+from glocal.exporters.staging import MARK, staged_file
 
 ROW_GROUP_BYTES = 64 << 20
 

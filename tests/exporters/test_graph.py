@@ -8,10 +8,10 @@ import torch
 
 from glocal.backbones import build_backbone
 from glocal.errors import UsageError
-from glocal.handover import export_encoder
-from glocal.handover.graph import _may_vary, compare, trace
-from glocal.handover.onnx import export_onnx
-from glocal.handover.torch_export import export_torch
+from glocal.exporters import export_encoder
+from glocal.exporters.graph import _may_vary, compare, trace
+from glocal.exporters.onnx import export_onnx
+from glocal.exporters.torch_export import export_torch
 
 CASES = {
     "resnet18": {"output_stride": 16},
@@ -36,7 +36,7 @@ def encoder(captured, monkeypatch):
     """An encoder that both formats capture once, to save time."""
     backbone, traced = captured
     for module in ("onnx", "torch_export"):
-        monkeypatch.setattr(f"glocal.handover.{module}.trace", lambda *_: traced)
+        monkeypatch.setattr(f"glocal.exporters.{module}.trace", lambda *_: traced)
     return backbone
 
 
@@ -142,7 +142,7 @@ def test_compare_reports_the_largest_difference(traced):
 
 
 def test_missing_onnx_packages(monkeypatch, tmp_path):
-    monkeypatch.setattr("glocal.handover.onnx.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("glocal.exporters.onnx.find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(UsageError, match=r"needs onnxscript: pip install 'glocal\[onnx\]'"):
         export_onnx(build_backbone("resnet10t"), tmp_path / "encoder.onnx")
 

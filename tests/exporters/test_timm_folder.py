@@ -9,7 +9,7 @@ import torch
 
 from glocal.backbones import build_backbone
 from glocal.errors import UsageError
-from glocal.handover.timm_folder import export_timm
+from glocal.exporters.timm_folder import export_timm
 
 CASES = {
     "resnet18": {"output_stride": 16},

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from glocal.diagnostics import rankme, redundancy, similarity_within, spectrum, spread
+from glocal.evaluation.rank import rankme, redundancy, similarity_within, spectrum, spread
 
 
 def gaussian(*shape, seed=0):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from glocal.report.showing import falloff, neighbours_of, principal_colours
+from glocal.report.visuals import falloff, neighbours_of, principal_colours
 
 
 def test_falloff_is_the_singular_values_of_centred_features():

@@ -56,7 +56,7 @@ class EpochPlan:
         return found
 
 
-class Bank:
+class PlainImages:
     """All images, once each, plain: their largest central square, without augmentation. Iterated before an epoch.
 
     On several processes each gets a share. Batches have one view, ready for the encoder, and the sample ids.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
 from glocal.evaluation.extract import CROP_PCT
-from glocal.handover.staging import MARK, staged_folder
+from glocal.exporters.staging import MARK, staged_folder
 
 _POOL_ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "native": [{}],

@@ -1,4 +1,4 @@
-"""`Watch`: what a run looks at every few epochs while it trains."""
+"""`OnlineEval`: what a run looks at every few epochs while it trains."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from glocal import random
 from glocal.data.source import ImageSource
 from glocal.diagnostics.collapse import check_features
-from glocal.diagnostics.rank import rankme
 from glocal.evaluation.extract import stream
 from glocal.evaluation.knn import knn_predict
+from glocal.evaluation.rank import rankme
 from glocal.evaluation.split import Subset, held_out
-from glocal.training import TrainingStopped
+from glocal.training.loop import TrainingStopped
 
 IMAGES = 1000
 """At most so many training images are looked at."""
@@ -23,7 +23,7 @@ CELLS = 4
 """At most so many different cells of each map enter the rank of dense features."""
 
 
-class Watch:
+class OnlineEval:
     """Online kNN accuracy, where the training images have labels, and effective rank of pooled and dense features.
 
     Looks at a fixed sample of the *training* images only; a fifth of it is classified by the rest. No test image is

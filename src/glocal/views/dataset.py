@@ -19,7 +19,7 @@ from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
-from glocal.views.geometry import crop_affine, cut, draw_boxes, needed_scale, place_boxes, reduction, whole_boxes
+from glocal.views.geometry import crop_affine, crop_boxes, draw_boxes, needed_scale, place_boxes, reduction, whole_boxes
 from glocal.views.recipe import Recipe
 from glocal.views.view import Batch, View
 
@@ -75,7 +75,7 @@ class Samples(Dataset):
     recipe: Recipe
     seed: int
     cache: PixelCache | None
-    among: np.ndarray | None
+    subset: np.ndarray | None
     appearance: Appearance | None
 
     def __getitem__(self, position: tuple[int, np.ndarray]) -> Packed | Exception:
@@ -120,8 +120,8 @@ class Samples(Dataset):
             except Unreadable as error:
                 skipped.append((key % AGAIN, str(error)))
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
-                key = int(draw[0] * len(self.source if self.among is None else self.among))
-                key = key if self.among is None else int(self.among[key])
+                key = int(draw[0] * len(self.source if self.subset is None else self.subset))
+                key = key if self.subset is None else int(self.subset[key])
                 draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=np.array([key]))[0]
         last, reason = skipped[-1]
         raise UsageError(
@@ -131,7 +131,7 @@ class Samples(Dataset):
 
     def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
         crops = self.recipe.views
-        sizes = [crop.size for crop in crops]
+        sizes = [wanted.size for wanted in crops]
         if self.cache is not None:
             boxes, flips = place_boxes(crops, draws, *self.cache.size(sample))
             pixels, shrink = self.cache.read(sample)
@@ -141,8 +141,8 @@ class Samples(Dataset):
             pixels = torch.from_numpy(image.decode(needed_scale(boxes, sizes)))
             shrink = reduction(image.size, (pixels.shape[1], pixels.shape[0]))
         whole = whole_boxes(boxes, shrink, pixels.shape[1], pixels.shape[0])
-        cuts = cut(pixels, whole, sizes)
-        views = [crop.flip(1) if flip else crop for crop, flip in zip(cuts, flips, strict=True)]
+        cropped = crop_boxes(pixels, whole, sizes)
+        views = [pixels.flip(1) if flip else pixels for pixels, flip in zip(cropped, flips, strict=True)]
         home = whole / np.tile(shrink, 2)
         return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)])
 

@@ -12,7 +12,7 @@ from glocal.backbones import build_backbone
 from glocal.data import open_source
 from glocal.errors import UsageError
 from glocal.evaluation.extract import extract
-from glocal.handover import embed_source
+from glocal.exporters import embed_source
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_equal_those_of_evaluation(backbone, folder):
 @pytest.mark.parametrize("group_bytes", [1, 64 << 20])
 def test_parquet(backbone, folder, tmp_path, monkeypatch, group_bytes):
     pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("glocal.handover.embed.ROW_GROUP_BYTES", group_bytes)
+    monkeypatch.setattr("glocal.exporters.embed.ROW_GROUP_BYTES", group_bytes)
     source = open_source(folder)
     found = embed_source(backbone, source, dense=True, batch_size=4)
     path = embed_source(backbone, source, dense=True, batch_size=4, out=tmp_path / "sub" / "features.parquet")
@@ -138,7 +138,7 @@ def test_mistakes(backbone, tmp_path, monkeypatch):
     source = open_source(np.zeros((2, 64, 64, 3), dtype=np.uint8))
     with pytest.raises(UsageError, match=r"'features.csv'; end it in .parquet or .npz"):
         embed_source(backbone, source, out=tmp_path / "features.csv")
-    monkeypatch.setattr("glocal.handover.embed.find_spec", lambda name: None)
+    monkeypatch.setattr("glocal.exporters.embed.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'glocal\[parquet\]'"):
         embed_source(backbone, source, out=tmp_path / "features.parquet")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glocal.errors import UsageError
-from glocal.handover.embed import Embeddings, embed_source
+from glocal.exporters.embed import Embeddings, embed_source
 
 if TYPE_CHECKING:
     from glocal.backbones import Backbone
@@ -48,20 +48,20 @@ def export_encoder(
     """
     out = Path(out).expanduser()
     if format == "timm":
-        from glocal.handover.timm_folder import export_timm
+        from glocal.exporters.timm_folder import export_timm
 
         export_timm(backbone, out, about=about)
     elif format == "onnx":
-        from glocal.handover.onnx import export_onnx
+        from glocal.exporters.onnx import export_onnx
 
         export_onnx(backbone, out, image_size=image_size)
     elif format == "torch-export":
-        from glocal.handover.torch_export import export_torch
+        from glocal.exporters.torch_export import export_torch
 
         export_torch(backbone, out, image_size=image_size)
     elif format == "safetensors":
         from glocal.backbones import save_encoder
-        from glocal.handover.staging import staged_folder
+        from glocal.exporters.staging import staged_folder
 
         with staged_folder(out) as folder:
             save_encoder(backbone, folder)

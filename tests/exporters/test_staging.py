@@ -5,7 +5,7 @@ import json
 import pytest
 
 from glocal.errors import UsageError
-from glocal.handover.staging import staged_file, staged_folder
+from glocal.exporters.staging import staged_file, staged_folder
 
 
 def names(folder):
