@@ -131,7 +131,7 @@ def _settle(protocol: Protocol, entries: list[Entry], source: ImageSource, out: 
         machine = measure_stride(config, machine, least)
     resolved = resolve(config, source, machine)[0].config
     decided = {name: getattr(resolved, name) for name in ("batch_size", "workers", "precision", "output_stride")}
-    decided["compile"] = False  # not as the clock says, for each method and seed anew
+    decided["compile"] = False  # else measured for each method and seed anew
     (out / "runs").mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(wanted | {"decided": decided}, sort_keys=False))
     return decided

@@ -193,7 +193,7 @@ def _momentum(published: float, steps: int, notes: list[str]) -> float:
 
 
 def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, processes: int) -> Optimization:
-    """The method's own optimisation, adapted to short runs, under what the person set.
+    """The method's own optimisation, adapted to short runs, under the options that were given.
 
     LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps.
     A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, in the order of solo-learn's recipes for CIFAR,
@@ -224,7 +224,7 @@ def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, 
     for name in ("weight_decay", "warmup_epochs", "trust_coefficient"):
         decisions.fill(name, getattr(spec, name), "goes with the optimizer")
     config = decisions.config
-    if config.weight_decay != spec.weight_decay:  # the person's own stays where it was set
+    if config.weight_decay != spec.weight_decay:  # one that was given stays constant
         spec = replace(spec, final_weight_decay=None)
     return replace(
         spec, **{name: getattr(config, name) for name in ("weight_decay", "warmup_epochs", "trust_coefficient")}

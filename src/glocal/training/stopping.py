@@ -9,7 +9,7 @@ from typing import Any
 
 
 class TrainingStopped(Exception):
-    """Training ended before its time: diverged, collapsed or interrupted. The message is for the person."""
+    """Training ended before its time: diverged, collapsed or interrupted. The message says why and what to do."""
 
 
 class Interrupted(TrainingStopped):
