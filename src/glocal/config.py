@@ -29,7 +29,13 @@ class EncoderConfig:
     @property
     def encoder_options(self) -> dict[str, Any]:
         """The keywords of `build_backbone`, beside the name and the method's pool."""
-        return {name.name: getattr(self, name.name) for name in fields(EncoderConfig) if name.name != "backbone"}
+        return {
+            "image_size": self.image_size,
+            "pretrained": self.pretrained,
+            "stem": self.stem,
+            "output_stride": self.output_stride,
+            "drop_path": self.drop_path,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class Run:
     Attributes:
         path: the directory.
         metrics_file: one JSON object a line, training and monitor lines, told apart by their keys.
-        checkpoint_file: all that going on needs.
+        checkpoint_file: all that going on needs; previous_checkpoint, the one before.
         encoder_files: weights and description of the finished encoder.
         tensorboard, report_file, skipped_file: as they are called.
     """
@@ -59,6 +59,7 @@ class Run:
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoint_file = self.path / "checkpoints" / "last.pt"
+        self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"
@@ -111,7 +112,12 @@ class Run:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""
-        return self.checkpoint_file.is_file()
+        return any(file.is_file() for file in self.checkpoints)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The last checkpoint, then the one before."""
+        return [self.checkpoint_file, self.previous_checkpoint]
 
     @property
     def has_encoder(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.methods import Optimization, method_class, resolve_options
-from glocal.training.loop import Schedule
+from glocal.training.schedule import Schedule
 
 SMALL = 200_000
 """Below this many images the published widths and learning rates do not fit; preset "small" applies."""
