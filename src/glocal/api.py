@@ -185,12 +185,13 @@ def compare(
     return compare_methods([Entry.parse(text) for text in methods], protocol, folder)
 
 
-def load(encoder: str, *, image_size: int | None = None) -> Backbone:
+def load(encoder: str, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
     """An encoder from a run, an exported folder or file, or timm.
 
     Args:
         encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
         image_size: for vision transformers built for one size.
+        trust_code: import the module:function of an unregistered backbone, which the encoder's file names.
 
     Returns:
         A Backbone in evaluation mode: (B, 3, h, w) normalised pixels -> Features(pooled, dense, ...).
@@ -200,7 +201,7 @@ def load(encoder: str, *, image_size: int | None = None) -> Backbone:
     """
     from glocal.backbones import load_encoder
 
-    return load_encoder(encoder, image_size=image_size).eval()
+    return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from glocal.diagnostics import diagnose
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
 from glocal.heads import sync_batch_norms
-from glocal.methods import method_class, method_options, resolve_options
+from glocal.methods import build_method, method_class, method_options, resolve_options
 from glocal.random import derive
 from glocal.report import write_report
 from glocal.report.records import is_score
@@ -211,7 +211,7 @@ def _build(plan: Plan, cls: Any, *, resume: bool) -> tuple[Backbone, Any]:
 
     with torch.random.fork_rng():
         built = encoder(config["output_stride"])
-        finer = finer_stride(plan, built.stride, getattr(cls, "least_cells", 0))
+        finer = finer_stride(plan, built.stride, cls.least_cells)
         if finer and not resume:
             try:
                 built = encoder(finer)
@@ -221,7 +221,7 @@ def _build(plan: Plan, cls: Any, *, resume: bool) -> tuple[Backbone, Any]:
                 side = -(-config["image_size"] // finer)
                 plan.decide("output_stride", finer, f"maps of {side}×{side} cells to match")
         # a run from before an option was there has its default
-        return built, cls(built, **{name: config[name] for name in method_options(cls) if name in config})
+        return built, build_method(cls, built, {name: config[name] for name in method_options(cls) if name in config})
 
 
 def _monitor(run: Path, source: Any, config: dict[str, Any]) -> Monitor:
@@ -258,7 +258,7 @@ def _conclude(run: Path, encoder: Backbone, config: dict[str, Any], *, quiet: bo
     settings = {"image_size": config["image_size"], "seed": config["seed"], "limit": config["report_images"]}
     scores = score_with_baselines(encoder, config["data"], **settings)
     write_json(run / "evaluation.json", scores)
-    page = write_report(run)
+    page = write_report(run, encoder=encoder)
     if not quiet:
         print(f"{score_table(scores)}\nreport: {page}")
 

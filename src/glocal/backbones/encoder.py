@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from safetensors.torch import save_file
 from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone
 from glocal.backbones.weights import load_weights, read_weights
-from glocal.errors import UsageError
+from glocal.errors import UsageError, did_you_mean
+from glocal.plugins import refuse_untrusted
 
 WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
@@ -50,7 +50,7 @@ def save_encoder(backbone: Backbone, directory: str | Path, **extra: Any) -> Non
     _write(directory / DESCRIPTION, lambda path: path.write_text(text))
 
 
-def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone:
+def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
     """An encoder from anywhere, in eval mode.
 
     Args:
@@ -58,9 +58,10 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone
             timm's published weights, or "timm:NAME:random" for a random initialisation.
         image_size: side in pixels of the images to come; a ViT's position embeddings are resampled to it. Default: as
             trained.
+        trust_code: build a backbone that is not registered by importing the module:function that encoder.json names.
 
     Raises:
-        UsageError: if there is no encoder there, or it cannot be read.
+        UsageError: if there is no encoder there, it cannot be read, or its code is not trusted.
     """
     if str(spec).startswith("timm:"):
         name, _, kind = str(spec).removeprefix("timm:").partition(":")
@@ -71,8 +72,11 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone
     try:
         config = json.loads((directory / DESCRIPTION).read_text())["config"]
         config = {**config, "image_size": image_size or config["image_size"]}
+        name = str(config["name"])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{directory / DESCRIPTION} is damaged ({error!r}); export the encoder again") from error
+    consent = f"glocal.load({str(spec)!r}, trust_code=True)"
+    refuse_untrusted([name], origin=directory / DESCRIPTION, trust_code=trust_code, command=consent)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: loading must not move the generator
         backbone = build_backbone(**config)
     path = directory / WEIGHTS
@@ -88,9 +92,8 @@ def _directory(path: Path) -> Path:
         raise UsageError(f"no {DESCRIPTION} beside {path}; build_backbone(NAME, pretrained=PATH) loads bare weights")
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give a run directory, or timm:NAME"
-        raise UsageError(f"no encoder at {path}; {hint}")
+        hint = did_you_mean(path.name, siblings, otherwise="; give a run directory, or timm:NAME")
+        raise UsageError(f"no encoder at {path}{hint}")
     if path.is_dir() and (path / WEIGHTS).is_file() and (path / DESCRIPTION).is_file():
         return path
     if (path / "config.yaml").is_file():

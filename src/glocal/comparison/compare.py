@@ -88,7 +88,7 @@ def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say:
                 file = path.with_suffix(path.suffix + ".yaml")
                 file.write_text(yaml.safe_dump(settings, sort_keys=False))
                 cost = train(file, path)
-                scores = _score(load_encoder(str(path)).eval(), protocol, settings["image_size"], seed)
+                scores = _score(load_encoder(str(path), trust_code=True).eval(), protocol, settings["image_size"], seed)
                 write_json(
                     done, {"entry": entry.text, "seed": seed, "steps": steps, "cost": asdict(cost), "scores": scores}
                 )
@@ -134,7 +134,7 @@ def _settle(protocol: Protocol, entries: list[Entry], images: int, out: Path) ->
 
 def _stride(plan: Plan, entries: list[Entry]) -> int | None:
     """One output stride for all, fine enough for the method that needs the finest map."""
-    least = max(getattr(method_class(entry.method), "least_cells", 0) for entry in entries)
+    least = max(method_class(entry.method).least_cells for entry in entries)
     options = {name: plan.config[name] for name in BACKBONE_OPTIONS if name in plan.config} | {"pretrained": False}
     with torch.random.fork_rng():
         finer = finer_stride(plan, build_backbone(plan.config["backbone"], **options).stride, least)
