@@ -60,7 +60,7 @@ def build_backbone(
     if drop_path:
         required["drop_path_rate"] = drop_path
     optional: dict[str, Any] = {"num_classes": 0, "img_size": image_size, "dynamic_img_size": True}
-    model = _create(name, required, optional, download=pretrained is True)
+    model = check_model(_create(name, required, optional, download=pretrained is True), name)
     if stem == "cifar":
         _replace_stem(model, name)
     if pretrained and pretrained is not True:
@@ -123,7 +123,7 @@ def _create(name: str, required: dict[str, Any], optional: dict[str, Any], *, do
     create = registered_backbone(name) or partial(timm.create_model, name, pretrained=download)
     while True:
         try:
-            return check_model(create(**required, **optional), name)
+            return create(**required, **optional)
         except TypeError as error:
             unknown = set(re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2]))
             if lacking := sorted(unknown & required.keys()):

@@ -52,7 +52,7 @@ def build_method(cls: Any, backbone: Backbone, options: Mapping[str, Any]) -> An
     method = cls(backbone, **options)
     for attribute, kind in {"encoder": nn.Module, "recipe": Recipe, "optimization": Optimization}.items():
         if not isinstance(getattr(method, attribute, None), kind):
-            raise UsageError(f"`{cls.__name__}` sets no `{attribute}`, which is a {kind.__name__} ({GUIDE})")
+            raise UsageError(f"`{cls.__name__}` sets no `{attribute}`, of type {kind.__name__} ({GUIDE})")
     return method
 
 
