@@ -7,8 +7,9 @@ from torch import nn
 
 from glocal.api import pretrain
 from glocal.backbones import build_backbone
+from glocal.config import reserved_names
 from glocal.errors import UsageError
-from glocal.methods import VICReg, build_method, method_class, method_names, method_options, resolve_options
+from glocal.methods import VICReg, check_built, method_class, method_names, method_options, resolve_options
 
 HEAD = "from torch import nn\nfrom glocal.methods import Optimization\nfrom glocal.views import two_views\n\n"
 SHORTEST = """
@@ -23,9 +24,9 @@ class Spread(nn.Module):
 """
 
 
-def told(**how) -> str:
+def told() -> str:
     with pytest.raises(UsageError) as error:
-        method_class("mine:Spread", **how)
+        method_class("mine:Spread")
     assert "\n" not in str(error.value)
     assert "see docs/architecture.md" in str(error.value)
     return str(error.value)
@@ -79,12 +80,16 @@ def test_a_breach_is_told_to_the_author(module_here, wrong, says):
     assert told().startswith(f"method 'mine:Spread': {says}")
 
 
-def test_an_option_of_every_run_is_refused(module_here):
-    module_here(HEAD + SHORTEST.replace("width", "epochs"))
-    method_class("mine:Spread")
-    assert "the option `epochs` of `Spread` is one of every run's" in told(reserved={"epochs", "image_size"})
-    for name in method_names():  # ours keep to it
-        method_class(name, reserved=inspect.signature(pretrain).parameters)
+@pytest.mark.parametrize("option", ["epochs", "resume", "data"])
+def test_an_option_of_every_run_is_refused(module_here, option):
+    module_here(HEAD + SHORTEST.replace("width", option))
+    assert f"the option `{option}` of `Spread` is one of every run's" in told()
+    assert set(inspect.signature(pretrain).parameters) - {"backbone", "image_size"} <= reserved_names()
+
+
+def test_ours_keep_to_the_contract():
+    for name in method_names():
+        assert method_class(name).title
 
 
 @pytest.mark.parametrize(
@@ -102,14 +107,14 @@ def test_what_the_loop_asks_for_is_checked_when_a_method_is_built(module_here, w
         text = text.replace(right, other)
     module_here(HEAD + text)
     with pytest.raises(UsageError, match="`Spread` sets no ") as error:
-        build_method(method_class("mine:Spread"), backbone, {"image_size": 32})
+        check_built(method_class("mine:Spread")(backbone, image_size=32))
     assert says in str(error.value)
 
 
 def test_a_method_is_built(module_here):
     module_here(HEAD + SHORTEST)
     backbone = build_backbone("test_resnet")
-    method = build_method(method_class("mine:Spread"), backbone, {"image_size": 32})
+    method = check_built(method_class("mine:Spread")(backbone, image_size=32))
     assert isinstance(method, nn.Module)
     assert method.encoder is backbone
     assert method.recipe.views[0].size == 32

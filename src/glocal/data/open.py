@@ -87,11 +87,11 @@ def describe(source: ImageSource) -> str:
     return text + (f"; {source.note}" if source.note else "")
 
 
-def describe_spec(spec: Any) -> str | list | None:
+def describe_spec(spec: Any) -> str | list[str] | None:
     """What config.yaml can say of a data spec: text that opens the same; None for what is in memory."""
     if isinstance(spec, list | tuple):
-        parts = [describe_spec(part) for part in spec]
-        return None if None in parts else parts
+        parts = [part for part in spec if isinstance(part, str | Path)]
+        return [str(part) for part in parts] if len(parts) == len(spec) else None
     return str(spec) if isinstance(spec, str | Path) else None
 
 

@@ -28,7 +28,7 @@ from glocal.methods.nnclr import NNCLR
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.paws import PAWS
 from glocal.methods.presets import Preset, width_for
-from glocal.methods.registry import build_method, method_class, method_names, method_options, resolve_options
+from glocal.methods.registry import check_built, method_class, method_names, method_options, resolve_options
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
@@ -61,7 +61,7 @@ __all__ = [
     "SwAV",
     "VICReg",
     "VICRegL",
-    "build_method",
+    "check_built",
     "co",
     "encode",
     "method_class",

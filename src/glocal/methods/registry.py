@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from glocal.backbones import Backbone
+from glocal.config import reserved_names
 from glocal.errors import UsageError, did_you_mean
 from glocal.methods.optimization import Optimization
 from glocal.methods.presets import Preset
 from glocal.plugins import GUIDE, find, names
 from glocal.views import Recipe
 
-_LEFT_OUT: dict[str, Any] = {"paper": "", "pool": "native", "presets": {}, "least_cells": 0}
+_LEFT_OUT: dict[str, Any] = {"paper": "", "pool": "native", "presets": {}, "least_cells": 0, "teacher_momentum": None}
 _PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 
 
@@ -24,18 +24,14 @@ def method_names() -> list[str]:
     return names("methods")
 
 
-def method_class(name: str, *, reserved: Collection[str] = ()) -> Any:
+def method_class(name: str) -> Any:
     """The class registered as `name`, or that at "module:Class", with `title` and whatever else it may leave out.
-
-    Args:
-        name: as in `glocal.plugins.find`.
-        reserved: names of a run's own options, which a method's must not have.
 
     Raises:
         UsageError: if there is none; to its author, if it is not a method.
     """
     cls = find("methods", name)
-    if breach := _breach(cls, reserved):
+    if breach := _breach(cls):
         raise UsageError(f"method '{name}': {breach} ({GUIDE})")
     for attribute, value in {"title": cls.__name__, **_LEFT_OUT}.items():
         if not hasattr(cls, attribute):
@@ -43,16 +39,15 @@ def method_class(name: str, *, reserved: Collection[str] = ()) -> Any:
     return cls
 
 
-def build_method(cls: Any, backbone: Backbone, options: Mapping[str, Any]) -> Any:
-    """The method around a backbone.
+def check_built(method: Any) -> Any:
+    """The method, if it has what the loop asks of it.
 
     Raises:
-        UsageError: to its author, if it lacks what the loop asks of it.
+        UsageError: to its author, if not.
     """
-    method = cls(backbone, **options)
     for attribute, kind in {"encoder": nn.Module, "recipe": Recipe, "optimization": Optimization}.items():
         if not isinstance(getattr(method, attribute, None), kind):
-            raise UsageError(f"`{cls.__name__}` sets no `{attribute}`, of type {kind.__name__} ({GUIDE})")
+            raise UsageError(f"`{type(method).__name__}` sets no `{attribute}`, of type {kind.__name__} ({GUIDE})")
     return method
 
 
@@ -78,7 +73,7 @@ def resolve_options(cls: Any, preset: str, batch: int, given: Mapping[str, Any])
     return {name: parameter.default for name, parameter in known.items()} | chosen
 
 
-def _breach(cls: Any, reserved: Collection[str]) -> str | None:
+def _breach(cls: Any) -> str | None:
     """What keeps this from being a method, for its author."""
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         return f"`{getattr(cls, '__name__', cls)}` is not a class of nn.Module"
@@ -88,7 +83,7 @@ def _breach(cls: Any, reserved: Collection[str]) -> str | None:
     for name, parameter in options.items():
         if parameter.default is parameter.empty and name != "image_size":
             return f"the option `{name}` of {who} has no default; every one has"
-        if name in reserved and name != "image_size":
+        if name in reserved_names():
             return f"the option `{name}` of {who} is one of every run's; give it another name"
     if cls.forward is nn.Module.forward:
         return f"{who} lacks `forward(batch) -> Loss`"
