@@ -107,12 +107,12 @@ def pretrain(
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
     from glocal.config import PretrainConfig
-    from glocal.data import open_source
+    from glocal.data import describe_spec, open_source
     from glocal.pipeline import continue_run, start_run, stored_config
     from glocal.run import Run
 
     config = PretrainConfig(
-        data=_spec(data),
+        data=describe_spec(data),
         method=method,
         backbone=backbone,
         image_size=image_size,
@@ -158,14 +158,6 @@ def pretrain(
     if data is None or (isinstance(data, list) and not data):
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
     return start_run(config, open_source(data), out=out, quiet=quiet)
-
-
-def _spec(data: Any) -> str | list[str] | None:
-    """What config.yaml can say of the images: where they are; nothing of those that are in memory."""
-    parts = list(data) if isinstance(data, list | tuple) else [data]
-    if not all(isinstance(part, str | Path) for part in parts):
-        return None
-    return [str(part) for part in parts] if isinstance(data, list | tuple) else str(data)
 
 
 def compare(
@@ -240,12 +232,13 @@ def compare(
     return compare_methods([Entry.parse(text) for text in methods], protocol, folder)
 
 
-def load(encoder: str, *, image_size: int | None = None) -> Backbone:
+def load(encoder: str, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
     """An encoder from a run, an exported folder or file, or timm.
 
     Args:
         encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
         image_size: for vision transformers built for one size.
+        trust_code: import the module:function of an unregistered backbone, which the encoder's file names.
 
     Returns:
         A Backbone in evaluation mode: (B, 3, h, w) normalised pixels -> Features(pooled, dense, ...).
@@ -255,7 +248,7 @@ def load(encoder: str, *, image_size: int | None = None) -> Backbone:
     """
     from glocal.backbones import load_encoder
 
-    return load_encoder(encoder, image_size=image_size).eval()
+    return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
 
 
 def evaluate(

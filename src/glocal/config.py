@@ -153,8 +153,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def reserved_names() -> frozenset[str]:
-    """Names that a method's own options cannot have, since they are a run's."""
-    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"}
+    """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
+    beside = {"out", "resume", "quiet", "trust_code", "config"}
+    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"} | beside
 
 
 def unknown_option(owner: str, name: str, known: Any) -> UsageError:
