@@ -50,6 +50,7 @@ def pretrain(
     report: bool = True,
     report_images: int = 2000,
     quiet: bool = False,
+    trust_code: bool = False,
     **options: Any,
 ) -> Path:
     """Pretrain an encoder on unlabelled images.
@@ -97,6 +98,7 @@ def pretrain(
         report: evaluate at the end against random initialisation and raw pixels, and write report.html.
         report_images: the report's scores look at no more than so many training and test images.
         quiet: print nothing.
+        trust_code: import what the resumed run's config.yaml names as module:attribute.
         **options: the method's own options, see its documentation.
 
     Returns:
@@ -150,7 +152,7 @@ def pretrain(
         run = Run.open(resume)
         if more := sorted(config.given().keys() - {"workers", "data"}):
             raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
-        config = stored_config(run, workers=workers)
+        config = stored_config(run, workers=workers, trust_code=trust_code)
         images = config.data if data is None else data
         if images is None:
             raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
@@ -264,6 +266,7 @@ def evaluate(
     task_options: dict[str, dict[str, Any]] | None = None,
     baselines: bool = False,
     json: str | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a frozen encoder as a global and as a dense feature.
 
@@ -280,6 +283,7 @@ def evaluate(
         task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
         baselines: also score the same architecture at random initialisation, and raw pixels.
         json: a file to write the scores to.
+        trust_code: as for `load`.
 
     Returns:
         {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
@@ -291,7 +295,7 @@ def evaluate(
     from glocal.pipeline.conclude import score, score_with_baselines
     from glocal.run import write_json
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {
         "tasks": tasks,
         "image_size": image_size,
@@ -316,6 +320,7 @@ def embed(
     image_size: int | None = None,
     batch_size: int = 128,
     workers: int = 0,
+    trust_code: bool = False,
 ) -> Embeddings | Path:
     """The features of every image.
 
@@ -327,6 +332,7 @@ def embed(
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
         workers: loader processes.
+        trust_code: as for `load`.
 
     Returns:
         The file, or the embeddings.
@@ -334,7 +340,7 @@ def embed(
     from glocal.data import open_source
     from glocal.exporters.embed import embed_source
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     skipped: list[tuple[str, str]] = []
     result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
@@ -352,6 +358,7 @@ def export(
     format: str = "timm",
     out: str,
     image_size: int | None = None,
+    trust_code: bool = False,
 ) -> Path:
     """Hand an encoder over.
 
@@ -361,6 +368,7 @@ def export(
             "torch-export", a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
         out: the folder or file to write.
         image_size: by default the encoder's own.
+        trust_code: as for `load`.
 
     Returns:
         What was written.
@@ -368,6 +376,6 @@ def export(
     from glocal.exporters import export_encoder
     from glocal.exporters.card import encoder_card
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     return export_encoder(model, format=format, out=out, image_size=image_size, about=about)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,7 @@ class Run:
         checkpoint_file: all that going on needs; previous_checkpoint, the one before.
         encoder_files: weights and description of the finished encoder.
         tensorboard, report_file, skipped_file: as they are called.
+        resume_command: what to paste to go on.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -65,6 +67,7 @@ class Run:
         self.skipped_file = self.path / "skipped.txt"
         self.report_file = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
+        self.resume_command = f"glocal pretrain --resume {shlex.quote(str(self.path))}"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -91,9 +94,7 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot make the run's directory {out or 'runs'}: {error.strerror}") from error
         if run.has_encoder or run.has_checkpoint:
-            raise UsageError(
-                f"{run} already holds a run; choose another --out, or continue it: glocal pretrain --resume {run}"
-            )
+            raise UsageError(f"{run} already holds a run; choose another --out, or continue it: {run.resume_command}")
         return run
 
     @classmethod

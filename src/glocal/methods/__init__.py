@@ -28,7 +28,7 @@ from glocal.methods.nnclr import NNCLR
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.paws import PAWS
 from glocal.methods.presets import Preset, width_for
-from glocal.methods.registry import check_built, method_class, method_names, method_options, resolve_options
+from glocal.methods.registry import check_built, citation, method_class, method_names, method_options, resolve_options
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
@@ -62,6 +62,7 @@ __all__ = [
     "VICReg",
     "VICRegL",
     "check_built",
+    "citation",
     "co",
     "encode",
     "method_class",

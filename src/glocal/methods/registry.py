@@ -39,6 +39,12 @@ def method_class(name: str) -> Any:
     return cls
 
 
+def citation(name: str) -> tuple[str, str]:
+    """Title and paper of a registered method; of any other just its name, since nothing is imported for it."""
+    cls = method_class(name) if name in method_names() else None
+    return (cls.title, cls.paper) if cls else (name, "")
+
+
 def check_built(method: Any) -> Any:
     """The method, if it has what the loop asks of it.
 

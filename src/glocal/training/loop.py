@@ -141,10 +141,7 @@ class _Training:
 
     def saved_at(self, what: str) -> str:
         """What happened, where the run stands, and how to go on."""
-        return (
-            f"{what} at step {self.at.step} of {self.total_steps}, saved; "
-            f"resume with: glocal pretrain --resume {self.run}"
-        )
+        return f"{what} at step {self.at.step} of {self.total_steps}, saved; resume with: {self.run.resume_command}"
 
     def train_epoch(self) -> None:
         """What is left of the epoch under way; returns earlier when the run ends or somebody asks to stop."""
