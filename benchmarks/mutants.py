@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import difflib
 import importlib
 import json
@@ -24,11 +25,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT, RESULTS = Path(__file__).parents[1], Path(__file__).parent / "results" / "mutants.json"
 FILES = ("losses/*.py", "views/*.py", "evaluation/*.py", "training/plan.py", "training/defaults.py")
 DEPENDENTS = 3  # test files beside the one that mirrors
 SECONDS = 300  # of the processor, after which a mutant counts as killed
-PRELOADED = ("torch", "torchvision", "timm", "lightning.fabric", "sklearn.linear_model", "lightly.loss", "pytest")
+PRELOADED = ("torch", "torchvision", "timm", "lightning.fabric", "sklearn.linear_model", "lightly.loss", "hypothesis")
+PYTEST = "-x -q -rfE --assert=plain -p pytest_timeout --timeout=400 -p no:cacheprovider"
 PAIRS = "Lt LtE Gt GtE Eq NotEq Is IsNot In NotIn And Or Add Sub Mult Div BitOr BitAnd"
 PAIRS += " min max amin amax argmin argmax mean sum floor ceil any all minimum maximum"
 ONE, TWO = PAIRS.split()[::2], PAIRS.split()[1::2]
@@ -89,35 +93,33 @@ def mutant(path: Path, number: int) -> tuple[int, str, list[str]]:
     return line, "\n".join(after), [text for text in differing if not text.startswith("@@")]
 
 
-def tests_of(path: Path) -> list[str]:
+def tests_of(path: Path, root: Path) -> list[str]:
     """The file that mirrors `path`, and those that name most of what it defines."""
-    mirror, room = ROOT / "tests" / path.parent.name / f"test_{path.stem}.py", f"glocal.{path.parent.name}"
+    mirror, room = root / "tests" / path.parent.name / f"test_{path.stem}.py", f"glocal.{path.parent.name}"
     names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     word = re.compile(rf"\b({'|'.join([*names, f'{room}.{path.stem}'])})\b")
-    texts = {file: file.read_text() for file in sorted((ROOT / "tests").glob("*/test_*.py")) if file != mirror}
+    texts = {file: file.read_text() for file in sorted(root.glob("tests/*/test_*.py")) if file != mirror}
     counts = {file: len(word.findall(text)) for file, text in texts.items() if room in text}
     others = sorted((file for file in counts if counts[file]), key=lambda file: -counts[file])[:DEPENDENTS]
-    return [str(file.relative_to(ROOT)) for file in [mirror] * mirror.exists() + others]
+    return [str(file.relative_to(root)) for file in [mirror] * mirror.exists() + others]
 
 
-def run(tests: list[str], folder: Path) -> tuple[str | None, float]:
-    """The first test that fails in the copy, None if all pass, and the seconds of the processor that it took."""
-    with open(folder / "said", "w+") as said:
+def run(tests: list[str], root: Path) -> tuple[str, float]:
+    """The first test that fails in the copy, "" if all pass, and the seconds of the processor that it took."""
+    with open(root / "said", "w+") as said:
         if (child := os.fork()) == 0:
-            os.chdir(folder)
-            for stream in (1, 2):
-                os.dup2(said.fileno(), stream)
+            os.chdir(root)
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
             resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-            os.environ["PYTHONPATH"] = f"{folder}/src{os.pathsep}{folder}"
-            sys.path[:0] = [f"{folder}/src", str(folder)]
-            import pytest
-
-            os._exit(pytest.main(["-x", "-q", "-rfE", "--timeout=400", "-p", "no:cacheprovider", *tests]))
+            os.environ["PYTHONPATH"] = f"{root}/src{os.pathsep}{root}"
+            sys.path[:0] = [f"{root}/src", str(root)]
+            os._exit(pytest.main([*PYTEST.split(), *tests]))
         _, status, used = os.wait4(child, 0)
         text = said.seek(0) or said.read()
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
-    by = None if status == 0 else failed[1] if failed else f"exit code {os.waitstatus_to_exitcode(status)}"
-    return by, used.ru_utime + used.ru_stime
+    code = os.waitstatus_to_exitcode(status)
+    return (failed[1] if failed else f"exit code {code}") if code else "", used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -126,51 +128,57 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hours", type=float, default=2.0, help="of one processor")
     parser.add_argument("--only", nargs="+", default=FILES, metavar="GLOB", help="files of src/glocal")
-    parser.add_argument("--go-on", action="store_true", help="keep what the last run killed, and try the rest")
+    parser.add_argument("--keep", choices=("killed", "all"), help="of the last results; what it did not reach is run")
     arguments = parser.parse_args()
-    files = [path for glob in arguments.only for path in sorted((ROOT / "src" / "glocal").glob(glob))]
-    sites = [(path, k) for path in files for k in range(len(list(places(ast.parse(path.read_text())))))]
-    sample = random.Random(arguments.seed).sample(sites, min(arguments.count, len(sites)))
-    earlier = json.loads(RESULTS.read_text())["entries"] if RESULTS.exists() else []
-    known = {(entry["file"], *entry["diff"]): entry for entry in earlier}
-    entries, passing, used = [], set(), 0.0
     for name in PRELOADED:
         importlib.import_module(name)
     sys.dont_write_bytecode = True  # a mutant of equal length, made in the same second, would not be compiled again
-    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    earlier = json.loads(RESULTS.read_text())["mutants"] if RESULTS.exists() else []
+    known = {(entry["file"], *entry["diff"]): entry for entry in earlier}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name).resolve() / "copy"
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__"))
+        root = Path(name).resolve() / "copy"
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__"))
         setup = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "egg_info"]
-        subprocess.run(setup, cwd=folder, check=True, capture_output=True)
-        for path, k in sample:
+        subprocess.run(setup, cwd=root, check=True, capture_output=True)
+        compileall.compile_dir(root / "src", quiet=1)
+        files = [file for glob in arguments.only for file in sorted((root / "src" / "glocal").glob(glob))]
+        sites = [(file, k) for file in files for k in range(len(list(places(ast.parse(file.read_text())))))]
+        entries, todo, used, passing = [], [], 0.0, set()
+        for file, k in random.Random(arguments.seed).sample(sites, min(arguments.count, len(sites))):
+            line, text, diff = mutant(file, k)
+            entry = {"file": str(file.relative_to(root)), "line": line, "diff": diff, "killed_by": "not run"}
+            old = known.get((entry["file"], *diff), {})
+            entry |= {"why": old["why"]} if "why" in old else {}
+            if arguments.keep == "all" or (arguments.keep == "killed" and old.get("killed_by")):
+                entry["killed_by"] = old.get("killed_by", "not run")
+            entries.append(entry)
+            if entry["killed_by"] == "not run":
+                todo.append((file, text, entry))
+        for file, text, entry in todo:
+            tests, original = tests_of(file, root), file.stat()
+            kept = file.read_text()
+            file.write_text(text)
+            entry["killed_by"], seconds = run(tests, root)
+            file.write_text(kept)
+            os.utime(file, ns=(original.st_atime_ns, original.st_mtime_ns))  # as it was compiled
+            used += seconds
+            if "::" in (by := entry["killed_by"]) and by not in passing:
+                failing, seconds = run([by], root)
+                if failing:
+                    raise SystemExit(f"{by} fails without any fault")
+                passing.add(by)
+                used += seconds
+            ran = [entry for entry in entries if entry["killed_by"] != "not run"]
+            killed = sum(bool(entry["killed_by"]) for entry in ran)
+            about = {"seed": arguments.seed, "seconds": round(used), "tried": len(ran), "killed": killed}
+            RESULTS.write_text(json.dumps(about | {"mutants": entries}, indent=1, ensure_ascii=False) + "\n")
             if used > 3600 * arguments.hours:
                 break
-            tests, (line, text, diff) = tests_of(path), mutant(path, k)
-            entry = {"file": str(path.relative_to(ROOT)), "line": line, "diff": diff, "killed_by": None}
-            old = known.get((entry["file"], *diff), {})
-            if arguments.go_on and old.get("killed_by"):
-                entries.append(old)
-                continue
-            for file in set(tests) - passing:
-                by, seconds = run([file], folder)
-                used += seconds
-                if by:
-                    raise SystemExit(f"{by} fails without any fault")
-                passing.add(file)
-            place = folder / entry["file"]
-            place.write_text(text)
-            entry["killed_by"], entry["seconds"] = run(tests, folder)
-            place.write_text(path.read_text())
-            used += entry["seconds"]
-            entries.append(entry | ({"why": old["why"]} if "why" in old else {}))
-            killed = sum(entry["killed_by"] is not None for entry in entries)
-            summary = {"seed": arguments.seed, "seconds": round(used), "mutants": len(entries), "killed": killed}
-            RESULTS.write_text(json.dumps({**summary, "entries": entries}, indent=1, ensure_ascii=False) + "\n")
     for entry in entries:
         if not entry["killed_by"]:
             print(f"{entry['file']}:{entry['line']}  {entry.get('why', '')}", *entry["diff"], sep="\n    ")
-    print(summary)
+    print(about)
 
 
 if __name__ == "__main__":
