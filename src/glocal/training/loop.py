@@ -17,21 +17,15 @@ from torch import nn
 
 from glocal.methods import Optimization
 from glocal.random import derive
+from glocal.training.buffers import check_buffers
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
+from glocal.training.stopped import Interrupted, TrainingStopped
 from glocal.views import Appearance, PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
-
-
-class TrainingStopped(Exception):
-    """Training ended before its time: diverged, collapsed or interrupted. The message is for the person."""
-
-
-class Interrupted(TrainingStopped):
-    """Ended by Ctrl-C or a termination signal, after saving."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +126,7 @@ def fit(
                 f"the weights are no longer finite at step {at.step}; {run} keeps the last good checkpoint. "
                 "Try a lower --lr, --clip 1, or --precision 32"
             )
+        check_buffers(method)
         if fabric.is_global_zero:
             save_checkpoint(run, method, optimizer, fabric.strategy.precision, at)
         fabric.barrier()
@@ -200,6 +195,8 @@ def fit(
                     at.step, at.batch = at.step + 1, at.batch + len(batches)
                     if hasattr(method, "after_step"):
                         method.after_step(at.step / total_steps)
+                    if at.step == 1:
+                        check_buffers(method)
                     if at.step % schedule.log_steps == 0 or at.step in (1, total_steps):
                         write_line(loss)
                     # not at every step, since processes wait for each other to agree
