@@ -5,19 +5,23 @@ from glocal.data.filelist import FileListSource
 from glocal.data.folder import FolderSource
 from glocal.data.open import describe, has_split, open_source
 from glocal.data.parts import PartsSample, PartsWorld
-from glocal.data.source import ImageSource, OpenImage, Unreadable
+from glocal.data.source import Groups, ImageSource, OpenImage, Unreadable
+from glocal.data.subset import Subset, split_by
 
 __all__ = [
     "ArraySource",
     "ConcatSource",
     "FileListSource",
     "FolderSource",
+    "Groups",
     "ImageSource",
     "OpenImage",
     "PartsSample",
     "PartsWorld",
+    "Subset",
     "Unreadable",
     "describe",
     "has_split",
     "open_source",
+    "split_by",
 ]

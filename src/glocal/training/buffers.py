@@ -49,7 +49,7 @@ def check_buffers(module: nn.Module) -> None:
 
 def _digest(tensor: Tensor) -> int:
     """64 bits that follow from the contents."""
-    contents = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    contents = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
     return int.from_bytes(hashlib.blake2b(contents, digest_size=8).digest(), "little", signed=True)
 
 
