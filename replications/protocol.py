@@ -175,24 +175,6 @@ def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str,
     return {key: results[s.data, s.image_size][s.task][s.number] for key, s in scores.items()}
 
 
-def trained_method(folder: Path) -> Any:
-    """The whole method of a run, in evaluation mode."""
-    import torch
-
-    from glocal.backbones import build_backbone
-    from glocal.methods import method_class, method_options
-    from glocal.pipeline import BACKBONE_OPTIONS
-    from glocal.training.run import read_config
-
-    config = read_config(folder)
-    cls = method_class(config["method"])
-    options = {name: config[name] for name in BACKBONE_OPTIONS if name != "pretrained"}
-    backbone = build_backbone(config["backbone"], pool=cls.pool, **options)
-    method = cls(backbone, **{name: config[name] for name in method_options(cls)})
-    method.load_state_dict(torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["method"])
-    return method.eval()
-
-
 def run_folder(module: Any, arm: Arm, seed: int, runs: Path) -> Path:
     """Where a run is kept while it goes."""
     return runs / f"{module.NAME}-{arm.name}-{seed}"

@@ -15,6 +15,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
 from glocal.backbones import Backbone, build_backbone, save_encoder
+from glocal.backbones.build import OPTIONS as BACKBONE_OPTIONS
 from glocal.data import describe, open_source
 from glocal.diagnostics import diagnose
 from glocal.errors import UsageError
@@ -32,8 +33,6 @@ from glocal.training.plan import Plan, decide_momentum, decide_optimization, dec
 from glocal.training.precision import precision_arguments
 from glocal.training.run import environment, new_run, read_config, write_config
 from glocal.views import Appearance, PixelCache, ViewLoader, worth_caching
-
-BACKBONE_OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
 
 
 def start_run(config: dict[str, Any], options: dict[str, Any], *, out: str | None, quiet: bool) -> Path:

@@ -16,6 +16,9 @@ from glocal.backbones.registry import registered_backbone, registered_names
 from glocal.backbones.weights import load_weights, read_weights
 from glocal.errors import UsageError
 
+OPTIONS = ("image_size", "pretrained", "stem", "output_stride", "drop_path")
+"""Of `build_backbone`, those that a run's configuration has."""
+
 
 def build_backbone(
     name: str,

@@ -15,6 +15,9 @@ from torch import nn
 from glocal.errors import UsageError
 from glocal.views import EpochPlan
 
+BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError)
+"""What reading a damaged checkpoint, or one of other shapes, raises."""
+
 
 @dataclass
 class Position:
@@ -80,7 +83,7 @@ def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimiz
             precision.load_state_dict(state["precision"])
         plan = state["position"].pop("plan", None)
         return Position(**state["position"], plan=plan and EpochPlan(**plan))
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+    except BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{path} cannot be resumed from: {reason}; was config.yaml changed since?") from error
 

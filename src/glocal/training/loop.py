@@ -20,9 +20,11 @@ from glocal.random import derive
 from glocal.training.buffers import check_buffers
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
 from glocal.training.logger import RunLogger
-from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
+from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, set_rates
+from glocal.training.protocols import Appearance, Loader
 from glocal.training.stopped import Interrupted, TrainingStopped
-from glocal.views import Appearance, PlainImages, ViewLoader
+from glocal.views import Appearance as ViewAppearance
+from glocal.views import PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
@@ -60,7 +62,7 @@ class Schedule:
 def fit(
     fabric: Fabric,
     method: Any,
-    loader: ViewLoader,
+    loader: Loader,
     appearance: Appearance,
     run: Path,
     *,
@@ -113,6 +115,8 @@ def fit(
     wrapped, optimizer_ = fabric.setup(method, optimizer)
     bank = None
     if hasattr(method, "before_epoch"):
+        assert isinstance(loader, ViewLoader), "methods with before_epoch look at images"
+        assert isinstance(appearance, ViewAppearance)
         size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
         bank = PlainImages(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
     log = RunLogger(run, steps=total_steps, step=at.step, active=fabric.is_global_zero, quiet=quiet)
@@ -169,11 +173,9 @@ def fit(
                     _make_plan(method, bank, optimizer, at, log)
                 order = at.plan.order if at.plan else None
                 for batches in _chunks(loader.epoch(at.epoch, at.batch, order), schedule.accumulate):
-                    share = warmup_cosine(at.step, stretched, warmup_steps, optimization.final_lr)
-                    for group in optimizer.param_groups:
-                        group["lr"] = schedule.lr * share * group["lr_share"]
-                        if group["params"][0].ndim > 1:
-                            group["weight_decay"] = decay_at(at.step / stretched, optimization)
+                    set_rates(
+                        optimizer, optimization, at.step, lr=schedule.lr, steps=stretched, warmup_steps=warmup_steps
+                    )
                     # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
                     torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
                     for k, batch in enumerate(batches):
