@@ -174,20 +174,6 @@ def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str,
     return {key: results[s.data, s.image_size][s.task][s.number] for key, s in scores.items()}
 
 
-def trained_method(folder: Path) -> Any:
-    """The whole method of a run, in evaluation mode."""
-    import torch
-
-    from glocal.pipeline.prepare import build_method
-    from glocal.pipeline.start import stored_config
-    from glocal.run import Run
-
-    run = Run(folder)
-    method = build_method(stored_config(run))
-    method.load_state_dict(torch.load(run.checkpoint_file, weights_only=True)["method"])
-    return method.eval()
-
-
 def run_folder(module: Any, arm: Arm, seed: int, runs: Path) -> Path:
     """Where a run is kept while it goes."""
     return runs / f"{module.NAME}-{arm.name}-{seed}"

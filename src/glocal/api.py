@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from glocal.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from glocal.backbones import Backbone
     from glocal.exporters.embed import Embeddings
 
@@ -251,6 +253,25 @@ def load(encoder: str, *, image_size: int | None = None, trust_code: bool = Fals
     from glocal.backbones import load_encoder
 
     return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
+
+
+def load_method(run: str | Path, *, trust_code: bool = False) -> nn.Module:
+    """The whole method of a run, heads and teacher included, as its last checkpoint has it: for research.
+
+    Args:
+        run: the directory of a run, which may be unfinished.
+        trust_code: import what its config.yaml names as module:attribute.
+
+    Returns:
+        The method in evaluation mode, on the CPU; its `encoder` is what `load` gives of a finished run.
+
+    Raises:
+        UsageError: if it is no run, or has no checkpoint, or one that does not fit its config.yaml.
+    """
+    from glocal.pipeline import trained_method
+    from glocal.run import Run
+
+    return trained_method(Run.open(run), trust_code=trust_code)
 
 
 def evaluate(

@@ -16,7 +16,7 @@ import torch
 import glocal
 from glocal.errors import UsageError
 from glocal.run import Run
-from glocal.training import loop
+from glocal.training import optimizers
 from glocal.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from glocal.training.precision import Autocast
 
@@ -62,7 +62,7 @@ class Power(Exception):
 def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, workers):
     out = tmp_path / "stopped"
     calls = 0
-    step = loop.warmup_cosine
+    step = optimizers.warmup_cosine
 
     def pulled(*args):
         nonlocal calls
@@ -71,7 +71,7 @@ def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, wor
             raise Power
         return step(*args)
 
-    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
     with pytest.raises(Power):
         glocal.pretrain(DATA, out=str(out), workers=workers, checkpoint_steps=2, **TINY)
     monkeypatch.undo()

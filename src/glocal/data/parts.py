@@ -97,6 +97,7 @@ class PartsWorld:
     has_masks = True
     ignore_index: int | None = None
     note = ""
+    groups = captions = None
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class TorchvisionSource:
     mask_classes: list[str] | None = None
     ignore_index: int | None = None
     note = ""
+    groups = captions = None
 
     def __init__(self, spec: str, split: str | None = None):
         self.name, _, root = spec.partition(":")

@@ -13,13 +13,15 @@ from glocal.config import ABSENT, PretrainConfig
 from glocal.data import code_of, describe
 from glocal.data.source import ImageSource
 from glocal.diagnostics import diagnose
+from glocal.errors import UsageError
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
 from glocal.pipeline.launch import launch, on_main, under_torchrun
-from glocal.pipeline.prepare import compile_encoders, prepare
+from glocal.pipeline.prepare import build_method, compile_encoders, prepare
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
 from glocal.training import Monitor, TrainingStopped, fit, resolve, this_machine
+from glocal.training.checkpoint import read_checkpoint
 from glocal.training.online_eval import OnlineEval
 from glocal.views import Appearance, PixelCache, ViewLoader
 
@@ -49,6 +51,17 @@ def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = Fa
     absent = {name: option.default for name, option in known.items() if name != "image_size"}
     workers = config.workers if workers is None else workers
     return replace(config, workers=workers, options={**absent, **config.options})
+
+
+def trained_method(run: Run, *, trust_code: bool = False) -> Any:
+    """See `glocal.load_method`."""
+    method = build_method(replace(stored_config(run, trust_code=trust_code), pretrained=False))
+    state = read_checkpoint(run)["method"]
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(f"the checkpoint of {run} is of another config.yaml: {str(error).splitlines()[0]}") from error
+    return method.eval()
 
 
 def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run], *, resume: bool, quiet: bool) -> Path:

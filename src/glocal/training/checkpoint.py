@@ -16,6 +16,9 @@ from glocal.errors import UsageError
 from glocal.run import Run, write_atomically
 from glocal.views import EpochPlan
 
+BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError)
+"""What reading a damaged checkpoint, or one of other shapes, raises."""
+
 
 @dataclass
 class Position:
@@ -69,7 +72,7 @@ def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimize
             precision.load_state_dict(state["precision"])
         plan = state["position"].pop("plan", None)
         return Position(**state["position"], plan=plan and EpochPlan(**plan))
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{run} cannot be resumed: {reason}; was config.yaml changed since?") from error
 

@@ -14,12 +14,15 @@ from torch import nn
 from glocal.methods import Optimization
 from glocal.random import derive
 from glocal.run import Run
+from glocal.training.buffers import check_buffers
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
 from glocal.training.logger import RunLogger
-from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
+from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, set_rates
+from glocal.training.protocols import Appearance, Loader
 from glocal.training.schedule import Schedule
 from glocal.training.stopping import Agreement, Interrupted, TrainingStopped, stop_signals
-from glocal.views import Appearance, PlainImages, ViewLoader
+from glocal.views import Appearance as ViewAppearance
+from glocal.views import PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
@@ -28,7 +31,7 @@ Monitor = Callable[[nn.Module, int], dict[str, float]]
 def fit(
     fabric: Fabric,
     method: Any,
-    loader: ViewLoader,
+    loader: Loader,
     appearance: Appearance,
     run: Run,
     *,
@@ -78,7 +81,7 @@ class _Training:
         self,
         fabric: Fabric,
         method: Any,
-        loader: ViewLoader,
+        loader: Loader,
         appearance: Appearance,
         run: Run,
         optimization: Optimization,
@@ -110,6 +113,8 @@ class _Training:
         self.wrapped, self.wrapped_optimizer = fabric.setup(method, self.optimizer)
         self.images: PlainImages | None = None
         if hasattr(method, "before_epoch"):
+            assert isinstance(loader, ViewLoader), "methods with before_epoch look at images"
+            assert isinstance(appearance, ViewAppearance)
             size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
             self.images = PlainImages(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
         self.log = RunLogger(run, steps=self.total_steps, step=self.at.step, active=fabric.is_global_zero, quiet=quiet)
@@ -179,7 +184,14 @@ class _Training:
     def step(self, batches: list[Any]) -> Any:
         """One step of the optimiser on the gradients of all micro-batches; gives the last one's loss."""
         at, fabric = self.at, self.fabric
-        self.set_rates()
+        set_rates(
+            self.optimizer,
+            self.optimization,
+            at.step,
+            lr=self.schedule.lr,
+            steps=self.stretched,
+            warmup_steps=self.warmup_steps,
+        )
         # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
         torch.manual_seed(derive(self.seed, "step", at.step, fabric.global_rank))
         for k, batch in enumerate(batches):
@@ -195,15 +207,9 @@ class _Training:
         at.step, at.batch = at.step + 1, at.batch + len(batches)
         if hasattr(self.method, "after_step"):
             self.method.after_step(at.step / self.total_steps)
+        if at.step == 1:
+            check_buffers(self.method)
         return loss
-
-    def set_rates(self) -> None:
-        """Learning rate and weight decay of the step to come."""
-        share = warmup_cosine(self.at.step, self.stretched, self.warmup_steps, self.optimization.final_lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.lr * share * group["lr_share"]
-            if group["params"][0].ndim > 1:
-                group["weight_decay"] = decay_at(self.at.step / self.stretched, self.optimization)
 
     def limit_gradients(self) -> None:
         """Drop those of parameters that do not move yet; clip the others."""
@@ -225,6 +231,7 @@ class _Training:
                 f"the weights are no longer finite at step {self.at.step}; {self.run} keeps the last good checkpoint. "
                 "Try a lower --lr, --clip 1, or --precision 32"
             )
+        check_buffers(self.method)
         if self.fabric.is_global_zero:
             save_checkpoint(self.run, self.method, self.optimizer, self.fabric.strategy.precision, self.at)
         self.fabric.barrier()
