@@ -41,14 +41,11 @@ def run(args: list[str]) -> None:
         near = did_you_mean(name, [*COMMANDS, *names("commands")])
         raise UsageError(f"no command '{name}'{near}; see glocal --help")
     else:
-        command = COMMANDS.get(name) or Command("", find("commands", name))
-        result = call(name, command, words)
-        if result is not None:
-            print(result)
+        call(name, COMMANDS.get(name) or Command("", find("commands", name)), words)
 
 
-def call(name: str, command: Command, args: list[str]) -> Any:
-    """Parse arguments by a function's signature and call it with those options that were given; what to print."""
+def call(name: str, command: Command, args: list[str]) -> None:
+    """Parse arguments by a function's signature, call it with those options that were given, show the result."""
     from cyclopts import App, CycloptsError, Group, Parameter
     from cyclopts.help import DefaultFormatter, PanelSpec
     from rich.box import SIMPLE
@@ -79,7 +76,7 @@ def call(name: str, command: Command, args: list[str]) -> Any:
         chosen, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise UsageError(mistake(error, name, example)) from error
-    return chosen(*bound.args, **bound.kwargs)
+    chosen(*bound.args, **bound.kwargs)
 
 
 def parameters(function: Any, *, needed: str | None = None, title: str = "Options") -> list[inspect.Parameter]:
@@ -107,15 +104,15 @@ def of_method(words: list[str]) -> tuple[Any, list[inspect.Parameter]]:
 
     given = App(default_command=peek, help_flags=(), version_flags=()).parse_known_args(words)[1].arguments
     written = read_config(given) if "config" in given else {}
-    default = inspect.signature(api.pretrain).parameters["method"].default
-    cls = method_class(str(given.get("method") or written.get("method") or default))
+    named = {"method": inspect.signature(api.pretrain).parameters["method"].default, **written, **given}
+    cls = method_class(str(named["method"]))
     file = Parameter(help="a YAML file of these options, such as a run's config.yaml", metavar="FILE")
-    config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str, file])
-    own = [option for option in parameters(cls, title=f"Options of {cls.title}") if option.name in method_options(cls)]
-    return Dict(written, source=f"--config {given.get('config')}"), [
-        config,
-        *(option.replace(kind=option.KEYWORD_ONLY) for option in own if option.name != "image_size"),
-    ]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter("config", kind, default=None, annotation=Annotated[str, file])]
+    for option in parameters(cls, title=f"Options of {cls.title}"):
+        if option.name in method_options(cls) and option.name != "image_size":  # which is the run's
+            options.append(option.replace(kind=kind))
+    return Dict(written, source=f"--config {given.get('config')}"), options
 
 
 def read(hint: Any, tokens: Sequence[Any]) -> Any:
@@ -129,9 +126,7 @@ def read(hint: Any, tokens: Sequence[Any]) -> Any:
         if tuple in kinds(hint):
             tokens = [token.evolve(value=part) for token in tokens for part in token.value.strip("[( )]").split(",")]
         return convert(hint, tokens, lambda kind, text: int(text) if kind is int else convert(kind, [text]))
-    except (TypeError, ValueError, NotImplementedError, yaml.YAMLError, CoercionError) as error:
-        if getattr(error, "token", None):  # says which option's
-            raise
+    except (TypeError, ValueError, NotImplementedError, yaml.YAMLError, CoercionError):
         raise ValueError from None
 
 

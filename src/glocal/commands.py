@@ -57,11 +57,17 @@ def tasks() -> str:
     )
 
 
-def table(scores: dict[str, Any]) -> str:
-    """Scores as lines."""
+def show(result: Any) -> None:
+    """Print what a command gives, if anything."""
+    if result is not None:
+        print(result)
+
+
+def show_scores(scores: dict[str, Any]) -> None:
+    """Print scores as a table."""
     from glocal.pipeline import score_table
 
-    return score_table(scores)
+    print(score_table(scores))
 
 
 class Command(NamedTuple):
@@ -71,14 +77,14 @@ class Command(NamedTuple):
         group: where `glocal --help` lists it.
         function: its signature and docstring are the command's.
         example: its arguments, for the help.
-        show: result -> what is printed, None for nothing.
+        show: prints the result.
         needed: an option that Python may leave out, and the command may not.
     """
 
     group: str
     function: Callable[..., Any]
     example: str = ""
-    show: Callable[[Any], Any] = lambda result: result
+    show: Callable[[Any], None] = show
     needed: str | None = None
 
 
@@ -88,9 +94,9 @@ COMMANDS = {
         "train",
         api.compare,
         "vicreg vicregl:alpha=.5 --data photos/ --budget 20m",
-        lambda folder: (folder / "comparison.md").read_text(),
+        lambda folder: print((folder / "comparison.md").read_text()),
     ),
-    "evaluate": Command("measure", api.evaluate, "runs/NAME --data labelled/ --tasks knn linear", table),
+    "evaluate": Command("measure", api.evaluate, "runs/NAME --data labelled/ --tasks knn linear", show_scores),
     "report": Command("measure", report, "runs/NAME"),
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
     "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
@@ -128,7 +134,7 @@ def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
 
     hints: dict[str, Any] = {}
     checkers_only: dict[str, Any] = {}
-    owners = [cls.__init__ for cls in reversed(function.__mro__)] if inspect.isclass(function) else [function]
+    owners = [cls.__init__ for cls in reversed(getattr(function, "__mro__", ()))] or [function]
     while owners:
         try:
             hints |= get_type_hints(owners[0], None, checkers_only)
