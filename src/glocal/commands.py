@@ -144,7 +144,8 @@ def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
     said = {about.arg_name: about.description for about in parse(inspect.getdoc(function) or "").params}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.VAR_KEYWORD:
-            yield parameter.replace(annotation=hints.get(name, str)), said.get(name)
+            unsaid = str if parameter.default in (None, parameter.empty) else type(parameter.default)
+            yield parameter.replace(annotation=hints.get(name, unsaid)), said.get(name)
 
 
 def kinds(hint: Any) -> set[Any]:
