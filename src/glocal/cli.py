@@ -283,7 +283,8 @@ def listing(command: str, args: list[str]) -> None:
         from glocal.evaluation import TASKS
 
         for name, task in TASKS.items():
-            print(f"{name:<12} {task.what}; needs {task.needs}{', on request' if task.on_request else ''}")
+            needs = " and ".join(sorted(task.needs)) or "images"
+            print(f"{name:<12} {task.what}; needs {needs}{', on request' if task.on_request else ''}")
     elif command == "backbones":
         from glocal.backbones import list_backbones
 

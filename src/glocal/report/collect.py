@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from glocal.backbones import Backbone, build_backbone, load_encoder
 from glocal.data import has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
+from glocal.evaluation import Pixels
 from glocal.evaluation.extract import device_of
 from glocal.random import derive
 from glocal.report.matches import PhotographMatches, match_photographs
@@ -47,7 +49,7 @@ class ReportData:
         data: the images, or None when they could not be opened.
         encoder: facts about the encoder (name, dim, stride, parameters), or empty.
         spectra: "pooled" | "dense" -> arm -> normalised singular values.
-        pca: photographs and the maps of their dense features.
+        pca: photographs and, by arm, the maps of their dense features.
         neighbours: queries and their nearest photographs.
         matches: arm -> matches in the same photographs.
         gallery: how many photographs the neighbours and spectra come from.
@@ -74,7 +76,7 @@ def gather(run_dir: str | Path, *, encoder: Backbone | None, source: Any, baseli
         run_dir: the run directory.
         encoder: a Backbone, or None to load the run's.
         source: an `ImageSource`, what `glocal.data.open_source` accepts, or None for the data named in config.yaml.
-        baselines: also show the same network untrained.
+        baselines: also show what the weights it started from, and raw pixels, make of the same images.
     """
     run = read_run(run_dir)
     report = ReportData(run, diagnoses=[_sentence(found) for found in diagnose([*run.training, *run.monitor])])
@@ -85,23 +87,18 @@ def gather(run_dir: str | Path, *, encoder: Backbone | None, source: Any, baseli
     if images is not None:
         report.data = DataFacts(images.name, len(images), images.classes, split)
     if encoder is not None and images is not None:
-        arms = {"encoder": encoder}
-        if baselines:
-            arms["random"] = _untrained(encoder)
-        _pictures(report, arms, images)
+        _pictures(report, {"encoder": encoder, **(_baselines(run, encoder) if baselines else {})}, images)
     return report
 
 
-def _pictures(report: ReportData, arms: dict[str, Backbone], source: ImageSource) -> None:
-    encoder = arms["encoder"]
+def _pictures(report: ReportData, arms: dict[str, nn.Module], source: ImageSource) -> None:
+    encoder: Any = arms["encoder"]
     size = encoder.image_size
     order = choose(source, GALLERY)
     photographs = load(source, order, size)
     report.gallery = len(photographs)
     if len(photographs) < 2:
-        report.notes["pictures"] = (
-            f"{report.data.name if report.data else 'The source'} holds fewer than two readable images."
-        )
+        report.notes["pictures"] = f"{source.name} holds fewer than two readable images."
         return
     galleries = {arm: embed(network, photographs) for arm, network in arms.items()}
     mine = galleries["encoder"]
@@ -110,9 +107,10 @@ def _pictures(report: ReportData, arms: dict[str, Backbone], source: ImageSource
     if not (mine.pooled.isfinite().all() and mine.tokens.isfinite().all()):
         report.notes["pictures"] = "The encoder's features are not finite numbers, so there is nothing to draw."
         return
+    networks = {arm: gallery for arm, gallery in galleries.items() if arm != "pixels"}
     report.spectra = {
-        "pooled": {arm: falloff(gallery.pooled) for arm, gallery in galleries.items()},
-        "dense": {arm: falloff(gallery.tokens) for arm, gallery in galleries.items()},
+        "pooled": {arm: falloff(gallery.pooled) for arm, gallery in networks.items()},
+        "dense": {arm: falloff(gallery.tokens) for arm, gallery in networks.items()},
     }
     report.neighbours = _neighbours(galleries, photographs)
 
@@ -152,8 +150,8 @@ def _dense_side(encoder: Backbone, size: int) -> int:
 def _encoder(run: RunRecord, encoder: Backbone | None, report: ReportData) -> Backbone | None:
     if encoder is not None:
         return encoder
-    if not (run.path / "encoder.safetensors").is_file():
-        report.notes["pictures"] = "The run has no encoder.safetensors yet, so nothing can be shown of its features."
+    if not run.encoder:
+        report.notes["pictures"] = "The run has no encoder yet, so nothing can be shown of its features."
         return None
     return load_encoder(run.path)
 
@@ -162,7 +160,7 @@ def _source(run: RunRecord, source: Any, report: ReportData) -> tuple[ImageSourc
     """The images to show and their split: of the run's data those it was not trained on, where they are kept apart."""
     if source is not None:
         return open_source(source), None
-    spec = run.setting("data")
+    spec = run.config.get("data")
     if spec is None:
         report.notes.setdefault(
             "pictures", "No images were given and config.yaml names none, so there are no pictures."
@@ -178,11 +176,16 @@ def _source(run: RunRecord, source: Any, report: ReportData) -> tuple[ImageSourc
         return None, None
 
 
-def _untrained(encoder: Backbone) -> Backbone:
-    """The same architecture before any training: the very one that scores are compared with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(0, "random initialisation"))
-        return build_backbone(**{**encoder.config, "pretrained": False}).to(device_of(encoder)).eval()
+def _baselines(run: RunRecord, encoder: Backbone) -> dict[str, nn.Module]:
+    """The weights that the run started from, the very ones that scores are compared with, and raw pixels."""
+    pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(0, "random initialisation"))
+            start = build_backbone(**encoder.config | {"pretrained": run.config.get("pretrained") or False})
+    except (UsageError, OSError):  # those weights are gone
+        return {"pixels": pixels}
+    return {"start": start.to(device_of(encoder)).eval(), "pixels": pixels.to(device_of(encoder))}
 
 
 def _sentence(found: Diagnosis) -> str:
