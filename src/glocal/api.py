@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    data: str | list[str] | None = None,
+    data: Any = None,
     *,
     method: str = "vicregl",
     backbone: str = "resnet50",
@@ -57,13 +57,14 @@ def pretrain(
     What is left at None is decided from the data and the machine, and said in the log and in config.yaml.
 
     Args:
-        data: folder, list file, `torchvision:NAME`, `parts`, or several of them. Labels, where present, are only used
-            to watch progress and for the final scores.
+        data: folder, list file, `torchvision:NAME`, `parts`, or several of them; in Python also an array or a
+            collection. Labels, where present, are only used to watch progress and for the final scores.
         method: see `glocal methods`.
         backbone: any timm name, see `glocal backbones`.
         image_size: side of the (large) crops, pixels.
         out: the run's directory; by default runs/METHOD-BACKBONE-DATA-K.
-        resume: a run to continue; everything else comes from its config.yaml, except `workers` and `quiet` when given.
+        resume: a run to continue; all else comes from its config.yaml, but for `workers`, `quiet`, and `data` that
+            config.yaml cannot name.
         preset: the method's options as in its "paper", or widths for "small" data; each method lists its own.
         epochs: passes over the images.
         max_steps: stop after so many optimiser steps.
@@ -105,12 +106,66 @@ def pretrain(
         UsageError: for bad options or unusable data.
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
-    config = {name: value for name, value in locals().items() if name not in ("options", "resume", "quiet", "out")}
-    from glocal.pipeline import continue_run, start_run
+    from glocal.config import PretrainConfig
+    from glocal.data import open_source
+    from glocal.pipeline import continue_run, start_run, stored_config
+    from glocal.run import Run
 
+    config = PretrainConfig(
+        data=_spec(data),
+        method=method,
+        backbone=backbone,
+        image_size=image_size,
+        preset=preset,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        pretrained=pretrained,
+        stem=stem,
+        output_stride=output_stride,
+        drop_path=drop_path,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        trust_coefficient=trust_coefficient,
+        clip=clip,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        workers=workers,
+        threads=threads,
+        cache=cache,
+        compile=compile,
+        monitor_every=monitor_every,
+        checkpoint_steps=checkpoint_steps,
+        report=report,
+        report_images=report_images,
+        options=options,
+    )
     if resume is not None:
-        return continue_run(Path(resume), workers=workers, quiet=quiet)
-    return start_run(config, options, out=out, quiet=quiet)
+        run = Run.open(resume)
+        if more := sorted(config.given().keys() - {"workers", "data"}):
+            raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
+        config = stored_config(run, workers=workers)
+        images = config.data if data is None else data
+        if images is None:
+            raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
+        return continue_run(run, config, open_source(images), quiet=quiet)
+    if data is None or (isinstance(data, list) and not data):
+        raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
+    return start_run(config, open_source(data), out=out, quiet=quiet)
+
+
+def _spec(data: Any) -> str | list[str] | None:
+    """What config.yaml can say of the images: where they are; nothing of those that are in memory."""
+    parts = list(data) if isinstance(data, list | tuple) else [data]
+    if not all(isinstance(part, str | Path) for part in parts):
+        return None
+    return [str(part) for part in parts] if isinstance(data, list | tuple) else str(data)
 
 
 def compare(
@@ -240,7 +295,8 @@ def evaluate(
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
-    from glocal.pipeline import score, score_with_baselines, write_json
+    from glocal.pipeline.conclude import score, score_with_baselines
+    from glocal.run import write_json
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {
@@ -317,7 +373,7 @@ def export(
         What was written.
     """
     from glocal.exporters import export_encoder
-    from glocal.pipeline import encoder_card
+    from glocal.exporters.card import encoder_card
 
     model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
     about = encoder_card(encoder) if isinstance(encoder, str) else None

@@ -6,7 +6,6 @@ import difflib
 import inspect
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 COMMANDS = {
@@ -293,7 +292,7 @@ def listing(command: str, args: list[str]) -> None:
         if not args:
             raise UsageError(f"glocal report needs a run; for example: {example}")
         from glocal.report import write_report
-        from glocal.training.run import read_config
+        from glocal.run import Run
 
-        read_config(Path(args[0]))
+        Run.open(args[0])
         print(write_report(args[0]))

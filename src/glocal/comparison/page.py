@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glocal.evaluation import declared
-from glocal.pipeline import write_json
+from glocal.run import write_json
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Task:
         return self.run(context, **options)
 
     def scores(self, found: Mapping[str, Any]) -> dict[str, float]:
-        """The scores among what the task returned, finite and no whole numbers (those are settings), the main one first."""
+        """The scores in what the task returned: finite, no whole numbers (those are settings), the main one first."""
         numbers = {name: value for name, value in found.items() if isinstance(value, float) and math.isfinite(value)}
         named = self.words or self.shares
         kept = [name for name in numbers if not named or name in (self.main, *self.words) or self.share_of(name)]

@@ -36,15 +36,11 @@ def write_report(
     Raises:
         UsageError: if `run_dir` is not a run, one of its files cannot be parsed, or `source` cannot be opened.
     """
-    import os
-
     from glocal.report.collect import gather
     from glocal.report.page import render
+    from glocal.run import Run, write_atomically
 
     page = render(gather(run_dir, encoder=encoder, source=source, baselines=baselines))
-    path = Path(out) if out is not None else Path(run_dir) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    path = Path(out) if out is not None else Run(run_dir).report_file
+    write_atomically(path, page)
     return path

@@ -17,22 +17,13 @@ from glocal.report.matches import PhotographMatches
 Series = tuple[np.ndarray, np.ndarray]
 """x and y of one line, both (N,)."""
 
-WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 328, 10, 166
-"""Size of a chart and edges of its plotting area, CSS pixels."""
+"""Edges of a chart's plotting area, in pixels of a drawing of 340×210."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart.
-
-    Attributes:
-        title: above it.
-        x_label: under the axis.
-        lines: name -> its colour variable and its points [x, y] in the chart's pixels.
-        x_ticks: (x, text).
-        y_ticks: (y, text).
-    """
+    """A line chart: by name the colour variable of each line and its points [x, y], and (place, text) of each tick."""
 
     title: str
     x_label: str
@@ -68,20 +59,17 @@ def line_chart(
     def y(values: Any) -> Any:
         return BOTTOM - (BOTTOM - TOP) * (scale(values) - bottom) / (top - bottom)
 
+    def ticks(locator: Any, start: float, stop: float, place: Any) -> list[tuple[float, str]]:
+        inside = [float(tick) for tick in locator.tick_values(start, stop) if start <= tick <= stop]
+        return [(round(float(place(tick)), 1), short_number(tick, digits=6)) for tick in inside]
+
     linear = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-
-    def ticks(locator: Any, start: float, stop: float) -> list[float]:
-        return [tick for tick in locator.tick_values(start, stop) if start <= tick <= stop]
-
     return Chart(
         title,
         x_label,
         {name: (colour, np.stack([x(xs), y(ys)], 1).round(1).tolist()) for name, (colour, (xs, ys)) in lines.items()},
-        [(round(float(x(tick)), 1), short_number(tick)) for tick in ticks(linear, 0.0, end)],
-        [
-            (round(float(y(tick)), 1), short_number(tick))
-            for tick in ticks(LogLocator(numticks=6) if log else linear, low, high)
-        ],
+        ticks(linear, 0.0, end, x),
+        ticks(LogLocator(numticks=6) if log else linear, low, high, y),
     )
 
 

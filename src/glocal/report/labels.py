@@ -16,7 +16,7 @@ def score(value: float, *, share: bool) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def short_number(value: float) -> str:
+def short_number(value: float, *, digits: int = 3) -> str:
     """A number in about five characters: 0.05, 1.5k, 2M, 3e−5."""
     if not math.isfinite(value):
         return ""
@@ -26,7 +26,7 @@ def short_number(value: float) -> str:
         text = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     else:
         limit, letter = (1e6, "M") if size >= 1e6 else (1e3, "k") if size >= 1e4 else (1.0, "")
-        text = f"{value:.0f}" if 1000 <= size < 1e4 else f"{value / limit:.3g}{letter}"
+        text = f"{value:.0f}" if 1000 <= size < 1e4 else f"{value / limit:.{digits}g}{letter}"
     return text.replace("-", "−")
 
 

@@ -14,28 +14,22 @@ from glocal.report.verdict import judge
 
 
 def render(report: ReportData) -> str:
-    """The whole page. Every text is escaped where the templates put it, unless they say `safe`."""
+    """The whole page. Every text that it shows is escaped; the templates hold all of its HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    run = report.run
-    templates = Environment(
-        loader=PackageLoader("glocal.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = Environment(loader=PackageLoader("glocal.report"), autoescape=True, undefined=StrictUndefined)
+    templates.trim_blocks = templates.lstrip_blocks = True
     templates.filters |= {"uri": data_uri, "match_lines": match_lines}
-    charts = training_charts(run)
+    run, found, dim = report.run, tables(report.run), report.encoder.dim if report.encoder else None
     return templates.get_template("page.html").render(
         report=report,
         run=run,
         title=f"{method_words(run.config.get('method'))[0]}: {run.path.resolve().name}",
         subtitle=subtitle(report),
-        verdict=judge(run, report.encoder.get("dim"), report.diagnoses, pictures=bool(report.neighbours)),
-        tables=tables(run),
-        charts=charts,
+        verdict=judge(run, found, dim=dim, diagnoses=report.diagnoses, pictures=bool(report.matches)),
+        tables=found,
+        charts=training_charts(run),
         spectra=spectrum_charts(report.spectra, run.names),
         facts=what_was_run(report),
-        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
+        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from glocal.evaluation import Task, declared
@@ -14,73 +14,65 @@ from glocal.report.records import RunRecord
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm's score: as printed, its 95% interval where it is a share of test images, whether it is the best."""
+    """A score as printed, its 95% interval where it is a share of test images, whether it is the best of its row."""
 
     value: float | None
-    text: str
+    text: str = "–"
     interval: tuple[float, float] | None = None
     best: bool = False
 
 
+Rows = dict[str, dict[str, Cell]]
+"""A score in words -> the encoder's and the baselines'."""
+
+
 @dataclass(frozen=True)
-class Row:
-    """A score in words, and each arm's."""
-
-    words: str
-    cells: dict[str, Cell]
-
-
-@dataclass
 class TaskTable:
     """A task's scores.
 
     Attributes:
-        title: the task in words.
+        task: what it declares.
+        tested: number of test images that it looked at, if known.
         rows: a row for each score.
-        judged: whether the task is judged by the first of them.
-        bars: whether the first is a fraction, that can be drawn as a bar.
-        folded: heading -> rows of scores that the task gives for each of many things, such as classes.
+        main: the row that the task is judged by; empty where there is none.
+        folded: heading -> scores that the task gives for each of many things, such as classes.
     """
 
-    title: str
-    rows: list[Row]
-    judged: bool
-    bars: bool
-    folded: dict[str, list[Row]] = field(default_factory=dict)
+    task: Task
+    tested: int | None
+    rows: Rows
+    main: dict[str, Cell]
+    folded: dict[str, Rows]
 
 
 def tables(run: RunRecord) -> list[TaskTable]:
     """A table for each task that the encoder has scores of."""
-    found = []
-    for name, mine in run.scores["encoder"].items():
-        task, arms = declared(name), {arm: scores.get(name, {}) for arm, scores in run.scores.items()}
-        if not (metrics := list(task.scores(mine))):
-            continue
-        judged, bars = metrics[0] == task.main, task.share_of(metrics[0]) is not None
-        each = {arm: task.scores(scores) for arm, scores in arms.items()}
-        rows = [_row(task, metric, task.in_words(metric), each, run.tested(name)) for metric in metrics]
-        table = TaskTable(task.title, rows, judged, judged and bars)
-        for key in task.words:
-            if isinstance(mine.get(key), Mapping):
-                each = {arm: scores.get(key) or {} for arm, scores in arms.items()}
-                table.folded[task.words[key]] = [_row(task, key, thing, each, None, thing) for thing in mine[key]]
-        found.append(table)
-    return found
+    made = []
+    for name, mine in run.scores.get("encoder", {}).items():
+        task, returned = declared(name), {arm: scores.get(name, {}) for arm, scores in run.scores.items()}
+        tested = mine.get("images") or run.meta.get("n_test")
+        each = {arm: task.scores(scores) for arm, scores in returned.items()}
+        rows = {task.in_words(key): _cells(task, key, key, each, tested) for key in each["encoder"]}
+        main = next(iter(rows.values())) if task.main in each["encoder"] else {}
+        folded = {}
+        for key in (key for key in task.words if isinstance(mine.get(key), Mapping)):
+            things = {arm: scores.get(key) or {} for arm, scores in returned.items()}
+            folded[task.words[key]] = {thing: _cells(task, key, thing, things, None) for thing in mine[key]}
+        if rows:
+            made.append(TaskTable(task, tested, rows, main, folded))
+    return made
 
 
-def _row(task: Task, metric: str, words: str, each: dict[str, Any], tested: int | None, key: str | None = None) -> Row:
-    values = {arm: scores.get(key or metric) for arm, scores in each.items()}
-    there = [value for value in values.values() if value is not None]
-    best = (max if task.higher_is_better else min)(there) if len(set(there)) > 1 else None
-    of = task.share_of(metric)
-
-    def cell(value: float | None) -> Cell:
-        if value is None:
-            return Cell(None, "–")
-        interval = wilson(value, tested) if of == "images" and tested else None
-        return Cell(value, score(value, share=of is not None), interval, metric == task.main and value == best)
-
-    return Row(words, {arm: cell(value) for arm, value in values.items()})
+def _cells(task: Task, score_name: str, key: str, each: dict[str, Any], tested: int | None) -> dict[str, Cell]:
+    values = {arm: scores.get(key) for arm, scores in each.items()}
+    there = {value for value in values.values() if value is not None}
+    best = (max if task.higher_is_better else min)(there) if len(there) > 1 and score_name == task.main else None
+    of, cells = task.share_of(score_name), {}
+    for arm, value in values.items():
+        interval = wilson(value, tested) if value is not None and of == "images" and tested else None
+        text = "–" if value is None else score(value, share=of is not None)
+        cells[arm] = Cell(value, text, interval, value is not None and value == best)
+    return cells
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from glocal.evaluation import declared
 from glocal.report.labels import score
-from glocal.report.records import RunRecord
+from glocal.report.records import BASELINES, RunRecord
+from glocal.report.scores import TaskTable
 
 SMALLEST = 0.01
 """A difference under one point (of other numbers: one percent) is called none, however many test images there are."""
@@ -16,16 +16,10 @@ SMALLEST = 0.01
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much the encoder is better than a baseline in a task's main score, and the least that counts."""
+    """A main score against a baseline's: ✓ better, ✗ worse or ≈ neither, and the difference as printed."""
 
-    better_by: float
-    margin: float
+    mark: str
     text: str
-
-    @property
-    def mark(self) -> str:
-        """✓ better, ✗ worse, ≈ not clearly different."""
-        return "≈" if abs(self.better_by) <= self.margin else "✓" if self.better_by > 0 else "✗"
 
 
 @dataclass(frozen=True)
@@ -36,58 +30,60 @@ class Verdict:
         sentence: in words.
         remarks: what is wrong, a sentence each.
         good: False when all is not well.
-        gains: a task in words, and by baseline the gain; None where the baseline has no such score.
+        gains: task in words -> baseline -> gain, for those that share a score.
     """
 
     sentence: str
-    remarks: list[str] = field(default_factory=list)
-    good: bool = True
-    gains: list[tuple[str, dict[str, Gain | None]]] = field(default_factory=list)
+    remarks: list[str]
+    good: bool
+    gains: dict[str, dict[str, Gain]] = field(default_factory=dict)
 
 
-def judge(run: RunRecord, dim: int | None = None, diagnoses: Sequence[str] = (), *, pictures: bool = False) -> Verdict:
+def judge(
+    run: RunRecord,
+    tables: Sequence[TaskTable],
+    *,
+    dim: int | None = None,
+    diagnoses: Sequence[str] = (),
+    pictures: bool = False,
+) -> Verdict:
     """The verdict on a run.
 
     Args:
         run: the run's files.
+        tables: its scores.
         dim: width of the pooled feature, to say how much of it is used.
         diagnoses: what is wrong, a sentence each.
         pictures: whether the page shows neighbours and matches.
     """
-    remarks = list(diagnoses)
-    tasks = {name: declared(name) for name in run.scores.get("encoder", {})}
-    judged = [name for name, task in tasks.items() if task.main in task.scores(run.scores["encoder"][name])]
-    gains = {name: {arm: _gain(run, name, arm) for arm in run.scores if arm != "encoder"} for name in judged}
-    words = {"start": run.start, "pixels": "raw pixels"}
-    said, good = [], True
-    for arm in words:
-        marks = [gain.mark for each in gains.values() if (gain := each.get(arm))]
+    judged = {table.task.title: table for table in tables if table.main}
+    gains = {title: {arm: gain for arm in BASELINES if (gain := _gain(table, arm))} for title, table in judged.items()}
+    said, good = [], not diagnoses
+    for arm, words in zip(BASELINES, (run.start, "raw pixels"), strict=True):
+        marks = [each[arm].mark for each in gains.values() if arm in each]
         if marks:
-            said.append(f"than {words[arm]} in {_count(marks.count('✓'), len(marks))}")
+            said.append(f"than {words} in {_count(marks.count('✓'), len(marks))}")
             good &= marks.count("✓") > marks.count("✗")
     if said:
-        titled = [(tasks[name].title, each) for name, each in gains.items()]
-        return Verdict(f"The encoder is better {' and '.join(said)}.", remarks, good and not remarks, titled)
+        return Verdict(f"The encoder is better {' and '.join(said)}.", [*diagnoses], good, gains)
     if judged:
         sentence = "The scores stand alone: without those of a baseline, they cannot be called good or bad."
     else:
         sentence = _unscored(run, dim, pictures)
-    return Verdict(sentence, remarks, not remarks)
+    return Verdict(sentence, [*diagnoses], good)
 
 
-def _gain(run: RunRecord, name: str, arm: str) -> Gain | None:
-    task = declared(name)
-    assert task.main is not None
-    a, b = (task.scores(run.scores[which].get(name, {})).get(task.main) for which in ("encoder", arm))
+def _gain(table: TaskTable, arm: str) -> Gain | None:
+    a, b = (table.main[which].value if which in table.main else None for which in ("encoder", arm))
     if a is None or b is None:
         return None
-    share, noise = task.share_of(task.main), 0.0
-    if share == "images" and (tested := run.tested(name)):
-        noise = 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / tested)
-    more = a - b
-    text = f"{100 * more:+.1f}" if share else f"{'+' * (more >= 0)}{score(more, share=False)}"
+    share, more = table.task.share_of(table.task.main or ""), a - b
     margin = SMALLEST if share else SMALLEST * max(abs(a), abs(b))
-    return Gain(more if task.higher_is_better else -more, max(margin, noise), text.replace("-", "−"))
+    if share == "images" and table.tested:  # two standard errors
+        margin = max(margin, 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / table.tested))
+    better = more if table.task.higher_is_better else -more
+    text = f"{100 * more:+.1f}" if share else f"{'+' * (more >= 0)}{score(more, share=False)}"
+    return Gain("≈" if abs(better) <= margin else "✓" if better > 0 else "✗", text.replace("-", "−"))
 
 
 def _count(some: int, of: int) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from pickle import UnpicklingError
 from typing import Any
 
@@ -13,6 +11,7 @@ from lightning.fabric.plugins.precision import Precision
 from torch import nn
 
 from glocal.errors import UsageError
+from glocal.run import Run, write_atomically
 from glocal.views import EpochPlan
 
 
@@ -33,45 +32,32 @@ class Position:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
-    skipped: dict[int, str] | None = None
+    skipped: dict[int, str] = field(default_factory=dict)
     plan: EpochPlan | None = None
 
 
-def checkpoint_path(run: Path) -> Path:
-    """The checkpoint `--resume` continues from."""
-    return run / "checkpoints" / "last.pt"
-
-
 def save_checkpoint(
-    run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
+    run: Run, method: Any, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
 ) -> None:
-    """Write to a temporary file, sync it, rename it over the last checkpoint: a reader never sees half a file."""
-    path = checkpoint_path(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace the run's checkpoint: a reader never sees half a file."""
     plan = position.plan and vars(position.plan)
     state = {
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),  # the scale of losses in fp16
         "position": {**vars(position), "plan": plan},
+        "encoder": method.encoder.config,
     }
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
 
 
-def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
+def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
     """Restore a run and say where it stood.
 
     Raises:
-        UsageError: if there is no checkpoint, or it does not fit.
+        UsageError: if the checkpoint does not fit.
     """
-    path = checkpoint_path(run)
-    if not path.exists():
-        raise UsageError(f"{run} has no checkpoint to resume from (looked for {path}); start it again without --resume")
+    path = run.checkpoint_file
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
