@@ -145,7 +145,7 @@ def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, 
     else:
         shutil.rmtree(folder, ignore_errors=True)
         glocal.pretrain(list(sets), out=str(folder), seed=seed, **options)
-    return glocal.load(str(folder)), [line for line in Run(folder).metrics() if "time" in line][-1]
+    return glocal.load(str(folder), trust_code=True), [line for line in Run(folder).metrics() if "time" in line][-1]
 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:

@@ -159,3 +159,33 @@ def test_images_from_memory_are_asked_for_again(whole, tmp_path):
 def test_the_first_free_name_is_taken_by_one_of_many(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [str(Run.create(None, "a-b").path) for _ in range(3)] == ["runs/a-b-1", "runs/a-b-2", "runs/a-b-3"]
+
+
+MINE = """
+from glocal.methods import VICReg
+
+print("imported")
+
+
+class Spread(VICReg):
+    pass
+"""
+
+
+def test_code_that_a_run_names_is_imported_only_with_consent_which_the_refusal_spells_out(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
+    glocal_ = [sys.executable, "-m", "glocal"]
+    begin = [*glocal_, "pretrain", DATA, "--method=mine:Spread", "--out=run", *options[1:], "--max-steps=1"]
+    subprocess.run(begin, cwd=tmp_path, check=True, capture_output=True)
+    for arguments in (["pretrain", "--resume", "run"], ["pretrain", "--config", "run/config.yaml", "--out", "again"]):
+        refused = subprocess.run([*glocal_, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert refused.returncode == 2, refused.stderr
+        assert "imported" not in refused.stdout
+        command = refused.stderr.strip().partition("if you trust it: glocal ")[2]
+        assert command.endswith("--trust-code"), refused.stderr
+        done = subprocess.run([*glocal_, *command.split()], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    report = subprocess.run([*glocal_, "report", "run"], cwd=tmp_path, capture_output=True, text=True)
+    assert report.returncode == 0, report.stderr
+    assert "imported" not in report.stdout

@@ -50,6 +50,7 @@ def pretrain(
     report: bool = True,
     report_images: int = 2000,
     quiet: bool = False,
+    trust_code: bool = False,
     **options: Any,
 ) -> Path:
     """Pretrain an encoder on unlabelled images.
@@ -97,6 +98,7 @@ def pretrain(
         report: evaluate at the end against random initialisation and raw pixels, and write report.html.
         report_images: the report's scores look at no more than so many training and test images.
         quiet: print nothing.
+        trust_code: import what the resumed run's config.yaml names as module:attribute.
         **options: the method's own options, see its documentation.
 
     Returns:
@@ -107,12 +109,12 @@ def pretrain(
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
     from glocal.config import PretrainConfig
-    from glocal.data import open_source
+    from glocal.data import describe_spec, open_source
     from glocal.pipeline import continue_run, start_run, stored_config
     from glocal.run import Run
 
     config = PretrainConfig(
-        data=_spec(data),
+        data=describe_spec(data),
         method=method,
         backbone=backbone,
         image_size=image_size,
@@ -150,7 +152,7 @@ def pretrain(
         run = Run.open(resume)
         if more := sorted(config.given().keys() - {"workers", "data"}):
             raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
-        config = stored_config(run, workers=workers)
+        config = stored_config(run, workers=workers, trust_code=trust_code)
         images = config.data if data is None else data
         if images is None:
             raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
@@ -158,14 +160,6 @@ def pretrain(
     if data is None or (isinstance(data, list) and not data):
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
     return start_run(config, open_source(data), out=out, quiet=quiet)
-
-
-def _spec(data: Any) -> str | list[str] | None:
-    """What config.yaml can say of the images: where they are; nothing of those that are in memory."""
-    parts = list(data) if isinstance(data, list | tuple) else [data]
-    if not all(isinstance(part, str | Path) for part in parts):
-        return None
-    return [str(part) for part in parts] if isinstance(data, list | tuple) else str(data)
 
 
 def compare(
@@ -240,12 +234,13 @@ def compare(
     return compare_methods([Entry.parse(text) for text in methods], protocol, folder)
 
 
-def load(encoder: str, *, image_size: int | None = None) -> Backbone:
+def load(encoder: str, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
     """An encoder from a run, an exported folder or file, or timm.
 
     Args:
         encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
         image_size: for vision transformers built for one size.
+        trust_code: import the module:function of an unregistered backbone, which the encoder's file names.
 
     Returns:
         A Backbone in evaluation mode: (B, 3, h, w) normalised pixels -> Features(pooled, dense, ...).
@@ -255,7 +250,7 @@ def load(encoder: str, *, image_size: int | None = None) -> Backbone:
     """
     from glocal.backbones import load_encoder
 
-    return load_encoder(encoder, image_size=image_size).eval()
+    return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
 
 
 def evaluate(
@@ -271,6 +266,7 @@ def evaluate(
     task_options: dict[str, dict[str, Any]] | None = None,
     baselines: bool = False,
     json: str | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a frozen encoder as a global and as a dense feature.
 
@@ -287,6 +283,7 @@ def evaluate(
         task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
         baselines: also score the same architecture at random initialisation, and raw pixels.
         json: a file to write the scores to.
+        trust_code: as for `load`.
 
     Returns:
         {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
@@ -298,7 +295,7 @@ def evaluate(
     from glocal.pipeline.conclude import score, score_with_baselines
     from glocal.run import write_json
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {
         "tasks": tasks,
         "image_size": image_size,
@@ -323,6 +320,7 @@ def embed(
     image_size: int | None = None,
     batch_size: int = 128,
     workers: int = 0,
+    trust_code: bool = False,
 ) -> Embeddings | Path:
     """The features of every image.
 
@@ -334,6 +332,7 @@ def embed(
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
         workers: loader processes.
+        trust_code: as for `load`.
 
     Returns:
         The file, or the embeddings.
@@ -341,7 +340,7 @@ def embed(
     from glocal.data import open_source
     from glocal.exporters.embed import embed_source
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     skipped: list[tuple[str, str]] = []
     result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
@@ -359,6 +358,7 @@ def export(
     format: str = "timm",
     out: str,
     image_size: int | None = None,
+    trust_code: bool = False,
 ) -> Path:
     """Hand an encoder over.
 
@@ -368,6 +368,7 @@ def export(
             "torch-export", a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
         out: the folder or file to write.
         image_size: by default the encoder's own.
+        trust_code: as for `load`.
 
     Returns:
         What was written.
@@ -375,6 +376,6 @@ def export(
     from glocal.exporters import export_encoder
     from glocal.exporters.card import encoder_card
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     return export_encoder(model, format=format, out=out, image_size=image_size, about=about)

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         name = type(error).__name__
         if name in ("UsageError", "TrainingStopped", "Interrupted"):
-            fail(str(error), code={"UsageError": 2, "Interrupted": 130}.get(name, 1))
+            fail(str(error), code=getattr(error, "code", 2))
         raise
 
 

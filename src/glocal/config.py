@@ -29,7 +29,13 @@ class EncoderConfig:
     @property
     def encoder_options(self) -> dict[str, Any]:
         """The keywords of `build_backbone`, beside the name and the method's pool."""
-        return {name.name: getattr(self, name.name) for name in fields(EncoderConfig) if name.name != "backbone"}
+        return {
+            "image_size": self.image_size,
+            "pretrained": self.pretrained,
+            "stem": self.stem,
+            "output_stride": self.output_stride,
+            "drop_path": self.drop_path,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +153,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def reserved_names() -> frozenset[str]:
-    """Names that a method's own options cannot have, since they are a run's."""
-    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"}
+    """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
+    beside = {"out", "resume", "quiet", "trust_code", "config"}
+    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"} | beside
 
 
 def unknown_option(owner: str, name: str, known: Any) -> UsageError:

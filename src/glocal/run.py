@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -49,9 +50,10 @@ class Run:
     Attributes:
         path: the directory.
         metrics_file: one JSON object a line, training and monitor lines, told apart by their keys.
-        checkpoint_file: all that going on needs.
+        checkpoint_file: all that going on needs; previous_checkpoint, the one before.
         encoder_files: weights and description of the finished encoder.
         tensorboard, report_file, skipped_file: as they are called.
+        resume_command: what to paste to go on.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,11 +61,13 @@ class Run:
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoint_file = self.path / "checkpoints" / "last.pt"
+        self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"
         self.report_file = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
+        self.resume_command = f"glocal pretrain --resume {shlex.quote(str(self.path))}"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -90,9 +94,7 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot make the run's directory {out or 'runs'}: {error.strerror}") from error
         if run.has_encoder or run.has_checkpoint:
-            raise UsageError(
-                f"{run} already holds a run; choose another --out, or continue it: glocal pretrain --resume {run}"
-            )
+            raise UsageError(f"{run} already holds a run; choose another --out, or continue it: {run.resume_command}")
         return run
 
     @classmethod
@@ -111,7 +113,12 @@ class Run:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""
-        return self.checkpoint_file.is_file()
+        return any(file.is_file() for file in self.checkpoints)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The last checkpoint, then the one before."""
+        return [self.checkpoint_file, self.previous_checkpoint]
 
     @property
     def has_encoder(self) -> bool:

@@ -15,6 +15,7 @@ from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone
 from glocal.backbones.weights import encoder_weights, load_weights, read_weights
 from glocal.errors import UsageError, did_you_mean
+from glocal.plugins import refuse_untrusted
 from glocal.run import Run, write_atomically
 
 
@@ -45,7 +46,7 @@ def save_encoder(backbone: Backbone, directory: str | Path, **extra: Any) -> Non
     write_atomically(about, text)
 
 
-def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone:
+def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
     """An encoder from anywhere, in eval mode.
 
     Args:
@@ -75,10 +76,13 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone
         print(f"{run} has not finished: the encoder of its last checkpoint, step {step:,}, is taken", file=sys.stderr)
     try:
         config = {**config, "image_size": image_size or config["image_size"]}
+        name = str(config["name"])
     except (KeyError, TypeError) as error:
         raise UsageError(
             f"{about} does not say how to build the encoder; export it again, or resume the run"
         ) from error
+    consent = f"glocal.load({str(spec)!r}, trust_code=True)"
+    refuse_untrusted([name], origin=about, trust_code=trust_code, command=consent)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: loading must not move the generator
         backbone = build_backbone(**config)
     load_weights(backbone.model, tensors, origin=weights, minimum=1.0)

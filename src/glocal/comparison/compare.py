@@ -91,7 +91,7 @@ def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say:
                 file = path.with_suffix(path.suffix + ".yaml")
                 file.write_text(yaml.safe_dump(settings, sort_keys=False))
                 cost = train(file, path)
-                scores = _score(load_encoder(str(path)).eval(), protocol, settings["image_size"], seed)
+                scores = _score(load_encoder(str(path), trust_code=True).eval(), protocol, settings["image_size"], seed)
                 write_json(
                     done, {"entry": entry.text, "seed": seed, "steps": steps, "cost": asdict(cost), "scores": scores}
                 )
@@ -124,10 +124,10 @@ def _settle(protocol: Protocol, entries: list[Entry], source: ImageSource, out: 
                 f"{out} holds a comparison with other {', '.join(different)} (see {path}); choose another --out"
             )
         return stands["decided"]
-    finest = max(entries, key=lambda entry: getattr(method_class(entry.method), "least_cells", 0))
+    finest = max(entries, key=lambda entry: method_class(entry.method).least_cells)
     config = PretrainConfig(method=finest.method, **protocol.settings)
     machine = this_machine(config.accelerator)
-    if least := getattr(method_class(finest.method), "least_cells", 0):
+    if least := method_class(finest.method).least_cells:
         machine = measure_stride(config, machine, least)
     resolved = resolve(config, source, machine)[0].config
     decided = {name: getattr(resolved, name) for name in ("batch_size", "workers", "precision", "output_stride")}

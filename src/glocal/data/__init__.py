@@ -3,7 +3,8 @@
 from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
 from glocal.data.folder import FolderSource
-from glocal.data.open import describe, has_split, open_source
+from glocal.data.images import RawImage
+from glocal.data.open import code_of, describe, describe_spec, has_split, open_source
 from glocal.data.parts import PartsSample, PartsWorld
 from glocal.data.source import ImageSource, OpenImage, Unreadable
 
@@ -16,8 +17,11 @@ __all__ = [
     "OpenImage",
     "PartsSample",
     "PartsWorld",
+    "RawImage",
     "Unreadable",
+    "code_of",
     "describe",
+    "describe_spec",
     "has_split",
     "open_source",
 ]

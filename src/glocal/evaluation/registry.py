@@ -1,17 +1,16 @@
-"""Tasks by name. Ours and third-party ones register alike: a function under the entry-point group `glocal.tasks`."""
+"""Tasks by name (`glocal.plugins`), and what makes one."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from importlib.metadata import entry_points
 from typing import Any
 
 from glocal.errors import UsageError
+from glocal.plugins import GUIDE, find, names
 
 
 @dataclass(frozen=True)
@@ -86,21 +85,19 @@ def task(
 
 def all_tasks() -> dict[str, Task]:
     """Every registered task by name, sorted."""
-    return {point.name: point.load() for point in sorted(entry_points(group="glocal.tasks"), key=lambda p: p.name)}
+    return {name: find_task(name) for name in names("tasks")}
 
 
 def find_task(name: str) -> Task:
-    """The task registered as `name`.
+    """The task registered as `name`, or that at "module:function".
 
     Raises:
-        UsageError: for a name nobody registered, with the nearest one.
+        UsageError: if there is none; to its author, if it is not a `Task`.
     """
-    points = {point.name: point for point in entry_points(group="glocal.tasks")}
-    if name in points:
-        return points[name].load()
-    near = difflib.get_close_matches(name, points, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UsageError(f"unknown task '{name}'{hint} (there are: {', '.join(sorted(points))})")
+    found = find("tasks", name)
+    if not isinstance(found, Task):
+        raise UsageError(f"task '{name}': `{getattr(found, '__name__', found)}` lacks @task(needs=...) ({GUIDE})")
+    return found
 
 
 def declared(name: str) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from glocal.config import PretrainConfig
-from glocal.methods import method_class
+from glocal.methods import citation
 from glocal.run import Run
 
 
@@ -15,10 +15,10 @@ def encoder_card(encoder: str | Path) -> dict[str, str] | None:
     if not run.config_file.exists():
         return None
     config, facts = PretrainConfig.from_dict(run.config()), run.encoder().get("extra", {})
-    cls = method_class(config.method)
+    title, paper = citation(config.method)
     return {
-        "Method": cls.title,
-        "Paper": cls.paper,
+        "Method": title,
+        "Paper": paper,
         "Images": f"{facts.get('images', 0):,}",
         "Steps": f"{facts.get('steps', 0):,}",
         "Image size": f"{config.image_size} px",

@@ -40,8 +40,9 @@ class _Moments(torch.autograd.Function):
     """The unbiased variances (S, D) and the squared norm ‖C‖² (S,) of the covariance matrix of each z (S, B, D).
 
     Plainly, `x = z - z.mean(1, keepdim=True); c = x.mT @ x / (B - 1)`, then `c.diagonal(dim1=1, dim2=2)` and
-    `c.square().sum((1, 2))`. By hand because, X being the deviations from the mean, the gradient of both, X·diag(g) + 4γ·XXᵀX, has mean 0
-    already and takes one product, where autograd centres it again and, blind to the symmetry, takes two.
+    `c.square().sum((1, 2))`. By hand because, X being the deviations from the mean, the gradient of both,
+    X·diag(g) + 4γ·XXᵀX, has mean 0 already and takes one product, where autograd centres it again and, blind to the
+    symmetry, takes two.
     """
 
     @staticmethod

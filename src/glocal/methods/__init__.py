@@ -4,10 +4,10 @@ A method is an `nn.Module` whose constructor takes a backbone and, by keyword, i
 
 - `recipe`: the views it wants (`glocal.views.Recipe`); `optimization`: how its paper trains it;
 - `forward(batch: Batch) -> Loss`; `encoder`: what is exported;
-- on the class: `title`, `paper`, `pool` (how its backbone pools) and `presets` (see `Preset`).
+- on the class, all optional: `title`, `paper`, `pool` (how its backbone pools), `presets` (see `Preset`), `least_cells`
+  (along a side of the large crop's map, for methods that match cells).
 
-It works in any training loop. Registering the class under the entry-point group `glocal.methods` makes it a name for
-`glocal pretrain --method`.
+It works in any training loop; for `glocal pretrain --method` it is found as `glocal.plugins` says.
 """
 
 from glocal.methods.barlow_twins import BarlowTwins
@@ -28,7 +28,7 @@ from glocal.methods.nnclr import NNCLR
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.paws import PAWS
 from glocal.methods.presets import Preset, width_for
-from glocal.methods.registry import method_class, method_names, method_options, resolve_options
+from glocal.methods.registry import check_built, citation, method_class, method_names, method_options, resolve_options
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
@@ -61,6 +61,8 @@ __all__ = [
     "SwAV",
     "VICReg",
     "VICRegL",
+    "check_built",
+    "citation",
     "co",
     "encode",
     "method_class",

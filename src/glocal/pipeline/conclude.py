@@ -38,7 +38,7 @@ def conclude(
     settings = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
     scores = score_with_baselines(encoder, source if config.data is None else config.data, **settings)
     run.write_scores(scores)
-    page = write_report(run.path, source=source if config.data is None else None)
+    page = write_report(run.path, encoder=encoder, source=source if config.data is None else None)
     if not quiet:
         print(f"{score_table(scores)}\nreport: {page}")
 

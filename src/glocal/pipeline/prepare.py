@@ -13,7 +13,7 @@ from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.heads import sync_batch_norms
-from glocal.methods import method_class
+from glocal.methods import check_built, method_class
 from glocal.random import derive
 from glocal.training import Machine, resolve
 from glocal.training.compilation import worth_compiling
@@ -27,7 +27,7 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
     Returns:
         What is now known for `resolve`, and the method, initialised from the seed.
     """
-    least_cells = getattr(method_class(config.method), "least_cells", 0)
+    least_cells = method_class(config.method).least_cells
     if least_cells and config.output_stride is None:
         machine = measure_stride(config, machine, least_cells)
     resolved, _ = resolve(config, source, machine)
@@ -51,7 +51,7 @@ def build_method(config: PretrainConfig) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(derive(config.seed, "init"))
         encoder = build_backbone(config.backbone, pool=cls.pool, **config.encoder_options)
-        return cls(encoder, image_size=config.image_size, **config.options)
+        return check_built(cls(encoder, image_size=config.image_size, **config.options))
 
 
 def measure_stride(config: PretrainConfig, machine: Machine, least_cells: int) -> Machine:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from glocal.config import ABSENT, PretrainConfig
-from glocal.data import describe
+from glocal.data import code_of, describe
 from glocal.data.source import ImageSource
 from glocal.diagnostics import diagnose
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
 from glocal.pipeline.launch import launch, on_main, under_torchrun
 from glocal.pipeline.prepare import compile_encoders, prepare
+from glocal.plugins import refuse_untrusted
 from glocal.run import Run
 from glocal.training import Monitor, TrainingStopped, fit, resolve, this_machine
 from glocal.training.online_eval import OnlineEval
@@ -34,9 +36,15 @@ def continue_run(run: Run, config: PretrainConfig, source: ImageSource, *, quiet
     return _train(config, source, lambda: run, resume=True, quiet=quiet)
 
 
-def stored_config(run: Run, *, workers: int | None = None) -> PretrainConfig:
-    """The configuration under which a run was begun; what it says nothing of was then not an option."""
+def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = False) -> PretrainConfig:
+    """The configuration under which a run was begun; what it says nothing of was then not an option.
+
+    Raises:
+        UsageError: if it cannot be read, or names code to import and is not trusted.
+    """
     config = PretrainConfig.from_dict({**ABSENT, **run.config()}, origin=str(run.config_file))
+    code = code_in(config.settings())
+    refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, code))
     known = method_options(method_class(config.method))
     absent = {name: option.default for name, option in known.items() if name != "image_size"}
     workers = config.workers if workers is None else workers
@@ -78,6 +86,7 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         def claim() -> Run:
             run = place()
             held.enter_context(run.lock())
+            run.resume_command = _resume_command(run, code_in(config.settings()))
             if not resume:
                 run.write_config(config.to_dict())
             return run
@@ -104,6 +113,17 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         if fabric.is_global_zero:
             conclude(run, config, method.encoder.cpu().eval(), source, ended, quiet=quiet)
     return run.path
+
+
+def code_in(config: Mapping[str, Any]) -> list[str]:
+    """The places module:attribute that a run of this configuration imports."""
+    named = [str(config.get(option)) for option in ("method", "backbone")]
+    return [name for name in named if ":" in name] + code_of(config.get("data"))
+
+
+def _resume_command(run: Run, code: list[str]) -> str:
+    """What to paste to go on."""
+    return f"glocal pretrain --resume {shlex.quote(str(run))}{' --trust-code' if code else ''}"
 
 
 def _monitor(run: Run, source: ImageSource, config: PretrainConfig) -> Monitor:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from glocal.methods import citation
 from glocal.report.collect import ReportData
-from glocal.report.labels import duration, method_words, short_number
+from glocal.report.labels import duration, short_number
 from glocal.report.records import RunRecord
 
 NAMED = (
@@ -35,7 +36,7 @@ def what_was_run(report: ReportData) -> dict[str, str]:
         backbone += f"{encoder.stride} px, {encoder.pool} pooling"
     settings = {name.replace("_", " "): run.config[name] for name in NAMED if run.config.get(name) is not None}
     facts = {
-        "Method": ". ".join(part.rstrip(".") for part in method_words(run.config.get("method")) if part) + ".",
+        "Method": ". ".join(part for part in citation(str(run.config.get("method", ""))) if part),
         "Backbone": backbone,
         "Started from": run.start if "start" in run.scores else "",
         "Data": _data(report),

@@ -1,12 +1,8 @@
-"""Numbers and names as people read them."""
+"""Numbers as people read them."""
 
 from __future__ import annotations
 
 import math
-import sys
-from typing import Any
-
-from glocal.errors import UsageError
 
 
 def score(value: float, *, share: bool) -> str:
@@ -38,22 +34,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def method_words(name: Any) -> tuple[str, str]:
-    """(title, citation) of a method; its bare name and no citation where it is not known here.
-
-    Nothing is imported because a run's configuration names it.
-    """
-    if not isinstance(name, str):
-        return "Run", ""
-    from glocal.methods import method_class
-
-    module, colon, _ = name.partition(":")
-    if colon and module not in sys.modules:
-        return name, ""
-    try:
-        cls = method_class(name)
-    except UsageError:
-        return name, ""
-    return getattr(cls, "title", name), getattr(cls, "paper", "")

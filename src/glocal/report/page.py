@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import yaml
 
+from glocal.methods import citation
 from glocal.report.charts import spectrum_charts, training_charts
 from glocal.report.collect import ReportData
 from glocal.report.facts import subtitle, what_was_run
 from glocal.report.figures import data_uri, match_lines
-from glocal.report.labels import method_words
 from glocal.report.scores import tables
 from glocal.report.verdict import judge
 
@@ -24,7 +24,7 @@ def render(report: ReportData) -> str:
     return templates.get_template("page.html").render(
         report=report,
         run=run,
-        title=f"{method_words(run.config.get('method'))[0]}: {run.path.resolve().name}",
+        title=f"{citation(str(run.config.get('method', 'Run')))[0]}: {run.path.resolve().name}",
         subtitle=subtitle(report),
         verdict=judge(run, found, dim=dim, diagnoses=report.diagnoses, pictures=bool(report.matches)),
         tables=found,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import zipfile
 from dataclasses import dataclass, field
 from pickle import UnpicklingError
 from typing import Any
@@ -39,7 +41,7 @@ class Position:
 def save_checkpoint(
     run: Run, method: Any, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
 ) -> None:
-    """Replace the run's checkpoint: a reader never sees half a file."""
+    """Write the run's checkpoint, and keep the one before."""
     plan = position.plan and vars(position.plan)
     state = {
         "method": method.state_dict(),
@@ -48,27 +50,50 @@ def save_checkpoint(
         "position": {**vars(position), "plan": plan},
         "encoder": method.encoder.config,
     }
+    if run.has_checkpoint:
+        run.checkpoint_file.replace(run.previous_checkpoint)
     write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
 
 
 def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
-    """Restore a run and say where it stood.
+    """Restore a run and say where it stood. Where its last checkpoint is damaged, the one before serves.
 
     Raises:
-        UsageError: if the checkpoint does not fit.
+        UsageError: if none is whole, or it does not fit.
     """
-    path = run.checkpoint_file
+    state = read_checkpoint(run)
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         if state.get("precision"):
             precision.load_state_dict(state["precision"])
         plan = state["position"].pop("plan", None)
         return Position(**state["position"], plan=plan and EpochPlan(**plan))
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{path} cannot be resumed from: {reason}; was config.yaml changed since?") from error
+        raise UsageError(f"{run} cannot be resumed: {reason}; was config.yaml changed since?") from error
+
+
+def read_checkpoint(run: Run) -> dict[str, Any]:
+    """What the last whole checkpoint holds; says so where that is not the last one.
+
+    Raises:
+        UsageError: if none is whole.
+    """
+    reason = "there is none"
+    for path in run.checkpoints:
+        try:
+            with zipfile.ZipFile(path) as records:  # PyTorch writes checksums, and does not look at them
+                if broken := records.testzip():
+                    raise zipfile.BadZipFile(f"{broken} is damaged")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, UnpicklingError) as error:
+            reason = f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}"
+        else:
+            if path != run.checkpoint_file:
+                print(f"{run}: the last checkpoint cannot be read ({reason}); going on from {path}", file=sys.stderr)
+            return state
+    raise UsageError(f"{run} cannot be resumed from: no whole checkpoint ({reason})")
 
 
 def all_finite(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import torch
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.methods import Optimization, method_class, resolve_options
-from glocal.training.loop import Schedule
+from glocal.training.schedule import Schedule
 
 SMALL = 200_000
 """Below this many images the published widths and learning rates do not fit; preset "small" applies."""
@@ -87,13 +87,13 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
     given = {**config.options, "image_size": config.image_size}
     options = resolve_options(cls, decisions.config.preset or "", decisions.config.batch_size * processes, given)
     steps = _steps(decisions.config, images)
-    name = getattr(cls, "teacher_momentum", None)
+    name = cls.teacher_momentum
     if name is not None and name not in config.options:
         options[name] = _momentum(options[name], steps, decisions.notes)
     del options["image_size"]
     decisions.config = replace(decisions.config, options=options)
     if machine.stride is not None:
-        _decide_stride(decisions, machine, getattr(cls, "least_cells", 0))
+        _decide_stride(decisions, machine, cls.least_cells)
     if decisions.config.epochs <= 2:
         decisions.fill("cache", False)
     for name in ("cache", "compile"):

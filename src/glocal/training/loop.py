@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,40 +17,12 @@ from glocal.run import Run
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
-from glocal.training.stopping import Interrupted, TrainingStopped, stop_signals
+from glocal.training.schedule import Schedule
+from glocal.training.stopping import Agreement, Interrupted, TrainingStopped, stop_signals
 from glocal.views import Appearance, PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how: all a loop needs beside the method and the data.
-
-    Attributes:
-        epochs: passes over the data.
-        max_steps: end earlier, after this many optimiser steps, over which the learning rate then decays.
-        batch_size: images per optimiser step on one process (over all accumulated micro-batches).
-        accumulate: micro-batches per step; a loss's batch statistics are then those of one micro-batch.
-        lr: peak learning rate, already scaled.
-        clip: largest gradient norm, 0 for none.
-        monitor_every: epochs between two calls of the monitor.
-        checkpoint_seconds: least time between two checkpoints within an epoch.
-        checkpoint_steps: also checkpoint every so many steps; 0 for never.
-        log_steps: steps between two lines of metrics.
-    """
-
-    epochs: int
-    max_steps: int | None
-    batch_size: int
-    accumulate: int
-    lr: float
-    clip: float
-    monitor_every: int
-    checkpoint_seconds: float = 300.0
-    checkpoint_steps: int = 0
-    log_steps: int = 10
 
 
 def fit(
@@ -119,7 +90,8 @@ class _Training:
     ) -> None:
         self.fabric, self.method, self.loader, self.appearance, self.run = fabric, method, loader, appearance, run
         self.optimization, self.schedule, self.seed, self.monitor = optimization, schedule, seed, monitor
-        self.stopping: Callable[[], bool] = lambda: False
+        self.stopping: Callable[[], int] = lambda: 0
+        self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, False
 
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
         steps = schedule.epochs * self.steps_per_epoch
@@ -155,21 +127,21 @@ class _Training:
         self.checkpoint()
         while self.at.step < self.total_steps:
             self.train_epoch()
-            stop, late = self.sync_flags()
-            if stop:
+            if self.stop:
                 self.checkpoint()
-                raise Interrupted(
-                    f"stopped at step {self.at.step} of {self.total_steps}; "
-                    f"resume with: glocal pretrain --resume {self.run}"
-                )
+                raise Interrupted(self.saved_at("stopped"), self.stop)
             ended = self.at.step >= self.total_steps
             if self.at.batch >= self.steps_per_epoch * self.schedule.accumulate:
                 self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             if self.monitor and (ended or (self.at.batch == 0 and self.at.epoch % self.schedule.monitor_every == 0)):
                 self.checkpoint()
                 self.look(last=ended)
-            elif ended or late:
+            elif ended or self.late:
                 self.checkpoint()
+
+    def saved_at(self, what: str) -> str:
+        """What happened, where the run stands, and how to go on."""
+        return f"{what} at step {self.at.step} of {self.total_steps}, saved; resume with: {self.run.resume_command}"
 
     def train_epoch(self) -> None:
         """What is left of the epoch under way; returns earlier when the run ends or somebody asks to stop."""
@@ -177,17 +149,32 @@ class _Training:
             self.plan_epoch(self.images)
         order = self.at.plan.order if self.at.plan else None
         schedule, at = self.schedule, self.at
-        for batches in _chunks(self.loader.epoch(at.epoch, at.batch, order), schedule.accumulate):
+        for batches in self.batches(order):
             loss = self.step(batches)
             if at.step % schedule.log_steps == 0 or at.step in (1, self.total_steps):
                 self.write_line(loss)
-            # not at every step, since processes wait for each other to agree
-            ask = self.fabric.world_size == 1 or at.step % schedule.log_steps == 0
-            stop, late = self.sync_flags() if ask else (False, False)
-            if stop or at.step >= self.total_steps:
+            self.sync_flags()
+            if self.stop or at.step >= self.total_steps:
                 return
-            if late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
+            if self.late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
                 self.checkpoint()
+
+    def batches(self, order: torch.Tensor | None) -> Iterator[list[Any]]:
+        """The micro-batches of each step; where the loader fails, what was learnt is saved first."""
+        at, group = self.at, []
+        try:
+            for batch in self.loader.epoch(at.epoch, at.batch, order):
+                group.append(batch)
+                if len(group) == self.schedule.accumulate:
+                    yield group
+                    group = []
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            if self.fabric.world_size == 1:  # the others would have to agree
+                self.checkpoint()
+            reason = str(error).splitlines()[0]
+            raise TrainingStopped(self.saved_at(f"a loader worker died ({reason})")) from error
 
     def step(self, batches: list[Any]) -> Any:
         """One step of the optimiser on the gradients of all micro-batches; gives the last one's loss."""
@@ -232,7 +219,7 @@ class _Training:
 
     def checkpoint(self) -> None:
         """Save all, unless the weights are lost: the last good checkpoint then stays."""
-        self.at.seconds, self.saved = time.monotonic() - self.started, time.monotonic()
+        self.at.seconds, self.saved, self.late = time.monotonic() - self.started, time.monotonic(), False
         if not all_finite(self.method):
             raise TrainingStopped(
                 f"the weights are no longer finite at step {self.at.step}; {self.run} keeps the last good checkpoint. "
@@ -242,15 +229,11 @@ class _Training:
             save_checkpoint(self.run, self.method, self.optimizer, self.fabric.strategy.precision, self.at)
         self.fabric.barrier()
 
-    def sync_flags(self) -> tuple[bool, bool]:
+    def sync_flags(self) -> None:
         """Whether to stop, and whether a checkpoint is due: for all processes, if for any."""
-        mine = self.stopping(), time.monotonic() - self.saved > self.schedule.checkpoint_seconds
-        if self.fabric.world_size == 1:
-            return mine
-        flags = torch.tensor(mine, device=self.fabric.device).int()
-        joined: Any = self.fabric.all_reduce(flags, reduce_op="max")
-        stop, late = joined.tolist()
-        return bool(stop), bool(late)
+        late = time.monotonic() - self.saved > self.schedule.checkpoint_seconds
+        self.stop, late_ = self.agree(self.stopping(), int(late))
+        self.late = bool(late_)
 
     def write_line(self, loss: Any) -> None:
         """A line of metrics, and the end where the loss is no number."""
@@ -298,13 +281,3 @@ class _Training:
         said = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
         self.log.say(f"epoch {self.at.epoch}: {said}")
         self.logged = self.at.step, time.monotonic()
-
-
-def _chunks(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Groups of `size`; a last incomplete one is dropped."""
-    group = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
