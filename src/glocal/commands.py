@@ -51,7 +51,8 @@ def tasks() -> str:
     from glocal.evaluation import TASKS
 
     return "\n".join(
-        f"{name:<12} {task.what}; needs {task.needs}{', on request' if task.on_request else ''}"
+        f"{name:<12} {task.what}; needs {' and '.join(sorted(task.needs)) or 'images'}"
+        f"{', on request' if task.on_request else ''}"
         for name, task in TASKS.items()
     )
 
