@@ -21,7 +21,7 @@ from glocal.diagnostics import diagnose
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
 from glocal.heads import sync_batch_norms
-from glocal.methods import method_class, method_options, resolve_options
+from glocal.methods import check_fits, method_class, method_options, resolve_options
 from glocal.random import derive
 from glocal.report import write_report
 from glocal.report.records import is_score
@@ -102,6 +102,7 @@ def _run(run: Path, plan: Plan, source: Any, *, resume: bool, quiet: bool) -> Pa
     run = Path(fabric.broadcast(str(run)))
     processes, main, on_cpu = fabric.world_size, fabric.is_global_zero, fabric.device.type == "cpu"
     encoder, method = _build(plan, cls, resume=resume)
+    check_fits(encoder, method.recipe)
     if processes > 1:
         sync_batch_norms(method)
     steps = _steps(config, len(source), processes)

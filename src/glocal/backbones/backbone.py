@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from glocal.backbones.cells import grid_positions
-from glocal.backbones.dropping import Dropped, can_drop, dropping
+from glocal.backbones.dropping import Dropped, dropping
 from glocal.backbones.layout import learn_layout
 from glocal.backbones.small_maps import SmallMaps
+from glocal.backbones.traits import Traits, learn_traits
 from glocal.errors import UsageError
 from glocal.features import Features
 
@@ -116,10 +118,10 @@ class Backbone(nn.Module):
         positions = self.cells(*grid, device=x.device).flatten(0, 1)
         return Features(pooled, tokens, positions, grid) if kept is None else Features(pooled, tokens, positions[kept])
 
-    @property
-    def drops_patches(self) -> bool:
-        """Whether it can be run on some of an image's patches."""
-        return can_drop(self.model)
+    @cached_property
+    def traits(self) -> Traits:
+        """What it can do beside encoding whole images of its own size."""
+        return learn_traits(self)
 
     def compile_training(self) -> None:
         """From now on train with `torch.compile`: whole images, in training mode. All else runs as before."""
