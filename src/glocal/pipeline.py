@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from glocal.backbones.build import OPTIONS as BACKBONE_OPTIONS
 from glocal.data import describe, open_source
 from glocal.diagnostics import diagnose
 from glocal.errors import UsageError
-from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
+from glocal.evaluation.baseline import score_with_baselines
 from glocal.heads import sync_batch_norms
 from glocal.methods import check_fits, method_class, method_options, resolve_options
 from glocal.random import derive
@@ -263,40 +262,21 @@ def _conclude(run: Path, encoder: Backbone, config: dict[str, Any], *, quiet: bo
         print(f"{score_table(scores)}\nreport: {page}")
 
 
-def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings: Any) -> dict[str, Any]:
-    """Scores of one encoder on all tasks asked for, or on all that the data allows."""
-    return evaluate_encoder(encoder, data, tasks=tasks or possible_tasks(data), **settings)
-
-
-def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:
-    """`score`, with the same architecture at random initialisation and raw pixels beside it."""
-    result = score(encoder, data, **settings)
-    pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size)
-    return {**result, "random": score(at_random(encoder), data, **settings), "pixels": score(pixels, data, **settings)}
-
-
 def score_table(result: dict[str, Any]) -> str:
     """Scores as lines, one a number, baselines beside it."""
     rows = []
     for task, scores in result.items():
-        if task in ("meta", "random", "pixels") or not isinstance(scores, dict):
+        if task in ("meta", "start", "pixels") or not isinstance(scores, dict):
             continue
         for name, value in scores.items():
             if is_score(name, value):
                 beside = [
                     f"{who} {result[who][task][name]:.3f}"
-                    for who in ("random", "pixels")
+                    for who in ("start", "pixels")
                     if isinstance(result.get(who, {}).get(task, {}).get(name), float)
                 ]
                 rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
     return "\n".join(rows)
-
-
-def at_random(encoder: Backbone) -> Backbone:
-    """The same architecture before any training, in evaluation mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(0, "random initialisation"))
-        return build_backbone(**copy.deepcopy(encoder.config)).eval()
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:

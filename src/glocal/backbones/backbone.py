@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         norm: "batch" or "layer", the kind that most of its normalisations are; heads follow it.
         mean, std: what pixels in [0, 1] are normalised with.
         image_size: side in pixels of the images it was made for.
+        pretrained: the weights that it had before training, as `build_backbone` was told.
     """
 
     model: Any
@@ -58,7 +59,7 @@ class Backbone(nn.Module):
 
         Args:
             model: a timm model.
-            arguments: of `build_backbone`, except `pretrained`.
+            arguments: of `build_backbone`.
         """
         super().__init__()
         cfg: dict[str, Any] = model.pretrained_cfg
@@ -72,6 +73,7 @@ class Backbone(nn.Module):
         self.stride = self._layout.stride
         self.offset = self._layout.offset
         self.norm = self._layout.norm
+        self.pretrained: bool | str = arguments["pretrained"]
         self._arguments = dict(arguments)
         self._positions: dict[tuple[int, int, torch.device | None], Tensor] = {}
         self._compiled: Callable[[Tensor], Tensor] | None = None
@@ -98,8 +100,8 @@ class Backbone(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Arguments with which `build_backbone(**config)` makes this architecture again, with random weights."""
-        return {**self._arguments, "pool": self.pool, "pretrained": False}
+        """Arguments with which `build_backbone(**config)` makes it again as it was before training."""
+        return {**self._arguments, "pool": self.pool, "pretrained": self.pretrained}
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Features:
         """Encode a batch of normalised images.

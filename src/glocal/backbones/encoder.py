@@ -66,7 +66,9 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone
         name, _, kind = str(spec).removeprefix("timm:").partition(":")
         if kind not in ("", "random"):
             raise UsageError(f"unknown encoder '{spec}'; write timm:{name} or timm:{name}:random")
-        return build_backbone(name, pretrained=not kind, image_size=image_size).eval()
+        backbone = build_backbone(name, pretrained=not kind, image_size=image_size)
+        backbone.pretrained = False  # released weights are what others trained, from a random initialisation
+        return backbone.eval()
     directory = _directory(Path(spec))
     try:
         config = json.loads((directory / DESCRIPTION).read_text())["config"]
@@ -74,7 +76,8 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{directory / DESCRIPTION} is damaged ({error!r}); export the encoder again") from error
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: loading must not move the generator
-        backbone = build_backbone(**config)
+        backbone = build_backbone(**config | {"pretrained": False})
+    backbone.pretrained = config.get("pretrained", False)
     path = directory / WEIGHTS
     load_weights(backbone.model, read_weights(path), origin=path, minimum=1.0)
     return backbone.eval()

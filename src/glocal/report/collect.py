@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
-from glocal.backbones import Backbone, build_backbone, load_encoder
+from glocal.backbones import Backbone, load_encoder
 from glocal.data import has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
-from glocal.evaluation.extract import device_of
-from glocal.random import derive
+from glocal.evaluation.baseline import start_of
 from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.photographs import Photograph, choose, features_of, load
 from glocal.report.records import RunRecord, read_run
@@ -87,7 +86,8 @@ def gather(run_dir: str | Path, *, encoder: Backbone | None, source: Any, baseli
     if encoder is not None and images is not None:
         arms = {"encoder": encoder}
         if baselines:
-            arms["random"] = _untrained(encoder)
+            with suppress(UsageError):  # its weights are gone: evaluation.json says so
+                arms["start"] = start_of(encoder, seed=run.setting("seed") or 0)
         _pictures(report, arms, images)
     return report
 
@@ -176,13 +176,6 @@ def _source(run: RunRecord, source: Any, report: ReportData) -> tuple[ImageSourc
             "pictures", f"The run's images could not be opened ({error}), so there are no pictures."
         )
         return None, None
-
-
-def _untrained(encoder: Backbone) -> Backbone:
-    """The same architecture before any training: the very one that scores are compared with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(0, "random initialisation"))
-        return build_backbone(**{**encoder.config, "pretrained": False}).to(device_of(encoder)).eval()
 
 
 def _sentence(found: Diagnosis) -> str:

@@ -25,6 +25,7 @@ def load_method(run: str | Path) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
         backbone = build_backbone(config["backbone"], pool=cls.pool, **options)
         method = cls(backbone, **{name: config[name] for name in method_options(cls) if name in config})
+    backbone.pretrained = config.get("pretrained", False)
     try:
         method.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["method"])
     except BROKEN as error:
