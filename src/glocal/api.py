@@ -97,7 +97,7 @@ def pretrain(
             that is measured to be faster. Kept in config.yaml, which gives the same run again: sums round differently.
         monitor_every: epochs between two looks at kNN accuracy and rank.
         checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
-        report: evaluate at the end against random initialisation and raw pixels, and write report.html.
+        report: evaluate at the end against the weights it started from and raw pixels, and write report.html.
         report_images: the report's scores look at no more than so many training and test images.
         quiet: print nothing.
         trust_code: import what the resumed run's config.yaml names as module:attribute.
@@ -302,18 +302,18 @@ def evaluate(
         seed: of splits and crops.
         limit: look at no more than so many training and test images.
         task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
-        baselines: also score the same architecture at random initialisation, and raw pixels.
+        baselines: also score the weights that its training started from, and raw pixels.
         json: a file to write the scores to.
         trust_code: as for `load`.
 
     Returns:
         {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
-        ...} for the tasks asked for, and "meta". With `baselines`, also "random" and "pixels", each the same again.
+        ...} for the tasks asked for, and "meta". With `baselines`, also "start" and "pixels", each the same again.
 
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
-    from glocal.pipeline.conclude import score, score_with_baselines
+    from glocal.evaluation.baseline import score, score_with_baselines
     from glocal.run import write_json
 
     model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder

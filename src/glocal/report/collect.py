@@ -6,18 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import nn
 
-from glocal.backbones import Backbone, build_backbone, load_encoder
+from glocal.backbones import Backbone, load_encoder
 from glocal.data import has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels
+from glocal.evaluation.baseline import start_of
 from glocal.evaluation.extract import device_of
-from glocal.random import derive
 from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.photographs import Photograph, choose, features_of, load
 from glocal.report.records import RunRecord, read_run
@@ -142,12 +141,10 @@ def _baselines(run: RunRecord, encoder: Backbone) -> dict[str, nn.Module]:
     """The weights that the run started from, the very ones that scores are compared with, and raw pixels."""
     pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size).to(device_of(encoder))
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(0, "random initialisation"))
-            start = build_backbone(**encoder.config | {"pretrained": run.config.get("pretrained") or False})
+        start = start_of(encoder, seed=run.config.get("seed") or 0)
     except (UsageError, OSError):  # those weights are gone
         return {"pixels": pixels}
-    return {"start": start.to(device_of(encoder)).eval(), "pixels": pixels}
+    return {"start": start, "pixels": pixels}
 
 
 def _sentence(found: Diagnosis) -> str:
