@@ -13,10 +13,9 @@ from glocal.backbones import Backbone, build_backbone, save_encoder
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.diagnostics import diagnose
-from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
+from glocal.evaluation import Pixels, declared, evaluate_encoder, possible_tasks
 from glocal.random import derive
 from glocal.report import write_report
-from glocal.report.records import is_score
 from glocal.run import Run
 from glocal.training.checkpoint import Position
 
@@ -62,14 +61,13 @@ def score_table(result: dict[str, Any]) -> str:
     for task, scores in result.items():
         if task in ("meta", "random", "pixels") or not isinstance(scores, dict):
             continue
-        for name, value in scores.items():
-            if is_score(name, value):
-                beside = [
-                    f"{who} {result[who][task][name]:.3f}"
-                    for who in ("random", "pixels")
-                    if isinstance(result.get(who, {}).get(task, {}).get(name), float)
-                ]
-                rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
+        for name, value in declared(task).scores(scores).items():
+            beside = [
+                f"{who} {result[who][task][name]:.3f}"
+                for who in ("random", "pixels")
+                if isinstance(result.get(who, {}).get(task, {}).get(name), float)
+            ]
+            rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
     return "\n".join(rows)
 
 
