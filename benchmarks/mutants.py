@@ -90,7 +90,7 @@ def mutant(path: Path, number: int) -> tuple[dict[str, Any], str]:
     return {"line": line, "before": before, "after": after}, ast.unparse(ast.fix_missing_locations(tree))
 
 
-def tests_of(path: Path, root: Path) -> list[str]:
+def relevant_tests(path: Path, root: Path) -> list[str]:
     """The file that mirrors `path`, and those that name most of what it defines."""
     mirror, room = root / "tests" / path.parent.name / f"test_{path.stem}.py", f"glocal.{path.parent.name}"
     names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
@@ -155,7 +155,7 @@ def main() -> None:
             if entry["killed_by"] == "not run":
                 todo.append((file, text, entry))
         for file, text, entry in todo:
-            tests, original = tests_of(file, root), file.stat()
+            tests, original = relevant_tests(file, root), file.stat()
             kept = file.read_text()
             file.write_text(text)
             entry["killed_by"], seconds = run(tests, root)
