@@ -137,6 +137,16 @@ def test_pixels_are_the_shrunken_image_and_the_patches():
     torch.testing.assert_close(small.dense[0, :, 2, 1], x[0, :, 8:12, 4:8].flatten())
 
 
+def test_pooled_pixels_are_the_standardised_image():
+    x = torch.from_numpy(np.random.default_rng(0).normal(2, 3, size=(2, 3, 8, 8))).float()
+    flat = x.flatten(1)
+    expected = (flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True)
+    torch.testing.assert_close(Pixels(size=8, stride=4)(x).pooled, expected, atol=1e-4, rtol=1e-4)
+    encoder = Pixels()
+    assert (encoder.dim, encoder.stride, encoder.image_size) == (768, 16, 96)
+    assert encoder(torch.zeros(1, 3, 96, 96)).pooled.shape == (1, 768)
+
+
 def test_pixels_ignore_brightness_and_contrast():
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(Pixels()(x).pooled, Pixels()(2 * x + 1).pooled, atol=1e-3, rtol=1e-3)
