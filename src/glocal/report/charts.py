@@ -19,13 +19,10 @@ def training_charts(run: RunRecord) -> list[Chart]:
     def chart(title: str, log: list[dict[str, Any]], names: dict[str, str], scale: float = 1, zero: bool = True) -> Any:
         lines = {}
         for k, (name, words) in enumerate(names.items()):
-            points = [
-                (line["step"] / (length or 1), line[name] * scale)
-                for line in log
-                if isinstance(line.get(name), int | float) and "step" in line
-            ]
-            if len((series := thin(*np.reshape(points, (-1, 2)).T))[0]):
-                lines[words] = (f"s{k % 8}", series)
+            found = [line for line in log if isinstance(line.get(name), int | float)]
+            x, y = thin([line["step"] / (length or 1) for line in found], [line[name] * scale for line in found])
+            if len(x):
+                lines[words] = (f"s{k % 8}", (x, y))
         return line_chart(title, lines, x_label="epoch" if length else "step", zero=zero) if lines else None
 
     clusters = {"clusters/nmi": "NMI", "clusters/largest": "largest"}
