@@ -134,11 +134,10 @@ def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, 
         seed: of the run.
         options: of `glocal.pretrain`.
     """
-    from glocal.training import read_metrics
-    from glocal.training.run import read_config
+    from glocal.run import Run
 
-    if (folder / "checkpoints" / "last.pt").exists():
-        config = json.loads(json.dumps(read_config(folder)))
+    if Run(folder).has_checkpoint:
+        config = json.loads(json.dumps(Run(folder).config()))
         asked = json.loads(json.dumps(dict(options)))
         if other := [key for key in asked.keys() & config.keys() if asked[key] != config[key]]:
             raise UsageError(f"{folder} is a run with another {min(other)}; delete it, or give other --runs")
@@ -146,21 +145,17 @@ def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, 
     else:
         shutil.rmtree(folder, ignore_errors=True)
         glocal.pretrain(list(sets), out=str(folder), seed=seed, **options)
-    return glocal.load(str(folder)), [line for line in read_metrics(folder) if "time" in line][-1]
+    return glocal.load(str(folder), trust_code=True), [line for line in Run(folder).metrics() if "time" in line][-1]
 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:
     """The encoder with the weights that a run of this seed begins with."""
-    import torch
-
     from glocal.backbones import build_backbone
-    from glocal.pipeline import BACKBONE_OPTIONS
-    from glocal.random import derive
+    from glocal.config import PretrainConfig
+    from glocal.evaluation.baseline import start_of
 
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "init"))
-        given = {key: value for key, value in options.items() if key in (*BACKBONE_OPTIONS, "pool")}
-        return build_backbone(options["backbone"], **given).eval()
+    given = {key: value for key, value in options.items() if key in (*PretrainConfig().encoder_options, "pool")}
+    return start_of(build_backbone(options["backbone"], **given), seed=seed)
 
 
 def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str, float]:

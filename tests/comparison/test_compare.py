@@ -8,12 +8,15 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 import glocal
+from glocal.backbones import build_backbone, save_encoder
 from glocal.comparison import Budget, Entry, measure
 from glocal.comparison import compare as compare_module
 from glocal.errors import UsageError
+from glocal.methods import method_class
 
 
 def test_an_entry_is_a_method_with_options() -> None:
@@ -21,6 +24,15 @@ def test_an_entry_is_a_method_with_options() -> None:
     assert (entry.method, entry.options) == ("vicregl", {"alpha": 0.75, "matches": [10, 4], "flip_aware": False})
     assert Entry.parse("vicreg").options == {}
     assert len({Entry.parse(text).folder for text in ("vicregl:alpha=0.75", "vicregl:alpha=0.7", "vicregl")}) == 3
+
+
+def test_an_unregistered_method_takes_options_too() -> None:
+    place = "glocal.methods.vicregl:VICRegL"
+    assert Entry.parse(place) == Entry(place, place, {})
+    assert Entry.parse(f"{place}:alpha=.5,matches=[10,4]").options == {"alpha": 0.5, "matches": [10, 4]}
+    assert Entry.parse(f"{place}:alpha=.5").method == place
+    with pytest.raises(UsageError, match="did you mean alpha"):
+        Entry.parse(f"{place}:alpa=.5")
 
 
 @pytest.mark.parametrize(
@@ -144,3 +156,23 @@ def test_an_interrupted_calibration_is_measured_anew(tmp_path, monkeypatch) -> N
     assert compare_module._steps(*given) == 20
     monkeypatch.setattr(compare_module, "train", None)
     assert compare_module._steps(*given) == 20
+
+
+@pytest.mark.parametrize(("backbone", "pools"), [("test_vit", ["mean", "native"]), ("test_resnet", ["mean"])])
+def test_each_way_to_pool_has_its_own_baseline(tmp_path, monkeypatch, backbone, pools) -> None:
+    entries = [Entry.parse(text) for text in ("vicregl", "vicreg", "vicreg:covariance_weight=2")]
+    for seed, entry in enumerate(entries):
+        torch.manual_seed(seed)
+        encoder = build_backbone(backbone, image_size=32, pool=method_class(entry.method).pool)
+        save_encoder(encoder, tmp_path / "runs" / f"{entry.folder}-0")
+    asked = []
+    monkeypatch.setattr(compare_module, "_score", lambda arm, *_: asked.append(arm) or {"n": len(asked)})
+    protocol = compare_module.Protocol(["x"], "x", "1ep", 1, ["knn"], None, {"image_size": 32})
+    first = compare_module._baselines(entries[1:], protocol, tmp_path)
+    found = compare_module._baselines(entries, protocol, tmp_path)
+    assert set(found) == {"raw pixels", *(f"random initialisation, {pool} pool" for pool in pools)}
+    assert first.items() <= found.items()
+    assert sorted(arm.pool for arm in asked if arm.name != "pixels") == pools
+    assert len(asked) == len(found)
+    shutil.rmtree(tmp_path / "runs" / "vicregl-0")
+    assert compare_module._baselines(entries, protocol, tmp_path) == found

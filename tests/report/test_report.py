@@ -193,16 +193,6 @@ def test_broken_weights_are_diagnosed(make_run, photos):
     assert "nothing to draw" in page.text
 
 
-def test_pictures_and_scores_are_compared_with_the_same_untrained_network():
-    from glocal.backbones import build_backbone
-    from glocal.pipeline import at_random
-    from glocal.report.collect import _untrained
-
-    encoder = build_backbone("test_resnet", image_size=64)
-    here, there = _untrained(encoder).state_dict(), at_random(encoder).state_dict()
-    assert all(torch.equal(here[name], there[name]) for name in there)
-
-
 def test_mistakes_are_said(make_run, tmp_path):
     with pytest.raises(UsageError, match="not a run directory"):
         write_report(tmp_path / "nothing")

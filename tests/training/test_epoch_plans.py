@@ -80,7 +80,8 @@ def test_the_optimizer_forgets_what_starts_anew():
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
     method.top(method.body(torch.ones(1, 2))).sum().backward()
     optimizer.step()
-    loop._make_plan(method, SimpleNamespace(), optimizer, loop.Position(), None)
+    training = SimpleNamespace(method=method, optimizer=optimizer, at=loop.Position())
+    loop._Training.plan_epoch(training, SimpleNamespace())
     assert set(optimizer.state) == set(method.body.parameters())
 
 

@@ -53,6 +53,11 @@ class TorchvisionSource:
             names = getattr(self._data, "classes", None) or range(int(self.labels.max()) + 1)
             self.classes = [name if isinstance(name, str) else str(name) for name in names]
 
+    @staticmethod
+    def splits(spec: str) -> list[str]:
+        """The names of its splits."""
+        return [name for name in torchvision_splits(spec.partition(":")[0]) if name]
+
     def __len__(self) -> int:
         return len(self._data)
 

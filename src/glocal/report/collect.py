@@ -87,7 +87,7 @@ def gather(run_dir: str | Path, *, encoder: Backbone | None, source: Any, baseli
         arms = {"encoder": encoder}
         if baselines:
             with suppress(UsageError):  # its weights are gone: evaluation.json says so
-                arms["start"] = start_of(encoder, seed=run.setting("seed") or 0)
+                arms["random"] = start_of(encoder, seed=run.setting("seed") or 0)
         _pictures(report, arms, images)
     return report
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from glocal.errors import UsageError
-from glocal.training import read_metrics
+from glocal.run import Run
 
 Scores = dict[str, dict[str, float]]
 """Task -> metric -> value."""
@@ -97,7 +97,7 @@ def read_run(run_dir: str | Path) -> RunRecord:
         ) from error
     evaluation = _json(path / "evaluation.json")
     meta = _arms(evaluation)["encoder"].get("meta")
-    lines = read_metrics(path)
+    lines = Run(path).metrics()
     return RunRecord(
         path=path,
         config=config if isinstance(config, dict) else {},
@@ -144,6 +144,7 @@ def _scores(evaluation: Mapping[str, Any]) -> dict[str, Scores]:
 
 def _arms(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The encoder's own tasks stand at the top level, beside the baselines, or under "encoder"."""
+    evaluation = {"random" if name == "start" else name: value for name, value in evaluation.items()}
     own = {name: value for name, value in evaluation.items() if name not in ARMS}
     return {"encoder": own, **{arm: evaluation[arm] for arm in ARMS if arm in evaluation}}
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from glocal.distributed import gather, rank, world_size
-from glocal.training.stopped import TrainingStopped
+from glocal.training.stopping import TrainingStopped
 
 ROUNDING = 1e-5
 """Distance relative to the norm up to which floats of unlike machines may differ."""

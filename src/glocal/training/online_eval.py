@@ -15,7 +15,7 @@ from glocal.evaluation.extract import stream
 from glocal.evaluation.knn import knn_predict
 from glocal.evaluation.rank import rankme
 from glocal.evaluation.split import held_out
-from glocal.training.stopped import TrainingStopped
+from glocal.training.stopping import TrainingStopped
 
 IMAGES = 1000
 """At most so many training images are looked at."""
