@@ -183,10 +183,10 @@ def compare(
     threads: int | None = None,
     out: str | None = None,
 ) -> Path:
-    """Methods side by side: the same data, backbone and budget, several seeds, one table and one figure.
+    """Methods side by side: the same data, backbone and budget.
 
-    Each run is a process of its own, so that its memory can be measured. What was finished is kept: the same command
-    goes on where it was interrupted, and takes further methods or seeds.
+    Several seeds, one table and one figure. Each run is a process of its own, so that its memory can be measured. What
+    was finished is kept: the same command goes on where it was interrupted, and takes further methods or seeds.
 
     Args:
         methods: names, each with options if wanted: "vicregl", "vicregl:alpha=0.75,matches=[10,4]".
@@ -381,7 +381,7 @@ def export(
     image_size: int | None = None,
     trust_code: bool = False,
 ) -> Path:
-    """Hand an encoder over.
+    """Hand an encoder over to timm, ONNX or torch.export.
 
     Args:
         encoder: what `load` takes, or a Backbone.

@@ -60,7 +60,7 @@ def test_pretrained_weights_are_where_a_run_started_that_was_given_them(tmp_path
     (place / "encoder.safetensors").unlink()
     scores = score_with_baselines(glocal.load(str(run)), DATA, tasks=["knn"])
     assert scores.keys() == {"knn", "meta", "pixels"}
-    assert scores["meta"]["start"].startswith(f"{place}, not compared with: no weights at {place}")
+    assert scores["meta"]["start"] == f"{place}, no longer to be had"
 
 
 def test_released_weights(monkeypatch):

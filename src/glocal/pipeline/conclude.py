@@ -12,9 +12,9 @@ from glocal.backbones import Backbone, save_encoder
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.diagnostics import diagnose
+from glocal.evaluation import declared
 from glocal.evaluation.baseline import score_with_baselines
 from glocal.report import write_report
-from glocal.report.records import is_score
 from glocal.run import Run
 from glocal.training.checkpoint import Position
 
@@ -48,14 +48,13 @@ def score_table(result: dict[str, Any]) -> str:
     for task, scores in result.items():
         if task in ("meta", "start", "pixels") or not isinstance(scores, dict):
             continue
-        for name, value in scores.items():
-            if is_score(name, value):
-                beside = [
-                    f"{who} {result[who][task][name]:.3f}"
-                    for who in ("start", "pixels")
-                    if isinstance(result.get(who, {}).get(task, {}).get(name), float)
-                ]
-                rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
+        for name, value in declared(task).scores(scores).items():
+            beside = [
+                f"{who} {result[who][task][name]:.3f}"
+                for who in ("start", "pixels")
+                if isinstance(result.get(who, {}).get(task, {}).get(name), float)
+            ]
+            rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
     return "\n".join(rows)
 
 

@@ -1,21 +1,34 @@
+import re
+
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from glocal.report.curves import robustness_curve
+from replications.co_ssl import robustness_curve
 
 
 def test_a_robustness_curve_is_drawn_for_each_encoder(tmp_path):
+    found = {"CO-BYOL": 0.7, "BYOL": 0.6, "random": 0.4}
     scores = {
-        name: {"clean": top, "relative_drop": 0.3, **{f"severity_{s}": top - 0.05 * s for s in range(1, 6)}}
-        for name, top in (("CO-BYOL", 0.7), ("BYOL", 0.69), ("random", 0.4))
+        name: {"clean": top, "relative_drop": 0.3, "severity_1": top - 0.05, "severity_3": top - 0.1}
+        for name, top in found.items()
     }
     robustness_curve(scores, tmp_path / "curve.png")
     assert Image.open(tmp_path / "curve.png").width == 960
     robustness_curve(scores, tmp_path / "curve.svg")
     text = (tmp_path / "curve.svg").read_text()
     assert text.count("<!-- ") >= 3
-    assert all(colour in text for colour in ("#1f5fbf", "#c2571a", "#14804a"))
+    lines = []
+    for colour in ("#1f5fbf", "#c2571a", "#14804a"):
+        (path,) = re.findall(rf'<path d="([^"]*)" clip-path[^>]*style="fill: none; stroke: {colour}', text)
+        lines.append([tuple(map(float, point)) for point in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)])
+    # where its accuracy says, in a picture whose y runs down: five points lower a step, ten between the encoders
+    (x0, y0), (x1, y1), (x3, y3) = lines[0]
+    assert x3 - x0 == pytest.approx(3 * (x1 - x0), rel=1e-3)
+    assert y1 - y0 == pytest.approx(y3 - y1, rel=1e-3)
+    assert y1 > y0
+    for line, below in zip(lines[1:], (2, 6), strict=True):
+        assert [y - y0 for _, y in line] == pytest.approx([(below + k) * (y1 - y0) for k in range(3)], rel=1e-3)
 
 
 def test_a_robustness_curve_goes_through_the_scores_in_per_cent(tmp_path, monkeypatch):
