@@ -150,16 +150,12 @@ def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:
     """The encoder with the weights that a run of this seed begins with."""
-    import torch
-
     from glocal.backbones import build_backbone
     from glocal.config import PretrainConfig
-    from glocal.random import derive
+    from glocal.evaluation.baseline import start_of
 
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "init"))
-        given = {key: value for key, value in options.items() if key in (*PretrainConfig().encoder_options, "pool")}
-        return build_backbone(options["backbone"], **given).eval()
+    given = {key: value for key, value in options.items() if key in (*PretrainConfig().encoder_options, "pool")}
+    return start_of(build_backbone(options["backbone"], **given), seed=seed)
 
 
 def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str, float]:

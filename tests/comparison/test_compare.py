@@ -8,13 +8,16 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 import glocal
+from glocal.backbones import build_backbone, save_encoder
 from glocal.comparison import Budget, Entry, measure, page
 from glocal.comparison import compare as compare_module
 from glocal.errors import UsageError
 from glocal.evaluation import Task, registry
+from glocal.methods import method_class
 
 
 def test_an_entry_is_a_method_with_options() -> None:
@@ -155,6 +158,26 @@ def test_an_interrupted_calibration_is_measured_anew(tmp_path, monkeypatch) -> N
     assert compare_module._steps(*given) == 20
     monkeypatch.setattr(compare_module, "train", None)
     assert compare_module._steps(*given) == 20
+
+
+@pytest.mark.parametrize(("backbone", "pools"), [("test_vit", ["mean", "native"]), ("test_resnet", ["mean"])])
+def test_each_way_to_pool_has_its_own_baseline(tmp_path, monkeypatch, backbone, pools) -> None:
+    entries = [Entry.parse(text) for text in ("vicregl", "vicreg", "vicreg:covariance_weight=2")]
+    for seed, entry in enumerate(entries):
+        torch.manual_seed(seed)
+        encoder = build_backbone(backbone, image_size=32, pool=method_class(entry.method).pool)
+        save_encoder(encoder, tmp_path / "runs" / f"{entry.folder}-0")
+    asked = []
+    monkeypatch.setattr(compare_module, "_score", lambda arm, *_: asked.append(arm) or {"n": len(asked)})
+    protocol = compare_module.Protocol(["x"], "x", "1ep", 1, ["knn"], None, {"image_size": 32})
+    first = compare_module._baselines(entries[1:], protocol, tmp_path)
+    found = compare_module._baselines(entries, protocol, tmp_path)
+    assert set(found) == {"raw pixels", *(f"random initialisation, {pool} pool" for pool in pools)}
+    assert first.items() <= found.items()
+    assert sorted(arm.pool for arm in asked if arm.name != "pixels") == pools
+    assert len(asked) == len(found)
+    shutil.rmtree(tmp_path / "runs" / "vicregl-0")
+    assert compare_module._baselines(entries, protocol, tmp_path) == found
 
 
 def test_columns_are_what_tasks_declare_and_the_best_is_bold(monkeypatch, tmp_path) -> None:

@@ -219,26 +219,6 @@ def test_broken_weights_are_diagnosed(make_run, photos):
     assert "nothing to draw" in page.text
 
 
-def test_pictures_and_scores_are_compared_with_the_same_start(make_run, tmp_path):
-    from glocal.backbones import build_backbone, save_encoder
-    from glocal.pipeline.conclude import at_random
-    from glocal.report.collect import _baselines
-    from glocal.report.records import read_run
-
-    run = make_run()
-    encoder, record = build_backbone("test_resnet", image_size=64), read_run(run)
-    made = _baselines(record, encoder)
-    here, there = made["start"].state_dict(), at_random(encoder).state_dict()
-    assert all(torch.equal(here[name], there[name]) for name in there)
-    assert made["pixels"].stride == encoder.stride
-    save_encoder(encoder, tmp_path / "before")
-    record.config["pretrained"] = str(tmp_path / "before" / "encoder.safetensors")
-    start = _baselines(record, encoder)["start"].state_dict()
-    assert all(torch.equal(start[name], value) for name, value in encoder.state_dict().items())
-    record.config["pretrained"] = str(tmp_path / "gone.safetensors")
-    assert list(_baselines(record, encoder)) == ["pixels"]
-
-
 def test_mistakes_are_said(make_run, tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         write_report(tmp_path / "nothing")

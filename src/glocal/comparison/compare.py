@@ -96,7 +96,7 @@ def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say:
                     done, {"entry": entry.text, "seed": seed, "steps": steps, "cost": asdict(cost), "scores": scores}
                 )
                 say(f"{entry.text}, seed {seed}: {steps} steps in {cost.seconds:.0f} s")
-    write_page(out, asdict(protocol), _results(out), _baselines(protocol, out))
+    write_page(out, asdict(protocol), _results(out), _baselines(entries, protocol, out))
     return out
 
 
@@ -157,20 +157,20 @@ def _score(encoder: Any, protocol: Protocol, image_size: int, seed: int) -> dict
     )
 
 
-def _baselines(protocol: Protocol, out: Path) -> dict[str, dict[str, Any]]:
+def _baselines(entries: list[Entry], protocol: Protocol, out: Path) -> dict[str, dict[str, Any]]:
     """Scores of the weights that the runs started from, for each of their ways to pool, and of raw pixels."""
     path, size = out / "runs" / "baselines.json", protocol.settings["image_size"]
     found = json.loads(path.read_text()) if path.exists() else {}
-    folders = {method_class(entry.method).pool: entry.folder for entry in map(Entry.parse, _results(out))}
-    arms: dict[str, Any] = {}
-    features: list[torch.Tensor] = []
-    for pool in sorted(folders):
-        start = start_of(load_encoder(out / "runs" / f"{folders[pool]}-0", trust_code=True))
-        pooled = start(torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size)).pooled
-        if not any(torch.allclose(pooled, others) for others in features):  # of a ResNet, native is the mean
-            arms[f"{start_words(start)}, {pool} pool"] = start
-            features.append(pooled)
-    arms["raw pixels"] = Pixels(stride=start.stride, image_size=size)
-    found |= {name: _score(arm, protocol, size, 0) for name, arm in arms.items() if name not in found}
+    image = torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size)
+    runs = {method_class(entry.method).pool: out / "runs" / f"{entry.folder}-0" for entry in entries}
+    for pool, run in sorted(runs.items()):
+        if not run.exists():  # somebody needed the space
+            continue
+        start = start_of(load_encoder(run, trust_code=True))
+        pooled, start.pool = start(image).pooled, "mean"
+        if not torch.allclose(pooled, start(image).pooled):  # of a ResNet, native is the mean
+            start.pool = pool
+        arms = {f"{start_words(start)}, {start.pool} pool": start, "raw pixels": Pixels(stride=start.stride)}
+        found |= {name: _score(arm, protocol, size, 0) for name, arm in arms.items() if name not in found}
     write_json(path, found)
-    return {name: found[name] for name in arms}
+    return found

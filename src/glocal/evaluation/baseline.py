@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from glocal.backbones import Backbone, build_backbone
 from glocal.errors import UsageError
@@ -43,16 +44,17 @@ def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings
     return evaluate_encoder(encoder, data, tasks=tasks or possible_tasks(data), **settings)
 
 
-def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:
-    """`score`, with those of "start" and "pixels" beside it; its meta["start"] says what the start is.
-
-    Where the start's weights are no longer to be had, meta["start"] says so, and "start" is left out.
-    """
-    result, words = score(encoder, data, **settings), start_words(encoder)
-    arms: dict[str, Any] = {"pixels": Pixels(stride=encoder.stride, image_size=encoder.image_size)}
+def baselines(encoder: Backbone, *, seed: int = 0) -> dict[str, nn.Module]:
+    """ "start" (see `start_of`; left out where its weights are no longer to be had) and "pixels"."""
+    pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size).to(device_of(encoder))
     try:
-        arms = {"start": start_of(encoder, seed=settings.get("seed", 0)), **arms}
-    except UsageError as error:
-        words = f"{words}, not compared with: {error}"
-    result["meta"]["start"] = words
+        return {"start": start_of(encoder, seed=seed), "pixels": pixels}
+    except (UsageError, OSError):
+        return {"pixels": pixels}
+
+
+def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:
+    """`score`, with those of the `baselines` beside it; its meta["start"] says what the start is, or why it is not."""
+    result, arms = score(encoder, data, **settings), baselines(encoder, seed=settings.get("seed", 0))
+    result["meta"]["start"] = start_words(encoder) + ("" if "start" in arms else ", no longer to be had")
     return result | {name: score(arm, data, **settings) for name, arm in arms.items()}

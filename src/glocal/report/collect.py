@@ -14,9 +14,7 @@ from glocal.data import code_of, has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
-from glocal.evaluation import Pixels
-from glocal.evaluation.baseline import start_of
-from glocal.evaluation.extract import device_of
+from glocal.evaluation.baseline import baselines as start_and_pixels
 from glocal.plugins import refuse_untrusted
 from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.photographs import Photograph, choose, features_of, load
@@ -72,7 +70,7 @@ def gather(
         report.notes["pictures"] = "The run has no encoder yet, so nothing can be shown of its features."
     _open(report, source, trust_code)
     if report.encoder is not None and report.source is not None:
-        others = _baselines(run, report.encoder) if baselines else {}
+        others = start_and_pixels(report.encoder, seed=run.config.get("seed") or 0) if baselines else {}
         _pictures(report, report.encoder, {"encoder": report.encoder, **others}, report.source)
     return report
 
@@ -140,16 +138,6 @@ def _open(report: ReportData, source: Any, trust_code: bool) -> None:
         except (UsageError, OSError) as error:
             note = f"The run's images could not be opened ({error}), so there are no pictures."
             report.notes.setdefault("pictures", note)
-
-
-def _baselines(run: RunRecord, encoder: Backbone) -> dict[str, nn.Module]:
-    """The weights that the run started from, the very ones that scores are compared with, and raw pixels."""
-    pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size).to(device_of(encoder))
-    try:
-        start = start_of(encoder, seed=run.config.get("seed") or 0)
-    except (UsageError, OSError):  # those weights are gone
-        return {"pixels": pixels}
-    return {"start": start, "pixels": pixels}
 
 
 def _sentence(found: Diagnosis) -> str:
