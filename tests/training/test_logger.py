@@ -29,7 +29,7 @@ def test_bar_step_and_time_left_survive_any_number_of_terms(tmp_path, width, mon
     console.print(log.progress.get_renderable())
     (line,) = re.sub("\x1b\\[[0-9;]*m", "", console.file.getvalue()).splitlines()
     log.close()
-    assert line.startswith("━")
+    assert len(line) <= width
     assert "19/4000 eta 1:06:2" in line
     assert "loss 75.21" in line
     assert "…" in line
