@@ -22,7 +22,7 @@ from typing import Any
 import glocal
 from replications.data import place
 from replications.plan import Arm
-from replications.recipes import PROBES, RECIPES
+from replications.recipes import NETWORKS, PROBES, RECIPES
 from replications.worlds import MACHINE, RUN, World
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,6 +61,7 @@ class Cell:
             "limit": self.world.limit,
             "measure": self.arm.measure,
             "recipe": RECIPES[self.options.get("method", "random")],
+            "network": NETWORKS[self.options["backbone"].rpartition(":")[2]],
             "probes": {score["task"]: PROBES[score["task"]] for score in scores.values()},
         }
         return json.loads(json.dumps(told))

@@ -8,14 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 FOLDS = 5
+LISTS = ("cifar10-tenth", "whole-mix", "mix")
+OTHERS = ("clothing/train", "pets/train", "camvid/train", "kvasir/train", "lspet/images")
 
 
 def place(data: Path, name: str) -> str:
     """Where a folder of data is; those that are made from others are made at first use.
 
     "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
-    labelled images, whatever their split, in another one: every fifth of them is the test split of one K.
+    labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
+    "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
+    CIFAR-10 ever rarer. "parts:..." are drawn whenever they are looked at.
     """
+    if name in LISTS:
+        _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))
+        return str(data / f"{name}.txt")
+    if name.startswith("parts:"):
+        return name
     folder = data / name.replace("@", "-fold-")
     if name.startswith("parts-"):
         _made(folder, lambda out: draw(out, *(int(number) for number in name.split("-")[1:])))
@@ -23,6 +32,19 @@ def place(data: Path, name: str) -> str:
         whole, _, k = name.partition("@")
         _made(folder, lambda out: fold(data / whole, int(k), out))
     return str(folder)
+
+
+def listed(data: Path, name: str) -> list[str]:
+    """Paths of images, one a line, from the folder that the list lies in."""
+    share = {"cifar10-tenth": lambda c: 500, "whole-mix": lambda c: 5000, "mix": lambda c: int(5000 * 0.6**c)}[name]
+    classes = sorted((data / "cifar10" / "train").iterdir())
+    chosen = [file for c, folder in enumerate(classes) for file in sorted(folder.iterdir())[: share(c)]]
+    if name != "cifar10-tenth":
+        roots = [data / part for part in OTHERS]
+        chosen += sorted(
+            file for root in roots for file in root.rglob("*") if file.is_file() and "masks" not in file.parts
+        )
+    return [file.relative_to(data).as_posix() for file in chosen if file.suffix in (".jpg", ".png", ".webp")]
 
 
 def draw(out: Path, size: int, nuisance: int) -> None:

@@ -34,11 +34,12 @@ class Statement:
 
     Attributes:
         text: what is claimed, in words.
-        score: key.
+        score: key, or "a - b" for the difference of two.
         more, less: names of arms.
         least: the smallest difference worth having.
         margin: where it is "not less by more than this", else 0.
         premise: what has to hold, else the statement is not judged.
+        every_seed: judged by counting: it holds for all seeds, or for none.
     """
 
     text: str
@@ -48,6 +49,7 @@ class Statement:
     least: float = 0.01
     margin: float = 0.0
     premise: Statement | None = None
+    every_seed: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,4 +100,3 @@ PILOTS = (
     pilot("cifar10-w24", "cifar10", 6, *trio("-w24", backbone=W24)),
     pilot("parts", "parts", 3, *trio()),
 )
-CLAIMS: tuple[Claim, ...] = ()

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from replications.cells import BUSY, Cell, stored
-from replications.plan import CLAIMS, PILOTS, Claim
+from replications.claims import CLAIMS
+from replications.plan import PILOTS, Claim
 from replications.worlds import WORLDS
 
 
@@ -50,12 +51,8 @@ def pending(claims: Sequence[Claim]) -> list[Cell]:
     return [by_name[name] for name in every if stored(by_name[name]) is None]
 
 
-def minutes(claim: Claim, cells: Sequence[Cell]) -> float:
-    """Processor minutes that cells of a claim are expected to take: as their arm took before, else as planned."""
-    return sum(minutes_of(claim, cell) for cell in cells)
-
-
-def minutes_of(claim: Claim, cell: Cell) -> float:
+def minutes(claim: Claim, cell: Cell) -> float:
+    """Processor minutes that a cell is expected to take: as its arm took before, else as planned."""
     found = [stored(other) for other in cells_of(claim) if other.arm.name == cell.arm.name]
     spent = [result["cpu_seconds"] for result in found if result and result["cpu_seconds"]]
     return statistics.median(spent) / 60 if spent else claim.minutes * ("method" in cell.options)
@@ -127,20 +124,27 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def status(claims: Sequence[Claim], runs: Path) -> str:
     """One screen of 80 columns: what is done, stale and to come, claim by claim, and how long it will take."""
-    lines = [f"{'claim':<34}{'cells':>8}{'done':>7}{'stale':>7}{'hours left':>12}"]
-    counted: set[str] = set()
+    lines = [f"{'claim':<28}{'cells':>8}{'done':>8}{'stale':>8}{'processor hours left':>24}"]
+    seen: set[str] = set()
     total = 0.0
-    for claim in claims:
-        cells = list(cells_of(claim))
-        done = [cell for cell in cells if stored(cell) is not None]
-        stale = sum(cell.result_path.exists() for cell in cells) - len(done)
-        left = [cell for cell in cells if stored(cell) is None and str(cell) not in counted]
-        counted |= {str(cell) for cell in left}
-        hours = minutes(claim, left) / 60
+    for name, group in itertools.groupby(
+        claims, lambda claim: "learns" if claim.name.startswith("learns-") else claim.name
+    ):
+        cells = done = stale = 0
+        hours = 0.0
+        for claim in (members := list(group)):
+            for cell in cells_of(claim):
+                cells += 1
+                finished = stored(cell) is not None
+                done += finished
+                stale += not finished and cell.result_path.exists()
+                if not finished and str(cell) not in seen:
+                    hours += minutes(claim, cell) / 60
+                    seen.add(str(cell))
         total += hours
-        note = f"{hours:>12.1f}" if left else f"{'-':>12}"
-        lines.append(f"{claim.name[:33]:<34}{len(cells):>8}{len(done):>7}{stale:>7}{note}")
-    lines.append(f"{'all, each cell once':<49}{'':>7}{total:>12.1f}")
+        title = name if len(members) == 1 else f"{name} ({len(members)})"
+        lines.append(f"{title:<28}{cells:>8}{done:>8}{stale:>8}{hours:>24.1f}")
+    lines.append(f"{'all, each cell once':<52}{total:>24.1f}")
     return "\n".join([*lines, at_work(runs)])
 
 

@@ -1,11 +1,160 @@
-"""A number for each method's recipe, raised whenever its numbers change: results of two recipes never mix."""
+"""A version for whatever decides a run's numbers, raised when they change: results of two versions never mix.
+
+A refactor keeps them. tests/test_replications_recipes.py trains each method for a few steps and compares with what
+`python -m replications recipes` stored under its version: it fails where numbers changed and the version did not. By
+more than a part in a thousand, since sums round differently on other processors.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
 RECIPES: dict[str, int] = {
     "random": 1,
-    "vicreg": 1,
-    "simclr": 1,
+    "barlow_twins": 1,
     "byol": 1,
+    "co-byol": 1,
+    "co-dino": 1,
+    "co-mocov3": 1,
+    "co-vicreg": 1,
+    "dcl": 1,
+    "dclw": 1,
+    "deepcluster": 1,
+    "deepcluster_v2": 1,
+    "deepercluster": 1,
+    "dino": 1,
+    "directclr": 1,
+    "loca": 1,
+    "mocov3": 1,
+    "msn": 1,
+    "nnclr": 1,
+    "paws": 1,
+    "seer": 1,
+    "simclr": 1,
+    "swav": 1,
+    "vicreg": 1,
+    "vicregl": 1,
+    "replications.variants:NoPredictor": 1,
+    "replications.variants:SimSiam": 1,
+    "replications.variants:NoStopGradient": 1,
+    "replications.variants:PlainOrder": 1,
+    "replications.variants:Projected": 1,
+    "replications.variants:PositionsOnly": 1,
+    "replications.variants:ClustersOnly": 1,
+    "replications.variants:Supervised": 1,
 }
-PROBES: dict[str, int] = {"knn": 1, "linear": 1, "segment": 1, "rank": 1, "correspond": 1}
+NETWORKS: dict[str, int] = {
+    "rn8_w16_s8": 1,
+    "rn8_w16_s8_rf19": 1,
+    "rn8_w24_s16": 1,
+    "sobel_rn8_w16_s8": 1,
+    "vit_w64_p4": 1,
+    "vit_w64_p8": 1,
+    "test_resnet": 1,
+}
+PROBES: dict[str, int] = {
+    "knn": 1,
+    "linear": 1,
+    "segment": 1,
+    "rank": 1,
+    "correspond": 1,
+    "robustness": 1,
+    "internal": 1,
+    "attack": 1,
+    "redundancy": 1,
+    "replications.probes:few": 1,
+    "replications.probes:attention": 1,
+}
+
+GOLDEN = Path(__file__).parent / "recipes.json"
+TOLERANCE = 1e-3
+# A run of five steps whose options are those of a longer one; a little of everything that a recipe decides
+STEPS = 5
+RUN: dict[str, Any] = {
+    "image_size": 32,
+    "batch_size": 16,
+    "max_steps": STEPS,
+    "epochs": STEPS,
+    "monitor_every": STEPS,
+    "accelerator": "cpu",
+    "precision": "32-true",
+    "workers": 0,
+    "threads": 1,
+    "cache": False,
+    "compile": False,
+    "report": False,
+    "quiet": True,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "paws": {"labelled": 0.5, "support_images": 2},
+    "msn": {"small_size": 16},
+    "loca": {"small_size": 16},
+    "deepcluster": {"clusters": 8, "components": 4},
+    "deepcluster_v2": {"prototypes": 8},
+    "deepercluster": {"clusters": 8, "components": 4},
+}
+TRANSFORMERS = ("msn", "loca")
+
+
+def numbers(method: str) -> dict[str, float]:
+    """What a few steps of a method come to: the first and the last loss, and what was decided for it."""
+    import torch
+    import yaml
+
+    import glocal
+
+    backbone = "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder, "run")
+            options = {**RUN, **OPTIONS.get(method, {})}
+            glocal.pretrain("parts:n=48,size=32", method=method, backbone=backbone, out=str(run), **options)
+            config = yaml.safe_load((run / "config.yaml").read_text())
+            logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    finally:
+        torch.set_num_threads(threads)
+    losses = {line["step"]: line["loss"] for line in logged if "loss" in line}
+    decided = {key: value for key, value in config.items() if key not in RUN and isinstance(value, int | float)}
+    return {"first loss": losses[1], "last loss": losses[STEPS], **decided}
+
+
+def differing(method: str, found: dict[str, float]) -> list[str]:
+    """What is not as stored, in words; a name that is new or gone is a refactor's business."""
+    stored = json.loads(GOLDEN.read_text()).get(method, {"version": None, "numbers": {}})
+    if stored["version"] != RECIPES[method]:
+        return [f"version {RECIPES[method]} is not stored: run python -m replications recipes"]
+    return [
+        f"{name} is {found[name]}, stored is {value}"
+        for name, value in stored["numbers"].items()
+        if name in found and not math.isclose(found[name], value, rel_tol=TOLERANCE, abs_tol=1e-6)
+    ]
+
+
+def methods() -> list[str]:
+    """Those that are trained to be compared."""
+    return [name for name in RECIPES if name != "random" and ":" not in name]
+
+
+def store() -> int:
+    """Store the numbers of the methods whose version was raised, or is new.
+
+    Returns:
+        An exit code: 1 where numbers changed under an old version, which are not stored.
+    """
+    kept = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    failed = []
+    for method in methods():
+        found = numbers(method)
+        if kept.get(method, {}).get("version") != RECIPES[method]:
+            kept[method] = {"version": RECIPES[method], "numbers": found}
+        elif wrong := differing(method, found):
+            failed.append(f"{method}: {'; '.join(wrong)}; raise its version in replications/recipes.py")
+    GOLDEN.write_text(json.dumps(kept, indent=1) + "\n")
+    print("\n".join(failed) or "stored", file=sys.stderr if failed else sys.stdout)
+    return int(bool(failed))

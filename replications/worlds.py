@@ -73,14 +73,22 @@ def folds(*names: str) -> tuple[str, ...]:
 
 
 IMAGES = {"images": 1000}
+SEVERITIES = {"severities": [1, 3, 5], **IMAGES}
+FEW = "replications.probes:few"
 _CIFAR10 = {
     "knn": Score("knn", "top1", ("cifar10",)),
     "linear": Score("linear", "top1", ("cifar10",), options={"epochs": 20}),
     "rank": Score("rank", "rank_pooled", ("cifar10",)),
-    "corrupted": Score("robustness", "mean", ("cifar10",), options={"severities": [1, 3, 5], **IMAGES}),
+    "corrupted": Score("robustness", "mean", ("cifar10",), options=SEVERITIES),
     "masked": Score("internal", "masked_0.5", ("cifar10",), options={"shares": [0.5], **IMAGES}),
     "attacked": Score("attack", "pgd_0.5", ("cifar10",), options={"radii": [0.5], **IMAGES}),
     "local": Score("redundancy", "local", ("cifar10",)),
+    **{f"severity {k}": Score("robustness", f"severity_{k}", ("cifar10",), options=SEVERITIES) for k in (1, 3, 5)},
+    "shot1": Score(FEW, "1", ("cifar10",)),
+    "shot5": Score(FEW, "5", ("cifar10",)),
+    "shot10": Score(FEW, "10", ("cifar10",)),
+    "labels1%": Score(FEW, "50", ("cifar10",)),
+    "labels10%": Score(FEW, "500", ("cifar10",)),
 }
 CIFAR10 = World(
     "cifar10",
@@ -100,6 +108,7 @@ PARTS = World(
         "linear": Score("linear", "top1", _PARTS, options={"epochs": 50}),
         "miou": Score("segment", "miou", _PARTS, options={"steps": 1000}),
         "correspond": Score("correspond", "within_1_cell", _PARTS),
+        "attention": Score("replications.probes:attention", "jaccard", _PARTS),
     },
     ("knn", "linear", "miou"),
     limit=2000,
@@ -114,4 +123,20 @@ REAL = World(
     },
     ("linear", "miou"),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL)}
+_COLLAPSE = ("parts:n=1000,size=48",)
+COLLAPSE = World(
+    "collapse",
+    _COLLAPSE,
+    {
+        "backbone": "test_resnet",
+        "image_size": 48,
+        "batch_size": 64,
+        "max_steps": 300,
+        "optimizer": "adamw",  # LARS would bound how fast weights can vanish
+        "lr": 1e-3,
+        "weight_decay": 1e-4,
+    },
+    {"knn": Score("knn", "top1", _COLLAPSE)},
+    ("knn",),
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE)}
