@@ -23,6 +23,7 @@ def main() -> int:
     queue.add_argument("--processes", type=int, default=1, help="cells at once, one thread each")
     commands.add_parser("status", parents=[runs, only], help="what is done and what is to come")
     commands.add_parser("pages", help="write every page and figure again from the stored results")
+    commands.add_parser("costs", parents=[data], help="measure what the arms of equal time go by")
     commands.add_parser("recipes", help="store the numbers of the recipes whose version was raised")
     cell = commands.add_parser("cell", parents=[data, runs], help="run one cell of the plan: WORLD/ARM-SEED")
     cell.add_argument("name")
@@ -40,6 +41,10 @@ def main() -> int:
             from replications.pages import write_pages
 
             write_pages()
+        case "costs":
+            from replications.costs import table
+
+            print(table(asked.data))
         case "recipes":
             from replications.recipes import store
 
