@@ -1,7 +1,7 @@
 """What a step of one arm costs over a step of another: processor time, measured side by side, short runs in turns.
 
-`python -m replications costs` prints the ratios that `COST` in replications/claims/arms.py holds; arms of equal time go by
-them.
+`python -m replications costs` prints the ratios that `COST` in replications/claims/arms.py holds, by which arms get as
+long as others take.
 """
 
 from __future__ import annotations
