@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import glocal
+from glocal.run import Run
 from replications.data import place
 from replications.plan import Arm
 from replications.recipes import NETWORKS, PROBES, RECIPES
@@ -98,40 +99,30 @@ def run_cell(cell: Cell, data: Path, runs: Path) -> int:
 def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
     """A cell's result; its run lies in `folder`."""
     asked = folder / "asked.json"
-    resumed = (folder / "run" / "checkpoints" / "last.pt").exists()
-    if resumed and json.loads(asked.read_text()) != cell.protocol:  # begun under another protocol
-        resumed = False
+    run = Run(folder / "run")
+    resumed = run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol  # else begun under another one
     result: dict[str, Any] = {"protocol": cell.protocol, "seed": cell.seed}
     began = time.process_time()
     if "method" not in cell.options:
         encoder = untrained(cell.options, cell.seed)
     else:
-        run = folder / "run"
         if resumed:
-            glocal.pretrain(resume=str(run), quiet=True)
+            glocal.pretrain(resume=str(run), quiet=True, trust_code=True)
         else:
             shutil.rmtree(run, ignore_errors=True)
             write_json(asked, cell.protocol)
             sets = [place(data, name) for name in cell.protocol["sets"]]
             glocal.pretrain(sets, out=str(run), seed=cell.seed, **{**RUN, **cell.options})
-        encoder = glocal.load(str(run))
-        result["resolved"] = resolved(run)
-        result["last"] = [line for line in lines(run / "metrics.jsonl") if "loss" in line][-1]
+        encoder = glocal.load(str(run), trust_code=True)
+        result["resolved"] = {key: value for key, value in run.config().items() if key not in MACHINE}
+        result["last"] = [line for line in run.metrics() if "loss" in line][-1]
         result["train_cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     result["scores"] = scored(encoder, cell, data)
     if cell.arm.measure:
         module, _, function = cell.arm.measure.partition(":")
-        result["scores"] |= getattr(importlib.import_module(module), function)(folder / "run")
+        result["scores"] |= getattr(importlib.import_module(module), function)(run)
     result["cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     return result | {"machine": machine()}
-
-
-def resolved(run: Path) -> dict[str, Any]:
-    """What a run's configuration came to, without what belongs to the machine."""
-    import yaml
-
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    return {key: value for key, value in config.items() if key not in MACHINE}
 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:
@@ -167,11 +158,6 @@ def scored(encoder: Any, cell: Cell, data: Path) -> dict[str, float]:
         key: statistics.fmean(found[name, s.image_size][s.task][s.number] for name in s.data)
         for key, s in wanted.items()
     }
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """Of a file with one JSON object a line."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def machine() -> dict[str, str]:

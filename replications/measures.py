@@ -1,32 +1,32 @@
-"""Numbers that are measured on a run rather than on its encoder: function(run folder) -> {key: number}."""
+"""Numbers that are measured on a run rather than on its encoder: function(run) -> {key: number}."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import glocal
+from glocal.run import Run
+
 COLLAPSE_WORLD = "parts:n=1000,size=48"
 
 
-def rising_nmi(run: Path) -> dict[str, float]:
+def rising_nmi(run: Run) -> dict[str, float]:
     """By how much more the last two clusterings of a run agree than the first two."""
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = [line["clusters/nmi"] for line in logged if "clusters/nmi" in line]
+    found = [line["clusters/nmi"] for line in run.metrics() if "clusters/nmi" in line]
     return {"nmi rise": found[-1] - found[0]}
 
 
-def collapse(run: Path) -> dict[str, float]:
+def collapse(run: Run) -> dict[str, float]:
     """How far a run's outputs have collapsed: spread < .01 or rank < 3 or, where VICReg asks for 1, deviation < .1."""
     from glocal.data import open_source
     from glocal.evaluation.rank import rankme, spread
     from glocal.methods import VICReg
 
-    method = trained_method(run)
+    method = glocal.load_method(run, trust_code=True)
     z = outputs(method, open_source(COLLAPSE_WORLD, split="test"))
     found = {"rank": rankme(z, centred=True), "spread": spread(z), "deviation": float(z.std(0).mean())}
     shrunk = isinstance(method, VICReg) and found["deviation"] < 0.1
@@ -48,19 +48,3 @@ def outputs(method: Any, images: Any) -> Tensor:
         z = F.normalize(method.projector(pooled), dim=-1)
         return (method.prototypes(z) / method.temperature).softmax(dim=-1)
     return method.heads(pooled) if isinstance(method, BYOL) else method.projector(pooled)
-
-
-def trained_method(run: Path) -> Any:
-    """The whole method of a run, in evaluation mode."""
-    import yaml
-
-    from glocal.backbones import build_backbone
-    from glocal.methods import method_class, method_options
-
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    cls = method_class(config["method"])
-    given = {name: config[name] for name in ("image_size", "stem", "output_stride", "drop_path")}
-    backbone = build_backbone(config["backbone"], pool=cls.pool, **given)
-    method = cls(backbone, **{name: config[name] for name in method_options(cls)})
-    method.load_state_dict(torch.load(run / "checkpoints" / "last.pt", weights_only=True)["method"])
-    return method.eval()

@@ -18,7 +18,7 @@ class Arm:
         options: of `glocal.pretrain`, over the world's; without a method it is the encoder as a run begins with it.
         scores: keys of the world's scores beside the usual ones.
         sets: what to pretrain on in place of the world's.
-        measure: "module:function" of further scores, function(run folder) -> {key: number}.
+        measure: "module:function" of further scores, function(run) -> {key: number}.
     """
 
     name: str

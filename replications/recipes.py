@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ PROBES: dict[str, int] = {
 
 GOLDEN = Path(__file__).parent / "recipes.json"
 TOLERANCE = 1e-3
-# A run of five steps whose options are those of a longer one; a little of everything that a recipe decides
 STEPS = 5
+LONG = {"batch_size": 128, "max_steps": 1200, "epochs": 10_000}
+"""A run of the plan, on 50,000 images: what is decided for it is compared too."""
 RUN: dict[str, Any] = {
     "image_size": 32,
     "batch_size": 16,
@@ -101,27 +103,44 @@ OPTIONS: dict[str, dict[str, Any]] = {
 TRANSFORMERS = ("msn", "loca")
 
 
+def backbone(method: str) -> str:
+    return "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
+
+
 def numbers(method: str) -> dict[str, float]:
-    """What a few steps of a method come to: the first and the last loss, and what was decided for it."""
+    """What a method's recipe comes to: the first and last loss of a few steps, and what is decided for a longer run."""
     import torch
-    import yaml
 
     import glocal
+    from glocal.run import Run
 
-    backbone = "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
     threads = torch.get_num_threads()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder, "run")
-            options = {**RUN, **OPTIONS.get(method, {})}
-            glocal.pretrain("parts:n=48,size=32", method=method, backbone=backbone, out=str(run), **options)
-            config = yaml.safe_load((run / "config.yaml").read_text())
-            logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            run = Run(Path(folder, "run"))
+            options = {**RUN, **OPTIONS.get(method, {}), "method": method, "backbone": backbone(method)}
+            glocal.pretrain("parts:n=48,size=32", out=str(run), **options)
+            losses = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
     finally:
         torch.set_num_threads(threads)
-    losses = {line["step"]: line["loss"] for line in logged if "loss" in line}
-    decided = {key: value for key, value in config.items() if key not in RUN and isinstance(value, int | float)}
-    return {"first loss": losses[1], "last loss": losses[STEPS], **decided}
+    return {"first loss": losses[1], "last loss": losses[STEPS], **decided(method)}
+
+
+def decided(method: str) -> dict[str, float]:
+    """The numbers that glocal decides for a run of the plan: the method's options and its optimisation."""
+    from glocal.backbones import build_backbone
+    from glocal.config import PretrainConfig
+    from glocal.methods import method_class
+    from glocal.training.defaults import Machine, resolve
+
+    asked = {**LONG, "method": method, "backbone": backbone(method), "image_size": 32}
+    config, images, machine = PretrainConfig.from_dict(asked), range(50_000), Machine(1, 1, fast_bf16=False)
+    options = resolve(config, images, machine)[0].config.options
+    cls = method_class(method)
+    built = cls(build_backbone(backbone(method), image_size=32, pool=cls.pool), image_size=32, **options)
+    found = resolve(config, images, replace(machine, published=built.optimization))[0]
+    values = options | asdict(found.optimization) | {"lr": found.config.lr}
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
 def differing(method: str, found: dict[str, float]) -> list[str]:

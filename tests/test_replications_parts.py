@@ -13,6 +13,7 @@ from PIL import Image
 from glocal.backbones import build_backbone
 from glocal.evaluation import EvalContext
 from glocal.evaluation.extract import FeatureBank
+from glocal.run import Run
 from replications import variants
 from replications.data import FOLDS, listed, place
 from replications.evidence import checks, code_lines
@@ -53,9 +54,9 @@ def test_overlap_with_objects():
 
 
 def test_agreement_of_clusterings_rises_by_what_the_log_says(tmp_path):
-    lines = [{"step": 1}, {"step": 5, "clusters/nmi": 0.4}, {"step": 9, "clusters/nmi": 0.3}, {"clusters/nmi": 0.55}]
+    lines = [{"step": 1}, *({"step": k, "clusters/nmi": nmi} for k, nmi in ((5, 0.4), (9, 0.3), (13, 0.55)))]
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    assert rising_nmi(tmp_path) == {"nmi rise": pytest.approx(0.15)}
+    assert rising_nmi(Run(tmp_path)) == {"nmi rise": pytest.approx(0.15)}
 
 
 def test_without_its_stop_gradient_simsiam_moves_its_targets():
