@@ -19,7 +19,7 @@ from replications.evidence import checks, method_code_lines
 from replications.judge import Judged, judge, results, spread
 from replications.plan import PILOTS, Claim
 from replications.queue import cells_of
-from replications.rule import FEWEST, MOST
+from replications.rule import FEWEST, MOST, seeds_needed
 from replications.worlds import WORLDS, World
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -108,7 +108,7 @@ def plan_page() -> str:
             "## The worlds",
             *(world_section(world) for world in WORLDS.values()),
             "## Pilots",
-            "Trials on seed 100, which no claim uses, by which networks, steps and batches were chosen.",
+            "Trials on seeds from 100 on, which no claim uses, by which networks, steps, batches and seeds are chosen.",
             *(pilot_section(claim) for claim in PILOTS),
         ]
     )
@@ -123,9 +123,13 @@ def world_section(world: World) -> str:
 
 
 def pilot_section(claim: Claim) -> str:
+    """Scores by arm; where several seeds were tried, how many a claim needs by their spread."""
     found, usual = results(claim), WORLDS[claim.world].usual
     rows = [[arm, *(spread([s[key] for s in seeds.values()]) for key in usual)] for arm, seeds in found.items()]
-    return f"{claim.name} ({claim.world}):\n\n" + table(["arm", *usual], rows)
+    parts = [f"{claim.name}:", table(["arm", *usual], rows)]
+    measured = [(j.statement, j.found.deviation) for j in judge([claim])[claim.name] if j.found]
+    rows = [[s.text, s.score, f"{sd:.3f}", str(seeds_needed(sd, s.least))] for s, sd in measured]
+    return "\n\n".join([*parts, table(["difference", "score", "deviation", "seeds"], rows)] if rows else parts)
 
 
 def claims_page(judged: Mapping[str, list[Judged]]) -> str:

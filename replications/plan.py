@@ -81,9 +81,11 @@ class Claim:
     missing: str = ""
 
 
-def pilot(name: str, world: str, minutes: float, *arms: Arm, seeds: tuple[int, ...] = (100,)) -> Claim:
-    """Trials on seeds that no claim uses."""
-    return Claim(name, world, arms, seeds, minutes, text="A trial by which a network, steps or batch are chosen.")
+def pilot(name: str, world: str, minutes: float, *arms: Arm, seeds: int = 1, spread: str = "") -> Claim:
+    """Trials on seeds that no claim uses; with `spread`, also of how far a score's paired differences scatter."""
+    first, *others = (arm.name for arm in arms if "method" in arm.options)
+    statements = tuple(Statement(f"{other} over {first}", spread, (other,), (first,)) for other in others if spread)
+    return Claim(name, world, arms, tuple(range(100, 100 + seeds)), minutes, paper=name, statements=statements)
 
 
 def trio(suffix: str = "", **options: Any) -> tuple[Arm, ...]:
@@ -94,9 +96,12 @@ def trio(suffix: str = "", **options: Any) -> tuple[Arm, ...]:
 
 
 W24 = "replications.networks:rn8_w24_s16"
+VICREGL = Arm("vicregl-0.75", {"method": "vicregl", "alpha": 0.75})
 PILOTS = (
     pilot("cifar10-crops", "cifar10", 5, *trio("-crops", scale=(0.2, 1.0))),
     pilot("cifar10-w16", "cifar10", 5, *trio()[1:]),
     pilot("cifar10-w24", "cifar10", 6, *trio("-w24", backbone=W24)),
     pilot("parts", "parts", 3, *trio()),
+    pilot("cifar10-spread", "cifar10", 5, *trio()[1:], seeds=4, spread="linear"),
+    pilot("parts-spread", "parts", 3, *trio()[1:2], VICREGL, seeds=4, spread="miou"),
 )

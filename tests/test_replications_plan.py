@@ -33,6 +33,11 @@ def test_it_takes_no_more_hours_than_it_may():
     assert max(planned.values()) <= 20
 
 
+def test_pilots_take_three_hours_at_most():
+    planned = {str(cell): claim.minutes for claim in PILOTS for cell in cells_of(claim) if "method" in cell.options}
+    assert sum(planned.values()) <= 60 * 3
+
+
 def test_pilots_have_seeds_of_their_own():
     claims = {seed for claim in CLAIMS for seed in claim.seeds}
     assert not claims & {seed for claim in PILOTS for seed in claim.seeds}
