@@ -49,17 +49,17 @@ def test_saved_and_opened_again(name, tmp_path):
 
 def test_a_bagnets_cell_is_its_patch_alone():
     torch.manual_seed(0)
-    backbone = build_backbone("bagnet17").eval()
+    backbone = build_backbone("bagnet17").eval().double()  # in float32 how far two sums differ is the processor's choice
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)  # the branches that are zero at first
-    image = torch.rand(1, 3, 41, 57)
+    image = torch.rand(1, 3, 41, 57, dtype=torch.float64)
     dense = backbone(image).dense
     assert dense.shape[2:] == (4, 6)
     x, y = (int(c - 8.5) for c in backbone.cells(4, 6)[2, 3])
     patch = backbone.model.forward_features(image[:, :, y : y + 17, x : x + 17])
     assert patch.shape[2:] == (1, 1)
-    torch.testing.assert_close(patch[0, :, 0, 0], dense[0, :, 2, 3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(patch[0, :, 0, 0], dense[0, :, 2, 3])
 
 
 def test_the_authors_bagnet_weights_fit():
