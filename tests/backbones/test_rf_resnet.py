@@ -49,7 +49,9 @@ def test_saved_and_opened_again(name, tmp_path):
 
 def test_a_bagnets_cell_is_its_patch_alone():
     torch.manual_seed(0)
-    backbone = build_backbone("bagnet17").eval().double()  # in float32 how far two sums differ is the processor's choice
+    backbone = (
+        build_backbone("bagnet17").eval().double()
+    )  # in float32 how far two sums differ is the processor's choice
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)  # the branches that are zero at first
