@@ -62,6 +62,7 @@ class VICRegL(nn.Module):
             "matches": 0.4,
         },
         "official": lambda batch: {
+            "alpha": 0.75,
             "l2_top_k": False,
             "matches_by_crop_type": False,
             "cells": "uniform",
