@@ -1,9 +1,9 @@
 # make demo: learn a generated world and write a report.   make test: everything CI checks.
-# make bench: speed beside the peers, docs/performance.md.
+# make bench: speed beside the peers, docs/performance.md.   make test-machines: the numbers on other processors.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo bench test lint types imports unit
+.PHONY: demo bench test lint types imports unit test-machines machine-threads machine-avx512 machine-avx2 machine-sse41
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -27,6 +27,27 @@ imports: .venv/developed
 
 unit: .venv/developed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The instructions, hence the rounding, of other processors, as far as this one has them too; -k for all in spite of faults.
+NUMERIC := $(addprefix tests/,losses heads backbones views methods evaluation training)
+
+test-machines: machine-threads machine-avx2 machine-sse41
+ifneq ($(shell grep -m1 -o amx_tile /proc/cpuinfo 2>/dev/null),)
+test-machines: machine-avx512
+endif
+
+machine-threads: .venv/developed
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(NUMERIC)
+
+machine-avx512: export ONEDNN_MAX_CPU_ISA = AVX512_CORE
+machine-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
+machine-avx2: export ATEN_CPU_CAPABILITY = avx2
+machine-avx2: export MKL_CBWR = AVX2
+machine-sse41: export ONEDNN_MAX_CPU_ISA = SSE41
+machine-sse41: export ATEN_CPU_CAPABILITY = default
+machine-sse41: export MKL_CBWR = COMPATIBLE
+machine-avx512 machine-avx2 machine-sse41: .venv/developed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC)
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -29,16 +29,18 @@ SIDE, PHOTOS, SHOWN, CHANNELS = 192, 16, 3, 8
 HEAD = """# Receptive fields
 
 What can one cell of the map see, and what does it see? Cells that see the whole image can all say the same; cells that
-see 9 px cannot. RF-ResNets (Aubret, Teulière, Triesch 2025, arXiv 2501.02860) set the receptive field by the strides
-and the max-pooling alone, at the parameters of the standard ResNet; BagNets (Brendel & Bethge 2019) go down to 9 px.
+see 9 px cannot. `co_*` are our reading of the RF-ResNets of CO-SSL (Aubret, Teulière, Triesch 2025, arXiv 2501.02860),
+in which only the first two blocks of a stage convolve 3×3: what of them was read and what is guessed stands in
+[CO-SSL](co_ssl.md). `rf*` are strided ResNets, ours: the receptive field is set by the strides and the max-pooling
+alone, at the parameters of the standard ResNet. BagNets (Brendel & Bethge 2019) go down to 9 px.
 
-    glocal pretrain photos/ --method vicregl --backbone rf99_resnet50
+    glocal pretrain photos/ --method co-byol --backbone co_resnet50_rf99
 
 ```python
 from glocal.backbones import build_backbone
 from glocal.backbones.receptive_field import effective_receptive_field, receptive_field
 
-receptive_field(build_backbone("rf99_resnet50"))  # ReceptiveField(size=99, stride=4, offset=0.5)
+receptive_field(build_backbone("co_resnet50_rf99"))  # ReceptiveField(size=99, stride=16, offset=0.5)
 ```
 
 `receptive_field` follows a convolutional network's graph: size r grows by (k - 1)·dilation·j at each convolution or
@@ -48,10 +50,11 @@ are an error.
 """
 NOTES = """
 The names are the computed sizes. For the standard ResNet-50 the paper says 425; the recurrence and the gradient both
-give 427. Nor is the size independent of the number of blocks: each 3×3 convolution adds 2·j, so that a ResNet-34 sees
-899 px. A 3×3 stem has 7,680 parameters fewer than the 7×7; all else is equal, so that weights of the standard network
-load. BagNets pad nothing (24×24 cells of 224 px for BagNet-33), so that each cell depends on one patch of real pixels
-wherever it lies; the shortcut loses its last two rows and columns where the 3×3 convolution does.
+give 427. Each 3×3 convolution adds 2·j, so that a ResNet-34 sees 899 px; of the `co_*`, whose third block and all later
+ones are 1×1, the size does not depend on the number of blocks. A 3×3 stem has 7,680 parameters fewer than the 7×7; all
+else of the `rf*` is equal, so that weights of the standard network load. BagNets pad nothing (24×24 cells of 224 px for
+BagNet-33), so that each cell depends on one patch of real pixels wherever it lies; the shortcut loses its last two rows
+and columns where the 3×3 convolution does.
 """
 
 
@@ -59,7 +62,7 @@ def table() -> str:
     rows = ["| backbone | receptive field (px) | stride (px) | centre of cell 0 (px) | parameters (M) |"]
     rows.append("|---|---|---|---|---|")
     found = []
-    for name in [*list_backbones("rf*_resnet*"), *list_backbones("bagnet*")]:
+    for name in [name for kind in ("co_resnet*", "rf*_resnet*", "bagnet*") for name in list_backbones(kind)]:
         backbone = build_backbone(name)
         found.append((name, receptive_field(backbone), sum(p.numel() for p in backbone.parameters()) / 1e6))
     found.sort(key=lambda row: -row[1].size)

@@ -6,10 +6,17 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 
 from glocal.errors import UsageError
 from glocal.evaluation import EvalContext, find_task
+from glocal.evaluation.extract import extract
 from glocal.evaluation.probe import Probes, Standardise
 from glocal.evaluation.segment import IGNORE, Classes, Scenes, confusion, count_confusions, iou, statistics
+from glocal.features import Features
 
 DRAW = np.random.default_rng(0)
+
+
+def even(height, width):
+    """Where the cells of a map stretched over the image look."""
+    return [(np.arange(n) + 0.5) / n for n in (width, height)]
 
 
 def test_confusion_and_iou_equal_scikit_learns_on_what_is_not_ignored():
@@ -36,7 +43,7 @@ def test_sampled_features_are_those_of_bilinear_upsampling(size):
     # every pixel of image 1 once
     y, x = np.mgrid[: size[0], : size[1]]
     u = np.stack([np.full(y.size, 0.7), (x.ravel() + 0.5) / size[1], (y.ravel() + 0.5) / size[0]], 1)
-    features, labels = Scenes(maps, masks).sample(u, np.arange(2))
+    features, labels = Scenes(maps, masks, even(4, 5)).sample(u, np.arange(2))
     kept = masks[1].ravel() != IGNORE
     torch.testing.assert_close(features, upsampled[1].flatten(1).T[torch.from_numpy(kept)], atol=1e-5, rtol=1e-4)
     assert (labels.numpy() == masks[1].ravel()[kept]).all()
@@ -44,7 +51,7 @@ def test_sampled_features_are_those_of_bilinear_upsampling(size):
 
 def test_sampling_finds_the_right_pixel_of_masks_of_different_sizes():
     masks = [np.full((3, 7), 1, np.uint8), np.arange(20, dtype=np.uint8).reshape(4, 5), np.full((2, 2), 3, np.uint8)]
-    scenes = Scenes(torch.zeros(3, 2, 2, 1), masks)
+    scenes = Scenes(torch.zeros(3, 2, 2, 1), masks, even(2, 2))
     _, labels = scenes.sample(np.array([[0.5, 0.99, 0.3], [0.1, 0.0, 0.0], [0.9, 0.5, 0.5]]), np.arange(3))
     assert labels.tolist() == [9, 1, 3]
     _, labels = scenes.sample(DRAW.uniform(size=(50, 3)), np.array([2]))
@@ -65,8 +72,9 @@ def test_scores_are_taken_at_the_masks_resolution():
     masks = [DRAW.choice([0, 1, 2, IGNORE], size).astype(np.uint8) for size in ((9, 11), (16, 10), (4, 4))]
     probes = Probes([(0.1, 0.0), (0.2, 0.0)], 6, 3)
     probes.weight.copy_(torch.from_numpy(DRAW.normal(size=(6, 2, 3))))
+    scenes = Scenes(maps, masks, even(4, 5))
     counts = count_confusions(
-        probes, Standardise(torch.zeros(6), torch.ones(6)), Scenes(maps, masks), [0, 1, 2], torch.device("cpu")
+        probes, Standardise(torch.zeros(6), torch.ones(6)), scenes, [0, 1, 2], torch.device("cpu")
     )
     naive = torch.zeros(3, 3, dtype=torch.int64)
     for i, mask in enumerate(masks):
@@ -76,6 +84,24 @@ def test_scores_are_taken_at_the_masks_resolution():
             if t != IGNORE:
                 naive[t, p] += 1
     assert torch.equal(counts[1], naive)
+
+
+def test_a_map_that_says_where_its_cells_look_is_read_as_the_place_of_each_pixel():
+    looks = [(0.5 + 8 * np.arange(n)) / 64 for n in (8, 6)]  # columns to the left of the even grid's; rows end early
+    maps = torch.from_numpy(np.stack(np.meshgrid(*looks), -1))[None].half()  # (1, 6, 8, 2): a cell's own place
+    scenes = Scenes(maps, [np.zeros((40, 30), np.uint8)], looks)
+    places = DRAW.uniform(size=(200, 2))
+    features, _ = scenes.sample(np.insert(places, 0, 0.0, axis=1), np.arange(1))
+    pixels = (np.floor(places * [30, 40]) + 0.5) / [30, 40]
+    seen = np.clip(pixels, 0.5 / 64, [56.5 / 64, 40.5 / 64])  # beyond the outermost cells, theirs
+    np.testing.assert_allclose(features.numpy(), seen, atol=1e-3)
+    x, y = scenes.enlarged(maps[0].permute(2, 0, 1).double(), (40, 30)).numpy()
+    np.testing.assert_allclose(
+        x, np.broadcast_to(np.clip((np.arange(30) + 0.5) / 30, None, 56.5 / 64), (40, 30)), atol=1e-3
+    )
+    np.testing.assert_allclose(
+        y.T, np.broadcast_to(np.clip((np.arange(40) + 0.5) / 40, 0.5 / 64, 40.5 / 64), (30, 40)), atol=1e-3
+    )
 
 
 def exam_of(made, train_masks=None, test_masks=None, **options):
@@ -97,6 +123,30 @@ def test_two_colours_are_told_apart_and_void_does_not_count(made):
     assert "void" not in scores["iou"]
     assert scores["pixel_accuracy"] > 0.97
     assert scores["output_stride"] == 8
+
+
+class Corners(torch.nn.Module):
+    """An encoder whose cells look at the first pixel of their 8×8 patches, as a ResNet's do."""
+
+    name, mean, std, image_size, stride = "corners", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32, 8
+
+    def forward(self, x):
+        maps = x[:, :, ::8, ::8]
+        y, x = np.mgrid[: maps.shape[2], : maps.shape[3]]
+        positions = torch.from_numpy(8 * np.stack([x, y], -1) + 0.5).float().flatten(0, 1)
+        return Features(maps.mean((2, 3)), maps.flatten(2).transpose(1, 2), positions, maps.shape[2:])
+
+
+def test_cells_are_read_where_they_look(made):
+    masks = np.zeros((40, 64, 64), np.uint8)
+    for mask, start in zip(masks, np.arange(40) % 8 + 13, strict=True):
+        mask[:, start : start + 24] = 1  # a bar, which no threshold can move to one side
+    images = np.stack([255 * masks, np.zeros_like(masks), 255 - 255 * masks], axis=3)
+    train, test = (made.Scenes(images[half], masks[half]) for half in (slice(0, 30), slice(30, 40)))
+    assert extract(Corners(), test, image_size=64, dense=True).cells[2, 3].tolist() == [24.5, 16.5]
+    usual, ours = (find_task("segment")(EvalContext(e, train, test, 64), steps=150) for e in (made.Cells(), Corners()))
+    assert usual["miou_uniform"] == usual["miou"]
+    assert ours["miou_uniform"] < ours["miou"] - 0.1
 
 
 def test_test_masks_influence_nothing_but_the_score(made):

@@ -86,7 +86,8 @@ def test_every_parameter_learns(backbone, cls):
 def test_registry():
     assert {"vicreg", "vicregl"} <= set(method_names())
     assert method_class("vicregl") is VICRegL
-    options = resolve_options(VICRegL, "official", 256, {"alpha": 0.75})
+    assert resolve_options(VICRegL, "official", 256, {"alpha": 0.5})["alpha"] == 0.5
+    options = resolve_options(VICRegL, "official", 256, {})
     assert options["alpha"] == 0.75
     assert options["flip_aware"] is False
     assert options["projector"] == (8192, 8192, 8192)

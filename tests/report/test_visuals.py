@@ -3,8 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from glocal.report.visuals import falloff, neighbours_of, principal_colours
+from glocal.features import Features
+from glocal.report.photographs import Photograph
+from glocal.report.visuals import falloff, neighbours_of, pca_maps, principal_colours
 
 
 def test_falloff_is_the_singular_values_of_centred_features():
@@ -63,3 +66,25 @@ def test_a_colour_grows_with_the_feature_that_its_component_is_made_of(monkeypat
 def test_a_constant_map_is_grey():
     for value in (1.0, 0.0, 0.3):  # the mean of many .3 is not .3
         assert (principal_colours(torch.full((2, 5, 3, 3), value).double() * 1.1) == 0.5).all()
+
+
+class Corners(torch.nn.Module):
+    """An encoder whose cells look at the first pixel of their 8×8 patches, as a ResNet's do."""
+
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+    def forward(self, x):
+        maps = x[:, :, ::8, ::8]
+        y, x = np.mgrid[: maps.shape[2], : maps.shape[3]]
+        positions = torch.from_numpy(8 * np.stack([x, y], -1) + 0.5).float().flatten(0, 1)
+        return Features(maps.mean((2, 3)), maps.flatten(2).transpose(1, 2), positions, maps.shape[2:])
+
+
+def test_a_map_shows_each_cell_where_it_looks():
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, 30:] = 255  # cells at 24.5 and 32.5 see it begin: in the middle, at 28.5
+    pixels[1::2] //= 2  # rows that no cell looks at
+    (shown,) = pca_maps(Corners(), [Photograph(Image.fromarray(pixels), "edge", None, 0)], size=128)
+    red = np.asarray(shown)[:, :, 0].astype(int)
+    assert (red == red[0]).all()
+    assert np.abs(np.diff(red[0])).nonzero()[0][[0, -1]].tolist() == [48, 64]  # from 24.5 to 32.5, twice enlarged

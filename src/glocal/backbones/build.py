@@ -31,7 +31,7 @@ def build_backbone(
 
     Args:
         name: a timm model name, optionally with the tag of its weights: "resnet50", "resnet50.a1_in1k"; or one
-            registered under the entry-point group `glocal.backbones`: "rf99_resnet50", "bagnet17".
+            registered under the entry-point group `glocal.backbones`: "co_resnet50_rf99", "bagnet17".
         pretrained: True for timm's published weights, or the path of a local file (.safetensors, .pth, .pt, a run).
         image_size: side in pixels that the model is made for; sets the position embeddings of a ViT. Other sizes still
             run where the architecture takes them. Default: what timm's weights were made for.

@@ -1,13 +1,22 @@
-"""RF-ResNets: ResNets of one size and several receptive fields (Aubret, Teulière, Triesch 2025, arXiv 2501.02860).
+"""ResNets of several receptive fields, for CO-SSL (Aubret, Teulière, Triesch 2025, arXiv 2501.02860).
 
-Each is timm's ResNet with other strides or without max-pooling: the same blocks and, but for a smaller first
-convolution, the same parameters, so that weights of the standard network fit. The name says the receptive field in
-pixels that `glocal.backbones.receptive_field` computes; 427 is the standard ResNet-50, for which the paper says 425.
+`co_*` are our reading of the paper's RF-ResNets, whose code was not published. Read: a stage has two types of blocks,
+and the field does not depend on their number n > 2; it is 99 px for a ResNet-50 and 29 px for a ResNet-18; 23.7 million
+parameters against a ResNet-50's 23.5. Guessed: that the first two blocks of a stage convolve 3×3 and the others 1×1;
+that max-pooling is left out, which with the 7×7 stem and ordinary strides gives exactly 99 (keeping it, with strides
+(1, 2, 1), would as well); that two more 1×1 blocks in the last stage make up 23.7; of the ResNet-18, the 3×3 stem, the
+strides and a 1×1 second convolution in each block. The paper's MLP after the pooling is taken to belong to the heads,
+as their first layers: what is exported stays the mean of the cells, which the local loss compares with cells.
+
+`rf*` are strided ResNets, ours and not the paper's: timm's with other strides or without max-pooling, the same blocks
+and, but for a smaller first convolution, the same parameters, so that weights of the standard network fit. The names
+say the receptive field in pixels that `glocal.backbones.receptive_field` computes; 427 is the standard ResNet-50.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -19,9 +28,10 @@ def rf_resnet(
     stem_stride: int = 2,
     maxpool: bool = True,
     strides: tuple[int, int, int] = (2, 2, 2),
+    layers: tuple[int, int, int, int] | None = None,
     num_classes: int = 0,
     drop_path_rate: float = 0.0,
-) -> nn.Module:
+) -> Any:
     """timm's ResNet-18, -34, -50, ... with other strides, initialised as timm does it.
 
     Args:
@@ -30,18 +40,36 @@ def rf_resnet(
         stem_stride: of the first convolution.
         maxpool: whether the 3×3 max-pooling of stride 2 follows.
         strides: of the first block of stages 2, 3 and 4, on its (first) 3×3 convolution and on its shortcut.
+        layers: number of blocks of each stage; those of the depth by default.
         num_classes: of timm's classifier, 0 for none.
         drop_path_rate: see `build_backbone`.
     """
     import timm
 
-    model = timm.create_model(f"resnet{depth}", num_classes=num_classes, drop_path_rate=drop_path_rate)
+    options: dict[str, Any] = {"layers": layers} if layers else {}
+    model: Any = timm.create_model(f"resnet{depth}", num_classes=num_classes, drop_path_rate=drop_path_rate, **options)
     if (stem_kernel, stem_stride) != (7, 2):
         model.conv1 = nn.Conv2d(3, 64, stem_kernel, stem_stride, padding=stem_kernel // 2, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     if not maxpool:
         model.maxpool = nn.Identity()
     set_strides(model, (1, *strides), stem_stride * (2 if maxpool else 1))
+    return model
+
+
+def co_resnet(depth: int, **options: Any) -> nn.Module:
+    """Our reading of the paper's RF-ResNets: 3×3 convolutions in the first two blocks of each stage only.
+
+    Args:
+        depth: 18 or 50; of a ResNet-18's blocks the second convolution is 1×1 too, as a ResNet-50's third is.
+        options: of `rf_resnet`.
+    """
+    model = rf_resnet(depth, maxpool=False, **options)
+    for info in model.feature_info[1:]:
+        for i, block in enumerate(getattr(model, info["module"])):
+            if i >= 2 or not hasattr(block, "conv3"):
+                block.conv2 = nn.Conv2d(block.conv2.in_channels, block.conv2.out_channels, 1, bias=False)
+    model.init_weights()
     return model
 
 
@@ -65,6 +93,8 @@ def set_strides(model, strides: tuple[int, ...], stem: int) -> None:
         info["reduction"] = stem
 
 
+co_resnet50_rf99 = partial(co_resnet, 50, layers=(3, 4, 6, 5))
+co_resnet18_rf29 = partial(co_resnet, 18, stem_kernel=3, stem_stride=1, strides=(1, 2, 2))
 rf427_resnet50 = partial(rf_resnet, 50)
 rf363_resnet50 = partial(rf_resnet, 50, strides=(2, 2, 1))
 rf235_resnet50 = partial(rf_resnet, 50, strides=(2, 1, 1))

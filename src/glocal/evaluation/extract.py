@@ -34,6 +34,7 @@ class FeatureBank:
         keys: N names of the images.
         labels: (N,) int64, or None.
         dense: (N, D', H, W) float16, in channels-last memory order, or None unless asked for.
+        cells: (H, W, 2) where the cells of `dense` look, (x, y) in pixels of the square, or None.
         skipped: (key, reason) of the images that could not be read.
     """
 
@@ -42,6 +43,7 @@ class FeatureBank:
     keys: list[str]
     labels: Tensor | None = None
     dense: Tensor | None = None
+    cells: Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -204,6 +206,7 @@ def extract(
     indices: list[Tensor] = []
     skipped: list[tuple[str, str]] = []
     maps: Tensor | None = None
+    looks: Tensor | None = None
     batches = stream(
         encoder,
         source,
@@ -221,6 +224,7 @@ def extract(
         pooled.append(features.pooled.float().cpu())
         if dense:
             cells = features.dense.permute(0, 2, 3, 1)
+            looks = features.positions.reshape(-1, *cells.shape[1:3], 2)[0].cpu()
             maps = _store(len(source), *cells.shape[1:]) if maps is None else maps
             maps[done : done + len(index)] = cells.half().cpu()
         done += len(index)
@@ -229,7 +233,7 @@ def extract(
     index = torch.cat(indices)
     labels = None if source.labels is None else torch.from_numpy(np.asarray(source.labels, dtype=np.int64))[index]
     kept = None if maps is None else maps[:done].permute(0, 3, 1, 2)
-    return FeatureBank(torch.cat(pooled), index, [source.key(i) for i in index.tolist()], labels, kept, skipped)
+    return FeatureBank(torch.cat(pooled), index, [source.key(i) for i in index.tolist()], labels, kept, looks, skipped)
 
 
 def _store(*shape: int) -> Tensor:

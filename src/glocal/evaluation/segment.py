@@ -1,7 +1,9 @@
 """Frozen segmentation: a 1×1 convolution on standardised dense features, scored by mean intersection over union.
 
-A 1×1 convolution commutes with bilinear upsampling, so training it on upsampled logits against full-resolution masks is
-softmax regression on bilinearly interpolated features, an example per mask pixel. Training draws such pixels at random.
+A 1×1 convolution commutes with bilinear interpolation, so training it on enlarged logits against full-resolution masks
+is softmax regression on interpolated features, an example per mask pixel. Training draws such pixels at random.
+Interpolation is between the places where cells really look (`Backbone.cells`): a ResNet's are half a cell off the
+uniform grid that enlarging a map assumes.
 """
 
 from __future__ import annotations
@@ -59,10 +61,11 @@ class Scenes:
     Args:
         maps: (N, H, W, D), in memory location by location.
         masks: N arrays (h_i, w_i) uint8 of class numbers, `IGNORE` where none.
+        looks: where columns (W,) and rows (H,) of cells look, as fractions of the image's sides, ascending.
     """
 
-    def __init__(self, maps: Tensor, masks: list[np.ndarray]) -> None:
-        self.maps, self.masks = maps, masks
+    def __init__(self, maps: Tensor, masks: list[np.ndarray], looks: Sequence[np.ndarray]) -> None:
+        self.maps, self.masks, self.looks = maps, masks, looks
         self._sizes = np.array([mask.shape[::-1] for mask in masks])
         self._flat = np.concatenate([mask.ravel() for mask in masks])
         self._starts = np.cumsum(self._sizes.prod(1)) - self._sizes.prod(1)
@@ -75,8 +78,8 @@ class Scenes:
             rows: (R,) the images to draw from.
 
         Returns:
-            (M', D) float32 and (M',) int64, without the ignored pixels. A feature is what bilinear upsampling of the
-            map to the mask's size (`align_corners=False`) holds at that pixel.
+            (M', D) float32 and (M',) int64, without the ignored pixels. A feature is interpolated bilinearly between
+            the cells that look around the pixel's centre; beyond the outermost ones it is theirs.
         """
         images = rows[(u[:, 0] * len(rows)).astype(np.int64)]
         sizes = self._sizes[images]
@@ -88,16 +91,36 @@ class Scenes:
     def _at(self, images: np.ndarray, place: np.ndarray) -> Tensor:
         """Bilinear features (M, D) at places (M, 2) in [0, 1], (x, y)."""
         _, height, width, dim = self.maps.shape
-        cells = np.array([width, height])
-        place = np.clip(place * cells - 0.5, 0, cells - 1)
+        place = np.stack([between(x, look) for x, look in zip(place.T, self.looks, strict=True)], 1)
         low = place.astype(np.int64)
-        high = np.minimum(low + 1, cells - 1)
+        high = np.minimum(low + 1, [width - 1, height - 1])
         x, y = np.stack([low[:, 0], high[:, 0]], 1)[:, None, :], np.stack([low[:, 1], high[:, 1]], 1)[:, :, None]
         corners = (images[:, None, None] * height + y) * width + x  # (M, 2, 2)
         right, down = (np.stack([1 - part, part], 1) for part in (place - low).T)
         weights = torch.from_numpy(down[:, :, None] * right[:, None, :]).float().reshape(-1, 1, 4)
-        around = self.maps.reshape(-1, dim)[torch.from_numpy(corners.reshape(-1))].float()
+        around = self.maps.reshape(-1, dim).index_select(0, torch.from_numpy(corners.reshape(-1))).float()
         return (weights @ around.reshape(-1, 4, dim)).squeeze(1)
+
+    def enlarged(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Logits of cells (..., H, W) at each pixel of a mask of `size` (h, w), as interpolated in `sample`."""
+        right, down = (spread(n, look).to(logits) for n, look in zip(reversed(size), self.looks, strict=True))
+        return down @ logits @ right.T
+
+
+def looks_of(cells: Tensor, side: int) -> list[np.ndarray]:
+    """Where columns (W,) and rows (H,) look as fractions of a square's side, from `cells` (H, W, 2) in its pixels."""
+    return [x.double().cpu().numpy() / side for x in (cells[0, :, 0], cells[:, 0, 1])]
+
+
+def between(places: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    """The cells that look at `places` (M,), as fractional numbers; beyond the outermost ones, those."""
+    return np.interp(places, looks, np.arange(len(looks)))
+
+
+def spread(pixels: int, looks: np.ndarray) -> Tensor:
+    """How much each of W cells, looking at `looks`, says of each of a row of pixels, (pixels, W)."""
+    cell = between((np.arange(pixels) + 0.5) / pixels, looks)
+    return torch.from_numpy(np.maximum(0, 1 - np.abs(cell[:, None] - np.arange(len(looks)))))
 
 
 @dataclass(frozen=True)
@@ -173,15 +196,16 @@ def count_confusions(
         truth = torch.from_numpy(scenes.masks[i]).to(device)
         logits = probes.logits(standardise(scenes.maps[i].to(device).float()).flatten(0, 1))
         small = logits.permute(1, 2, 0).unflatten(2, scenes.maps.shape[1:3])
-        predicted = F.interpolate(small, size=truth.shape, mode="bilinear", align_corners=False).argmax(1)
+        predicted = scenes.enlarged(small, truth.shape).argmax(1)
         counts += torch.stack([confusion(p, truth, probes.classes).cpu() for p in predicted])
     return counts
 
 
-def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray]]:
-    """Maps (N, H, W, D) and raw masks of the images whose pixels and mask can both be read."""
+def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray], list[np.ndarray]]:
+    """Maps (N, H, W, D) and masks of the images of which both can be read, and where columns and rows look."""
     bank = context.extract(source, crop_pct=None, dense=True)
     assert bank.dense is not None
+    assert bank.cells is not None
     masks: dict[int, np.ndarray] = {}
     for row, i in enumerate(bank.index.tolist()):
         try:
@@ -192,7 +216,8 @@ def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.
     if not masks:
         raise UsageError(f"none of the masks of {source.name} can be read ({bank.skipped[0][1]})")
     maps = bank.dense.permute(0, 2, 3, 1).contiguous()
-    return (maps if len(masks) == len(maps) else maps[list(masks)]), list(masks.values())
+    kept = maps if len(masks) == len(maps) else maps[list(masks)]
+    return kept, list(masks.values()), looks_of(bank.cells, context.image_size)
 
 
 @task(
@@ -214,35 +239,46 @@ def segment(
 
     The whole image is squeezed into the square, the map has the encoder's own output stride, and the score is taken at
     the masks' full resolution. The learning rate is chosen on a held-out fifth of the training images; then one
-    classifier is trained on all of them and tested once.
+    classifier is trained on all of them and tested once. A cell is read where it looks; `miou_uniform` is that of the
+    same with the map stretched over the image, as is usual.
 
     Returns:
         miou and pixel_accuracy on the test images; iou per class (None: neither present nor predicted); the chosen lr;
-        validation_miou; output_stride in pixels.
+        validation_miou; output_stride in pixels; miou_uniform.
     """
-    maps, raw = _gather(context, context.train)
+    maps, raw, looks = _gather(context, context.train)
     classes = Classes.of(context.train, raw)
-    scenes = Scenes(maps, [classes.table[mask] for mask in raw])
-    count = len(classes.names)
+    train = Scenes(maps, [classes.table[mask] for mask in raw], looks)
     kept, held = held_out(len(raw), context.seed, "segment")
     if len(held) == 0:
         raise UsageError("segment needs at least two training images, to choose its learning rate on")
+    maps, raw, _ = _gather(context, context.test)
+    test = Scenes(maps, [classes.table[mask] for mask in raw], looks)
     settings = [(lr, weight_decay) for lr in lrs]
     training = Training(steps, batch_size, context.seed, context.device)
-    standardise, probes = train_segmenters(scenes, kept, count, settings, training)
-    scores = iou(count_confusions(probes, standardise, scenes, held.tolist(), context.device)).nanmean(1)
-    chosen = best(scores, probes.finite())
 
-    standardise, probe = train_segmenters(scenes, np.arange(len(raw)), count, [settings[chosen]], training)
-    maps, raw = _gather(context, context.test)
-    test = Scenes(maps, [classes.table[mask] for mask in raw])
-    (counts,) = count_confusions(probe, standardise, test, range(len(raw)), context.device)
+    def measure() -> tuple[Tensor, float, float]:
+        """Counts on the test images, the learning rate chosen, and what it was chosen for."""
+        count, device = len(classes.names), context.device
+        standardise, probes = train_segmenters(train, kept, count, settings, training)
+        scores = iou(count_confusions(probes, standardise, train, held.tolist(), device)).nanmean(1)
+        chosen = best(scores, probes.finite())
+        standardise, probe = train_segmenters(train, np.arange(len(train.masks)), count, [settings[chosen]], training)
+        (counts,) = count_confusions(probe, standardise, test, range(len(test.masks)), device)
+        return counts, settings[chosen][0], float(scores[chosen])
+
+    counts, lr, validation = measure()
     per_class = iou(counts)
-    return {
+    result = {
         "miou": float(per_class.nanmean()),
         "pixel_accuracy": float(counts.diagonal().sum() / counts.sum().clamp_min(1)),
         "iou": {n: None if v != v else v for n, v in zip(classes.names, per_class.tolist(), strict=True)},
-        "lr": settings[chosen][0],
-        "validation_miou": float(scores[chosen]),
+        "lr": lr,
+        "validation_miou": validation,
         "output_stride": context.image_size / maps.shape[2],
     }
+    even = [(np.arange(len(look)) + 0.5) / len(look) for look in looks]
+    if all(np.allclose(look, at) for look, at in zip(looks, even, strict=True)):
+        return result | {"miou_uniform": result["miou"]}
+    train.looks = test.looks = even
+    return result | {"miou_uniform": float(iou(measure()[0]).nanmean())}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glocal.evaluation.knn import nearest_neighbours
 from glocal.evaluation.rank import spectrum
+from glocal.evaluation.segment import looks_of, spread
 from glocal.report.photographs import Photograph, features_of
 
 Spectrum = np.ndarray
@@ -42,12 +43,14 @@ def pca_maps(encoder: nn.Module, photographs: list[Photograph], *, size: int) ->
     """The first three principal components of all these photographs' dense features together, as red, green and blue.
 
     Each component is scaled from its 2nd to its 98th percentile over all photographs, so equal colours mean similar
-    features in all of them, and is enlarged to `size` pixels.
+    features in all of them, and is enlarged to `size` pixels, each cell shown where it looks.
     """
-    images = [photograph.image for photograph in photographs]
-    dense = torch.cat([features.dense.double().cpu() for features in features_of(encoder, images)])
-    colours = principal_colours(dense).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(map_).resize((size, size), Image.Resampling.BICUBIC) for map_ in colours]
+    found = list(features_of(encoder, [photograph.image for photograph in photographs]))
+    dense = torch.cat([features.dense.double().cpu() for features in found])
+    cells = found[0].positions.reshape(-1, *dense.shape[2:], 2)[0]
+    right, down = (spread(size, look) for look in looks_of(cells, photographs[0].image.width))
+    colours = down @ principal_colours(dense) @ right.T
+    return [Image.fromarray(map_) for map_ in colours.mul(255).round().byte().permute(0, 2, 3, 1).numpy()]
 
 
 def principal_colours(dense: Tensor) -> Tensor:
