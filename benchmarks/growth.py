@@ -15,7 +15,7 @@ from benchmarks.losses import Case
 from benchmarks.measure import Size, interleaved, peak_memory, summary
 from benchmarks.photos import photos
 from glocal.data import open_source
-from glocal.training import read_metrics
+from glocal.run import Run
 from glocal.views import ViewLoader, two_views
 
 FULL: dict[str, tuple[Case, ...]] = {
@@ -94,7 +94,7 @@ def training_rate(folder: Path, processes: int, full: bool) -> dict[str, Any]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-        lines = [line for line in read_metrics(Path(out) / "run") if "images_per_second" in line]
+        lines = [line for line in Run(Path(out) / "run").metrics() if "images_per_second" in line]
     return {
         "processes": processes,
         "threads_each": threads,

@@ -28,7 +28,7 @@ from benchmarks.photos import photos
 from glocal.backbones import build_backbone
 from glocal.data import open_source
 from glocal.methods import encode, method_class
-from glocal.training import read_metrics
+from glocal.run import Run
 from glocal.training.allocation import keep_freed_memory
 from glocal.training.optimizers import build_optimizer
 from glocal.views import View, two_views
@@ -75,7 +75,7 @@ def run_glocal(case: Case, folder: Path, workers: int, cache: bool = False, comp
     watch = Stopwatch(case.seconds, workers)
     with tempfile.TemporaryDirectory() as out:
         pretrain_until(watch, case, folder, Path(out) / "run", workers=workers, cache=cache, compile=compile)
-        logged = [line["images_per_second"] for line in read_metrics(Path(out) / "run") if line["step"] >= 20]
+        logged = [line["images_per_second"] for line in Run(Path(out) / "run").metrics() if line["step"] >= 20]
     return {"rate": watch.rate(case.batch), **({"logged": logged[-1]} if logged else {})}
 
 

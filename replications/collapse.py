@@ -36,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import glocal
 from glocal.data import open_source
 from glocal.evaluation.extract import extract
 from glocal.evaluation.rank import rankme, spread
@@ -55,7 +56,6 @@ from replications.protocol import (
     rows,
     run_arm,
     run_folder,
-    trained_method,
 )
 
 
@@ -138,7 +138,7 @@ def outputs(method: Any, images: Any) -> Tensor:
 
 def collapse(folder: Path) -> dict[str, float]:
     """How far a run's outputs have collapsed, and whether by the rule."""
-    method = trained_method(folder)
+    method = glocal.load_method(folder)
     z = outputs(method, open_source(WORLD, split="test"))
     found = {"rank": rankme(z, centred=True), "spread": spread(z), "deviation": float(z.std(0).mean())}
     shrunk = isinstance(method, VICReg) and found["deviation"] < 0.1

@@ -29,10 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from glocal.data import open_source
+from glocal.data import Subset, open_source
 from glocal.evaluation.extract import extract
 from glocal.evaluation.linear import LRS, WDS, Training, linear_probe
-from glocal.evaluation.split import Subset
 from glocal.views.support import choose_labelled
 from replications.protocol import Arm, Claim, Score, claims_table, place, replicate, run_arm
 

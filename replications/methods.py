@@ -37,6 +37,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import glocal
 from glocal.methods import method_names
 from replications.evidence import Check, checks, method_code_lines
 from replications.protocol import (
@@ -51,7 +52,6 @@ from replications.protocol import (
     replicate,
     spread,
     trained,
-    trained_method,
     untrained,
 )
 
@@ -127,7 +127,7 @@ def run(arm: Arm, seed: int, data: Path, runs: Path) -> dict[str, Any]:
 
 def head_parameters(folder: Path) -> int:
     """How many a run trained beside its encoder's."""
-    method = trained_method(folder)
+    method = glocal.load_method(folder)
     trainable = [sum(p.numel() for p in module.parameters() if p.requires_grad) for module in (method, method.encoder)]
     return trainable[0] - trainable[1]
 

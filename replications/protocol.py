@@ -134,11 +134,10 @@ def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, 
         seed: of the run.
         options: of `glocal.pretrain`.
     """
-    from glocal.training import read_metrics
-    from glocal.training.run import read_config
+    from glocal.run import Run
 
-    if (folder / "checkpoints" / "last.pt").exists():
-        config = json.loads(json.dumps(read_config(folder)))
+    if Run(folder).has_checkpoint:
+        config = json.loads(json.dumps(Run(folder).config()))
         asked = json.loads(json.dumps(dict(options)))
         if other := [key for key in asked.keys() & config.keys() if asked[key] != config[key]]:
             raise UsageError(f"{folder} is a run with another {min(other)}; delete it, or give other --runs")
@@ -146,7 +145,7 @@ def trained(folder: Path, sets: Sequence[str], seed: int, options: Mapping[str, 
     else:
         shutil.rmtree(folder, ignore_errors=True)
         glocal.pretrain(list(sets), out=str(folder), seed=seed, **options)
-    return glocal.load(str(folder)), [line for line in read_metrics(folder) if "time" in line][-1]
+    return glocal.load(str(folder), trust_code=True), [line for line in Run(folder).metrics() if "time" in line][-1]
 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:
@@ -154,12 +153,12 @@ def untrained(options: Mapping[str, Any], seed: int) -> Any:
     import torch
 
     from glocal.backbones import build_backbone
-    from glocal.pipeline import BACKBONE_OPTIONS
+    from glocal.config import PretrainConfig
     from glocal.random import derive
 
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "init"))
-        given = {key: value for key, value in options.items() if key in (*BACKBONE_OPTIONS, "pool")}
+        given = {key: value for key, value in options.items() if key in (*PretrainConfig().encoder_options, "pool")}
         return build_backbone(options["backbone"], **given).eval()
 
 
@@ -173,24 +172,6 @@ def measured(encoder: Any, data: Path, scores: Mapping[str, Score]) -> dict[str,
         for (name, size), tasks in wanted.items()
     }
     return {key: results[s.data, s.image_size][s.task][s.number] for key, s in scores.items()}
-
-
-def trained_method(folder: Path) -> Any:
-    """The whole method of a run, in evaluation mode."""
-    import torch
-
-    from glocal.backbones import build_backbone
-    from glocal.methods import method_class, method_options
-    from glocal.pipeline import BACKBONE_OPTIONS
-    from glocal.training.run import read_config
-
-    config = read_config(folder)
-    cls = method_class(config["method"])
-    options = {name: config[name] for name in BACKBONE_OPTIONS if name != "pretrained"}
-    backbone = build_backbone(config["backbone"], pool=cls.pool, **options)
-    method = cls(backbone, **{name: config[name] for name in method_options(cls)})
-    method.load_state_dict(torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["method"])
-    return method.eval()
 
 
 def run_folder(module: Any, arm: Arm, seed: int, runs: Path) -> Path:

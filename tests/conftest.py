@@ -19,6 +19,22 @@ def _pixels_kept_here(tmp_path_factory):
     os.environ["GLOCAL_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
 
 
+@pytest.fixture
+def module_here(tmp_path, monkeypatch):
+    """A function that writes mine.py, with this text, into the current folder, which is an empty one off the path."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+
+    def write(text: str) -> Path:
+        (folder / "mine.py").write_text(text)
+        return folder / "mine.py"
+
+    yield write
+    sys.modules.pop("mine", None)
+
+
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory):
     """A function from a data set's name to its unpacked folder; it skips the test where there is none.

@@ -11,7 +11,7 @@ import torch
 import glocal
 from glocal.backbones import build_backbone
 from glocal.methods import method_class, method_names
-from glocal.training.plan import Plan, finer_stride
+from glocal.training.defaults import finer_stride
 from replications import methods, protocol
 from replications.evidence import checks, code_lines
 from replications.protocol import RUN, Arm, keep, untrained
@@ -58,9 +58,8 @@ def test_it_is_compared_with_the_weights_it_began_with(name):
     assert {key: begin[key] for key in ("backbone", "image_size")} == {
         key: arm.options[key] for key in ("backbone", "image_size")
     }
-    plan = Plan({"image_size": begin["image_size"], "output_stride": None})
     stride = build_backbone(begin["backbone"], image_size=begin["image_size"]).stride
-    assert finer_stride(plan, stride, getattr(cls, "least_cells", 0)) is None
+    assert finer_stride(begin["image_size"], stride, getattr(cls, "least_cells", 0)) is None
     if "vit" in begin["backbone"]:
         assert begin.get("pool", "native") == cls.pool
 

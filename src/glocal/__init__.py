@@ -1,7 +1,8 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
-`pretrain`, `load`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of the same names.
-They are loaded on first use, so that `import glocal` and `glocal --help` stay fast.
+`pretrain`, `load`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of the same names;
+`load_method` gives a run's whole method, heads and teacher included. They are loaded on first use, so that
+`import glocal` and `glocal --help` stay fast.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glocal.api import compare, embed, evaluate, export, load, pretrain
+    from glocal.api import compare, embed, evaluate, export, load, load_method, pretrain
 
-__all__ = ["compare", "embed", "evaluate", "export", "load", "pretrain"]
+__all__ = ["compare", "embed", "evaluate", "export", "load", "load_method", "pretrain"]
 __version__ = "0.1.0.dev0"
 
 

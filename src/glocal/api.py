@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from glocal.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from glocal.backbones import Backbone
     from glocal.exporters.embed import Embeddings
 
 
 def pretrain(
-    data: str | list[str] | None = None,
+    data: Any = None,
     *,
     method: str = "vicregl",
     backbone: str = "resnet50",
@@ -50,6 +52,7 @@ def pretrain(
     report: bool = True,
     report_images: int = 2000,
     quiet: bool = False,
+    trust_code: bool = False,
     **options: Any,
 ) -> Path:
     """Pretrain an encoder on unlabelled images.
@@ -57,13 +60,14 @@ def pretrain(
     What is left at None is decided from the data and the machine, and said in the log and in config.yaml.
 
     Args:
-        data: folder, list file, `torchvision:NAME`, `parts`, or several of them. Labels, where present, are only used
-            to watch progress and for the final scores.
+        data: folder, list file, `torchvision:NAME`, `parts`, or several of them; in Python also an array or a
+            collection. Labels, where present, are only used to watch progress and for the final scores.
         method: see `glocal methods`.
         backbone: any timm name, see `glocal backbones`.
         image_size: side of the (large) crops, pixels.
         out: the run's directory; by default runs/METHOD-BACKBONE-DATA-K.
-        resume: a run to continue; everything else comes from its config.yaml, except `workers` and `quiet` when given.
+        resume: a run to continue; all else comes from its config.yaml, but for `workers`, `quiet`, and `data` that
+            config.yaml cannot name.
         preset: the method's options as in its "paper", or widths for "small" data; each method lists its own.
         epochs: passes over the images.
         max_steps: stop after so many optimiser steps.
@@ -96,6 +100,7 @@ def pretrain(
         report: evaluate at the end against random initialisation and raw pixels, and write report.html.
         report_images: the report's scores look at no more than so many training and test images.
         quiet: print nothing.
+        trust_code: import what the resumed run's config.yaml names as module:attribute.
         **options: the method's own options, see its documentation.
 
     Returns:
@@ -105,12 +110,58 @@ def pretrain(
         UsageError: for bad options or unusable data.
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
-    config = {name: value for name, value in locals().items() if name not in ("options", "resume", "quiet", "out")}
-    from glocal.pipeline import continue_run, start_run
+    from glocal.config import PretrainConfig
+    from glocal.data import describe_spec, open_source
+    from glocal.pipeline import continue_run, start_run, stored_config
+    from glocal.run import Run
 
+    config = PretrainConfig(
+        data=describe_spec(data),
+        method=method,
+        backbone=backbone,
+        image_size=image_size,
+        preset=preset,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        pretrained=pretrained,
+        stem=stem,
+        output_stride=output_stride,
+        drop_path=drop_path,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        trust_coefficient=trust_coefficient,
+        clip=clip,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        workers=workers,
+        threads=threads,
+        cache=cache,
+        compile=compile,
+        monitor_every=monitor_every,
+        checkpoint_steps=checkpoint_steps,
+        report=report,
+        report_images=report_images,
+        options=options,
+    )
     if resume is not None:
-        return continue_run(Path(resume), workers=workers, quiet=quiet)
-    return start_run(config, options, out=out, quiet=quiet)
+        run = Run.open(resume)
+        if more := sorted(config.given().keys() - {"workers", "data"}):
+            raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
+        config = stored_config(run, workers=workers, trust_code=trust_code)
+        images = config.data if data is None else data
+        if images is None:
+            raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
+        return continue_run(run, config, open_source(images), quiet=quiet)
+    if data is None or (isinstance(data, list) and not data):
+        raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
+    return start_run(config, open_source(data), out=out, quiet=quiet)
 
 
 def compare(
@@ -185,12 +236,13 @@ def compare(
     return compare_methods([Entry.parse(text) for text in methods], protocol, folder)
 
 
-def load(encoder: str, *, image_size: int | None = None) -> Backbone:
+def load(encoder: str, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
     """An encoder from a run, an exported folder or file, or timm.
 
     Args:
         encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
         image_size: for vision transformers built for one size.
+        trust_code: import the module:function of an unregistered backbone, which the encoder's file names.
 
     Returns:
         A Backbone in evaluation mode: (B, 3, h, w) normalised pixels -> Features(pooled, dense, ...).
@@ -200,7 +252,26 @@ def load(encoder: str, *, image_size: int | None = None) -> Backbone:
     """
     from glocal.backbones import load_encoder
 
-    return load_encoder(encoder, image_size=image_size).eval()
+    return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
+
+
+def load_method(run: str | Path, *, trust_code: bool = False) -> nn.Module:
+    """The whole method of a run, heads and teacher included, as its last checkpoint has it: for research.
+
+    Args:
+        run: the directory of a run, which may be unfinished.
+        trust_code: import what its config.yaml names as module:attribute.
+
+    Returns:
+        The method in evaluation mode, on the CPU; its `encoder` is what `load` gives of a finished run.
+
+    Raises:
+        UsageError: if it is no run, or has no checkpoint, or one that does not fit its config.yaml.
+    """
+    from glocal.pipeline import trained_method
+    from glocal.run import Run
+
+    return trained_method(Run.open(run), trust_code=trust_code)
 
 
 def evaluate(
@@ -216,6 +287,7 @@ def evaluate(
     task_options: dict[str, dict[str, Any]] | None = None,
     baselines: bool = False,
     json: str | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a frozen encoder as a global and as a dense feature.
 
@@ -232,6 +304,7 @@ def evaluate(
         task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
         baselines: also score the same architecture at random initialisation, and raw pixels.
         json: a file to write the scores to.
+        trust_code: as for `load`.
 
     Returns:
         {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
@@ -240,9 +313,10 @@ def evaluate(
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
-    from glocal.pipeline import score, score_with_baselines, write_json
+    from glocal.pipeline.conclude import score, score_with_baselines
+    from glocal.run import write_json
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {
         "tasks": tasks,
         "image_size": image_size,
@@ -267,6 +341,7 @@ def embed(
     image_size: int | None = None,
     batch_size: int = 128,
     workers: int = 0,
+    trust_code: bool = False,
 ) -> Embeddings | Path:
     """The features of every image.
 
@@ -278,6 +353,7 @@ def embed(
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
         workers: loader processes.
+        trust_code: as for `load`.
 
     Returns:
         The file, or the embeddings.
@@ -285,7 +361,7 @@ def embed(
     from glocal.data import open_source
     from glocal.exporters.embed import embed_source
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     skipped: list[tuple[str, str]] = []
     result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
@@ -303,6 +379,7 @@ def export(
     format: str = "timm",
     out: str,
     image_size: int | None = None,
+    trust_code: bool = False,
 ) -> Path:
     """Hand an encoder over.
 
@@ -312,13 +389,14 @@ def export(
             "torch-export", a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
         out: the folder or file to write.
         image_size: by default the encoder's own.
+        trust_code: as for `load`.
 
     Returns:
         What was written.
     """
     from glocal.exporters import export_encoder
-    from glocal.pipeline import encoder_card
+    from glocal.exporters.card import encoder_card
 
-    model = load(encoder, image_size=image_size) if isinstance(encoder, str) else encoder
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     return export_encoder(model, format=format, out=out, image_size=image_size, about=about)

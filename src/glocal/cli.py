@@ -6,7 +6,6 @@ import difflib
 import inspect
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 COMMANDS = {
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         name = type(error).__name__
         if name in ("UsageError", "TrainingStopped", "Interrupted"):
-            fail(str(error), code={"UsageError": 2, "Interrupted": 130}.get(name, 1))
+            fail(str(error), code=getattr(error, "code", 2))
         raise
 
 
@@ -292,7 +291,7 @@ def listing(command: str, args: list[str]) -> None:
         if not args:
             raise UsageError(f"glocal report needs a run; for example: {example}")
         from glocal.report import write_report
-        from glocal.training.run import read_config
+        from glocal.run import Run
 
-        read_config(Path(args[0]))
+        Run.open(args[0])
         print(write_report(args[0]))

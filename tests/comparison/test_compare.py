@@ -23,6 +23,15 @@ def test_an_entry_is_a_method_with_options() -> None:
     assert len({Entry.parse(text).folder for text in ("vicregl:alpha=0.75", "vicregl:alpha=0.7", "vicregl")}) == 3
 
 
+def test_an_unregistered_method_takes_options_too() -> None:
+    place = "glocal.methods.vicregl:VICRegL"
+    assert Entry.parse(place) == Entry(place, place, {})
+    assert Entry.parse(f"{place}:alpha=.5,matches=[10,4]").options == {"alpha": 0.5, "matches": [10, 4]}
+    assert Entry.parse(f"{place}:alpha=.5").method == place
+    with pytest.raises(UsageError, match="did you mean alpha"):
+        Entry.parse(f"{place}:alpa=.5")
+
+
 @pytest.mark.parametrize(
     "text", ["vicregg", "vicregl:alpa=1", "vicregl:alpha", "vicregl:alpha=", "vicregl:matches=[10"]
 )

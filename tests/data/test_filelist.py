@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -83,3 +84,32 @@ def test_the_fingerprint_changes_with_a_file_and_not_with_time(tmp_path):
     changed = FileListSource(tmp_path / "list.txt").fingerprint()
     assert place == other[0] == changed[0]
     assert len({state, other[1], changed[1]}) == 3
+
+
+def test_further_columns_are_captions_and_groups(folder):
+    header = "image_path,patient,Label,caption,,Country"
+    text = f'{header}\nb c.png,7,dog,A dog,x,\na.png,10,cat,,,fr\n"sub/d, e.png",7,dog,,,fr\n'
+    source = FileListSource(write(folder, "list.csv", text))
+    assert (source.classes, source.labels.tolist()) == (["cat", "dog"], [1, 0, 1])
+    assert source.captions == ["A dog", None, None]
+    assert list(source.groups) == ["patient", "Country"]
+    assert (source.groups["patient"].names, source.groups["patient"].of.tolist()) == (["7", "10"], [0, 1, 0])
+    assert (source.groups["Country"].names, source.groups["Country"].of.tolist()) == (["fr"], [-1, 0, 0])
+    assert source.groups["Country"].of.dtype == np.int64
+
+
+def test_a_caption_over_two_lines(folder):
+    source = FileListSource(write(folder, "list.csv", 'path,caption\na.png,"one\ntwo, three"\nb c.png\n'))
+    assert source.captions == ["one\ntwo, three", None]
+    assert (source.labels, source.groups) == (None, None)
+
+
+def test_without_a_header_there_are_labels_only(folder):
+    source = FileListSource(write(folder, "list.csv", "a.png,cat,7\nb c.png,dog,8\n"))
+    assert (source.classes, source.groups, source.captions) == (["cat", "dog"], None, None)
+
+
+def test_an_empty_label_column_leaves_groups(folder):
+    source = FileListSource(write(folder, "list.csv", "path,label,video\na.png,,1\nb c.png,,2\n"))
+    assert source.labels is None
+    assert source.groups["video"].of.tolist() == [0, 1]

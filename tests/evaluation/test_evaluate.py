@@ -111,6 +111,18 @@ def test_every_task_says_what_it_does_in_one_line():
     assert find_task("knn") is tasks["knn"]
 
 
+def test_an_unregistered_task_goes_by_its_place(module_here, colours, made):
+    module_here(
+        "from glocal.evaluation import task\n\n\n"
+        '@task(needs="images")\ndef width(context, *, times=1):\n    return {"px": times * context.image_size}\n\n\n'
+        "def bare(context):\n    return {}\n"
+    )
+    options = {"tasks": ["mine:width"], "image_size": 64, "options": {"mine:width": {"times": 2}}}
+    assert evaluate_encoder(made.Cells(), colours, **options)["mine:width"] == {"px": 128}
+    with pytest.raises(UsageError, match=r"task 'mine:bare': `bare` lacks @task\(needs=...\)"):
+        find_task("mine:bare")
+
+
 def test_pixels_are_the_shrunken_image_and_the_patches():
     x = torch.randn(2, 3, 96, 100)
     encoder = Pixels(size=16, stride=16)

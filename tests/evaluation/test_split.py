@@ -3,8 +3,9 @@ import pickle
 import numpy as np
 import pytest
 
+from glocal.data import Subset
 from glocal.errors import UsageError
-from glocal.evaluation.split import Subset, held_out, same_classes, spread_over
+from glocal.evaluation.split import held_out, same_classes, spread_over
 
 
 def test_a_stratified_fifth():

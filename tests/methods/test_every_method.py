@@ -12,7 +12,7 @@ from torch import nn
 import glocal
 from glocal.backbones import build_backbone
 from glocal.methods import method_class, method_names, method_options, resolve_options
-from glocal.training import loop
+from glocal.training import optimizers
 from replications.evidence import checks, code_lines
 
 DATA = "parts:n=40,size=40"  # 2 steps an epoch
@@ -54,7 +54,7 @@ def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, tmp_path, mo
     assert not any(value.isnan().any() for value in state.values())
 
     steps = 0
-    schedule = loop.warmup_cosine
+    schedule = optimizers.warmup_cosine
 
     def pulled(*args):
         nonlocal steps
@@ -63,7 +63,7 @@ def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, tmp_path, mo
             raise Power
         return schedule(*args)
 
-    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
     with pytest.raises(Power):
         glocal.pretrain(DATA, out=str(stopped), checkpoint_steps=1, **settings(name))
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -40,6 +41,26 @@ def test_colours_do_not_depend_on_the_signs_of_the_basis():
     dense = torch.randn(2, 7, 6, 6).double()
     permuted = principal_colours(dense.flip(0)).flip(0)
     torch.testing.assert_close(principal_colours(dense), permuted)
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, -1), (1, -1, 1)])
+def test_a_colour_grows_with_the_feature_that_its_component_is_made_of(monkeypatch, signs):
+    dense = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 8, 8)))
+    tokens = torch.linalg.qr(dense.flatten(2)[0].T - dense.mean((0, 2, 3)))[0] * torch.tensor(
+        [2.0, 1.0, 4.0]
+    )  # no covariance
+    eigh = torch.linalg.eigh
+
+    def other_signs(x):  # as another LAPACK may give them
+        values, vectors = eigh(x)
+        return values, vectors * torch.tensor(signs)
+
+    monkeypatch.setattr(torch.linalg, "eigh", other_signs)
+    colours = principal_colours(tokens.T.reshape(1, 3, 8, 8)).flatten(2)[0]
+    for channel, feature in enumerate((2, 0, 1)):  # red is the widest
+        x = tokens[:, feature]
+        low, high = x.quantile(0.02), x.quantile(0.98)
+        torch.testing.assert_close(colours[channel], ((x - low) / (high - low)).clamp(0, 1))
 
 
 def test_a_constant_map_is_grey():

@@ -8,7 +8,7 @@ import torch
 
 import glocal
 from glocal.data import open_source
-from glocal.training import loop
+from glocal.training import loop, optimizers
 from glocal.views import Appearance, EpochPlan, Recipe, ViewLoader, two_views
 
 TINY = {
@@ -33,7 +33,7 @@ def test_resume_is_bit_exact(method, tmp_path, monkeypatch):
     few = {"swav": "prototypes", "deepcluster_v2": "prototypes"}.get(method, "clusters")
     options = {**TINY, few: 8, "method": method}
     whole = glocal.pretrain(DATA, out=str(tmp_path / "whole"), **options)
-    calls, step = 0, loop.warmup_cosine
+    calls, step = 0, optimizers.warmup_cosine
 
     def pulled(*args):
         nonlocal calls
@@ -42,7 +42,7 @@ def test_resume_is_bit_exact(method, tmp_path, monkeypatch):
             raise Power
         return step(*args)
 
-    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
     with pytest.raises(Power):
         glocal.pretrain(DATA, out=str(tmp_path / "stopped"), checkpoint_steps=7, **options)
     monkeypatch.undo()
@@ -80,7 +80,8 @@ def test_the_optimizer_forgets_what_starts_anew():
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
     method.top(method.body(torch.ones(1, 2))).sum().backward()
     optimizer.step()
-    loop._make_plan(method, SimpleNamespace(), optimizer, loop.Position(), None)
+    training = SimpleNamespace(method=method, optimizer=optimizer, at=loop.Position())
+    loop._Training.plan_epoch(training, SimpleNamespace())
     assert set(optimizer.state) == set(method.body.parameters())
 
 

@@ -16,7 +16,8 @@ import yaml
 from PIL import Image
 
 import glocal
-from glocal.training import TrainingStopped, online_eval, read_metrics
+from glocal.run import Run
+from glocal.training import TrainingStopped, online_eval
 
 TINY = {
     "method": "vicreg",
@@ -119,7 +120,7 @@ def test_accumulation_averages_the_gradients_of_micro_batches(photos, tmp_path, 
 
 def test_watch_sees_training_images_only_and_reports(photos, tmp_path):
     run = glocal.pretrain(str(photos), out=str(tmp_path / "run"), epochs=2, monitor_every=1, **TINY)
-    looked = [line for line in read_metrics(run) if "rank_pooled" in line]
+    looked = [line for line in Run(run).metrics() if "rank_pooled" in line]
     assert [line["epoch"] for line in looked] == [1, 2]
     assert all(0 <= line["knn_top1"] <= 1 and line["rank_dense"] >= 1 for line in looked)
     assert online_eval.IMAGES <= 1000
@@ -127,7 +128,7 @@ def test_watch_sees_training_images_only_and_reports(photos, tmp_path):
 
 def test_metrics_survive_a_half_written_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+    assert Run(tmp_path).metrics() == [{"step": 1, "loss": 2.0}]
 
 
 @pytest.mark.slow

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
 from glocal.methods import Optimization
 from glocal.training import LARS
-from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
+from glocal.training.optimizers import (
+    build_optimizer,
+    clip_per_parameter,
+    decay_at,
+    frozen_until,
+    set_rates,
+    warmup_cosine,
+)
 
 
 def test_lars_is_the_papers_update():
@@ -83,3 +91,72 @@ def test_each_gradient_is_clipped_by_itself():
 def test_frozen_parameters_by_the_beginning_of_their_names():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert frozen_until(module, {"1.": 7}) == [(module[1].weight, 7), (module[1].bias, 7)]
+
+
+def names_of(optimizer, module):
+    """The parameters' names of each group."""
+    name = {p: name for name, p in module.named_parameters()}
+    return [[name[p] for p in group["params"]] for group in optimizer.param_groups]
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.ModuleDict({"encoder": nn.Linear(3, 3), "head": nn.Linear(3, 3), "scores": nn.Linear(3, 2, bias=False)})
+
+
+@pytest.mark.parametrize("kind", ["lars", "adamw", "sgd"])
+def test_without_factors_the_groups_are_those_of_older_checkpoints(kind):
+    module = two_layers()
+    optimizer = build_optimizer(
+        module, Optimization(kind, lr=1.0, weight_decay=0.5, bias_lr_scale=0.1, no_momentum=("head",)), lr=0.2
+    )
+    weights, biases, light = (
+        ["encoder.weight", "scores.weight"],
+        ["encoder.bias"],
+        [["head.weight"], ["head.bias"]],
+    )
+    if kind == "adamw":  # has no momentum to leave out
+        weights, biases, light = ["encoder.weight", "head.weight", "scores.weight"], ["encoder.bias", "head.bias"], []
+    assert names_of(optimizer, module) == [weights, biases, *light]
+    assert [group["lr_share"] for group in optimizer.param_groups] == [1.0, 0.1, 1.0, 0.1][: 2 + len(light)]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0, 0.5, 0.0][: 2 + len(light)]
+    assert not any("constant" in group for group in optimizer.param_groups)
+    if light:
+        assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9, 0.0, 0.0]
+
+
+def test_rates_by_the_beginning_of_names():
+    module = two_layers()
+    spec = Optimization(
+        "adamw", lr=1.0, weight_decay=0.5, bias_lr_scale=0.1, final_lr=0.0, final_weight_decay=0.0,
+        lr_of={"s": 7.0, "scores": 50.0, "head": 2.0}, constant=("scores", "head.b"),
+    )  # fmt: skip
+    optimizer = build_optimizer(module, spec, lr=0.2)
+    assert names_of(optimizer, module)[0] == ["encoder.weight"]  # whose rate the log shows
+    assert sum(map(len, names_of(optimizer, module))) == 5
+    set_rates(optimizer, spec, 50, lr=0.2, steps=100, warmup_steps=0)
+    groups = zip(names_of(optimizer, module), optimizer.param_groups, strict=True)
+    rates = {name: (group["lr"], group["weight_decay"]) for names, group in groups for name in names}
+    assert rates == {
+        "encoder.weight": (pytest.approx(0.1), pytest.approx(0.25)),
+        "encoder.bias": (pytest.approx(0.01), 0.0),
+        "head.weight": (pytest.approx(0.2), pytest.approx(0.25)),
+        "head.bias": (pytest.approx(0.2 * 0.1 * 2), 0.0),
+        "scores.weight": (pytest.approx(0.2 * 50), pytest.approx(0.25)),
+    }
+    set_rates(optimizer, spec, 0, lr=0.2, steps=100, warmup_steps=9)
+    rates = {
+        name: group["lr"]
+        for names, group in zip(names_of(optimizer, module), optimizer.param_groups, strict=True)
+        for name in names
+    }
+    assert rates["encoder.weight"] == pytest.approx(0.02)
+    assert rates["scores.weight"] == pytest.approx(10.0)
+
+
+def test_an_older_checkpoint_loads_into_the_groups_and_is_set_right():
+    module, spec = two_layers(), Optimization("adamw", lr=1.0, weight_decay=0.5)
+    optimizer = build_optimizer(module, spec, lr=0.2)
+    optimizer.load_state_dict(build_optimizer(two_layers(), spec, lr=0.7).state_dict())
+    set_rates(optimizer, spec, 0, lr=0.3, steps=10, warmup_steps=0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.3, 0.3])

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import glocal
 from glocal.errors import UsageError
-from glocal.training import loop, read_metrics
+from glocal.run import Run
+from glocal.training import optimizers
 from glocal.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from glocal.training.precision import Autocast
 
@@ -60,7 +62,7 @@ class Power(Exception):
 def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, workers):
     out = tmp_path / "stopped"
     calls = 0
-    step = loop.warmup_cosine
+    step = optimizers.warmup_cosine
 
     def pulled(*args):
         nonlocal calls
@@ -69,14 +71,14 @@ def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, wor
             raise Power
         return step(*args)
 
-    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
     with pytest.raises(Power):
         glocal.pretrain(DATA, out=str(out), workers=workers, checkpoint_steps=2, **TINY)
     monkeypatch.undo()
     assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["position"]["step"] <= stop
     glocal.pretrain(resume=str(out), workers=(workers + 1) % 3, quiet=True)
     assert_identical(whole, out)
-    steps = [line["step"] for line in read_metrics(out) if "loss" in line]
+    steps = [line["step"] for line in Run(out).metrics() if "loss" in line]
     assert steps == sorted(set(steps)), "a step must stand once in metrics.jsonl"
 
 
@@ -125,7 +127,7 @@ def test_one_of_two_processes_is_interrupted_and_both_stop(tmp_path):
     command = [sys.executable, "-m", "glocal", "pretrain", DATA, f"--out={tmp_path / 'run'}", "--quiet"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not read_metrics(tmp_path / "run") and process.poll() is None and time.monotonic() < deadline:
+    while not Run(tmp_path / "run").metrics() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)  # to the first only
     _, err = process.communicate(timeout=240)
@@ -133,13 +135,19 @@ def test_one_of_two_processes_is_interrupted_and_both_stop(tmp_path):
     assert "resume with" in err
 
 
+def with_encoder(layer: torch.nn.Module) -> torch.nn.Module:
+    """As far as a checkpoint asks, a method."""
+    layer.encoder = SimpleNamespace(config={})
+    return layer
+
+
 def test_the_scale_of_losses_in_half_precision_is_part_of_a_checkpoint(tmp_path):
-    layer = torch.nn.Linear(2, 2)
+    layer = with_encoder(torch.nn.Linear(2, 2))
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     used, fresh = (Autocast("16-mixed", "cpu") for _ in range(2))
     used.scaler.load_state_dict(used.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7})
-    save_checkpoint(tmp_path, layer, optimizer, used, Position(step=3))
-    assert load_checkpoint(tmp_path, layer, optimizer, fresh).step == 3
+    save_checkpoint(Run(tmp_path), layer, optimizer, used, Position(step=3))
+    assert load_checkpoint(Run(tmp_path), layer, optimizer, fresh).step == 3
     assert fresh.state_dict() == used.state_dict()
 
 
@@ -149,4 +157,4 @@ def test_a_checkpoint_that_is_none_is_refused_in_one_line(tmp_path):
     for content in (b"", b"not a checkpoint", bytes(range(256))):
         (tmp_path / "checkpoints" / "last.pt").write_bytes(content)
         with pytest.raises(UsageError, match="cannot be resumed from"):
-            load_checkpoint(tmp_path, layer, torch.optim.SGD(layer.parameters()), Autocast("bf16-mixed", "cpu"))
+            load_checkpoint(Run(tmp_path), layer, torch.optim.SGD(layer.parameters()), Autocast("bf16-mixed", "cpu"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import glocal
-from glocal.training import loop
+from glocal.training import optimizers
 
 TINY = {
     "method": "co-dino", "backbone": "test_vit", "image_size": 32, "batch_size": 8, "epochs": 3, "precision": "32",
@@ -26,7 +26,7 @@ def state(run):
 
 def test_schedules_reach_the_optimizer_and_resume_is_bit_exact(tmp_path, monkeypatch):
     decays, last, moved = [], [], []
-    adamw_step, schedule = torch.optim.AdamW.step, loop.warmup_cosine
+    adamw_step, schedule = torch.optim.AdamW.step, optimizers.warmup_cosine
 
     def spy(self, *args, **kwargs):
         decays.append([group["weight_decay"] for group in self.param_groups])
@@ -57,10 +57,10 @@ def test_schedules_reach_the_optimizer_and_resume_is_bit_exact(tmp_path, monkeyp
             raise Power
         return schedule(*args)
 
-    monkeypatch.setattr(loop, "warmup_cosine", pulled)
+    monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
     with pytest.raises(Power):
         glocal.pretrain(DATA, out=str(tmp_path / "stopped"), checkpoint_steps=2, **TINY)
-    monkeypatch.setattr(loop, "warmup_cosine", schedule)
+    monkeypatch.setattr(optimizers, "warmup_cosine", schedule)
     resumed = glocal.pretrain(resume=str(tmp_path / "stopped"), quiet=True)
     one, other = state(whole)["method"], state(resumed)["method"]
     assert {"temperature", "heads.center", "local_heads.center", "heads.teacher.last"} <= one.keys()

@@ -57,10 +57,13 @@ def test_batch_moves_all_of_itself():
     view = View(torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 3), kept=torch.zeros(2, 5, dtype=torch.int64))
     support = Batch([view], torch.arange(2), label=torch.arange(2))
     batch = Batch([view, view], torch.arange(2), label=torch.arange(2), support=support, skipped=((1, "bad"),))
+    assert batch.extra == {}
+    batch.extra["actions"] = torch.zeros(2, 3)
     moved = batch.to("meta")
-    assert all(v.pixels.is_meta and v.affine.is_meta and v.kept.is_meta and v.time is None for v in moved.views)
+    assert all(v.pixels.is_meta and v.affine.is_meta and v.kept.is_meta for v in moved.views)
     assert moved.index.is_meta
     assert moved.label.is_meta
     assert moved.support.views[0].pixels.is_meta
     assert moved.support.label.is_meta
+    assert moved.extra["actions"].is_meta
     assert moved.skipped == batch.skipped

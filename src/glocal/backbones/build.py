@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from glocal.backbones.backbone import Backbone, Pool
-from glocal.backbones.registry import registered_backbone, registered_names
+from glocal.backbones.registry import check_model, registered_backbone, registered_names
 from glocal.backbones.weights import load_weights, read_weights
 from glocal.errors import UsageError
 
@@ -59,8 +59,8 @@ def build_backbone(
         required["output_stride"] = _timm_output_stride(output_stride, stem)
     if drop_path:
         required["drop_path_rate"] = drop_path
-    optional: dict[str, Any] = {"img_size": image_size, "dynamic_img_size": True}
-    model = _create(name, required, optional, download=pretrained is True)
+    optional: dict[str, Any] = {"num_classes": 0, "img_size": image_size, "dynamic_img_size": True}
+    model = check_model(_create(name, required, optional, download=pretrained is True), name)
     if stem == "cifar":
         _replace_stem(model, name)
     if pretrained and pretrained is not True:
@@ -123,7 +123,7 @@ def _create(name: str, required: dict[str, Any], optional: dict[str, Any], *, do
     create = registered_backbone(name) or partial(timm.create_model, name, pretrained=download)
     while True:
         try:
-            return create(num_classes=0, **required, **optional)
+            return create(**required, **optional)
         except TypeError as error:
             unknown = set(re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2]))
             if lacking := sorted(unknown & required.keys()):

@@ -1,11 +1,9 @@
-"""A trained encoder on disk: `encoder.safetensors` (timm's own names) and `encoder.json` (how to rebuild it)."""
+"""A trained encoder on disk: its weights, under timm's own names, and how to rebuild it."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
-from collections.abc import Callable
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,10 @@ from safetensors.torch import save_file
 
 from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone
-from glocal.backbones.weights import load_weights, read_weights
-from glocal.errors import UsageError
-
-WEIGHTS = "encoder.safetensors"
-DESCRIPTION = "encoder.json"
+from glocal.backbones.weights import encoder_weights, load_weights, read_weights
+from glocal.errors import UsageError, did_you_mean
+from glocal.plugins import refuse_untrusted
+from glocal.run import Run, write_atomically
 
 
 def save_encoder(backbone: Backbone, directory: str | Path, **extra: Any) -> None:
@@ -30,8 +27,7 @@ def save_encoder(backbone: Backbone, directory: str | Path, **extra: Any) -> Non
         directory: made if absent.
         extra: JSON values to keep with it (method, step, ...), under "extra".
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    weights, about = Run(directory).encoder_files
     description = {
         "name": backbone.name,
         "config": backbone.config,
@@ -46,11 +42,11 @@ def save_encoder(backbone: Backbone, directory: str | Path, **extra: Any) -> Non
     }
     text = json.dumps(description, indent=2) + "\n"
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.model.state_dict().items()}
-    _write(directory / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    _write(directory / DESCRIPTION, lambda path: path.write_text(text))
+    write_atomically(weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_atomically(about, text)
 
 
-def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone:
+def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
     """An encoder from anywhere, in eval mode.
 
     Args:
@@ -67,42 +63,44 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None) -> Backbone
         if kind not in ("", "random"):
             raise UsageError(f"unknown encoder '{spec}'; write timm:{name} or timm:{name}:random")
         return build_backbone(name, pretrained=not kind, image_size=image_size).eval()
-    directory = _directory(Path(spec))
+    run = _place(Path(spec))
+    weights, about = run.encoder_files
+    if run.has_encoder:
+        config: Any = run.encoder().get("config")
+        tensors = read_weights(weights)
+    else:
+        about = weights = run.checkpoint_file
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        config, tensors = state.get("encoder"), encoder_weights(state)
+        step = state["position"]["step"]
+        print(f"{run} has not finished: the encoder of its last checkpoint, step {step:,}, is taken", file=sys.stderr)
     try:
-        config = json.loads((directory / DESCRIPTION).read_text())["config"]
         config = {**config, "image_size": image_size or config["image_size"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{directory / DESCRIPTION} is damaged ({error!r}); export the encoder again") from error
+        name = str(config["name"])
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"{about} does not say how to build the encoder; export it again, or resume the run"
+        ) from error
+    consent = f"glocal.load({str(spec)!r}, trust_code=True)"
+    refuse_untrusted([name], origin=about, trust_code=trust_code, command=consent)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: loading must not move the generator
         backbone = build_backbone(**config)
-    path = directory / WEIGHTS
-    load_weights(backbone.model, read_weights(path), origin=path, minimum=1.0)
+    load_weights(backbone.model, tensors, origin=weights, minimum=1.0)
     return backbone.eval()
 
 
-def _directory(path: Path) -> Path:
-    """The directory that holds both files."""
+def _place(path: Path) -> Run:
+    """Where there is an encoder: a finished one, or that of a run's last checkpoint."""
     if path.suffix == ".safetensors" and path.is_file():
-        if (path.parent / DESCRIPTION).is_file():
-            return path.parent
-        raise UsageError(f"no {DESCRIPTION} beside {path}; build_backbone(NAME, pretrained=PATH) loads bare weights")
+        if Run(path.parent).has_encoder:
+            return Run(path.parent)
+        raise UsageError(f"no description beside {path}; build_backbone(NAME, pretrained=PATH) loads bare weights")
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give a run directory, or timm:NAME"
-        raise UsageError(f"no encoder at {path}; {hint}")
-    if path.is_dir() and (path / WEIGHTS).is_file() and (path / DESCRIPTION).is_file():
-        return path
-    if (path / "config.yaml").is_file():
-        raise UsageError(f"the run {path} has no encoder yet, so it has not finished; continue it with --resume {path}")
-    raise UsageError(f"{path} holds no encoder ({WEIGHTS} and {DESCRIPTION}); give a run directory")
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        hint = did_you_mean(path.name, siblings, otherwise="; give a run directory, or timm:NAME")
+        raise UsageError(f"no encoder at {path}{hint}")
+    run = Run(path)
+    if run.has_encoder or run.has_checkpoint:
+        return run
+    names = " and ".join(file.name for file in run.encoder_files)
+    raise UsageError(f"{path} holds no encoder ({names}) and no checkpoint; give a run directory")

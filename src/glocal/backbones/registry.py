@@ -1,25 +1,24 @@
-"""Backbones that timm lacks, ours and third-party ones alike, under the entry-point group `glocal.backbones`.
+"""Backbones that timm lacks, ours and others' (`glocal.plugins`), and what makes one.
 
-One that is not registered, an experiment's, is named by where it is: "mypackage.file:function".
-
-An entry is a function of keyword arguments (`num_classes=0`, and what else it knows of `drop_path_rate`,
-`output_stride` and `img_size`) that gives a module with what a timm model has: `forward_features`, `forward_head`,
-`pretrained_cfg` with "input_size", "mean" and "std".
+It is a function of keyword arguments (what it knows of `num_classes`, which is 0, `drop_path_rate`, `output_stride`,
+`img_size`) that gives a module with what a timm model has: `forward_features`, `forward_head`, and `pretrained_cfg`
+with "input_size", "mean" and "std".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from torch import nn
 
 from glocal.errors import UsageError
+from glocal.plugins import GUIDE, find, names
 
 
 def registered_names() -> list[str]:
     """Their names, sorted."""
-    return sorted({point.name for point in entry_points(group="glocal.backbones")})
+    return names("backbones")
 
 
 def registered_backbone(name: str) -> Callable[..., nn.Module] | None:
@@ -28,10 +27,20 @@ def registered_backbone(name: str) -> Callable[..., nn.Module] | None:
     Raises:
         UsageError: for a place where there is none.
     """
-    if ":" in name:
-        try:
-            return EntryPoint(name, name, "glocal.backbones").load()
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"no backbone at '{name}', which should be module:function ({error})") from error
-    found = next(iter(entry_points(group="glocal.backbones", name=name)), None)
-    return found.load() if found else None
+    return find("backbones", name) if ":" in name or name in registered_names() else None
+
+
+def check_model(model: Any, name: str) -> nn.Module:
+    """The model, if it has what `Backbone` asks of it.
+
+    Raises:
+        UsageError: to its author, if not.
+    """
+    lacking = [part for part in ("forward_features", "forward_head", "pretrained_cfg") if not hasattr(model, part)]
+    if not lacking:
+        lacking = [
+            f"pretrained_cfg[{key!r}]" for key in ("input_size", "mean", "std") if key not in model.pretrained_cfg
+        ]
+    if lacking:
+        raise UsageError(f"backbone '{name}': `{type(model).__name__}` lacks `{lacking[0]}` ({GUIDE})")
+    return model

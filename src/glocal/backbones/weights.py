@@ -6,12 +6,14 @@ import logging
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from glocal.errors import UsageError
+from glocal.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "encoder.safetensors"
+        run = Run(path)
+        path = run.encoder_files[0]
+        if not run.has_encoder and run.has_checkpoint:
+            path = run.checkpoint_file
+            print(f"{run} has not finished: the encoder of its last checkpoint is taken", file=sys.stderr)
     if not path.is_file():
         raise UsageError(f"no weights at {path}; give a .safetensors, .pth or .pt file")
     try:
@@ -36,6 +42,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise UsageError(
             f"cannot read weights from {path}: damaged, or more than a plain state dict ({reason})"
         ) from error
+    if isinstance(state, dict) and "method" in state and "position" in state:
+        return encoder_weights(state)
     for key in ("state_dict", "model_state_dict", "model", "teacher", "encoder", "backbone"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -45,6 +53,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise UsageError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
     return tensors
+
+
+def encoder_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The encoder's tensors in a run's checkpoint, under timm's names."""
+    start = "encoder.model."
+    method = checkpoint["method"]
+    return {name.removeprefix(start): value for name, value in method.items() if name.startswith(start)}
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Path, minimum: float = 0.8) -> None:

@@ -44,7 +44,7 @@ class Budget:
             amount = 0.0
         if not found or amount <= 0:
             raise UsageError(
-                f"--budget {text} is no budget; write time (90s, 20m, 2h), epochs (50ep) or images (1e6img)"
+                f"--budget {text} is no amount of training; write time (90s, 20m, 2h), epochs (50ep), images (1e6img)"
             )
         unit, factor = SUFFIXES[found[2]]
         return cls(amount * factor, unit)

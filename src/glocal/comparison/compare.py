@@ -16,13 +16,16 @@ from glocal.comparison.budget import Budget
 from glocal.comparison.entry import Entry
 from glocal.comparison.measure import train
 from glocal.comparison.page import write_page
+from glocal.config import PretrainConfig
 from glocal.data import open_source
+from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels
 from glocal.methods import method_class
-from glocal.pipeline import BACKBONE_OPTIONS, score, write_json
-from glocal.training import read_metrics
-from glocal.training.plan import Plan, decide_sizes, finer_stride
+from glocal.pipeline.conclude import score
+from glocal.pipeline.prepare import measure_stride
+from glocal.run import Run, write_json
+from glocal.training import resolve, this_machine
 
 CALIBRATION_STEPS = 21  # rates are logged at steps 1, 10 and 20; the first holds the start
 
@@ -67,7 +70,7 @@ def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say:
     """
     budget = Budget.parse(protocol.budget)
     source = open_source(protocol.data)
-    shared = _settle(protocol, entries, len(source), out)
+    shared = _settle(protocol, entries, source, out)
     for seed in range(protocol.seeds):
         for entry in entries:
             path = out / "runs" / f"{entry.folder}-{seed}"
@@ -88,7 +91,7 @@ def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say:
                 file = path.with_suffix(path.suffix + ".yaml")
                 file.write_text(yaml.safe_dump(settings, sort_keys=False))
                 cost = train(file, path)
-                scores = _score(load_encoder(str(path)).eval(), protocol, settings["image_size"], seed)
+                scores = _score(load_encoder(str(path), trust_code=True).eval(), protocol, settings["image_size"], seed)
                 write_json(
                     done, {"entry": entry.text, "seed": seed, "steps": steps, "cost": asdict(cost), "scores": scores}
                 )
@@ -106,7 +109,7 @@ def _results(out: Path) -> dict[str, list[dict[str, Any]]]:
     return results
 
 
-def _settle(protocol: Protocol, entries: list[Entry], images: int, out: Path) -> dict[str, Any]:
+def _settle(protocol: Protocol, entries: list[Entry], source: ImageSource, out: Path) -> dict[str, Any]:
     """Write the protocol and what it leaves to be decided, or find the same one written; give what was decided.
 
     Methods that are added later take what was decided for the first ones.
@@ -121,29 +124,17 @@ def _settle(protocol: Protocol, entries: list[Entry], images: int, out: Path) ->
                 f"{out} holds a comparison with other {', '.join(different)} (see {path}); choose another --out"
             )
         return stands["decided"]
-    open_ones = dict.fromkeys(("preset", "epochs", "monitor_every", "workers", "precision", "batch_size"))
-    plan = Plan({**open_ones, "accelerator": "auto", "devices": 1, **protocol.settings})
-    decide_sizes(plan, images, 1)
-    decided = {name: plan.config[name] for name in ("batch_size", "workers", "precision")}
-    decided["output_stride"] = _stride(plan, entries)
-    decided["compile"] = False  # not as the clock says, for each method and seed anew
+    finest = max(entries, key=lambda entry: method_class(entry.method).least_cells)
+    config = PretrainConfig(method=finest.method, **protocol.settings)
+    machine = this_machine(config.accelerator)
+    if least := method_class(finest.method).least_cells:
+        machine = measure_stride(config, machine, least)
+    resolved = resolve(config, source, machine)[0].config
+    decided = {name: getattr(resolved, name) for name in ("batch_size", "workers", "precision", "output_stride")}
+    decided["compile"] = False  # else measured for each method and seed anew
     (out / "runs").mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(wanted | {"decided": decided}, sort_keys=False))
     return decided
-
-
-def _stride(plan: Plan, entries: list[Entry]) -> int | None:
-    """One output stride for all, fine enough for the method that needs the finest map."""
-    least = max(getattr(method_class(entry.method), "least_cells", 0) for entry in entries)
-    options = {name: plan.config[name] for name in BACKBONE_OPTIONS if name in plan.config} | {"pretrained": False}
-    with torch.random.fork_rng():
-        finer = finer_stride(plan, build_backbone(plan.config["backbone"], **options).stride, least)
-        try:
-            if finer is not None:
-                build_backbone(plan.config["backbone"], **options | {"output_stride": finer})
-        except UsageError:  # this architecture cannot dilate
-            finer = None
-    return finer or plan.config["output_stride"]
 
 
 def _steps(entry: Entry, settings: dict[str, Any], budget: Budget, images: int, out: Path) -> int:
@@ -152,11 +143,11 @@ def _steps(entry: Entry, settings: dict[str, Any], budget: Budget, images: int, 
         return budget.steps(images, settings["batch_size"], 0.0)
     path = out / "runs" / f"{entry.folder}-speed"
     file = path.with_suffix(path.suffix + ".yaml")
-    if not any(line.get("step") == CALIBRATION_STEPS - 1 for line in read_metrics(path)):
+    if not any(line.get("step") == CALIBRATION_STEPS - 1 for line in Run(path).metrics()):
         shutil.rmtree(path, ignore_errors=True)  # interrupted: what is gone on with has to start its workers again
         file.write_text(yaml.safe_dump(settings | {"max_steps": CALIBRATION_STEPS, "epochs": 10**6}, sort_keys=False))
         train(file, path)
-    rate = next(line["images_per_second"] for line in read_metrics(path) if line.get("step") == CALIBRATION_STEPS - 1)
+    rate = next(line["images_per_second"] for line in Run(path).metrics() if line.get("step") == CALIBRATION_STEPS - 1)
     return budget.steps(images, settings["batch_size"], settings["batch_size"] / rate)
 
 
@@ -176,7 +167,7 @@ def _baselines(protocol: Protocol, shared: dict[str, Any], out: Path) -> dict[st
             encoder = build_backbone(
                 options["backbone"],
                 pool="mean",
-                **{n: options[n] for n in BACKBONE_OPTIONS if n in options and n != "pretrained"},
+                **{n: options[n] for n in ("image_size", "stem", "output_stride") if n in options},
             ).eval()
         pixels = Pixels(stride=encoder.stride, image_size=options["image_size"])
         found = {

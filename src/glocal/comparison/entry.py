@@ -10,6 +10,7 @@ import yaml
 
 from glocal.errors import UsageError
 from glocal.methods import method_class, resolve_options
+from glocal.plugins import split
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Entry:
 
     Attributes:
         text: as a person writes it: "vicregl" or "vicregl:alpha=0.75,matches=[10,4]".
-        method: the registered name.
+        method: its name, or "module:Class".
         options: of the method's constructor.
     """
 
@@ -28,12 +29,12 @@ class Entry:
 
     @classmethod
     def parse(cls, text: str) -> Entry:
-        """Read "METHOD" or "METHOD:OPTION=VALUE,...", values as in YAML.
+        """Read "METHOD" or "METHOD:OPTION=VALUE,...", values as in YAML; METHOD may be "module:Class".
 
         Raises:
             UsageError: for an unknown method or option, or a pair that is none.
         """
-        method, _, rest = text.partition(":")
+        method, rest = split("methods", text)
         known = method_class(method)
         options: dict[str, Any] = {}
         for pair in re.split(r",(?![^\[(]*[\])])", rest) if rest else []:

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from glocal.pipeline import write_json
+from glocal.run import write_json
 
 COLUMNS = (
     ("knn", "top1", "kNN"),

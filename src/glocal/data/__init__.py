@@ -3,21 +3,29 @@
 from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
 from glocal.data.folder import FolderSource
-from glocal.data.open import describe, has_split, open_source
+from glocal.data.images import RawImage
+from glocal.data.open import code_of, describe, describe_spec, has_split, open_source
 from glocal.data.parts import PartsSample, PartsWorld
-from glocal.data.source import ImageSource, OpenImage, Unreadable
+from glocal.data.source import Groups, ImageSource, OpenImage, Unreadable
+from glocal.data.subset import Subset, split_by
 
 __all__ = [
     "ArraySource",
     "ConcatSource",
     "FileListSource",
     "FolderSource",
+    "Groups",
     "ImageSource",
     "OpenImage",
     "PartsSample",
     "PartsWorld",
+    "RawImage",
+    "Subset",
     "Unreadable",
+    "code_of",
     "describe",
+    "describe_spec",
     "has_split",
     "open_source",
+    "split_by",
 ]

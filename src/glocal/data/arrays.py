@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.source import ImageSource, OpenImage, fingerprint
+from glocal.data.source import Groups, ImageSource, OpenImage, fingerprint
 from glocal.errors import UsageError
 
 
@@ -26,6 +26,7 @@ class ArraySource:
     mask_classes: list[str] | None = None
     ignore_index: int | None = None
     note = ""
+    groups = captions = None
 
     def __init__(self, images: Any, labels: Any = None, *, classes: Sequence[str] | None = None, name: str = "array"):
         channels_first = hasattr(images, "detach")  # torch's habit
@@ -72,7 +73,8 @@ class ArraySource:
 class ConcatSource:
     """Several collections one after the other.
 
-    Labels remain when all parts have the same classes, masks when all have masks of the same classes.
+    Labels remain when all parts have the same classes, masks when all have masks of the same classes. Groups of one
+    name are one group, and unknown in parts that lack the column.
     """
 
     def __init__(self, sources: Sequence[ImageSource]):
@@ -89,6 +91,10 @@ class ConcatSource:
         labelled = len(labels) == len(self.sources)
         self.labels = np.concatenate(labels) if labelled else None
         self.classes = first.classes if labelled else None
+        columns = dict.fromkeys(column for source in self.sources for column in source.groups or {})
+        self.groups = {column: _joined(self.sources, column) for column in columns} or None
+        captions = [text for source in self.sources for text in source.captions or [None] * len(source)]
+        self.captions = captions if any(captions) else None
         legends = [(source.has_masks, source.mask_classes, source.ignore_index) for source in self.sources]
         self.has_masks = all(legend == (True, first.mask_classes, first.ignore_index) for legend in legends)
         self.mask_classes = first.mask_classes if self.has_masks else None
@@ -127,3 +133,11 @@ class ConcatSource:
             raise IndexError(i)
         part = int(np.searchsorted(self._ends, i, side="right"))
         return self.sources[part], i - (int(self._ends[part - 1]) if part else 0)
+
+
+def _joined(sources: Sequence[ImageSource], column: str) -> Groups:
+    """The groups of all images, numbered anew."""
+    parts = [(source.groups or {}).get(column, Groups([], np.full(len(source), -1))) for source in sources]
+    number = {name: k for k, name in enumerate(dict.fromkeys(name for part in parts for name in part.names))}
+    of = [np.array([*(number[name] for name in part.names), -1])[part.of] for part in parts]  # -1 finds the last
+    return Groups(list(number), np.concatenate(of))

@@ -9,9 +9,11 @@ import numpy as np
 
 from glocal.data.images import EncodedImage, open_image
 from glocal.data.paths import existing, state_of
+from glocal.data.source import Groups
 from glocal.errors import UsageError
 
-_HEADERS = ("path", "file", "filename", "image", "filepath")
+_PATHS = ("path", "file", "filename", "image", "filepath", "image_path")
+_LABELS = ("label", "class")
 
 
 class FileListSource:
@@ -19,8 +21,10 @@ class FileListSource:
 
     Args:
         path: a .txt file with one path a line (empty lines and lines that start with # are skipped), or a .csv file
-            with a path and, optionally, a label in each row; a first row that starts with `path`, `file`, `filename`
-            or `image` is a header.
+            with a path and, optionally, a label in each row. A first row that starts with `path`, `file`, `filename`,
+            `image`, `filepath` or `image_path` is a header, under which there may be more: the labels are in the column
+            `label` or `class`, else in the second one; captions in `caption`; every other named column is one of
+            `groups`, unknown where empty.
 
     Raises:
         UsageError: if the list is empty, or names a file that is not there, or some rows have a label and others none.
@@ -30,22 +34,33 @@ class FileListSource:
     mask_classes: list[str] | None = None
     ignore_index: int | None = None
     note = ""
+    classes: list[str] | None = None
+    labels: np.ndarray | None = None
 
     def __init__(self, path: str | Path):
         path = existing(Path(path))
         self.path, self.folder, self.name = path, path.parent, path.stem
-        rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_txt(path)
+        header, rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_txt(path)
         if not rows:
             raise UsageError(f"{path} names no images: expected one path a line")
-        missing = [(line, file) for line, file, _ in rows if not (self.folder / file).is_file()]
+        self.files, lines = [cells[0] for _, cells in rows], [line for line, _ in rows]
+        missing = [(line, cells[0]) for line, cells in rows if not (self.folder / cells[0]).is_file()]
         if missing:
             line, file = missing[0]
             raise UsageError(
                 f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {file} "
                 f"(relative paths start from {self.folder})"
             )
-        self.files = [file for _, file, _ in rows]
-        self.classes, self.labels = _labels(path, rows)
+        columns = {name: [cells[k] for _, cells in rows] for k, name in enumerate(header[1:], start=1)}
+        by_word = {name.lower(): name for name in columns}
+        captions = columns.pop(by_word.get("caption", "caption"), [])
+        self.captions = [caption or None for caption in captions] if any(captions) else None
+        labels = columns.pop(next((by_word[word] for word in _LABELS if word in by_word), [*header, ""][1]), [])
+        if any(labels):
+            if "" in labels:
+                raise UsageError(f"{path}: line {lines[labels.index('')]} has no label, others do")
+            self.classes, self.labels = _numbered(labels)
+        self.groups = {name: Groups(*_numbered(cells)) for name, cells in columns.items() if name} or None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -67,15 +82,18 @@ class FileListSource:
         raise UsageError(f"{self.name} has no masks: only folders with images/ and masks/ do")
 
 
-def _read_txt(path: Path) -> list[tuple[int, str, str]]:
+def _read_txt(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, which is ours, and (line, cells) of each row."""
     lines = enumerate(_text(path).splitlines(), start=1)
-    return [(k, line.strip(), "") for k, line in lines if line.strip() and not line.startswith("#")]
+    return ["path"], [(k, [line.strip()]) for k, line in lines if line.strip() and not line.startswith("#")]
 
 
-def _read_csv(path: Path) -> list[tuple[int, str, str]]:
-    reader = csv.reader(_text(path).splitlines())
-    rows = [(reader.line_num, row[0].strip(), "".join(row[1:2]).strip()) for row in reader if row and row[0].strip()]
-    return rows[1:] if rows and rows[0][1].lower() in _HEADERS else rows
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, the file's own or ours, and (line, cells) of each row, as many cells as the header has."""
+    reader = csv.reader(_text(path).splitlines(keepends=True))
+    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row and row[0].strip()]
+    header = rows.pop(0)[1] if rows and rows[0][1][0].lower() in _PATHS else ["path", "label"]
+    return header, [(line, (cells + [""] * len(header))[: len(header)]) for line, cells in rows]
 
 
 def _text(path: Path) -> str:
@@ -85,14 +103,9 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path} is not a text file in UTF-8") from error
 
 
-def _labels(path: Path, rows: list[tuple[int, str, str]]) -> tuple[list[str] | None, np.ndarray | None]:
-    """Class names in alphabetical order (numbers by value), and their positions."""
-    names = [label for _, _, label in rows]
-    if not any(names):
-        return None, None
-    if "" in names:
-        raise UsageError(f"{path}: line {rows[names.index('')][0]} has no label, others do")
-    unique = set(names)
-    classes = sorted(unique, key=int) if all(name.isdecimal() for name in unique) else sorted(unique)
-    position = {name: k for k, name in enumerate(classes)}
-    return classes, np.array([position[name] for name in names], dtype=np.int64)
+def _numbered(names: list[str]) -> tuple[list[str], np.ndarray]:
+    """The different names in alphabetical order (numbers by value), and the position of each there, -1 of ''."""
+    unique = {*names} - {""}
+    ordered = sorted(unique, key=int) if all(name.isdecimal() for name in unique) else sorted(unique)
+    position = {name: k for k, name in enumerate(ordered)}
+    return ordered, np.array([position.get(name, -1) for name in names], dtype=np.int64)

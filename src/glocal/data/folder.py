@@ -42,6 +42,8 @@ class FolderSource:
         UsageError: if the folder, the split, or any image in it is missing.
     """
 
+    groups = captions = None
+
     def __init__(self, root: str | Path, split: str | None = None):
         self.root = existing(Path(root))
         self.name = self.root.resolve().name

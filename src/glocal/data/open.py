@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from glocal import plugins
 from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
 from glocal.data.folder import SPLITS, FolderSource, folder_splits
 from glocal.data.images import EXTENSIONS
-from glocal.data.parts import SPLIT_NAMES as PARTS_SPLITS
-from glocal.data.parts import PartsWorld
 from glocal.data.paths import existing
 from glocal.data.source import ImageSource, Unreadable
-from glocal.data.torchvision import TorchvisionSource, torchvision_splits
 from glocal.errors import UsageError
+
+_LEFT_OUT: dict[str, Any] = {
+    "classes": None,
+    "labels": None,
+    "has_masks": False,
+    "mask_classes": None,
+    "ignore_index": None,
+    "note": "",
+}
+"""What a collection is taken to say where it says nothing."""
 
 
 def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
     """The collection of images that `spec` means.
 
     Args:
-        spec: a folder, a list of files (.txt or .csv), `torchvision:NAME` or `torchvision:NAME:ROOT`, `parts` or
-            `parts:key=value,...` (`PartsWorld`), a uint8 array (N, H, W, 3), a collection (returned as it is), or a
-            list of these, one after the other.
+        spec: a folder, a list of files (.txt or .csv), a uint8 array (N, H, W, 3), a collection (returned as it is,
+            see `complete`), a plug-in as `NAME`, `NAME:ARGUMENT`, `module:attribute` or `module:attribute:ARGUMENT`
+            (`parts:n=500`, `torchvision:CIFAR10:ROOT`, `mine:Cells`), or a list of these, one after the other. A text
+            with a colon is a path where one exists; a folder that is called like a plug-in is given as ./NAME.
         split: "train", "val" or "test". None means what to pretrain on: train where there are splits, else everything.
 
     Raises:
@@ -38,18 +49,16 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
         parts = [open_source(part, split=split) for part in spec]
         return parts[0] if len(parts) == 1 else ConcatSource(parts)
     if split is not None and not has_split(spec, split):
-        if _kind(spec) == "folder":
+        if not _plugin(spec) and _kind(spec) == "folder":
             FolderSource(spec, split)  # says which splits there are
-        raise UsageError(f"{_describe_spec(spec)} has no split {split!r}")
+        raise UsageError(f"{describe_spec(spec) or f'this {type(spec).__name__}'} has no split {split!r}")
+    if plugin := _plugin(spec):
+        return _opened(*plugin, split)
     match _kind(spec):
         case "source":
-            return spec
+            return complete(spec, f"this {type(spec).__name__}")
         case "array":
             return ArraySource(spec)
-        case "parts":
-            return PartsWorld.from_spec(str(spec), split=split or "train")
-        case "torchvision":
-            return TorchvisionSource(str(spec).partition(":")[2], split)
         case "list":
             return _usable(FileListSource(spec), spec)
         case _:
@@ -60,15 +69,11 @@ def has_split(spec: Any, split: str) -> bool:
     """Whether `open_source(spec, split=split)` would find that split; for a list, in all of its parts."""
     if isinstance(spec, list | tuple):
         return all(has_split(part, split) for part in spec)
-    match _kind(spec):
-        case "parts":
-            return split in PARTS_SPLITS
-        case "torchvision":
-            return split in torchvision_splits(str(spec).split(":")[1])
-        case "folder":
-            return split in folder_splits(spec)
-        case _:
-            return False
+    if plugin := _plugin(spec):
+        name, argument = plugin
+        splits = getattr(plugins.find("sources", name), "splits", ())
+        return split in (splits(argument) if callable(splits) else splits)
+    return _kind(spec) == "folder" and split in folder_splits(spec)
 
 
 def describe(source: ImageSource) -> str:
@@ -82,14 +87,88 @@ def describe(source: ImageSource) -> str:
     return text + (f"; {source.note}" if source.note else "")
 
 
+def describe_spec(spec: Any) -> str | list[str] | None:
+    """What config.yaml can say of a data spec: text that opens the same; None for what is in memory."""
+    if isinstance(spec, list | tuple):
+        parts = [part for part in spec if isinstance(part, str | Path)]
+        return [str(part) for part in parts] if len(parts) == len(spec) else None
+    return str(spec) if isinstance(spec, str | Path) else None
+
+
+def code_of(spec: Any) -> list[str]:
+    """The places "module:attribute" that opening a data spec would import: see `plugins.refuse_untrusted`."""
+    if isinstance(spec, list | tuple):
+        return [name for part in spec for name in code_of(part)]
+    plugin = _plugin(spec)
+    return [plugin[0]] if plugin and ":" in plugin[0] else []
+
+
+def complete(source: Any, said: str) -> ImageSource:
+    """The collection itself, given what it may leave out: all of `ImageSource` but `__len__`, `key` and `open`.
+
+    Args:
+        source: a collection; changed in place.
+        said: what to call it in messages.
+
+    Raises:
+        UsageError: to its author, if it breaks the contract of `ImageSource`.
+    """
+    breach = next((f"lacks `{name}`" for name in ("__len__", "key", "open") if not hasattr(source, name)), None)
+    if breach is None:
+        for attribute, value in {"name": type(source).__name__, **_LEFT_OUT}.items():
+            if not hasattr(source, attribute):
+                vars(source)[attribute] = value
+        breach = _breach(source)
+    if breach is not None:
+        raise UsageError(f"{said}: `{type(source).__name__}` {breach} ({plugins.GUIDE})")
+    return source
+
+
+def _breach(source: ImageSource) -> str | None:
+    """What in a complete collection is not as `ImageSource` has it, for its author."""
+    labels, number = source.labels, len(source)
+    if labels is not None:
+        if not isinstance(labels, np.ndarray) or labels.shape != (number,) or labels.dtype.kind not in "iu":
+            return f"has `labels` that are no array of {number} integers, one for each image"
+        if source.classes is None or labels.max(initial=-1) >= len(source.classes):
+            return "has `labels` for which `classes` has no names"
+    if source.has_masks and not hasattr(source, "mask"):
+        return "lacks `mask`, with `has_masks`"
+    try:
+        image = source.open(0) if number else None
+    except Unreadable:
+        return None
+    if image is not None and not (hasattr(image, "size") and hasattr(image, "decode")):
+        return f"opens a {type(image).__name__}, without `size` and `decode`: wrap it in glocal.data.RawImage"
+    return None
+
+
+def _opened(name: str, argument: str, split: str | None) -> ImageSource:
+    """The collection that a plug-in is, or makes of its argument and, where it has `splits`, of the split."""
+    found, said = plugins.find("sources", name), f"source '{name}'"
+    ready = hasattr(found, "open") and not isinstance(found, type)
+    make = (lambda: found) if ready else found
+    given, options = [argument] if argument else [], {"split": split} if hasattr(make, "splits") else {}
+    try:
+        inspect.signature(make).bind(*given, **options)
+    except TypeError as error:
+        how = "takes no argument" if argument else f"is not opened by its name alone: give {name}:ARGUMENT"
+        raise UsageError(f"{said} {how} ({error})") from error
+    return complete(make(*given, **options), said)
+
+
+def _plugin(spec: Any) -> tuple[str, str] | None:
+    """The plug-in that a text names and its argument; None for all else. A single letter before a colon is a drive."""
+    if not isinstance(spec, str) or (":" in spec and Path(spec).exists()):
+        return None
+    name, argument = plugins.split("sources", spec)
+    known = name in plugins.names("sources") or re.fullmatch(r"[^\W\d][\w.]+:[^\W\d][\w.]*", name)
+    return (name, argument) if known else None
+
+
 def _kind(spec: Any) -> str:
     if isinstance(spec, str | Path):
-        text = str(spec)
-        if text == "parts" or text.startswith("parts:"):
-            return "parts"
-        if text.startswith("torchvision:"):
-            return "torchvision"
-        path = existing(Path(text))
+        path = existing(Path(spec))
         if path.is_dir():
             return "folder"
         if path.suffix.lower() in (".txt", ".csv"):
@@ -99,10 +178,11 @@ def _kind(spec: Any) -> str:
         raise UsageError(f"{path} is neither a folder nor a list of files (.txt or .csv)")
     if isinstance(spec, np.ndarray) or hasattr(spec, "detach"):
         return "array"
-    if hasattr(spec, "open") and hasattr(spec, "key") and hasattr(spec, "__len__"):
+    if hasattr(spec, "open") or hasattr(spec, "key"):
         return "source"
     raise UsageError(
-        f"cannot read images from a {type(spec).__name__}: give a folder, a list file, an array, or `parts`"
+        f"cannot read images from a {type(spec).__name__}: give a folder, a list file, an array, `parts`, or a"
+        " collection with __len__, key and open"
     )
 
 
@@ -121,7 +201,3 @@ def _usable(source: FolderSource | FileListSource, where: str | Path) -> ImageSo
 
 def _some(names: Sequence[str], shown: int = 3) -> str:
     return ", ".join(names) if len(names) <= shown + 1 else f"{', '.join(names[:shown])}, …"
-
-
-def _describe_spec(spec: Any) -> str:
-    return str(spec) if isinstance(spec, str | Path) else f"this {type(spec).__name__}"

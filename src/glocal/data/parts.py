@@ -97,6 +97,7 @@ class PartsWorld:
     has_masks = True
     ignore_index: int | None = None
     note = ""
+    groups = captions = None
 
     def __init__(
         self,
@@ -123,22 +124,6 @@ class PartsWorld:
         self.classes: list[str] | None = list(_PLANS)[:classes]
         self.labels: np.ndarray | None = np.arange(n, dtype=np.int64) % classes
         self.mask_classes: list[str] | None = ["background", *PART_NAMES]
-
-    @classmethod
-    def from_spec(cls, spec: str, *, split: str = "train") -> PartsWorld:
-        """The world of `parts` or `parts:key=value,...`, e.g. `parts:n=3000,size=96`."""
-        kinds = {"n": int, "size": int, "classes": int, "difficulty": float, "nuisance": float, "seed": int}
-        options: dict = {}
-        for item in filter(None, spec.partition(":")[2].split(",")):
-            key, _, value = (text.strip() for text in item.partition("="))
-            if key not in kinds:
-                hint = did_you_mean(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
-                raise UsageError(f"{spec}: unknown option {key!r}{hint}")
-            try:
-                options[key] = kinds[key](value)
-            except ValueError as error:
-                raise UsageError(f"{spec}: {key}={value} is not a number; write {key}=VALUE") from error
-        return cls(**options, split=split)
 
     def __len__(self) -> int:
         return self.n
@@ -293,6 +278,25 @@ class PartsWorld:
         noise *= np.float32(255 * 0.015)
         noise += color * (1 + slope[..., None].astype(np.float32)) * (255 * gain).astype(np.float32)
         return np.rint(np.clip(noise, 0, 255, out=noise), out=noise).astype(np.uint8)
+
+
+def parts(argument: str = "", split: str | None = None) -> PartsWorld:
+    """The world of `parts` or `parts:key=value,...`, e.g. `parts:n=3000,size=96`."""
+    kinds = {"n": int, "size": int, "classes": int, "difficulty": float, "nuisance": float, "seed": int}
+    options: dict = {}
+    for item in filter(None, argument.split(",")):
+        key, _, value = (text.strip() for text in item.partition("="))
+        if key not in kinds:
+            hint = did_you_mean(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
+            raise UsageError(f"parts:{argument}: unknown option {key!r}{hint}")
+        try:
+            options[key] = kinds[key](value)
+        except ValueError as error:
+            raise UsageError(f"parts:{argument}: {key}={value} is not a number; write {key}=VALUE") from error
+    return PartsWorld(**options, split=split or "train")
+
+
+parts.splits = SPLIT_NAMES  # type: ignore[attr-defined]
 
 
 def _rotation(angle: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,19 @@ class OpenImage(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Which images belong together in one respect: a patient's, a video's, a country's.
+
+    Attributes:
+        names: of the groups.
+        of: (N,) int64 positions in `names`, -1 where unknown.
+    """
+
+    names: list[str]
+    of: np.ndarray
+
+
 class ImageSource(Protocol):
     """A finite, ordered collection of images. Sample i is the same image for the life of the collection."""
 
@@ -43,6 +57,14 @@ class ImageSource(Protocol):
     """The mask class that does not count (void, border), or None."""
     note: str
     """What a person should know about how the collection was read, in a few words, or ''."""
+
+    @property
+    def groups(self) -> dict[str, Groups] | None:
+        """By what the images of a group share ("patient", "video", "country"), or None."""
+
+    @property
+    def captions(self) -> list[str | None] | None:
+        """What is said of each image, None where nothing is; None where nothing is said of any."""
 
     def __len__(self) -> int: ...
 

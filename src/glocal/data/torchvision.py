@@ -28,6 +28,7 @@ class TorchvisionSource:
     mask_classes: list[str] | None = None
     ignore_index: int | None = None
     note = ""
+    groups = captions = None
 
     def __init__(self, spec: str, split: str | None = None):
         self.name, _, root = spec.partition(":")
@@ -51,6 +52,11 @@ class TorchvisionSource:
         if self.labels is not None:
             names = getattr(self._data, "classes", None) or range(int(self.labels.max()) + 1)
             self.classes = [name if isinstance(name, str) else str(name) for name in names]
+
+    @staticmethod
+    def splits(spec: str) -> list[str]:
+        """The names of its splits."""
+        return [name for name in torchvision_splits(spec.partition(":")[0]) if name]
 
     def __len__(self) -> int:
         return len(self._data)

@@ -1,14 +1,13 @@
-"""Tasks by name. Ours and third-party ones register alike: a function under the entry-point group `glocal.tasks`."""
+"""Tasks by name (`glocal.plugins`), and what makes one."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from glocal.errors import UsageError
+from glocal.plugins import GUIDE, find, names
 
 Need = Literal["images", "labels", "masks"]
 
@@ -43,18 +42,16 @@ def task(*, needs: Need, on_request: bool = False) -> Callable[[Callable[..., di
 
 def all_tasks() -> dict[str, Task]:
     """Every registered task by name, sorted."""
-    return {point.name: point.load() for point in sorted(entry_points(group="glocal.tasks"), key=lambda p: p.name)}
+    return {name: find_task(name) for name in names("tasks")}
 
 
 def find_task(name: str) -> Task:
-    """The task registered as `name`.
+    """The task registered as `name`, or that at "module:function".
 
     Raises:
-        UsageError: for a name nobody registered, with the nearest one.
+        UsageError: if there is none; to its author, if it is not a `Task`.
     """
-    points = {point.name: point for point in entry_points(group="glocal.tasks")}
-    if name in points:
-        return points[name].load()
-    near = difflib.get_close_matches(name, points, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UsageError(f"unknown task '{name}'{hint} (there are: {', '.join(sorted(points))})")
+    found = find("tasks", name)
+    if not isinstance(found, Task):
+        raise UsageError(f"task '{name}': `{getattr(found, '__name__', found)}` lacks @task(needs=...) ({GUIDE})")
+    return found

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from glocal import random
-from glocal.data.source import ImageSource, OpenImage
+from glocal.data import ImageSource, Subset
 from glocal.errors import UsageError
 
 
@@ -31,32 +30,6 @@ def held_out(count: int, seed: int, stream: str, *, labels: np.ndarray | None = 
         held.append(group[order[: min(max(1, round(len(group) / 5)), len(group) - 1)]])
     chosen = np.sort(np.concatenate(held)) if held else np.arange(0)
     return np.setdiff1d(np.arange(count), chosen), chosen
-
-
-@dataclass
-class Subset:
-    """Some images of a collection, as a collection."""
-
-    source: ImageSource
-    positions: np.ndarray
-
-    def __post_init__(self) -> None:
-        self.name, self.classes, self.has_masks = self.source.name, self.source.classes, self.source.has_masks
-        self.labels = None if self.source.labels is None else np.asarray(self.source.labels)[self.positions]
-        self.mask_classes, self.ignore_index = self.source.mask_classes, self.source.ignore_index
-        self.note = self.source.note
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def key(self, i: int) -> str:
-        return self.source.key(int(self.positions[i]))
-
-    def open(self, i: int) -> OpenImage:
-        return self.source.open(int(self.positions[i]))
-
-    def mask(self, i: int) -> np.ndarray:
-        return self.source.mask(int(self.positions[i]))
 
 
 def same_classes(train: ImageSource, test: ImageSource) -> ImageSource:

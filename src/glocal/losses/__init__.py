@@ -10,6 +10,7 @@ from glocal.losses.covariance import (
     variance_hinge,
     vicreg_loss,
     vicregl_global_loss,
+    without_autocast,
 )
 from glocal.losses.loss import Loss
 from glocal.losses.matching import vicregl_local_loss, vicregl_loss
@@ -33,4 +34,5 @@ __all__ = [
     "vicregl_global_loss",
     "vicregl_local_loss",
     "vicregl_loss",
+    "without_autocast",
 ]

@@ -39,8 +39,10 @@ def _gram(x: Tensor) -> Tensor:
 class _Moments(torch.autograd.Function):
     """The unbiased variances (S, D) and the squared norm ‖C‖² (S,) of the covariance matrix of each z (S, B, D).
 
-    By hand because, X being the deviations from the mean, the gradient of both, X·diag(g) + 4γ·XXᵀX, has mean 0
-    already and takes one product, where autograd centres it again and, blind to the symmetry, takes two.
+    Plainly, `x = z - z.mean(1, keepdim=True); c = x.mT @ x / (B - 1)`, then `c.diagonal(dim1=1, dim2=2)` and
+    `c.square().sum((1, 2))`. By hand because, X being the deviations from the mean, the gradient of both,
+    X·diag(g) + 4γ·XXᵀX, has mean 0 already and takes one product, where autograd centres it again and, blind to the
+    symmetry, takes two.
     """
 
     @staticmethod
@@ -64,6 +66,7 @@ class _Moments(torch.autograd.Function):
 class _ShardedMoments(torch.autograd.Function):
     """`_Moments` of the joined columns where each rank holds some: its variances (S, d), its share of ‖C‖² (S,).
 
+    Plainly, with z of all columns: `_Moments(z)`, of which this rank takes its columns' variances and its rows of C².
     XXᵀ = Σ_r X_r X_rᵀ over the ranks' columns X_r, so that ‖C‖² is the sum of the shares ⟨X_r X_rᵀ, XXᵀ⟩, and the
     gradient of that sum to X_r, 4·XXᵀX_r, needs nothing of the other ranks.
     """
@@ -111,7 +114,7 @@ def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _joined(z: Tensor) -> tuple[Tensor, Tensor]:
-    """This process's share of the `spread` of the batch joined over processes: (V, B, D) -> (V,) and (V,).
+    """This process's share of `variance_and_covariance` of the batch joined over processes: (V, B, D) -> (V,) and (V,).
 
     Each process takes some of the columns, of all samples; the shares add up.
     """

@@ -4,10 +4,19 @@ A method is an `nn.Module` whose constructor takes a backbone and, by keyword, i
 
 - `recipe`: the views it wants (`glocal.views.Recipe`); `optimization`: how its paper trains it;
 - `forward(batch: Batch) -> Loss`; `encoder`: what is exported;
-- on the class: `title`, `paper`, `pool` (how its backbone pools) and `presets` (see `Preset`).
+- on the class, all optional: `title`, `paper`, `pool` (how its backbone pools), `presets` (see `Preset`), `least_cells`
+  (along a side of the large crop's map, for methods that match cells).
 
-It works in any training loop. Registering the class under the entry-point group `glocal.methods` makes it a name for
-`glocal pretrain --method`.
+**Buffers are equal on all processes**, after every step: queues, centres, covariances, running statistics, and all
+parameters that DDP does not average. Training refuses a run in which they drift apart. What keeps them equal:
+
+- `glocal.distributed.gather(x)`: the samples of all processes, `all_sum(x)`: their sum, both with gradients; what is
+  made of these is the same everywhere, and the loss that of the joined batch;
+- `glocal.losses.without_autocast(x)`: a context in which sums are not rounded to 16 bits;
+- `ema_copy(student)`: a teacher, which `update_ema(teacher, student, momentum)` moves alike on all processes;
+- BatchNorm layers need nothing: on several processes theirs are replaced by those of the joined batch.
+
+It works in any training loop; for `glocal pretrain --method` it is found as `glocal.plugins` says.
 """
 
 from glocal.methods.barlow_twins import BarlowTwins
@@ -28,10 +37,11 @@ from glocal.methods.nnclr import NNCLR
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.paws import PAWS
 from glocal.methods.presets import Preset, width_for
-from glocal.methods.registry import method_class, method_names, method_options, resolve_options
+from glocal.methods.registry import check_built, citation, method_class, method_names, method_options, resolve_options
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
+from glocal.methods.teacher import ema_copy, update_ema
 from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
@@ -61,12 +71,16 @@ __all__ = [
     "SwAV",
     "VICReg",
     "VICRegL",
+    "check_built",
+    "citation",
     "co",
+    "ema_copy",
     "encode",
     "method_class",
     "method_names",
     "method_options",
     "resolve_options",
     "suited_to",
+    "update_ema",
     "width_for",
 ]

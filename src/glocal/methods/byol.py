@@ -47,6 +47,7 @@ class BYOL(nn.Module):
         " arXiv:2006.07733"
     )
     pool = "native"
+    teacher_momentum = "momentum"  # the option that a short run may lower
     term = "cosine"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},

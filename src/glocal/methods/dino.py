@@ -55,6 +55,7 @@ class DINO(nn.Module):
     title = "DINO"
     paper = "Caron et al. Emerging Properties in Self-Supervised Vision Transformers. ICCV 2021. arXiv:2104.14294"
     pool = "native"
+    teacher_momentum = "momentum"  # the option that a short run may lower
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "convnet": lambda batch: {"scale": (0.14, 1.0), "small_scale": (0.05, 0.14)},

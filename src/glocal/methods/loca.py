@@ -56,6 +56,7 @@ class LOCA(nn.Module):
         " arXiv:2212.02400"
     )
     pool = "mean"
+    teacher_momentum = "momentum"  # the option that a short run may lower
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"clusters": 512, "hidden": 512, "small_crops": 3, "small_size": 48, "momentum": 0.99},

@@ -54,6 +54,7 @@ class MSN(nn.Module):
     title = "MSN"
     paper = "Assran et al. Masked Siamese Networks for Label-Efficient Learning. ECCV 2022. arXiv:2204.07141"
     pool = "native"
+    teacher_momentum = "momentum"  # the option that a short run may lower
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {

@@ -26,6 +26,8 @@ class Optimization:
         stretch: the schedules are those of a run this many times as long, cut off.
         frozen: beginning of parameters' names -> epochs (at most a tenth of the run) before they start to move.
         no_momentum: beginnings of names of parameters that LARS and SGD move without momentum.
+        lr_of: beginning of parameters' names -> factor on their learning rate; the longest beginning counts.
+        constant: beginnings of names of parameters whose learning rate follows no schedule.
     """
 
     optimizer: Literal["lars", "adamw", "sgd"]
@@ -42,6 +44,8 @@ class Optimization:
     stretch: float = 1.0
     frozen: Mapping[str, float] = field(default_factory=dict)
     no_momentum: tuple[str, ...] = ()
+    lr_of: Mapping[str, float] = field(default_factory=dict)
+    constant: tuple[str, ...] = ()
 
 
 def suited_to(norm: Literal["batch", "layer"], published: Optimization) -> Optimization:

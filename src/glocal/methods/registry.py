@@ -1,65 +1,96 @@
-"""Methods by name. Ours and third-party ones register alike: a class under the entry-point group `glocal.methods`.
-
-One that is not registered, an experiment's, is named by where it is: "mypackage.file:Class".
-"""
+"""Methods by name (`glocal.plugins`), what a class must have to be one, and its options."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Mapping
 from typing import Any
 
-from glocal.errors import UsageError
+from torch import nn
+
+from glocal.config import reserved_names
+from glocal.errors import UsageError, did_you_mean
+from glocal.methods.optimization import Optimization
+from glocal.methods.presets import Preset
+from glocal.plugins import GUIDE, find, names
+from glocal.views import Recipe
+
+_LEFT_OUT: dict[str, Any] = {"paper": "", "pool": "native", "presets": {}, "least_cells": 0, "teacher_momentum": None}
+_PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 
 
 def method_names() -> list[str]:
     """The registered methods' names, sorted."""
-    return sorted({point.name for point in entry_points(group="glocal.methods")})
+    return names("methods")
 
 
 def method_class(name: str) -> Any:
-    """The class registered as `name`, or that at "module:Class".
+    """The class registered as `name`, or that at "module:Class", with `title` and whatever else it may leave out.
 
     Raises:
-        UsageError: for a name nobody registered, with the nearest one, or a place where there is no class.
+        UsageError: if there is none; to its author, if it is not a method.
     """
-    if ":" in name:
-        try:
-            return EntryPoint(name, name, "glocal.methods").load()
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"no method at '{name}', which should be an importable module:Class ({error})") from error
-    for point in entry_points(group="glocal.methods"):
-        if point.name == name:
-            return point.load()
-    names = method_names()
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    raise UsageError(
-        f"unknown method '{name}'{f'; did you mean {near[0]}?' if near else ''} (there are: {', '.join(names)})"
-    )
+    cls = find("methods", name)
+    if breach := _breach(cls):
+        raise UsageError(f"method '{name}': {breach} ({GUIDE})")
+    for attribute, value in {"title": cls.__name__, **_LEFT_OUT}.items():
+        if not hasattr(cls, attribute):
+            setattr(cls, attribute, value)
+    return cls
+
+
+def citation(name: str) -> tuple[str, str]:
+    """Title and paper of a registered method; of any other just its name, since nothing is imported for it."""
+    cls = method_class(name) if name in method_names() else None
+    return (cls.title, cls.paper) if cls else (name, "")
+
+
+def check_built(method: Any) -> Any:
+    """The method, if it has what the loop asks of it.
+
+    Raises:
+        UsageError: to its author, if not.
+    """
+    for attribute, kind in {"encoder": nn.Module, "recipe": Recipe, "optimization": Optimization}.items():
+        if not isinstance(getattr(method, attribute, None), kind):
+            raise UsageError(f"`{type(method).__name__}` sets no `{attribute}`, of type {kind.__name__} ({GUIDE})")
+    return method
 
 
 def method_options(cls: Any) -> dict[str, inspect.Parameter]:
-    """A method's options: its constructor's keyword parameters."""
-    return {
-        name: parameter
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    """A method's options: its constructor's parameters, but for the first, the backbone."""
+    parameters = list(inspect.signature(cls).parameters.values())[1:]
+    return {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
-def resolve_options(cls: Any, preset: str, batch: int, given: dict[str, Any]) -> dict[str, Any]:
+def resolve_options(cls: Any, preset: str, batch: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a method: its defaults, under the preset's for a batch size, under those given.
 
     Raises:
         UsageError: for an unknown option or preset, with the nearest name.
     """
-    known = method_options(cls)
-    for name in given:
+    known, presets = method_options(cls), {**_PRESETS, **cls.presets}
+    if preset not in presets:
+        raise UsageError(f"{cls.title} has no preset '{preset}' (there are: {', '.join(presets)})")
+    chosen = {**presets[preset](batch), **given}
+    for name in chosen:
         if name not in known:
-            near = difflib.get_close_matches(name, list(known), n=1)
-            raise UsageError(f"{cls.title} has no option '{name}'{f'; did you mean {near[0]}?' if near else ''}")
-    if preset not in cls.presets:
-        raise UsageError(f"{cls.title} has no preset '{preset}' (there are: {', '.join(cls.presets)})")
-    defaults = {name: parameter.default for name, parameter in known.items()}
-    return {**defaults, **cls.presets[preset](batch), **given}
+            raise UsageError(f"{cls.title} has no option '{name}'{did_you_mean(name, known)}")
+    return {name: parameter.default for name, parameter in known.items()} | chosen
+
+
+def _breach(cls: Any) -> str | None:
+    """What keeps this from being a method, for its author."""
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        return f"`{getattr(cls, '__name__', cls)}` is not a class of nn.Module"
+    options, who = method_options(cls), f"`{cls.__name__}`"
+    if "image_size" not in options:
+        return f"{who} lacks `image_size` in its constructor, which is (backbone, *, image_size=224, ...)"
+    for name, parameter in options.items():
+        if parameter.default is parameter.empty and name != "image_size":
+            return f"the option `{name}` of {who} has no default; every one has"
+        if name in reserved_names():
+            return f"the option `{name}` of {who} is one of every run's; give it another name"
+    if cls.forward is nn.Module.forward:
+        return f"{who} lacks `forward(batch) -> Loss`"
+    return None

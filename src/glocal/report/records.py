@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from glocal.errors import UsageError
-from glocal.training import read_metrics
+from glocal.run import Run
 
 Scores = dict[str, dict[str, float]]
 """Task -> metric -> value."""
@@ -97,7 +97,7 @@ def read_run(run_dir: str | Path) -> RunRecord:
         ) from error
     evaluation = _json(path / "evaluation.json")
     meta = _arms(evaluation)["encoder"].get("meta")
-    lines = read_metrics(path)
+    lines = Run(path).metrics()
     return RunRecord(
         path=path,
         config=config if isinstance(config, dict) else {},

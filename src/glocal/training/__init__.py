@@ -1,7 +1,23 @@
-"""The loop, optimisers and schedules, checkpoints, logging."""
+"""What is decided, the loop, optimisers and schedules, checkpoints, logging."""
 
-from glocal.training.logger import read_metrics
-from glocal.training.loop import Interrupted, Monitor, Schedule, TrainingStopped, fit
+from glocal.training.defaults import Machine, Resolved, resolve, this_machine
+from glocal.training.loop import Monitor, fit
 from glocal.training.optimizers import LARS
+from glocal.training.protocols import Appearance, Loader
+from glocal.training.schedule import Schedule
+from glocal.training.stopping import Interrupted, TrainingStopped
 
-__all__ = ["LARS", "Interrupted", "Monitor", "Schedule", "TrainingStopped", "fit", "read_metrics"]
+__all__ = [
+    "LARS",
+    "Appearance",
+    "Interrupted",
+    "Loader",
+    "Machine",
+    "Monitor",
+    "Resolved",
+    "Schedule",
+    "TrainingStopped",
+    "fit",
+    "resolve",
+    "this_machine",
+]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+import zipfile
+from dataclasses import dataclass, field
 from pickle import UnpicklingError
 from typing import Any
 
@@ -13,7 +13,11 @@ from lightning.fabric.plugins.precision import Precision
 from torch import nn
 
 from glocal.errors import UsageError
+from glocal.run import Run, write_atomically
 from glocal.views import EpochPlan
+
+BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError)
+"""What reading a damaged checkpoint, or one of other shapes, raises."""
 
 
 @dataclass
@@ -33,56 +37,66 @@ class Position:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
-    skipped: dict[int, str] | None = None
+    skipped: dict[int, str] = field(default_factory=dict)
     plan: EpochPlan | None = None
 
 
-def checkpoint_path(run: Path) -> Path:
-    """The checkpoint `--resume` continues from."""
-    return run / "checkpoints" / "last.pt"
-
-
 def save_checkpoint(
-    run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
+    run: Run, method: Any, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
 ) -> None:
-    """Write to a temporary file, sync it, rename it over the last checkpoint: a reader never sees half a file."""
-    path = checkpoint_path(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the run's checkpoint, and keep the one before."""
     plan = position.plan and vars(position.plan)
     state = {
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),  # the scale of losses in fp16
         "position": {**vars(position), "plan": plan},
+        "encoder": method.encoder.config,
     }
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    if run.has_checkpoint:
+        run.checkpoint_file.replace(run.previous_checkpoint)
+    write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
 
 
-def load_checkpoint(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
-    """Restore a run and say where it stood.
+def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
+    """Restore a run and say where it stood. Where its last checkpoint is damaged, the one before serves.
 
     Raises:
-        UsageError: if there is no checkpoint, or it does not fit.
+        UsageError: if none is whole, or it does not fit.
     """
-    path = checkpoint_path(run)
-    if not path.exists():
-        raise UsageError(f"{run} has no checkpoint to resume from (looked for {path}); start it again without --resume")
+    state = read_checkpoint(run)
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         if state.get("precision"):
             precision.load_state_dict(state["precision"])
         plan = state["position"].pop("plan", None)
         return Position(**state["position"], plan=plan and EpochPlan(**plan))
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+    except BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{path} cannot be resumed from: {reason}; was config.yaml changed since?") from error
+        raise UsageError(f"{run} cannot be resumed: {reason}; was config.yaml changed since?") from error
+
+
+def read_checkpoint(run: Run) -> dict[str, Any]:
+    """What the last whole checkpoint holds; says so where that is not the last one.
+
+    Raises:
+        UsageError: if none is whole.
+    """
+    reason = "there is none"
+    for path in run.checkpoints:
+        try:
+            with zipfile.ZipFile(path) as records:  # PyTorch writes checksums, and does not look at them
+                if broken := records.testzip():
+                    raise zipfile.BadZipFile(f"{broken} is damaged")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, UnpicklingError) as error:
+            reason = f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}"
+        else:
+            if path != run.checkpoint_file:
+                print(f"{run}: the last checkpoint cannot be read ({reason}); going on from {path}", file=sys.stderr)
+            return state
+    raise UsageError(f"{run} cannot be resumed from: no whole checkpoint ({reason})")
 
 
 def all_finite(module: nn.Module) -> bool:

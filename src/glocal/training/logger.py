@@ -5,50 +5,34 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-
-def metrics_path(run: Path) -> Path:
-    """One JSON object a line: training lines and monitor lines, told apart by their keys."""
-    return run / "metrics.jsonl"
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
-    path = metrics_path(run)
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
+from glocal.run import Run, write_atomically
 
 
 class RunLogger:
     """Writes on the main process only; elsewhere every call does nothing.
 
     Args:
-        run: the run's directory.
+        run: whose.
         steps: total steps, for the progress bar.
         step: the step a resumed run stands at; later lines of an interrupted run are dropped, since they come again.
         active: whether this process writes.
     """
 
-    def __init__(self, run: Path, *, steps: int, step: int = 0, active: bool = True, quiet: bool = False) -> None:
+    def __init__(self, run: Run, *, steps: int, step: int = 0, active: bool = True, quiet: bool = False) -> None:
         self.active = active
         if not active:
             return
-        kept = [line for line in read_metrics(run) if line["step"] <= step]
-        metrics_path(run).write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.file = open(metrics_path(run), "a", buffering=1)  # noqa: SIM115 (closed in `close`)
+        kept = [line for line in run.metrics() if line["step"] <= step]
+        write_atomically(run.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        self.file = open(run.metrics_file, "a", buffering=1)  # noqa: SIM115 (closed in `close`)
         from torch.utils.tensorboard import SummaryWriter
 
-        self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
         self.console = Console(stderr=True, quiet=quiet)
         self.live = self.console.is_terminal and not quiet
         self.progress = Progress(

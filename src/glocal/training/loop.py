@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,58 +13,27 @@ from torch import nn
 
 from glocal.methods import Optimization
 from glocal.random import derive
+from glocal.run import Run
+from glocal.training.buffers import check_buffers
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
 from glocal.training.logger import RunLogger
-from glocal.training.optimizers import build_optimizer, clip_per_parameter, decay_at, frozen_until, warmup_cosine
-from glocal.views import Appearance, PlainImages, ViewLoader
+from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, set_rates
+from glocal.training.protocols import Appearance, Loader
+from glocal.training.schedule import Schedule
+from glocal.training.stopping import Agreement, Interrupted, TrainingStopped, stop_signals
+from glocal.views import Appearance as ViewAppearance
+from glocal.views import PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
 
 
-class TrainingStopped(Exception):
-    """Training ended before its time: diverged, collapsed or interrupted. The message is for the person."""
-
-
-class Interrupted(TrainingStopped):
-    """Ended by Ctrl-C or a termination signal, after saving."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how: all a loop needs beside the method and the data.
-
-    Attributes:
-        epochs: passes over the data.
-        max_steps: end earlier, after this many optimiser steps, over which the learning rate then decays.
-        batch_size: images per optimiser step on one process (over all accumulated micro-batches).
-        accumulate: micro-batches per step; a loss's batch statistics are then those of one micro-batch.
-        lr: peak learning rate, already scaled.
-        clip: largest gradient norm, 0 for none.
-        monitor_every: epochs between two calls of the monitor.
-        checkpoint_seconds: least time between two checkpoints within an epoch.
-        checkpoint_steps: also checkpoint every so many steps; 0 for never.
-        log_steps: steps between two lines of metrics.
-    """
-
-    epochs: int
-    max_steps: int | None
-    batch_size: int
-    accumulate: int
-    lr: float
-    clip: float
-    monitor_every: int
-    checkpoint_seconds: float = 300.0
-    checkpoint_steps: int = 0
-    log_steps: int = 10
-
-
 def fit(
     fabric: Fabric,
     method: Any,
-    loader: ViewLoader,
+    loader: Loader,
     appearance: Appearance,
-    run: Path,
+    run: Run,
     *,
     optimization: Optimization,
     schedule: Schedule,
@@ -84,11 +49,11 @@ def fit(
         method: see `glocal.methods`.
         loader: batches of `schedule.batch_size / schedule.accumulate` images of this process.
         appearance: of the views that the loader has not finished.
-        run: the run's directory.
+        run: where to keep checkpoints and metrics.
         optimization: optimiser and schedule shape.
         schedule: lengths and sizes.
         seed: of everything drawn during training.
-        resume: continue from the run's checkpoint.
+        resume: continue from the run's checkpoint, if it has one.
         monitor: called on the main process every few epochs; give all processes one, since the others wait for it.
         quiet: print nothing.
 
@@ -98,193 +63,228 @@ def fit(
     Raises:
         TrainingStopped: with a diagnosis; `Interrupted` on Ctrl-C.
     """
-    steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
-    total_steps = schedule.epochs * steps_per_epoch
-    if schedule.max_steps is not None:
-        total_steps = min(total_steps, schedule.max_steps)
+    training = _Training(fabric, method, loader, appearance, run, optimization, schedule, seed, resume, monitor, quiet)
+    try:
+        with torch.random.fork_rng(), stop_signals() as stopping:
+            training.stopping = stopping
+            training.run_to_the_end()
+    finally:
+        training.log.close()
+        loader.close()
+    return training.at
 
-    def early(epochs: float) -> int:
+
+class _Training:
+    """What `fit` works with: the position and the pieces of one step, one epoch and one run."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        method: Any,
+        loader: Loader,
+        appearance: Appearance,
+        run: Run,
+        optimization: Optimization,
+        schedule: Schedule,
+        seed: int,
+        resume: bool,
+        monitor: Monitor | None,
+        quiet: bool,
+    ) -> None:
+        self.fabric, self.method, self.loader, self.appearance, self.run = fabric, method, loader, appearance, run
+        self.optimization, self.schedule, self.seed, self.monitor = optimization, schedule, seed, monitor
+        self.stopping: Callable[[], int] = lambda: 0
+        self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, False
+
+        self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
+        steps = schedule.epochs * self.steps_per_epoch
+        self.total_steps = min(steps, schedule.max_steps or steps)
+        self.stretched = round(self.total_steps * optimization.stretch)
+        self.warmup_steps = self._first_epochs(optimization.warmup_epochs)
+        starts = {name: self._first_epochs(epochs) for name, epochs in optimization.frozen.items()}
+        self.frozen = frozen_until(method, starts)
+        self.clip = schedule.clip or optimization.clip
+
+        method.to(device=fabric.device, memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(method, optimization, schedule.lr)
+        self.at = Position()
+        if resume and run.has_checkpoint:
+            self.at = load_checkpoint(run, method, self.optimizer, fabric.strategy.precision)
+        self.wrapped, self.wrapped_optimizer = fabric.setup(method, self.optimizer)
+        self.images: PlainImages | None = None
+        if hasattr(method, "before_epoch"):
+            assert isinstance(loader, ViewLoader), "methods with before_epoch look at images"
+            assert isinstance(appearance, ViewAppearance)
+            size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
+            self.images = PlainImages(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
+        self.log = RunLogger(run, steps=self.total_steps, step=self.at.step, active=fabric.is_global_zero, quiet=quiet)
+        self.started = time.monotonic() - self.at.seconds
+        self.saved = time.monotonic()
+        self.logged = self.at.step, time.monotonic()
+
+    def _first_epochs(self, epochs: float) -> int:
         """Steps of that many first epochs, at most a tenth of the run."""
-        return int(min(epochs * steps_per_epoch, total_steps / 10))
+        return int(min(epochs * self.steps_per_epoch, self.total_steps / 10))
 
-    stretched = round(total_steps * optimization.stretch)
-    clip = schedule.clip or optimization.clip
-    warmup_steps = early(optimization.warmup_epochs)
-    frozen = frozen_until(method, {start: early(epochs) for start, epochs in optimization.frozen.items()})
+    def run_to_the_end(self) -> None:
+        """All epochs that are left."""
+        self.wrapped.train()
+        self.checkpoint()
+        while self.at.step < self.total_steps:
+            self.train_epoch()
+            if self.stop:
+                self.checkpoint()
+                raise Interrupted(self.saved_at("stopped"), self.stop)
+            ended = self.at.step >= self.total_steps
+            if self.at.batch >= self.steps_per_epoch * self.schedule.accumulate:
+                self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+            if self.monitor and (ended or (self.at.batch == 0 and self.at.epoch % self.schedule.monitor_every == 0)):
+                self.checkpoint()
+                self.look(last=ended)
+            elif ended or self.late:
+                self.checkpoint()
 
-    method.to(device=fabric.device, memory_format=torch.channels_last)
-    optimizer = build_optimizer(method, optimization, schedule.lr)
-    at = load_checkpoint(run, method, optimizer, fabric.strategy.precision) if resume else Position(skipped={})
-    assert at.skipped is not None
-    wrapped, optimizer_ = fabric.setup(method, optimizer)
-    bank = None
-    if hasattr(method, "before_epoch"):
-        size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
-        bank = PlainImages(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
-    log = RunLogger(run, steps=total_steps, step=at.step, active=fabric.is_global_zero, quiet=quiet)
-    clock, saved, logged = time.monotonic() - at.seconds, time.monotonic(), (at.step, time.monotonic())
+    def saved_at(self, what: str) -> str:
+        """What happened, where the run stands, and how to go on."""
+        return f"{what} at step {self.at.step} of {self.total_steps}, saved; resume with: {self.run.resume_command}"
 
-    def checkpoint() -> None:
-        nonlocal saved
-        at.seconds, saved = time.monotonic() - clock, time.monotonic()
-        if not all_finite(method):
+    def train_epoch(self) -> None:
+        """What is left of the epoch under way; returns earlier when the run ends or somebody asks to stop."""
+        if self.images and self.at.batch == 0:
+            self.plan_epoch(self.images)
+        order = self.at.plan.order if self.at.plan else None
+        schedule, at = self.schedule, self.at
+        for batches in self.batches(order):
+            loss = self.step(batches)
+            if at.step % schedule.log_steps == 0 or at.step in (1, self.total_steps):
+                self.write_line(loss)
+            self.sync_flags()
+            if self.stop or at.step >= self.total_steps:
+                return
+            if self.late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
+                self.checkpoint()
+
+    def batches(self, order: torch.Tensor | None) -> Iterator[list[Any]]:
+        """The micro-batches of each step; where the loader fails, what was learnt is saved first."""
+        at, group = self.at, []
+        try:
+            for batch in self.loader.epoch(at.epoch, at.batch, order):
+                group.append(batch)
+                if len(group) == self.schedule.accumulate:
+                    yield group
+                    group = []
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            if self.fabric.world_size == 1:  # the others would have to agree
+                self.checkpoint()
+            reason = str(error).splitlines()[0]
+            raise TrainingStopped(self.saved_at(f"a loader worker died ({reason})")) from error
+
+    def step(self, batches: list[Any]) -> Any:
+        """One step of the optimiser on the gradients of all micro-batches; gives the last one's loss."""
+        at, fabric = self.at, self.fabric
+        set_rates(
+            self.optimizer,
+            self.optimization,
+            at.step,
+            lr=self.schedule.lr,
+            steps=self.stretched,
+            warmup_steps=self.warmup_steps,
+        )
+        # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
+        torch.manual_seed(derive(self.seed, "step", at.step, fabric.global_rank))
+        for k, batch in enumerate(batches):
+            at.skipped.update(batch.skipped)
+            batch = at.plan.with_targets(batch) if at.plan else batch
+            batch = self.appearance(batch, at.epoch, fabric.device)
+            with fabric.no_backward_sync(self.wrapped, enabled=k + 1 < len(batches)):
+                loss = self.wrapped(batch)
+                fabric.backward(loss.total / len(batches))
+        self.limit_gradients()
+        self.wrapped_optimizer.step()
+        self.wrapped_optimizer.zero_grad()
+        at.step, at.batch = at.step + 1, at.batch + len(batches)
+        if hasattr(self.method, "after_step"):
+            self.method.after_step(at.step / self.total_steps)
+        if at.step == 1:
+            check_buffers(self.method)
+        return loss
+
+    def limit_gradients(self) -> None:
+        """Drop those of parameters that do not move yet; clip the others."""
+        for parameter, start in self.frozen:
+            if self.at.step < start:
+                parameter.grad = None
+        each = self.optimization.clip_per_parameter
+        if self.clip or each:  # infinite: only undoes the scaling of fp16
+            largest = self.clip or math.inf
+            self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=largest, error_if_nonfinite=False)
+        if each:
+            clip_per_parameter(self.method.parameters(), each)
+
+    def checkpoint(self) -> None:
+        """Save all, unless the weights are lost: the last good checkpoint then stays."""
+        self.at.seconds, self.saved, self.late = time.monotonic() - self.started, time.monotonic(), False
+        if not all_finite(self.method):
             raise TrainingStopped(
-                f"the weights are no longer finite at step {at.step}; {run} keeps the last good checkpoint. "
+                f"the weights are no longer finite at step {self.at.step}; {self.run} keeps the last good checkpoint. "
                 "Try a lower --lr, --clip 1, or --precision 32"
             )
-        if fabric.is_global_zero:
-            save_checkpoint(run, method, optimizer, fabric.strategy.precision, at)
-        fabric.barrier()
+        check_buffers(self.method)
+        if self.fabric.is_global_zero:
+            save_checkpoint(self.run, self.method, self.optimizer, self.fabric.strategy.precision, self.at)
+        self.fabric.barrier()
 
-    def sync_flags() -> tuple[bool, bool]:
+    def sync_flags(self) -> None:
         """Whether to stop, and whether a checkpoint is due: for all processes, if for any."""
-        mine = stopping(), time.monotonic() - saved > schedule.checkpoint_seconds
-        if fabric.world_size == 1:
-            return mine
-        any_: Any = fabric.all_reduce(torch.tensor(mine, device=fabric.device).int(), reduce_op="max")
-        stop, late = any_.tolist()
-        return bool(stop), bool(late)
+        late = time.monotonic() - self.saved > self.schedule.checkpoint_seconds
+        self.stop, late_ = self.agree(self.stopping(), int(late))
+        self.late = bool(late_)
 
-    def write_line(loss: Any) -> None:
-        nonlocal logged
-        values = torch.stack([loss.total.detach(), *loss.terms.values()]).tolist()
-        now = time.monotonic()
-        rate = (at.step - logged[0]) * schedule.batch_size * fabric.world_size / max(now - logged[1], 1e-9)
-        logged = (at.step, now)
-        terms = dict(zip(loss.terms, values[1:], strict=True))
-        line = {"step": at.step, "epoch": at.epoch, "loss": values[0], **{f"loss/{k}": v for k, v in terms.items()}}
-        log.record(line | {"lr": optimizer.param_groups[0]["lr"], "images_per_second": rate, "time": now - clock})
-        log.show(
-            at.step,
-            f"loss {values[0]:.2f}  " + "  ".join(f"{k} {v:.2f}" for k, v in terms.items()) + f"  {rate:.0f} img/s",
-        )
-        if not math.isfinite(values[0]):
-            broken = [k for k, v in terms.items() if not math.isfinite(v)] or ["total"]
+    def write_line(self, loss: Any) -> None:
+        """A line of metrics, and the end where the loss is no number."""
+        at, now = self.at, time.monotonic()
+        total, *values = torch.stack([loss.total.detach(), *loss.terms.values()]).tolist()
+        terms = dict(zip(loss.terms, values, strict=True))
+        images = (at.step - self.logged[0]) * self.schedule.batch_size * self.fabric.world_size
+        rate = images / max(now - self.logged[1], 1e-9)
+        self.logged = at.step, now
+        line = {"step": at.step, "epoch": at.epoch, "loss": total, **{f"loss/{k}": v for k, v in terms.items()}}
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.log.record(line | {"lr": lr, "images_per_second": rate, "time": now - self.started})
+        said = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
+        self.log.show(at.step, f"loss {total:.2f}  {said}  {rate:.0f} img/s")
+        if not math.isfinite(total):
+            broken = [name for name, value in terms.items() if not math.isfinite(value)] or ["total"]
             raise TrainingStopped(
                 f"the loss is not finite at step {at.step} ({', '.join(broken)}); "
-                f"{run} keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
+                f"{self.run} keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
             )
 
-    try:
-        with torch.random.fork_rng(), _stop_signals() as stopping:
-            wrapped.train()
-            checkpoint()
-            while at.step < total_steps:
-                if bank and at.batch == 0:
-                    _make_plan(method, bank, optimizer, at, log)
-                order = at.plan.order if at.plan else None
-                for batches in _chunks(loader.epoch(at.epoch, at.batch, order), schedule.accumulate):
-                    share = warmup_cosine(at.step, stretched, warmup_steps, optimization.final_lr)
-                    for group in optimizer.param_groups:
-                        group["lr"] = schedule.lr * share * group["lr_share"]
-                        if group["params"][0].ndim > 1:
-                            group["weight_decay"] = decay_at(at.step / stretched, optimization)
-                    # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
-                    torch.manual_seed(derive(seed, "step", at.step, fabric.global_rank))
-                    for k, batch in enumerate(batches):
-                        at.skipped.update(batch.skipped)
-                        batch = at.plan.with_targets(batch) if at.plan else batch
-                        batch = appearance(batch, at.epoch, fabric.device)
-                        with fabric.no_backward_sync(wrapped, enabled=k + 1 < len(batches)):
-                            loss = wrapped(batch)
-                            fabric.backward(loss.total / len(batches))
-                    for parameter, step in frozen:
-                        if at.step < step:
-                            parameter.grad = None
-                    if clip or optimization.clip_per_parameter:  # infinite: only undoes the scaling of fp16
-                        fabric.clip_gradients(wrapped, optimizer_, max_norm=clip or math.inf, error_if_nonfinite=False)
-                    if optimization.clip_per_parameter:
-                        clip_per_parameter(method.parameters(), optimization.clip_per_parameter)
-                    optimizer_.step()
-                    optimizer_.zero_grad()
-                    at.step, at.batch = at.step + 1, at.batch + len(batches)
-                    if hasattr(method, "after_step"):
-                        method.after_step(at.step / total_steps)
-                    if at.step % schedule.log_steps == 0 or at.step in (1, total_steps):
-                        write_line(loss)
-                    # not at every step, since processes wait for each other to agree
-                    ask = fabric.world_size == 1 or at.step % schedule.log_steps == 0
-                    stop, late = sync_flags() if ask else (False, False)
-                    if stop or at.step >= total_steps:
-                        break
-                    if late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
-                        checkpoint()
-                stop, late = sync_flags()
-                if stop:
-                    checkpoint()
-                    raise Interrupted(
-                        f"stopped at step {at.step} of {total_steps}; resume with: glocal pretrain --resume {run}"
-                    )
-                ended = at.step >= total_steps
-                if at.batch >= steps_per_epoch * schedule.accumulate:
-                    at.epoch, at.batch = at.epoch + 1, 0
-                if monitor and (ended or (at.batch == 0 and at.epoch % schedule.monitor_every == 0)):
-                    checkpoint()
-                    _monitor(monitor, method, at, log, fabric, last=ended)
-                    logged = (at.step, time.monotonic())
-                elif ended or late:
-                    checkpoint()
-    finally:
-        log.close()
-        loader.close()
-    return at
+    def plan_epoch(self, images: PlainImages) -> None:
+        """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
+        at = self.at
+        images.epoch, images.plan = at.epoch, at.plan
+        at.plan = self.method.before_epoch(images)
+        if numbers := at.plan.numbers(images.plan):
+            self.log.record({"step": at.step + 1, "epoch": at.epoch, **numbers})  # the first step it serves
+        for name, parameter in self.method.named_parameters():
+            if name.startswith(at.plan.renewed):
+                self.optimizer.state.pop(parameter, None)
 
-
-def _make_plan(method: Any, bank: PlainImages, optimizer: torch.optim.Optimizer, at: Position, log: RunLogger) -> None:
-    """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
-    bank.epoch, bank.plan = at.epoch, at.plan
-    at.plan = method.before_epoch(bank)
-    if numbers := at.plan.numbers(bank.plan):
-        log.record({"step": at.step + 1, "epoch": at.epoch, **numbers})  # the first step it serves
-    for name, parameter in method.named_parameters():
-        if name.startswith(at.plan.renewed):
-            optimizer.state.pop(parameter, None)
-
-
-def _monitor(monitor: Monitor, method: Any, at: Position, log: RunLogger, fabric: Fabric, *, last: bool) -> None:
-    """Look on the main process; where it says stop, all processes do, unless this is the end anyway."""
-    numbers, stop = {}, None
-    if fabric.is_global_zero:
-        try:
-            numbers = monitor(method.encoder, at.epoch)
-        except TrainingStopped as stopped:
-            stop = str(stopped)
-    stop = fabric.broadcast(stop)
-    if stop and not last:
-        raise TrainingStopped(stop)
-    log.record({"step": at.step, "epoch": at.epoch, **numbers})
-    log.say(f"epoch {at.epoch}: " + "  ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
-
-
-def _chunks(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Groups of `size`; a last incomplete one is dropped."""
-    group = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and termination into a question the loop asks after each step; a second Ctrl-C stops at once."""
-    asked = False
-
-    def ask(signum: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    names = (signal.SIGINT, signal.SIGTERM)
-    try:
-        previous = [signal.signal(name, ask) for name in names]
-    except ValueError:  # not the main thread: signals are the caller's business
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        for name, handler in zip(names, previous, strict=True):
-            signal.signal(name, handler)
+    def look(self, *, last: bool) -> None:
+        """Ask the monitor on the main process; where it says stop, all processes do, unless this is the end anyway."""
+        numbers, stop = {}, None
+        if self.fabric.is_global_zero and self.monitor:
+            try:
+                numbers = self.monitor(self.method.encoder, self.at.epoch)
+            except TrainingStopped as stopped:
+                stop = str(stopped)
+        stop = self.fabric.broadcast(stop)
+        if stop and not last:
+            raise TrainingStopped(stop)
+        self.log.record({"step": self.at.step, "epoch": self.at.epoch, **numbers})
+        said = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        self.log.say(f"epoch {self.at.epoch}: {said}")
+        self.logged = self.at.step, time.monotonic()

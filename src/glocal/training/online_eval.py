@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from glocal import random
-from glocal.data.source import ImageSource
+from glocal.data import ImageSource, Subset
 from glocal.diagnostics.collapse import check_features
 from glocal.evaluation.extract import stream
 from glocal.evaluation.knn import knn_predict
 from glocal.evaluation.rank import rankme
-from glocal.evaluation.split import Subset, held_out
-from glocal.training.loop import TrainingStopped
+from glocal.evaluation.split import held_out
+from glocal.training.stopping import TrainingStopped
 
 IMAGES = 1000
 """At most so many training images are looked at."""

@@ -79,18 +79,22 @@ class LARS(torch.optim.Optimizer):
 def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.optim.Optimizer:
     """The optimiser of `spec` over what trains; parameters of one dimension get neither decay nor adaptation.
 
-    The learning rate of a group is to be kept at the schedule's times its "lr_share".
+    `set_rates` keeps the groups at their rates: "lr_share" of the schedule's, or of the peak where "constant" is set.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay, "lr_share": 1.0},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "lr_share": spec.bias_lr_scale},
-    ]
-    light = {p for name, p in module.named_parameters() if name.startswith(spec.no_momentum)}
-    for group in groups.copy() if light and spec.optimizer != "adamw" else []:
-        groups.append({**group, "params": [p for p in group["params"] if p in light], "momentum": 0.0})
-        group["params"] = [p for p in group["params"] if p not in light]
-    groups = [group for group in groups if group["params"]]
+    found: dict[tuple[bool, bool, bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            light = name.startswith(spec.no_momentum) and spec.optimizer != "adamw"
+            start = max((start for start in spec.lr_of if name.startswith(start)), key=len, default="")
+            kind = light, parameter.ndim <= 1, name.startswith(spec.constant), spec.lr_of.get(start, 1.0)
+            found.setdefault(kind, []).append(parameter)
+    groups: list[dict[str, Any]] = []
+    for kind in sorted(found, key=lambda kind: (*kind[:3], kind[3] != 1, kind[3])):  # the usual ones first
+        light, flat, constant, factor = kind
+        decay, share = (0.0, spec.bias_lr_scale * factor) if flat else (spec.weight_decay, factor)
+        groups.append({"params": found[kind], "weight_decay": decay, "lr_share": share})
+        groups[-1] |= {"momentum": 0.0} if light else {}
+        groups[-1] |= {"constant": True} if constant else {}
     if spec.optimizer == "lars":
         for group in groups:
             group["adapt"] = group["params"][0].ndim > 1
@@ -98,6 +102,26 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, foreach=True)
     return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, spec: Optimization, step: int, *, lr: float, steps: int, warmup_steps: int
+) -> None:
+    """Give each group of `build_optimizer` the learning rate and the weight decay of a step.
+
+    Args:
+        optimizer: whose groups are set.
+        spec: what it was built from.
+        step: optimiser steps taken.
+        lr: peak learning rate.
+        steps: length of the schedules.
+        warmup_steps: of these, with a rising rate.
+    """
+    share = warmup_cosine(step, steps, warmup_steps, spec.final_lr)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * (1.0 if group.get("constant") else share) * group["lr_share"]
+        if group["params"][0].ndim > 1:
+            group["weight_decay"] = decay_at(step / steps, spec)
 
 
 def decay_at(progress: float, spec: Optimization) -> float:

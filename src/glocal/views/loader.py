@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import os
-import signal
-import sys
+import multiprocessing
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -28,9 +25,7 @@ from glocal.views.dataset import AGAIN, Packed, Samples, can_share
 from glocal.views.recipe import Recipe, Support
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch
-
-LEAST_PRIORITY = 19
-"""Niceness of worker processes that yield."""
+from glocal.views.workers import LEAST_PRIORITY, init_worker, signals_blocked, tell_of_deaths_later
 
 
 class ViewLoader:
@@ -115,7 +110,7 @@ class ViewLoader:
             num_workers=workers,
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_init_worker, LEAST_PRIORITY if low_priority else 0),
+            worker_init_fn=partial(init_worker, LEAST_PRIORITY if low_priority else 0),
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
@@ -170,8 +165,9 @@ class ViewLoader:
         # The stream runs on into the next epoch, so that workers don't idle in between; any other place restarts it.
         if self._next != (epoch, step):
             self._positions.start = (epoch, step)
-            with _interrupts_blocked():
+            with signals_blocked():
                 self._stream = iter(self._reader)
+            tell_of_deaths_later()
         self._next = None  # unless the next line succeeds
         batch = next(self._stream)
         if isinstance(batch, Exception):
@@ -214,6 +210,9 @@ def _close_all() -> None:
     # Before DataLoader's own hook, which leaves the workers to be waited for, five seconds each.
     for loader in list(_open):
         loader.close()
+    for child in multiprocessing.active_children():
+        if child.daemon:  # a worker that hangs: it would not hear SIGTERM
+            child.kill()
 
 
 @dataclass
@@ -257,31 +256,3 @@ def _keys(order: np.ndarray) -> np.ndarray:
 
 def _as_is(item):
     return item
-
-
-def _init_worker(niceness: int, _: int) -> None:
-    # Ctrl-C reaches the whole process group; only the main process should answer it, and it stops the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _quiet_about_lost_connections
-    torch.set_num_threads(1)
-    if hasattr(os, "nice"):
-        os.nice(niceness)
-
-
-def _quiet_about_lost_connections(kind, error, trace) -> None:
-    # The main process may leave while a helper thread is handing it a batch.
-    if not issubclass(kind, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)
-
-
-@contextmanager
-def _interrupts_blocked():
-    """Ctrl-C waits: worker processes started inside inherit the block, and none dies of it while importing."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -105,6 +105,7 @@ class Batch:
         support: labelled support set of the methods that want one, or None.
         target: (B, T) int64, what an `EpochPlan` says of these samples, or None.
         key: (B,) int64, in main memory, what random numbers are drawn by; None: the sample ids.
+        extra: what else a source knows of these samples, (B, ...) each, by name.
         skipped: (sample id, reason) of images that could not be read and were replaced in this batch.
     """
 
@@ -114,6 +115,7 @@ class Batch:
     support: Batch | None = None
     target: Tensor | None = None
     key: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
     skipped: tuple[tuple[int, str], ...] = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
@@ -125,4 +127,5 @@ class Batch:
             label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
             support=None if self.support is None else self.support.to(device, non_blocking=non_blocking),
             target=None if self.target is None else self.target.to(device, non_blocking=non_blocking),
+            extra={name: value.to(device, non_blocking=non_blocking) for name, value in self.extra.items()},
         )

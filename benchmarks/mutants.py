@@ -1,0 +1,185 @@
+"""Do the tests notice? `python -m benchmarks.mutants`: small faults put into the code, one at a time, in a copy of it.
+
+A seeded sample of mutants (a comparison turned, a constant changed, a statement deleted, ...), each run against the
+tests that mirror its file and those that name most of what the file defines. A survivor is a test that is missing, or a
+change without effect: what is written into its "why" by hand is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import compileall
+import difflib
+import importlib
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT, RESULTS = Path(__file__).parents[1], Path(__file__).parent / "results" / "mutants.json"
+FILES = ("losses/*.py", "views/*.py", "evaluation/*.py", "training/plan.py", "training/defaults.py")
+DEPENDENTS = 3  # test files beside the one that mirrors
+SECONDS = 300  # of the processor, after which a mutant counts as killed
+PRELOADED = ("torch", "torchvision", "timm", "lightning.fabric", "sklearn.linear_model", "lightly.loss", "hypothesis")
+PYTEST = "-x -q -rfE --assert=plain -p pytest_timeout --timeout=400 -p no:cacheprovider"
+PAIRS = "Lt LtE Gt GtE Eq NotEq Is IsNot In NotIn And Or Add Sub Mult Div BitOr BitAnd"
+PAIRS += " min max amin amax argmin argmax mean sum floor ceil any all minimum maximum"
+ONE, TWO = PAIRS.split()[::2], PAIRS.split()[1::2]
+OTHER = dict(zip(ONE + TWO, TWO + ONE, strict=True))
+NOT_CODE = {"annotation", "returns", "decorator_list", "bases"}
+
+
+def changes(node: ast.AST, field: str) -> Iterator[ast.AST]:
+    """What may stand in the place of `node`."""
+    match node:
+        case ast.operator() | ast.cmpop() | ast.boolop() if other := OTHER.get(type(node).__name__):
+            yield getattr(ast, other)()
+        case ast.Constant(value=bool()):
+            yield ast.Constant(not node.value)
+        case ast.Constant(value=int() | float() as value):
+            yield ast.Constant(value + 1 if isinstance(value, int) else value * 2 or 1.0)
+        case ast.UnaryOp(op=ast.Not() | ast.USub()):
+            yield node.operand
+        case ast.IfExp():
+            yield from (node.body, node.orelse)
+        case ast.Attribute(value=value, attr=name) if field == "func" and name in OTHER:
+            yield ast.Attribute(value, OTHER[name], node.ctx)
+        case ast.Name(id="min" | "max" | "any" | "all" as name) if field == "func":
+            yield ast.Name(OTHER[name], node.ctx)
+        case ast.Return(value=ast.AST()):
+            yield ast.Return(ast.Constant(0))
+        case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.If(orelse=[]):
+            yield ast.Pass()
+        case ast.Assign(targets=[ast.Name(id=name)]):
+            if any(isinstance(x, ast.Name) and x.id == name for x in ast.walk(node.value)):
+                yield ast.Pass()
+
+
+def places(node: ast.AST, line: int = 0) -> Iterator[tuple[int, Any, Any, ast.AST]]:
+    """Everything that may be changed: its line, where it stands (a node and field, or a list and index), the change."""
+    for field, value in ast.iter_fields(node):
+        if field in NOT_CODE:
+            continue
+        holder, items = (value, enumerate(value)) if isinstance(value, list) else (vars(node), [(field, value)])
+        for key, child in items:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.Assert | ast.JoinedStr):
+                continue  # messages
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            at = getattr(child, "lineno", line)
+            yield from ((at, holder, key, change) for change in changes(child, field))
+            yield from places(child, at)
+
+
+def mutant(path: Path, number: int) -> tuple[int, str, list[str]]:
+    """The `number`th mutant of a file: its line, its text without comments, and the lines that differ."""
+    tree = ast.parse(path.read_text())
+    before = ast.unparse(tree).splitlines()
+    line, holder, key, change = list(places(tree))[number]
+    holder[key] = change
+    after = ast.unparse(ast.fix_missing_locations(tree)).splitlines()
+    differing = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
+    return line, "\n".join(after), [text for text in differing if not text.startswith("@@")]
+
+
+def tests_of(path: Path, root: Path) -> list[str]:
+    """The file that mirrors `path`, and those that name most of what it defines."""
+    mirror, room = root / "tests" / path.parent.name / f"test_{path.stem}.py", f"glocal.{path.parent.name}"
+    names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    word = re.compile(rf"\b({'|'.join([*names, f'{room}.{path.stem}'])})\b")
+    texts = {file: file.read_text() for file in sorted(root.glob("tests/*/test_*.py")) if file != mirror}
+    counts = {file: len(word.findall(text)) for file, text in texts.items() if room in text}
+    others = sorted((file for file in counts if counts[file]), key=lambda file: -counts[file])[:DEPENDENTS]
+    return [str(file.relative_to(root)) for file in [mirror] * mirror.exists() + others]
+
+
+def run(tests: list[str], root: Path) -> tuple[str, float]:
+    """The first test that fails in the copy, "" if all pass, and the seconds of the processor that it took."""
+    with open(root / "said", "w+") as said:
+        if (child := os.fork()) == 0:
+            os.chdir(root)
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+            os.environ["PYTHONPATH"] = f"{root}/src{os.pathsep}{root}"
+            sys.path[:0] = [f"{root}/src", str(root)]
+            os._exit(pytest.main([*PYTEST.split(), *tests]))
+        _, status, used = os.wait4(child, 0)
+        text = said.seek(0) or said.read()
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    code = os.waitstatus_to_exitcode(status)
+    return (failed[1] if failed else f"exit code {code}") if code else "", used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hours", type=float, default=2.0, help="of one processor")
+    parser.add_argument("--only", nargs="+", default=FILES, metavar="GLOB", help="files of src/glocal")
+    parser.add_argument("--keep", choices=("killed", "all"), help="of the last results; what it did not reach is run")
+    arguments = parser.parse_args()
+    for name in PRELOADED:
+        importlib.import_module(name)
+    sys.dont_write_bytecode = True  # a mutant of equal length, made in the same second, would not be compiled again
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    earlier = json.loads(RESULTS.read_text())["mutants"] if RESULTS.exists() else []
+    known = {(entry["file"], *entry["diff"]): entry for entry in earlier}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name).resolve() / "copy"
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__"))
+        setup = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "egg_info"]
+        subprocess.run(setup, cwd=root, check=True, capture_output=True)
+        compileall.compile_dir(root / "src", quiet=1)
+        files = [file for glob in arguments.only for file in sorted((root / "src" / "glocal").glob(glob))]
+        sites = [(file, k) for file in files for k in range(len(list(places(ast.parse(file.read_text())))))]
+        entries, todo, used, passing = [], [], 0.0, set()
+        for file, k in random.Random(arguments.seed).sample(sites, min(arguments.count, len(sites))):
+            line, text, diff = mutant(file, k)
+            entry = {"file": str(file.relative_to(root)), "line": line, "diff": diff, "killed_by": "not run"}
+            old = known.get((entry["file"], *diff), {})
+            entry |= {"why": old["why"]} if "why" in old else {}
+            if arguments.keep == "all" or (arguments.keep == "killed" and old.get("killed_by")):
+                entry["killed_by"] = old.get("killed_by", "not run")
+            entries.append(entry)
+            if entry["killed_by"] == "not run":
+                todo.append((file, text, entry))
+        for file, text, entry in todo:
+            tests, original = tests_of(file, root), file.stat()
+            kept = file.read_text()
+            file.write_text(text)
+            entry["killed_by"], seconds = run(tests, root)
+            file.write_text(kept)
+            os.utime(file, ns=(original.st_atime_ns, original.st_mtime_ns))  # as it was compiled
+            used += seconds
+            if "::" in (by := entry["killed_by"]) and by not in passing:
+                failing, seconds = run([by], root)
+                if failing:
+                    raise SystemExit(f"{by} fails without any fault")
+                passing.add(by)
+                used += seconds
+            ran = [entry for entry in entries if entry["killed_by"] != "not run"]
+            killed = sum(bool(entry["killed_by"]) for entry in ran)
+            about = {"seed": arguments.seed, "seconds": round(used), "tried": len(ran), "killed": killed}
+            RESULTS.write_text(json.dumps(about | {"mutants": entries}, indent=1, ensure_ascii=False) + "\n")
+            if used > 3600 * arguments.hours:
+                break
+    for entry in entries:
+        if not entry["killed_by"]:
+            print(f"{entry['file']}:{entry['line']}  {entry.get('why', '')}", *entry["diff"], sep="\n    ")
+    print(about)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The configuration of a pretraining run, written once: `glocal.pretrain`, the command and config.yaml follow it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from glocal.errors import UsageError, did_you_mean
+
+RENAMED = {"trust": "trust_coefficient"}
+"""Options by the names that older config.yaml files have."""
+ABSENT = {"cache": False, "compile": False}
+"""What runs did from before there was such an option."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which network, as `glocal.backbones.build_backbone` takes it."""
+
+    backbone: str = "resnet50"
+    image_size: int = 224
+    pretrained: bool | str = False
+    stem: Literal["native", "cifar"] = "native"
+    output_stride: int | None = None
+    drop_path: float = 0.0
+
+    @property
+    def encoder_options(self) -> dict[str, Any]:
+        """The keywords of `build_backbone`, beside the name and the method's pool."""
+        return {
+            "image_size": self.image_size,
+            "pretrained": self.pretrained,
+            "stem": self.stem,
+            "output_stride": self.output_stride,
+            "drop_path": self.drop_path,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """What of the method's own optimisation is replaced; None keeps it."""
+
+    optimizer: Literal["lars", "adamw", "sgd"] | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float | None = None
+    trust_coefficient: float | None = None
+    clip: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """Where and how it is computed."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None
+    workers: int | None = None
+    threads: int | None = None
+    cache: bool | None = None
+    compile: bool | None = None
+
+    @property
+    def processes(self) -> int:
+        """On all machines together."""
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(MachineConfig, OptimizationConfig, EncoderConfig):
+    """All of a run: what each option means is said at `glocal.pretrain`, whose keywords these are.
+
+    None is what `glocal.training.resolve` decides. `options` are the method's own: keywords of its constructor.
+
+    Raises:
+        UsageError: for a value of another type, or one that makes no sense.
+    """
+
+    data: str | list[str] | None = None
+    method: str = "vicregl"
+    preset: str | None = None
+    epochs: int | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int = 1
+    seed: int = 0
+    monitor_every: int | None = None
+    checkpoint_steps: int = 0
+    report: bool = True
+    report_images: int = 2000
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(PretrainConfig)
+        for name, value in self.settings().items():
+            if not _fits(value, hints[name]):
+                raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
+            least, most = _RANGES.get(name, (None, None))
+            if value is not None and least is not None and not least <= value <= most:
+                size = "small" if value < least else "large"
+                raise UsageError(f"{_flag(name)} {value} is too {size}; it must be from {least} to {most:g}")
+        if self.batch_size is not None and self.batch_size % self.accumulate:
+            raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
+
+    def settings(self) -> dict[str, Any]:
+        """The run's options without the method's."""
+        return {name.name: getattr(self, name.name) for name in fields(self) if name.name != "options"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat mapping, as config.yaml holds it: the run's options, then the method's."""
+        plain = {**self.settings(), **self.options}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, origin: str = "") -> PretrainConfig:
+        """Read what `to_dict` wrote, this version's or an older one's: what is no option of a run is the method's.
+
+        Args:
+            values: option -> value.
+            origin: the file, for messages.
+
+        Raises:
+            UsageError: as the constructor, with the file's name.
+        """
+        known = {name.name for name in fields(cls)} - {"options"}
+        values = {RENAMED.get(name, name): value for name, value in values.items()}
+        try:
+            own = {name: _number(value, name) for name, value in values.items() if name in known}
+            return cls(**own, options={name: value for name, value in values.items() if name not in known})
+        except UsageError as error:
+            raise UsageError(f"{origin}: {error}" if origin else str(error)) from error
+
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        default, mine = PretrainConfig().settings(), {**self.settings(), **self.options}
+        return {name: value for name, value in mine.items() if value != default.get(name)}
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        ("epochs", "max_steps", "accumulate", "devices", "num_nodes", "monitor_every", "threads"), (1, 1e9)
+    ),
+    **dict.fromkeys(("workers", "checkpoint_steps", "seed"), (0, 1e18)),
+    **dict.fromkeys(("lr", "weight_decay", "warmup_epochs", "trust_coefficient", "clip"), (0, 1e30)),
+    "image_size": (8, 8192),
+    "batch_size": (2, 1e7),
+    "report_images": (10, 1e9),
+    "drop_path": (0, 0.999),
+}
+
+
+def reserved_names() -> frozenset[str]:
+    """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
+    beside = {"out", "resume", "quiet", "trust_code", "config"}
+    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"} | beside
+
+
+def unknown_option(owner: str, name: str, known: Any) -> UsageError:
+    """What to say of an option that nobody has."""
+    return UsageError(f"{owner} has no option '{name}'{did_you_mean(name, known)}")
+
+
+def _number(value: Any, name: str) -> Any:
+    """YAML reads 1e-3 as a word: the number it means, where the option is one."""
+    if isinstance(value, str) and get_type_hints(PretrainConfig)[name] in (float, float | None):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type: as isinstance, but an int is a float, and a bool is no int."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _words(hint: Any) -> str:
+    """A type as a person reads it: 'a whole number or none'."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_words(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", types.NoneType: "none"}
+    return names.get(hint, "a list")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,73 @@
+"""Processes: how many, on what, and how they agree."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+
+from glocal.config import PretrainConfig
+from glocal.errors import UsageError
+from glocal.training.allocation import keep_freed_memory
+from glocal.training.precision import precision_arguments
+
+T = TypeVar("T")
+
+
+def under_torchrun(config: PretrainConfig) -> PretrainConfig:
+    """The configuration with torchrun's numbers, where that has started the processes itself."""
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return config
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return replace(config, devices=local, num_nodes=int(os.environ["WORLD_SIZE"]) // local)
+
+
+def launch(config: PretrainConfig) -> Fabric:
+    """Start the processes, with precision and threads as configured.
+
+    Raises:
+        UsageError: where this machine has no such accelerator, or not so many.
+    """
+    assert config.threads is not None
+    assert config.precision is not None
+    torch.set_num_threads(config.threads)
+    warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")  # its successor is too new
+    for name in ("lightning.fabric", "lightning.pytorch"):  # Lightning announces itself at level INFO
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            **precision_arguments(config.precision, config.accelerator),
+            # buffers are equal on all ranks already
+            strategy=DDPStrategy(broadcast_buffers=False) if config.processes > 1 else "auto",
+        )
+    except (ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException among them
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--accelerator {config.accelerator} --devices {config.devices}: {reason}") from error
+    fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    return fabric
+
+
+def on_main(fabric: Fabric, work: Callable[[], T]) -> T:
+    """What `work` gives on the first process, on all; where it refuses there, all refuse."""
+    result, refusal = None, None
+    if fabric.is_global_zero:
+        try:
+            result = work()
+        except UsageError as error:
+            refusal = str(error)
+    result, refusal = fabric.broadcast((result, refusal))
+    if refusal is not None:
+        raise UsageError(refusal)
+    return result  # type: ignore[return-value]

@@ -1,0 +1,153 @@
+"""A run from its configuration on, or from where it was left."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from glocal.config import ABSENT, PretrainConfig
+from glocal.data import code_of, describe
+from glocal.data.source import ImageSource
+from glocal.diagnostics import diagnose
+from glocal.errors import UsageError
+from glocal.methods import method_class, method_options
+from glocal.pipeline.conclude import conclude
+from glocal.pipeline.launch import launch, on_main, under_torchrun
+from glocal.pipeline.prepare import build_method, compile_encoders, prepare
+from glocal.plugins import refuse_untrusted
+from glocal.run import Run
+from glocal.training import Monitor, TrainingStopped, fit, resolve, this_machine
+from glocal.training.checkpoint import read_checkpoint
+from glocal.training.online_eval import OnlineEval
+from glocal.views import Appearance, PixelCache, ViewLoader
+
+
+def start_run(config: PretrainConfig, source: ImageSource, *, out: str | None, quiet: bool) -> Path:
+    """Decide what was left open, create the run's directory, train, evaluate, report. See `glocal.pretrain`."""
+    config = under_torchrun(config)
+    name = f"{config.method}-{config.backbone}-{Path(source.name).name}".replace("/", "-").replace(":", "-")
+    return _train(config, source, lambda: Run.create(out, name), resume=False, quiet=quiet)
+
+
+def continue_run(run: Run, config: PretrainConfig, source: ImageSource, *, quiet: bool) -> Path:
+    """Go on where a run stopped, exactly as if it had not."""
+    return _train(config, source, lambda: run, resume=True, quiet=quiet)
+
+
+def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = False) -> PretrainConfig:
+    """The configuration under which a run was begun; what it says nothing of was then not an option.
+
+    Raises:
+        UsageError: if it cannot be read, or names code to import and is not trusted.
+    """
+    config = PretrainConfig.from_dict({**ABSENT, **run.config()}, origin=str(run.config_file))
+    code = code_in(config.settings())
+    refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, code))
+    known = method_options(method_class(config.method))
+    absent = {name: option.default for name, option in known.items() if name != "image_size"}
+    workers = config.workers if workers is None else workers
+    return replace(config, workers=workers, options={**absent, **config.options})
+
+
+def trained_method(run: Run, *, trust_code: bool = False) -> Any:
+    """See `glocal.load_method`."""
+    method = build_method(replace(stored_config(run, trust_code=trust_code), pretrained=False))
+    state = read_checkpoint(run)["method"]
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(f"the checkpoint of {run} is of another config.yaml: {str(error).splitlines()[0]}") from error
+    return method.eval()
+
+
+def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run], *, resume: bool, quiet: bool) -> Path:
+    machine = this_machine(config.accelerator)
+    fabric = launch(resolve(config, source, machine)[0].config)
+    machine, method = prepare(fabric, config, source, machine)
+    resolved, notes = resolve(config, source, machine)
+    config, optimization, schedule = resolved.config, resolved.optimization, resolved.schedule
+    assert optimization is not None
+    assert schedule is not None
+    pixels = None
+    if config.cache:
+        with fabric.rank_zero_first():  # the others find it made
+            pixels = PixelCache(source, method.recipe.views)
+        notes.append(pixels.note)
+    if config.compile:
+        compile_encoders(method)
+    on_cpu = fabric.device.type == "cpu"
+    appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
+    loader = ViewLoader(
+        source,
+        method.recipe,
+        batch_size=schedule.batch_size // schedule.accumulate,
+        seed=config.seed,
+        workers=config.workers or 0,
+        low_priority=on_cpu,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        cache=pixels,
+        appearance=appearance if on_cpu else None,
+    )
+    notes += loader.notes
+    with ExitStack() as held:
+
+        def claim() -> Run:
+            run = place()
+            held.enter_context(run.lock())
+            run.resume_command = _resume_command(run, code_in(config.settings()))
+            if not resume:
+                run.write_config(config.to_dict())
+            return run
+
+        run = on_main(fabric, claim)
+        if fabric.is_global_zero and not quiet:
+            title = method_class(config.method).title
+            print(f"{title} · {config.backbone} · {describe(source)} → {run}")
+            for note in notes:
+                print(f"  {note}")
+        ended = fit(
+            fabric,
+            method,
+            loader,
+            appearance,
+            run,
+            optimization=optimization,
+            schedule=schedule,
+            seed=config.seed,
+            resume=resume,
+            monitor=_monitor(run, source, config),
+            quiet=quiet,
+        )
+        if fabric.is_global_zero:
+            conclude(run, config, method.encoder.cpu().eval(), source, ended, quiet=quiet)
+    return run.path
+
+
+def code_in(config: Mapping[str, Any]) -> list[str]:
+    """The places module:attribute that a run of this configuration imports."""
+    named = [str(config.get(option)) for option in ("method", "backbone")]
+    return [name for name in named if ":" in name] + code_of(config.get("data"))
+
+
+def _resume_command(run: Run, code: list[str]) -> str:
+    """What to paste to go on."""
+    return f"glocal pretrain --resume {shlex.quote(str(run))}{' --trust-code' if code else ''}"
+
+
+def _monitor(run: Run, source: ImageSource, config: PretrainConfig) -> Monitor:
+    """What looks at the encoder during training, and stops a collapse."""
+    look = OnlineEval(source, image_size=config.image_size, seed=config.seed)
+
+    def monitor(encoder: Any, epoch: int) -> dict[str, float]:
+        numbers = look(encoder, epoch)
+        for found in diagnose(run.metrics()):
+            if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
+                raise TrainingStopped(f"stopped after epoch {epoch}: {found}")
+        return numbers
+
+    return monitor

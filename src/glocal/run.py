@@ -1,0 +1,236 @@
+"""`Run`: a run as a directory. Nothing else knows the names of the files in it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glocal.errors import UsageError
+
+
+def write_atomically(path: Path, content: str | Callable[[Path], Any]) -> None:
+    """Write a file whole or not at all: beside its place, synced, then renamed; with the permissions of any new file.
+
+    Args:
+        path: its folder is made where it is missing.
+        content: a text, or what writes the file at the path it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode
+        if callable(content):
+            content(partial)
+        else:
+            partial.write_text(content, encoding="utf-8")
+        partial.chmod(mode)  # some writers make private files
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Run:
+    """The directory of a run.
+
+    Args:
+        path: there or not; `create` and `open` check.
+
+    Attributes:
+        path: the directory.
+        metrics_file: one JSON object a line, training and monitor lines, told apart by their keys.
+        checkpoint_file: all that going on needs; previous_checkpoint, the one before.
+        encoder_files: weights and description of the finished encoder.
+        tensorboard, report_file, skipped_file: as they are called.
+        resume_command: what to paste to go on.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoint_file = self.path / "checkpoints" / "last.pt"
+        self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"
+        self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"
+        self.scores_file = self.path / "evaluation.json"
+        self.skipped_file = self.path / "skipped.txt"
+        self.report_file = self.path / "report.html"
+        self.tensorboard = self.path / "tensorboard"
+        self.resume_command = f"glocal pretrain --resume {shlex.quote(str(self.path))}"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def create(cls, out: str | None, stem: str) -> Run:
+        """The run at `out`, or at the first free runs/STEM-K. Its directory is made; what it holds is not touched.
+
+        Raises:
+            UsageError: if there is a run that can be gone on with, a file, or no permission.
+        """
+        try:
+            if out is None:
+                return cls(_first_free(Path("runs"), stem))
+            run = cls(out)
+            run.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(
+                f"--out {out} is a file, or below one; name a directory that does not exist yet"
+            ) from error
+        except OSError as error:
+            raise UsageError(f"cannot make the run's directory {out or 'runs'}: {error.strerror}") from error
+        if run.has_encoder or run.has_checkpoint:
+            raise UsageError(f"{run} already holds a run; choose another --out, or continue it: {run.resume_command}")
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run that is at `path`.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        run = cls(path)
+        if not run.config_file.exists():
+            what = "is not a run (it has no config.yaml)" if run.path.exists() else "does not exist"
+            raise UsageError(f"{path} {what}; runs are the directories that glocal pretrain --out makes")
+        return run
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return any(file.is_file() for file in self.checkpoints)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The last checkpoint, then the one before."""
+        return [self.checkpoint_file, self.previous_checkpoint]
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the run has finished."""
+        return all(file.is_file() for file in self.encoder_files)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Nobody else trains in this directory meanwhile.
+
+        The lock is the process's own (POSIX `lockf`): forked loader workers don't inherit it, and it is gone when the
+        process is, however that ends. Where the file system has no locks, says so and goes on.
+
+        Raises:
+            UsageError: if another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not on this system
+            yield
+            return
+        try:
+            file = open(self.path / ".lock", "a+")  # noqa: SIM115 (closing it would release the lock)
+        except OSError as error:
+            raise UsageError(f"cannot write in the run's directory {self}: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise UsageError(
+                        f"another process is training in {self}; wait for it, or choose another --out"
+                    ) from error
+                print(f"{self}: no locks on this file system; see that only one process trains here", file=sys.stderr)
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """config.yaml as it stands.
+
+        Raises:
+            UsageError: if it cannot be read.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.config_file} is not valid YAML: {str(error).splitlines()[0]}") from error
+        except OSError as error:
+            raise UsageError(f"cannot read {self.config_file}: {error.strerror}") from error
+        if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
+            raise UsageError(f"{self.config_file} is empty or not a mapping; start the run again")
+        return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Complete, and enough to run the same again."""
+        write_atomically(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; what is no line of metrics (cut off by a kill, damaged) is left out."""
+        lines: list[dict[str, Any]] = []
+        text = self.metrics_file.read_text(encoding="utf-8", errors="replace") if self.metrics_file.exists() else ""
+        for line in text.splitlines():
+            with suppress(json.JSONDecodeError):
+                found = json.loads(line)
+                if isinstance(found, dict) and isinstance(found.get("step"), int):
+                    lines.append(found)
+        return lines
+
+    def scores(self) -> dict[str, Any]:
+        """What evaluation found; empty before.
+
+        Raises:
+            UsageError: if the file is damaged.
+        """
+        return _read_json(self.scores_file, "delete it and evaluate the run again")
+
+    def write_scores(self, scores: dict[str, Any]) -> None:
+        """Keep what evaluation found."""
+        write_json(self.scores_file, scores)
+
+    def encoder(self) -> dict[str, Any]:
+        """The description of the finished encoder; empty before."""
+        return _read_json(self.encoder_files[1], "export the encoder again")
+
+    def skipped(self) -> list[str]:
+        """A line for each image that could not be read: its key, a tab, the reason."""
+        if not self.skipped_file.exists():
+            return []
+        return [line for line in self.skipped_file.read_text(encoding="utf-8", errors="replace").split("\n") if line]
+
+    def write_skipped(self, reasons: dict[str, str]) -> None:
+        """Name the images that could not be read. Names that are not UTF-8 are escaped."""
+        lines = "".join(f"{key}\t{reason}\n" for key, reason in sorted(reasons.items()))
+        write_atomically(self.skipped_file, lines.encode("utf-8", "backslashreplace").decode())
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is not valid JSON (line {error.lineno}): {remedy}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _first_free(folder: Path, stem: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(1, 10**6):
+        with suppress(FileExistsError):
+            (path := folder / f"{stem}-{k}").mkdir()
+            return path
+    raise UsageError(f"{folder} is full of runs called {stem}; name one with --out")

@@ -1,0 +1,244 @@
+"""What was left open is decided here: `resolve`, a pure function, and the rules it is made of."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from glocal.config import PretrainConfig
+from glocal.data.source import ImageSource
+from glocal.methods import Optimization, method_class, resolve_options
+from glocal.training.schedule import Schedule
+
+SMALL = 200_000
+"""Below this many images the published widths and learning rates do not fit; preset "small" applies."""
+SHORT_RUN = 30_000
+"""Steps under which published optimisers hardly move the weights."""
+SHORT_TRUST = 0.02
+"""LARS's η in short runs."""
+FORGETTING = 5.0
+"""By how many e-foldings a teacher should have forgotten the weights it began with."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is known before anything is decided: of the machine, and what was measured on it for this run.
+
+    Attributes:
+        cores: that this process may use.
+        threads: that PyTorch would use.
+        fast_bf16: whether bfloat16 autocast is worth it.
+        stride: of the backbone as it is built by default, pixels; None: not measured.
+        finer_refused: why it cannot be built with a finer stride; "" where it can.
+        published: the method's own optimisation of this backbone; None: not built yet.
+        cache, compile: (whether it pays, why); None: not measured.
+    """
+
+    cores: int
+    threads: int
+    fast_bf16: bool
+    stride: int | None = None
+    finer_refused: str = ""
+    published: Optimization | None = None
+    cache: tuple[bool, str] | None = None
+    compile: tuple[bool, str] | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration in which nothing is left open that is known yet.
+
+    Attributes:
+        config: complete; its `options` are all of the method's.
+        steps: optimiser steps of the run.
+        optimization: the method's own, adapted; None before the machine says what is published.
+        schedule: lengths and sizes for the loop; None, too.
+    """
+
+    config: PretrainConfig
+    steps: int
+    optimization: Optimization | None = None
+    schedule: Schedule | None = None
+
+
+def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tuple[Resolved, list[str]]:
+    """Decide what was left open, as far as it can be from what is known; what was given stays as it is.
+
+    Pure: nothing is measured here. Called with what was decided, it decides the same.
+
+    Args:
+        config: as asked for.
+        source: the images; only their number counts.
+        machine: what is known of it. What needs a measurement that is missing stays open.
+
+    Returns:
+        The complete configuration, and a sentence for each decision.
+
+    Raises:
+        UsageError: for options that the method does not have.
+    """
+    decisions = _Decisions(config)
+    images, processes, cls = len(source), config.processes, method_class(config.method)
+    _decide_sizes(decisions, images, machine)
+    given = {**config.options, "image_size": config.image_size}
+    options = resolve_options(cls, decisions.config.preset or "", decisions.config.batch_size * processes, given)
+    steps = _steps(decisions.config, images)
+    name = cls.teacher_momentum
+    if name is not None and name not in config.options:
+        options[name] = _momentum(options[name], steps, decisions.notes)
+    del options["image_size"]
+    decisions.config = replace(decisions.config, options=options)
+    if machine.stride is not None:
+        _decide_stride(decisions, machine, cls.least_cells)
+    if decisions.config.epochs <= 2:
+        decisions.fill("cache", False)
+    for name in ("cache", "compile"):
+        if (measured := getattr(machine, name)) is not None:
+            decisions.fill(name, *measured)
+    if machine.published is None:
+        return Resolved(decisions.config, steps), decisions.notes
+    optimization = _decide_optimization(decisions, machine.published, steps, processes)
+    done = decisions.config
+    schedule = Schedule(
+        epochs=done.epochs,
+        max_steps=done.max_steps,
+        batch_size=done.batch_size,
+        accumulate=done.accumulate,
+        lr=done.lr,
+        clip=done.clip,
+        monitor_every=done.monitor_every,
+        checkpoint_steps=done.checkpoint_steps,
+    )
+    return Resolved(done, steps, optimization, schedule), decisions.notes
+
+
+class _Decisions:
+    """A configuration under way to its complete form, and the reasons."""
+
+    config: Any  # a PretrainConfig; what is None in it and what no longer is, no type says
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.notes: list[str] = []
+
+    def fill(self, name: str, value: Any, why: str = "") -> None:
+        """Decide an option, if it was left open."""
+        if getattr(self.config, name) is None:
+            self.config = replace(self.config, **{name: value})
+            if why:
+                self.notes.append(f"{name.replace('_', '-')} {value}: {why}")
+
+
+def _decide_sizes(decisions: _Decisions, images: int, machine: Machine) -> None:
+    """Preset, batch size, epochs and machine settings, from the number of images and the machine."""
+    config = decisions.config
+    few = images < SMALL
+    decisions.fill("preset", "small" if few else "paper", f"{images:,} images ({'under' if few else 'over'} {SMALL:,})")
+    fitting = 2 ** max(1, int(math.log2(max(2, images // (8 * config.processes)))))
+    decisions.fill("batch_size", min(256, fitting), "at least eight steps an epoch, at most 256")
+    scaled = round(100 * math.sqrt(1_281_167 / max(1, images)))
+    decisions.fill("epochs", min(800, max(100, scaled)), "100 at ImageNet's size, more for less, at most 800")
+    decisions.fill("monitor_every", max(1, decisions.config.epochs // 20), "a twentieth of the run")
+    decisions.fill("workers", min(8, max(1, machine.cores // config.devices)), f"{machine.cores} cores")
+    fast = "bf16-mixed" if machine.fast_bf16 else "32-true"
+    decisions.fill("precision", fast, "what this hardware does fast")
+    decisions.fill("threads", machine.threads)
+
+
+def _steps(config: Any, images: int) -> int:
+    """Optimiser steps of the whole run."""
+    steps = config.epochs * (images // (config.batch_size * config.processes))
+    return min(steps, config.max_steps or steps)
+
+
+def finer_stride(image_size: int, stride: int, least_cells: int) -> int | None:
+    """An output stride that gives the large crop's map `least_cells` a side, where it has fewer.
+
+    Methods that match cells need about 6×6 (a ResNet at 96 px has 3×3).
+    """
+    if image_size / stride >= least_cells:
+        return None
+    possible = [finer for finer in (16, 8) if finer < stride]
+    return next((finer for finer in possible if image_size / finer >= least_cells), possible[-1] if possible else None)
+
+
+def _decide_stride(decisions: _Decisions, machine: Machine, least_cells: int) -> None:
+    config = decisions.config
+    assert machine.stride is not None
+    finer = finer_stride(config.image_size, machine.stride, least_cells)
+    if finer is None or config.output_stride is not None:
+        return
+    if machine.finer_refused:
+        decisions.notes.append(f"coarse maps: {machine.finer_refused}")
+        return
+    side = -(-config.image_size // finer)
+    decisions.fill("output_stride", finer, f"maps of {side}×{side} cells to match")
+
+
+def _momentum(published: float, steps: int, notes: list[str]) -> float:
+    """A teacher's momentum at the start, where a run is too short for the method's.
+
+    On its way to 1 it leaves exp(−(1 − m)·steps/2) of the initial weights in the teacher: of .99, 37% after 200 steps.
+    BYOL's own table has 68.4% at .9, 72.5% at .99 and 18.8% with a teacher that stays random (Grill et al., table 5a).
+    """
+    most = round(max(0.9, 1 - 2 * FORGETTING / max(1, steps)), 4)
+    if published <= most:
+        return published
+    notes.append(f"momentum {most}: {steps:,} steps, in which a teacher of {published} hardly moves")
+    return most
+
+
+def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, processes: int) -> Optimization:
+    """The method's own optimisation, adapted to short runs, under the options that were given.
+
+    LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps.
+    A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, in the order of solo-learn's recipes for CIFAR,
+    which cap the adapted rate in place of scaling it. Parameters of one dimension keep their share of the rate: without
+    adaptation it goes with the size of the loss. Momentum is for all: what a paper exempts had 10^3 steps an epoch.
+    AdamW's rate goes with the root of the batch (Malladi et al., NeurIPS 2022, arXiv:2205.10287) from the 1024 that its
+    recipes were published for: in proportion to it, a small batch would hardly move the weights in so few steps.
+    """
+    short = steps < SHORT_RUN
+    if short and spec.optimizer == "sgd" and decisions.config.lr is None:
+        why = f"SGD at the paper's rate would hardly move the weights in {steps:,} steps"
+        decisions.fill("optimizer", "adamw", why)
+    decisions.fill("optimizer", spec.optimizer, "the method's paper")
+    config = decisions.config
+    if config.optimizer != spec.optimizer:
+        lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config.optimizer]
+        spec = replace(spec, optimizer=config.optimizer, lr=lr, weight_decay=weight_decay, final_weight_decay=None)
+    if short:
+        spec = replace(spec, no_momentum=())
+    # a trust coefficient of .02 stands in the config.yaml of such a run, which must give the same run again
+    if short and spec.optimizer == "lars" and config.trust_coefficient in (None, SHORT_TRUST):
+        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust_coefficient=SHORT_TRUST)
+        decisions.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
+    batch = config.batch_size * processes
+    by_root = short and spec.optimizer == "adamw"
+    share, said = (math.sqrt(1024 * batch), f"1024/256 × √({batch}/1024)") if by_root else (batch, f"{batch}/256")
+    decisions.fill("lr", spec.lr * share / 256, f"{spec.lr:g} × {said}")
+    for name in ("weight_decay", "warmup_epochs", "trust_coefficient"):
+        decisions.fill(name, getattr(spec, name), "goes with the optimizer")
+    config = decisions.config
+    if config.weight_decay != spec.weight_decay:  # one that was given stays constant
+        spec = replace(spec, final_weight_decay=None)
+    return replace(
+        spec, **{name: getattr(config, name) for name in ("weight_decay", "warmup_epochs", "trust_coefficient")}
+    )
+
+
+def this_machine(accelerator: str) -> Machine:
+    """What is known of this machine at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(cores, torch.get_num_threads(), _fast_bf16(accelerator))
+
+
+def _fast_bf16(accelerator: str) -> bool:
+    """Whether bfloat16 autocast is worth it here."""
+    if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
+        return torch.cuda.is_bf16_supported()
+    return accelerator in ("auto", "cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,0 +1,191 @@
+"""A run's directory: locked by one process, written whole or not at all, usable however the run ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glocal
+from glocal.errors import UsageError
+from glocal.run import Run, write_atomically
+
+TINY = {
+    "method": "vicreg",
+    "backbone": "test_resnet",
+    "image_size": 32,
+    "batch_size": 4,
+    "epochs": 1,
+    "workers": 0,
+    "report": False,
+    "quiet": True,
+    "precision": "32",
+    "projector": (16, 16),
+}
+DATA = "parts:n=12,size=32"  # three steps
+
+HOLD = """
+import os, sys, time
+from glocal.run import Run
+with Run(sys.argv[1]).lock():
+    if os.fork() == 0:  # as a loader's worker, which may outlive its parent
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(path: Path) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_second_process_is_told_and_the_lock_dies_with_the_first_though_its_workers_live(tmp_path):
+    process = hold(tmp_path)
+    try:
+        with pytest.raises(UsageError, match="another process is training in"), Run(tmp_path).lock():
+            pass
+        process.kill()
+        process.wait()
+        with Run(tmp_path).lock():  # the forked child is still there
+            os.killpg(process.pid, 0)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_where_there_are_no_locks_training_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with Run(tmp_path).lock():
+        assert "no locks on this file system" in capsys.readouterr().err
+
+
+def test_two_commands_on_one_directory_do_not_meet(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    process = hold(out)
+    try:
+        with pytest.raises(UsageError, match="another process is training"):
+            glocal.pretrain(DATA, out=str(out), **TINY)
+        assert not (out / "config.yaml").exists()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_file_is_there_whole_or_not_at_all_with_ordinary_permissions(tmp_path):
+    path = tmp_path / "made" / "file"
+    write_atomically(path, "first")
+
+    def fail(partial: Path) -> None:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, fail)
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+    write_atomically(path, lambda partial: (partial.unlink(), partial.touch(mode=0o600)))
+    sibling = tmp_path / "sibling"
+    sibling.touch()
+    assert path.stat().st_mode == sibling.stat().st_mode
+
+
+def test_lines_that_are_no_metrics_are_left_out(tmp_path):
+    Run(tmp_path).metrics_file.write_bytes(
+        b'{"step": 1, "loss": 2.0}\n[3]\nnull\n\xff\xfe\n{"loss": 1}\n{"step": 2, "lo'
+    )
+    assert Run(tmp_path).metrics() == [{"step": 1, "loss": 2.0}]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return glocal.pretrain(DATA, out=str(tmp_path_factory.mktemp("run") / "whole"), **TINY)
+
+
+@pytest.mark.parametrize("again", ["--out", "--resume"])
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_no_dead_end(whole, tmp_path, again):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_text((whole / "config.yaml").read_text())
+    if again == "--out":
+        glocal.pretrain(DATA, out=str(out), **TINY)
+    else:
+        glocal.pretrain(resume=str(out), quiet=True)
+    assert (out / "encoder.safetensors").read_bytes() == (whole / "encoder.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="already holds a run"):
+        glocal.pretrain(DATA, out=str(out), **TINY)
+
+
+def test_an_interrupted_run_serves_with_its_last_checkpoint_and_says_so(whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/last.pt"):
+        (out / name).write_bytes((whole / name).read_bytes())
+    ours, finished = glocal.load(str(out)), glocal.load(str(whole))
+    assert "has not finished: the encoder of its last checkpoint, step 3, is taken" in capsys.readouterr().err
+    for name, value in finished.state_dict().items():
+        assert value.equal(ours.state_dict()[name]), name
+    run = glocal.pretrain(DATA, out=str(tmp_path / "next"), pretrained=str(out), **(TINY | {"lr": 0.0, "max_steps": 1}))
+    first = next(iter(finished.model.parameters()))
+    assert next(iter(glocal.load(str(run)).model.parameters())).equal(first)
+
+
+def test_options_that_resume_would_ignore_are_refused(whole):
+    with pytest.raises(UsageError, match="--resume takes epochs from"):
+        glocal.pretrain(resume=str(whole), epochs=7)
+
+
+def test_images_from_memory_are_asked_for_again(whole, tmp_path):
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    run = glocal.pretrain(images, out=str(tmp_path / "run"), **TINY)
+    assert Run(run).config()["data"] is None
+    with pytest.raises(UsageError, match=r"were given in Python: glocal\.pretrain\(images, resume="):
+        glocal.pretrain(resume=str(run))
+    glocal.pretrain(images, resume=str(run), quiet=True)
+
+
+def test_the_first_free_name_is_taken_by_one_of_many(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(Run.create(None, "a-b").path) for _ in range(3)] == ["runs/a-b-1", "runs/a-b-2", "runs/a-b-3"]
+
+
+MINE = """
+from glocal.methods import VICReg
+
+print("imported")
+
+
+class Spread(VICReg):
+    pass
+"""
+
+
+def test_code_that_a_run_names_is_imported_only_with_consent_which_the_refusal_spells_out(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
+    glocal_ = [sys.executable, "-m", "glocal"]
+    begin = [*glocal_, "pretrain", DATA, "--method=mine:Spread", "--out=run", *options[1:], "--max-steps=1"]
+    subprocess.run(begin, cwd=tmp_path, check=True, capture_output=True)
+    for arguments in (["pretrain", "--resume", "run"], ["pretrain", "--config", "run/config.yaml", "--out", "again"]):
+        refused = subprocess.run([*glocal_, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert refused.returncode == 2, refused.stderr
+        assert "imported" not in refused.stdout
+        command = refused.stderr.strip().partition("if you trust it: glocal ")[2]
+        assert command.endswith("--trust-code"), refused.stderr
+        done = subprocess.run([*glocal_, *command.split()], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    report = subprocess.run([*glocal_, "report", "run"], cwd=tmp_path, capture_output=True, text=True)
+    assert report.returncode == 0, report.stderr
+    assert "imported" not in report.stdout

@@ -1,0 +1,77 @@
+"""What config.yaml says of options left open, against the rules of docs/methods.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from glocal import pretrain
+from glocal.methods.simclr import SimCLR
+
+
+class Begun(Exception):
+    """All is decided: the first step would be next."""
+
+
+@pytest.fixture
+def decide(tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
+    """A function from a number of images, and options, to config.yaml; nothing is trained."""
+
+    def forward(*_: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr(SimCLR, "forward", forward)
+    fixed = {"method": "simclr", "backbone": "test_resnet", "image_size": 16, "quiet": True}
+    fixed |= {"workers": 0, "cache": False, "compile": False, "threads": 1}
+
+    def run(images: int, **options: Any) -> dict[str, Any]:
+        with pytest.raises(Begun):
+            pretrain(f"parts:n={images},size=16", out=str(tmp_path / "run"), **fixed | options)
+        return yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(7, 2), (127, 8), (128, 16), (2047, 128), (2048, 256), (4096, 256)])
+def test_an_epoch_has_at_least_eight_steps_of_at_most_256_images(decide, images, batch_size):
+    assert decide(images)["batch_size"] == batch_size
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "monitor_every"),
+    [(40, 800, 40), (20_000, 800, 40), (30_000, 653, 32), (320_292, 200, 10), (1_281_167, 100, 5), (5_000_000, 100, 5)],
+)
+def test_fewer_images_are_seen_more_often(decide, images, epochs, monitor_every):
+    config = decide(images, batch_size=4)
+    assert (config["epochs"], config["monitor_every"]) == (epochs, monitor_every)
+
+
+@pytest.mark.parametrize(("images", "preset", "temperature"), [(199_999, "small", 0.2), (200_000, "paper", 0.1)])
+def test_the_papers_own_options_are_for_200_000_images(decide, images, preset, temperature):
+    config = decide(images, batch_size=4)
+    assert (config["preset"], config["temperature"]) == (preset, temperature)
+
+
+def test_what_was_asked_for_stays(decide):
+    asked = {"preset": "paper", "batch_size": 6, "epochs": 7, "precision": "32", "projector": [8, 8]}
+    config = decide(40, **asked)
+    assert {name: config[name] for name in asked} == asked
+    assert config["monitor_every"] == 1
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_half_precision_where_the_processor_is_fast_at_it(decide, monkeypatch, fast, precision):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    assert decide(40, accelerator="cpu")["precision"] == precision
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores are ours")
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (3, 3), (20, 8)])
+def test_a_worker_for_each_core_up_to_eight(decide, monkeypatch, cores, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    assert decide(40, workers=None)["workers"] == workers

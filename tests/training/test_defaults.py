@@ -1,0 +1,141 @@
+"""What is decided for the person who left it open."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from glocal import pretrain
+from glocal.config import PretrainConfig
+from glocal.methods import Optimization
+from glocal.run import Run
+from glocal.training import Machine, Resolved, resolve
+from glocal.training.defaults import SHORT_RUN, _momentum, finer_stride
+
+MACHINE = Machine(cores=4, threads=3, fast_bf16=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "asked", "finer"),
+    [
+        (224, 32, None, None),  # 7×7: as published
+        (96, 32, None, 16),  # 3×3 → 6×6
+        (64, 32, None, 8),  # 2×2 → 8×8; 16 would leave 4×4
+        (32, 32, None, 8),  # the finest there is
+        (96, 16, None, None),
+        (32, 8, None, None),  # already the finest
+        (96, 32, 32, None),  # the person's word
+    ],
+)
+def test_maps_are_refined_until_they_have_enough_cells(
+    size: int, stride: int, asked: int | None, finer: int | None
+) -> None:
+    machine = replace(MACHINE, stride=stride)
+    config = PretrainConfig(method="vicregl", image_size=size, output_stride=asked)
+    resolved, notes = resolve(config, range(64), machine)
+    assert resolved.config.output_stride == (asked or finer)
+    assert any("cells to match" in note for note in notes) == (finer is not None and asked is None)
+    assert finer_stride(size, stride, 0) is None
+    refused, notes = resolve(config, range(64), replace(machine, finer_refused="it cannot dilate"))
+    assert refused.config.output_stride == asked
+    assert any("it cannot dilate" in note for note in notes) == (finer is not None and asked is None)
+
+
+def short(tmp_path, backbone: str, **options):
+    run = pretrain(
+        "parts:n=8,size=64",
+        backbone=backbone,
+        image_size=64,
+        batch_size=4,
+        max_steps=1,
+        epochs=1,
+        workers=0,
+        report=False,
+        quiet=True,
+        out=str(tmp_path / "run"),
+        **options,
+    )
+    return Run(run).config()
+
+
+def test_any_architecture_that_can_dilate_gets_a_finer_map(tmp_path) -> None:
+    assert short(tmp_path, "test_convnext", method="vicregl")["output_stride"] == 8
+
+
+def test_one_that_cannot_keeps_its_map(tmp_path) -> None:
+    assert short(tmp_path, "test_vit", method="vicregl")["output_stride"] is None
+
+
+def test_a_method_that_matches_no_cells_keeps_its_map(tmp_path) -> None:
+    assert short(tmp_path, "test_resnet", method="vicreg")["output_stride"] is None
+
+
+def decided(spec: Optimization, steps: int, **given) -> Resolved:
+    """What becomes of a method's own optimisation in a run of so many steps of 64 images."""
+    config = PretrainConfig(method="simclr", batch_size=64, epochs=1, **given)
+    return resolve(config, range(64 * steps), replace(MACHINE, published=spec))[0]
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
+def test_what_was_decided_gives_the_same_again(optimizer) -> None:
+    spec = Optimization(optimizer, lr=0.2, weight_decay=1e-6, bias_lr_scale=0.024)
+    first = decided(spec, 1000)
+    again, notes = resolve(first.config, range(64_000), replace(MACHINE, published=spec, cores=64, fast_bf16=True))
+    assert again == first
+    assert not [note for note in notes if "goes with" in note]
+    # Barlow Twins' loss is a sum over dimensions: its biases, which LARS does not adapt, need their small rate
+    assert first.optimization.bias_lr_scale == 0.024
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(50, 0.9), (200, 0.95), (1000, 0.99), (100_000, 0.99)])
+def test_a_teacher_forgets_its_first_weights_in_a_short_run(steps: int, momentum: float) -> None:
+    assert _momentum(0.99, steps, []) == momentum
+    left = math.prod(1 - (1 - momentum) * (1 + math.cos(math.pi * t / steps)) / 2 for t in range(steps))
+    assert left < 0.09 if steps == 50 else left < 0.01
+
+
+def test_only_the_option_that_a_method_names_is_lowered(monkeypatch) -> None:
+    config = PretrainConfig(method="byol", batch_size=4, epochs=1)
+    assert resolve(config, range(40), MACHINE)[0].config.options["momentum"] == 0.9
+    monkeypatch.setattr("glocal.methods.BYOL.teacher_momentum", None)
+    assert resolve(config, range(40), MACHINE)[0].config.options["momentum"] == 0.99
+
+
+def test_the_momentum_that_was_asked_for_stays(tmp_path) -> None:
+    assert short(tmp_path, "test_resnet", method="byol", momentum=0.999)["momentum"] == 0.999
+    assert short(tmp_path / "open", "test_resnet", method="byol")["momentum"] == 0.9
+
+
+@pytest.mark.parametrize(("steps", "lr"), [(SHORT_RUN - 1, 1e-3 / 4), (SHORT_RUN, 1e-3 / 16)])
+def test_adamw_goes_with_the_root_of_the_batch_in_short_runs(steps: int, lr: float) -> None:
+    spec = Optimization("adamw", lr=1e-3 / 4, weight_decay=0.04)
+    assert decided(spec, steps).schedule.lr == pytest.approx(lr)  # published: 1e-3 at a batch of 1024
+
+
+@pytest.mark.parametrize(("steps", "optimizer"), [(SHORT_RUN - 1, "adamw"), (SHORT_RUN, "sgd")])
+def test_short_runs_move_what_sgd_would_not(steps: int, optimizer: str) -> None:
+    spec = Optimization("sgd", 0.05, 1e-5, 0.0, final_lr=1.0)
+    found = decided(spec, steps)
+    assert found.optimization.optimizer == found.config.optimizer == optimizer
+    assert found.schedule.lr == pytest.approx(5e-4 if optimizer == "adamw" else 0.05 / 4)
+    assert (found.optimization.final_lr, found.optimization.warmup_epochs) == (1.0, 0.0)  # constant, as published
+    assert decided(spec, steps, optimizer="sgd").optimization.optimizer == "sgd"
+
+
+def test_what_the_number_of_images_decides() -> None:
+    small, large = (resolve(PretrainConfig(), range(n), MACHINE)[0].config for n in (1_600, 1_281_167))
+    assert (small.preset, small.batch_size, small.epochs, small.monitor_every) == ("small", 128, 800, 40)
+    assert (large.preset, large.batch_size, large.epochs, large.monitor_every) == ("paper", 256, 100, 5)
+    assert (small.workers, small.precision, small.threads) == (4, "32-true", 3)
+    assert resolve(PretrainConfig(devices=2), range(1_600), replace(MACHINE, fast_bf16=True))[0].config.batch_size == 64
+
+
+def test_what_was_not_measured_stays_open_and_what_was_is_taken() -> None:
+    assert resolve(PretrainConfig(), range(99), MACHINE)[0].config.cache is None
+    machine = replace(MACHINE, cache=(True, "it fits"), compile=(False, "too slow"))
+    resolved, notes = resolve(PretrainConfig(), range(99), machine)
+    assert (resolved.config.cache, resolved.config.compile) == (True, False)
+    assert "cache True: it fits" in notes
+    assert resolve(PretrainConfig(epochs=2), range(99), machine)[0].config.cache is False  # no later epochs
