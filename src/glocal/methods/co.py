@@ -28,8 +28,8 @@ _IDEA = """Each cell of one view predicts the target of the whole other view, be
 
     {title} + local_weight · the same comparison between cells and wholes: every part learns what it is a part of. Needs
     what {title} needs, and a feature map of some cells. Choose it over {title} for accuracy at few epochs and for
-    robustness to noise, occlusion and small attacks. Published, CO-BYOL on ImageNet, 100 epochs: 71.5% linear, with an
-    RF-ResNet-50 that only its authors have; `co_resnet50_rf99` is our reading of it.
+    robustness to noise, occlusion and small attacks. Expect nothing by numbers: the 71.5% published for CO-BYOL on
+    ImageNet, 100 epochs, are of an RF-ResNet-50 that only its authors have; `co_resnet50_rf99` is our reading of it.
 """
 
 _OPTIONS = """

@@ -17,6 +17,8 @@ from glocal.methods.optimization import Optimization
 from glocal.methods.presets import Preset, width_for
 from glocal.views import Batch, View, multi_crop
 
+OFFICIAL = {"alpha": 0.75, "l2_top_k": False, "matches_by_crop_type": False, "cells": "uniform", "flip_aware": False}
+
 
 class VICRegL(nn.Module):
     """α · VICReg on pooled embeddings + (1 − α) · VICReg on matched cells of the feature maps.
@@ -61,13 +63,7 @@ class VICRegL(nn.Module):
             "local_projector": (min(512, width_for(batch) // 4),) * 3,
             "matches": 0.4,
         },
-        "official": lambda batch: {
-            "alpha": 0.75,
-            "l2_top_k": False,
-            "matches_by_crop_type": False,
-            "cells": "uniform",
-            "flip_aware": False,
-        },
+        "official": lambda batch: OFFICIAL,
         "convnext": lambda batch: {"scale": (0.4, 1.0), "small_crops": 6},
     }
 
