@@ -61,7 +61,8 @@ def main() -> int:
 
         each = list(itertools.product(methods, settings))
         train(base, [begun("old", *job) for job in each] + [begun("old", m, KILLED) for m in methods])
-        train(HEAD, [begun("new", *job) for job in each] + [{"resume": run("old", m, KILLED)} for m in methods])
+        resumed = [{"resume": run("old", m, KILLED), "quiet": True} for m in methods]
+        train(HEAD, [begun("new", *job) for job in each] + resumed)
         rows = [("", *settings, f"{KILLED}, resumed")]
         for m in methods:
             pairs = [(run("old", m, s), run("new", m, s)) for s in settings]

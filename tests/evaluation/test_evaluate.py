@@ -114,7 +114,7 @@ def test_every_task_says_what_it_does_in_one_line():
 def test_an_unregistered_task_goes_by_its_place(module_here, colours, made):
     module_here(
         "from glocal.evaluation import task\n\n\n"
-        '@task(needs="images")\ndef width(context, *, times=1):\n    return {"px": times * context.image_size}\n\n\n'
+        '@task(needs=set())\ndef width(context, *, times=1):\n    return {"px": times * context.image_size}\n\n\n'
         "def bare(context):\n    return {}\n"
     )
     options = {"tasks": ["mine:width"], "image_size": 64, "options": {"mine:width": {"times": 2}}}
@@ -135,6 +135,16 @@ def test_pixels_are_the_shrunken_image_and_the_patches():
     assert features.positions.reshape(6, 6, 2)[1, 3].tolist() == [56.0, 24.0]
     small = Pixels(stride=4)(x)
     torch.testing.assert_close(small.dense[0, :, 2, 1], x[0, :, 8:12, 4:8].flatten())
+
+
+def test_pooled_pixels_are_the_standardised_image():
+    x = torch.from_numpy(np.random.default_rng(0).normal(2, 3, size=(2, 3, 8, 8))).float()
+    flat = x.flatten(1)
+    expected = (flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True)
+    torch.testing.assert_close(Pixels(size=8, stride=4)(x).pooled, expected, atol=1e-4, rtol=1e-4)
+    encoder = Pixels()
+    assert (encoder.dim, encoder.stride, encoder.image_size) == (768, 16, 96)
+    assert encoder(torch.zeros(1, 3, 96, 96)).pooled.shape == (1, 768)
 
 
 def test_pixels_ignore_brightness_and_contrast():

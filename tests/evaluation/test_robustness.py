@@ -10,10 +10,11 @@ from glocal.backbones import build_backbone
 from glocal.errors import UsageError
 from glocal.evaluation import EvalContext, all_tasks, evaluate_encoder, find_task, possible_tasks
 from glocal.evaluation.attack import differentiable, fgsm, pgd
-from glocal.evaluation.classify import Classifier
+from glocal.evaluation.classify import Classifier, photographs
 from glocal.evaluation.internal import find_stage, masked
 from glocal.evaluation.rank import similarity_within
 from glocal.evaluation.redundancy import pearson, similarity_of_cells
+from glocal.evaluation.robustness import relative_drop
 
 ON_REQUEST = ["robustness", "internal", "attack", "crops", "redundancy"]
 
@@ -108,6 +109,50 @@ def test_internal_finds_stages_and_says_which_there_are(resnet, made):
     with pytest.raises(UsageError, match=r"no stage 'layer9' \(there are: act1, layer1"):
         find_task("internal")(resnet, stage="layer9")
     assert find_stage(made.Cells(), None)[0] == "pooled"
+
+
+def test_means_are_over_what_was_asked_for(resnet):
+    scores = find_task("internal")(resnet, shares=[0.2, 0.6, 1.0], images=15)
+    assert scores["images"] == 15
+    assert scores["mean"] == pytest.approx(np.mean([scores[f"masked_{share:g}"] for share in (0.2, 0.6, 1.0)]))
+    assert scores["relative_drop"] == pytest.approx(1 - scores["mean"] / scores["clean"])
+    scores = find_task("crops")(resnet, areas=[0.1, 0.5, 1.0], images=15)
+    assert scores["images"] == 15
+    assert scores["mean"] == pytest.approx(np.mean([scores[f"area_{area:g}"] for area in (0.1, 0.5, 1.0)]))
+    assert relative_drop(0.8, 0.2) == pytest.approx(0.75)
+    assert relative_drop(0.0, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("robustness", {"corruptions": ["fog", "contrast"], "severities": [1, 2]}),
+        ("internal", {"shares": [0.5, 0.9]}),
+        ("attack", {"radii": [1.0], "steps": 1}),
+        ("redundancy", {}),
+    ],
+)
+def test_progress_rises_to_the_total(context, name, options):
+    seen = []
+    context.progress = lambda what, done, total: seen.append((what, done, total))
+    find_task(name)(context, images=20, **options)
+    _, _, total = seen[-1]
+    done = [done for what, done, _ in seen if what == seen[-1][0]]
+    assert done == sorted(set(done))
+    assert done[-1] == total == {"robustness": 4, "internal": 2}.get(name, 20)
+
+
+def test_unreadable_images_are_left_out_with_their_labels(made):
+    (a, la), (b, lb) = made.coloured(60, 0), made.coloured(12, 1)
+    test = made.Scenes(b, None, broken={0, 4, 5}, labels=lb)
+    context = EvalContext(made.Cells(), made.ArraySource(a, la), test, 32, batch_size=4)
+    shown = photographs(context, 12)
+    assert shown.index.tolist() == [1, 2, 3, 6, 7, 8, 9, 10, 11]
+    assert shown.labels.tolist() == lb[shown.index].tolist()
+    assert sorted(context.skipped) == [("0", "truncated"), ("4", "truncated"), ("5", "truncated")]
+    assert find_task("internal")(context, shares=[1e-9])["images"] == 9
+    with pytest.raises(UsageError, match=r"none of the 12 images of scenes can be read \(truncated\)"):
+        photographs(EvalContext(made.Cells(), test, made.Scenes(b, None, broken=range(12), labels=lb), 32), 12)
 
 
 def test_attacks_are_those_of_an_attack_library(resnet):

@@ -24,9 +24,3 @@ def test_it_trains_and_is_evaluated(glocal_beside_stripes, tmp_path):
     found = json.loads(scores.read_text())
     assert found["separation"]["distance"] > 0
     assert (found["meta"]["n_train"], found["meta"]["n_test"], found["meta"]["split"]) == (24, 24, "test")
-
-
-def test_it_is_listed(glocal_beside_stripes):
-    assert "centred" in glocal_beside_stripes("methods")
-    assert "How far apart the means of the classes are" in glocal_beside_stripes("tasks")
-    assert "stripe_net" in glocal_beside_stripes("backbones", "stripe*")

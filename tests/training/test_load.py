@@ -53,11 +53,13 @@ def test_what_is_no_run_or_has_no_checkpoint_or_a_damaged_one(run, tmp_path):
     shutil.copytree(run, copy)
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace("projector:\n- 16", "projector:\n- 24"))
-    with pytest.raises(UsageError, match=r"last\.pt is damaged or of another config\.yaml"):
+    with pytest.raises(UsageError, match=r"the checkpoint of .* is of another config\.yaml"):
         glocal.load_method(copy)
-    (copy / "checkpoints" / "last.pt").write_bytes(b"PK")
-    with pytest.raises(UsageError, match=r"last\.pt is damaged"):
+    for name in ("last.pt", "previous.pt"):
+        (copy / "checkpoints" / name).write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"no whole checkpoint .*previous\.pt"):
         glocal.load_method(copy)
-    (copy / "checkpoints" / "last.pt").unlink()
-    with pytest.raises(UsageError, match=f"no checkpoint yet.*glocal pretrain --resume {copy}"):
+    for name in ("last.pt", "previous.pt"):
+        (copy / "checkpoints" / name).unlink()
+    with pytest.raises(UsageError, match=r"no whole checkpoint \(there is none\)"):
         glocal.load_method(copy)

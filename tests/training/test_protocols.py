@@ -9,7 +9,8 @@ from torch import nn
 
 from glocal.losses import Loss
 from glocal.methods import Optimization
-from glocal.training import Schedule, fit, read_metrics
+from glocal.run import Run
+from glocal.training import Schedule, fit
 from glocal.views import Batch
 
 
@@ -53,7 +54,7 @@ def train(run, method, loader, **changes):
     fabric = Fabric(accelerator="cpu")
     fabric.launch()
     settings = {"optimization": spec, "schedule": schedule, "seed": 0, "quiet": True}
-    return fit(fabric, method, loader, appearance, run, **settings | changes)
+    return fit(fabric, method, loader, appearance, Run(run), **settings | changes)
 
 
 def test_what_the_loader_gives_is_learnt(tmp_path):
@@ -61,7 +62,7 @@ def test_what_the_loader_gives_is_learnt(tmp_path):
     at = train(tmp_path, method, loader)
     assert (at.step, at.epoch, loader.closed) == (100, 20, True)
     torch.testing.assert_close(method.encoder.weight, torch.full((1, 3), 2.0), atol=0.1, rtol=0)
-    losses = [line["loss"] for line in read_metrics(tmp_path)]
+    losses = [line["loss"] for line in Run(tmp_path).metrics()]
     assert losses[-1] < 0.01 * losses[0]
 
 

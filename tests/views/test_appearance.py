@@ -12,7 +12,7 @@ from torch import Tensor
 
 from glocal.views import Appearance, Batch, Crop, Recipe, View, two_views
 from glocal.views import appearance as ours
-from glocal.views.appearance import Plan, draw, render
+from glocal.views.appearance import AugmentParams, draw, render
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -80,7 +80,7 @@ def test_blur_of_an_image_smaller_than_the_kernel():
     torch.testing.assert_close(ours.blur_(x, torch.full((6,), 2.0), 8), expected, atol=2e-6, rtol=0)
 
 
-def one_at_a_time(pixels: Tensor, plan: Plan) -> Tensor:
+def one_at_a_time(pixels: Tensor, plan: AugmentParams) -> Tensor:
     """What a plan says, image by image, with torchvision's functions."""
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     done = []
@@ -111,7 +111,7 @@ def test_all_orders_and_combinations_are_carried_out_as_planned(at_once, monkeyp
     orders = np.array([*itertools.permutations(range(4)), [-1] * 4, [-1, 2, -1, 0]])
     count = len(orders)
     rng = np.random.default_rng(0)
-    plan = Plan(
+    plan = AugmentParams(
         order=orders,
         factor=rng.uniform([0.5, 0.5, 0.5, -0.3], [1.5, 1.5, 1.5, 0.3], (count, 4)),
         gray=np.arange(count) % 5 == 0,

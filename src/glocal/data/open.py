@@ -26,6 +26,8 @@ _LEFT_OUT: dict[str, Any] = {
     "mask_classes": None,
     "ignore_index": None,
     "note": "",
+    "groups": None,
+    "captions": None,
 }
 """What a collection is taken to say where it says nothing."""
 

@@ -220,7 +220,13 @@ def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.
     return kept, list(masks.values()), looks_of(bank.cells, context.image_size)
 
 
-@task(needs="masks")
+@task(
+    needs={"masks"},
+    title="Segmentation",
+    main="miou",
+    words={"miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU of each class"},
+    shares={"miou": "pixels", "pixel_accuracy": "pixels", "iou": "pixels"},
+)
 def segment(
     context: EvalContext,
     *,

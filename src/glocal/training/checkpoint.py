@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -51,7 +52,7 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),  # the scale of losses in fp16
         "position": {**vars(position), "plan": plan},
-        "encoder": method.encoder.config,
+        "encoder": getattr(method.encoder, "config", None),  # None: not a Backbone
     }
     if run.has_checkpoint:
         run.checkpoint_file.replace(run.previous_checkpoint)
@@ -84,7 +85,7 @@ def read_checkpoint(run: Run) -> dict[str, Any]:
         UsageError: if none is whole.
     """
     reason = "there is none"
-    for path in run.checkpoints:
+    for path in filter(Path.is_file, run.checkpoints):
         try:
             with zipfile.ZipFile(path) as records:  # PyTorch writes checksums, and does not look at them
                 if broken := records.testzip():
