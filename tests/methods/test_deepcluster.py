@@ -214,3 +214,43 @@ def test_v2_predicts_the_clusters_of_its_memory():
     again = build(DeepClusterV2, small_crops=0, projector=(16, 8), prototypes=5)
     again.load_state_dict(method.state_dict())
     assert torch.equal(again.memory.embeddings, memory)
+
+
+@pytest.mark.parametrize("cls", [DeepCluster, DeeperCluster])
+def test_alexnet_is_clustered_by_its_fully_connected_output_which_is_trained(cls):
+    torch.manual_seed(0)
+    backbone = build_backbone("sobel_alexnet", image_size=96)
+    method = cls(backbone, image_size=96, clusters=4, components=3, hidden=(12, 10))
+    first, last = (layer for layer in method.hidden.layers if isinstance(layer, torch.nn.Linear))
+    assert (first.in_features, first.out_features, last.out_features) == (256 * 2 * 2, 12, 10)
+    image = View(torch.linspace(-1, 1, 6 * 3 * 96 * 96).view(6, 3, 96, 96), torch.zeros(6, 2, 3))
+    clustered = method.eval().hidden(method.encoder(image.pixels))
+    assert clustered.shape == (6, 10)
+    assert clustered.min() < 0  # before the last ReLU
+    seen = []
+    next(m for name, m in method.named_children() if name in ("top", "sub")).register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    targets = {DeepCluster: [[0], [1], [2], [3], [0], [1]], DeeperCluster: [[0, 0], [1, 0], [2, 0], [3, 0]] * 2}[cls]
+    method(Batch([image], torch.arange(6), target=torch.tensor(targets[:6]))).total.backward()
+    if cls is DeepCluster:
+        torch.testing.assert_close(seen[0], clustered.relu())
+    assert seen[0].min() == 0
+    assert all(p.grad is not None for p in method.parameters())
+
+
+def test_the_papers_networks_have_fully_connected_layers_and_others_do_not():
+    alexnet = DeepCluster(build_backbone("sobel_alexnet", image_size=224), image_size=224, clusters=4)
+    assert [tuple(p.shape) for p in alexnet.hidden.parameters() if p.ndim > 1] == [(4096, 256 * 6 * 6), (4096, 4096)]
+    assert alexnet.top.weight.shape[2] == 4096
+    resnet = build(DeepCluster, clusters=4)
+    assert list(resnet.hidden.parameters()) == []
+    assert resnet.top.weight.shape[2] == resnet.encoder.dim
+
+
+def test_sobel_vgg_has_the_papers_convolutions_alone():
+    backbone = build_backbone("sobel_vgg16_bn", image_size=64)
+    assert sum(p.numel() for p in backbone.parameters()) == 14_722_560
+    features = backbone.eval()(torch.zeros(1, 3, 64, 64))
+    assert features.grid == (2, 2)
+    torch.testing.assert_close(features.pooled, features.tokens.mean(1))

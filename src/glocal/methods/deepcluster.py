@@ -13,6 +13,7 @@ from glocal.clustering import balanced_order, kmeans, whiten
 from glocal.heads.top_layers import TopLayers
 from glocal.losses import Loss
 from glocal.methods.bank import bank_features, for_all
+from glocal.methods.fully_connected import FullyConnected
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset
 from glocal.random import derive
@@ -24,17 +25,19 @@ class DeepCluster(nn.Module):
 
     Features are whitened (PCA) and brought to length 1 before k-means; every cluster is served equally often, else the
     largest would swallow the others; the classifier starts anew. Needs: one view, any batch, and before each epoch a
-    pass over all images; colour is a short cut, so take a backbone with Sobel input (`sobel_vgg16_bn`). Choose it for
-    data with about as many kinds as clusters, or to have the clusters themselves; `deepcluster_v2` learns better
-    features. Expect, on ImageNet, linear on conv5: AlexNet 38.2%, VGG-16 48.4%.
+    pass over all images; colour is a short cut, so take a backbone with Sobel input (`sobel_vgg16_bn`,
+    `sobel_alexnet`). Choose it for data with about as many kinds as clusters, or to have the clusters themselves;
+    `deepcluster_v2` learns better features. Expect, on ImageNet, linear on conv5: AlexNet 38.2%, VGG-16 48.4%.
 
     Args:
-        backbone: the encoder to train. Its pooled features are what is clustered.
+        backbone: the encoder to train. Its pooled features are what is clustered, or those of `hidden`.
         image_size: side of the crops, pixels.
         scale: area of a crop as a fraction of its image, (least, most).
         clusters: K; published at 10,000 for 1.3 million images, about ten times their kinds.
         components: principal components that are clustered.
         iterations: of k-means.
+        hidden: widths of fully connected layers on the map, trained with it; none for `()`. By default 4096, 4096 for
+            AlexNets and VGGs, whose fully connected output the paper clusters, and none for others.
     """
 
     title = "DeepCluster"
@@ -57,10 +60,12 @@ class DeepCluster(nn.Module):
         clusters: int = 10_000,
         components: int = 256,
         iterations: int = 20,
+        hidden: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = backbone
-        self.top = TopLayers(backbone.dim, 1, clusters)
+        self.hidden = FullyConnected(backbone, image_size, hidden)
+        self.top = TopLayers(self.hidden.dim, 1, clusters)
         self.clusters, self.components, self.iterations = clusters, components, iterations
         self.recipe = crops_only(image_size, scale)
 
@@ -71,7 +76,7 @@ class DeepCluster(nn.Module):
         return suited_to(self.encoder.norm, sgd)
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
-        ids, features = bank_features(self, bank, lambda pixels: self.encoder(pixels).pooled)
+        ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))
         x = F.normalize(whiten(features, self.components), dim=1)
         seed = derive(bank.seed, "k-means", bank.epoch)
         assignment = kmeans(x, self.clusters, iterations=self.iterations, seed=seed).assignment
@@ -82,7 +87,8 @@ class DeepCluster(nn.Module):
 
     def forward(self, batch: Batch) -> Loss:
         assert batch.target is not None
-        logits = self.top(self.encoder(batch.views[0].pixels).pooled, torch.zeros_like(batch.index))
+        x = self.hidden.activated(self.encoder(batch.views[0].pixels))
+        logits = self.top(x, torch.zeros_like(batch.index))
         return Loss.of({"clusters": F.cross_entropy(logits, batch.target[:, 0])})
 
 

@@ -15,6 +15,7 @@ from glocal.heads.top_layers import TopLayers
 from glocal.losses import Loss
 from glocal.methods.bank import bank_features, for_all
 from glocal.methods.deepcluster import crops_only
+from glocal.methods.fully_connected import FullyConnected
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset
 from glocal.random import derive
@@ -33,7 +34,7 @@ class DeeperCluster(nn.Module):
     With one cluster and one super-cluster it is RotNet (Gidaris et al. 2018); without turns, DeepCluster.
 
     Args:
-        backbone: the encoder to train. Its pooled features are what is clustered.
+        backbone: the encoder to train. Its pooled features are what is clustered, or those of `hidden`.
         image_size: side of the crops, pixels.
         scale: area of a crop as a fraction of its image, (least, most).
         clusters: number of clusters in all, over the super-clusters.
@@ -42,6 +43,8 @@ class DeeperCluster(nn.Module):
         components: principal components that are clustered.
         iterations: of k-means.
         every: epochs from one clustering to the next.
+        hidden: widths of fully connected layers on the map, trained with it; none for `()`. By default 4096, 4096 for
+            AlexNets and VGGs, whose fully connected output the paper clusters, and none for others.
     """
 
     title = "DeeperCluster"
@@ -67,12 +70,14 @@ class DeeperCluster(nn.Module):
         components: int = 4096,
         iterations: int = 10,
         every: int = 3,
+        hidden: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = backbone
+        self.hidden = FullyConnected(backbone, image_size, hidden)
         self.parts, self.clusters, self.turns = super_clusters, clusters // super_clusters, 4 if rotate else 1
-        self.super = TopLayers(backbone.dim, 1, self.parts * self.turns)
-        self.sub = TopLayers(backbone.dim, self.parts * self.turns, self.clusters)
+        self.super = TopLayers(self.hidden.dim, 1, self.parts * self.turns)
+        self.sub = TopLayers(self.hidden.dim, self.parts * self.turns, self.clusters)
         self.components, self.iterations, self.every = components, iterations, every
         self.recipe = crops_only(image_size, scale)
 
@@ -97,7 +102,7 @@ class DeeperCluster(nn.Module):
             raise UsageError(
                 f"{total} clusters of {len(bank)} images: choose at most as many clusters as there are images"
             )
-        ids, features = bank_features(self, bank, lambda pixels: self.encoder(pixels).pooled)
+        ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))
         x = F.normalize(whiten(features, self.components), dim=1)
         seed = derive(bank.seed, "k-means", bank.epoch)
         levels = hierarchical_kmeans(x, self.parts, self.clusters, iterations=self.iterations, seed=seed)
@@ -113,10 +118,10 @@ class DeeperCluster(nn.Module):
         assert batch.target is not None
         part, sub = batch.target.T
         turn = torch.randint(self.turns, part.shape).to(part.device)
-        pooled = self.encoder(turned(batch.views[0].pixels, turn)).pooled
+        x = self.hidden.activated(self.encoder(turned(batch.views[0].pixels, turn)))
         group = part * self.turns + turn
-        super_loss = F.cross_entropy(self.super(pooled, torch.zeros_like(group)), group)
-        return Loss.of({"super": super_loss, "sub": F.cross_entropy(self.sub(pooled, group), sub)})
+        super_loss = F.cross_entropy(self.super(x, torch.zeros_like(group)), group)
+        return Loss.of({"super": super_loss, "sub": F.cross_entropy(self.sub(x, group), sub)})
 
 
 def turned(pixels: Tensor, turn: Tensor) -> Tensor:

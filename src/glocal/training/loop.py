@@ -16,6 +16,7 @@ from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
 from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
+from glocal.training.idle import idle_parameters
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, set_rates
 from glocal.training.protocols import Appearance, Loader
@@ -110,6 +111,9 @@ class _Training:
         self.at = Position()
         if resume and run.has_checkpoint:
             self.at = load_checkpoint(run, method, self.optimizer, fabric.strategy.precision)
+        idle = idle_parameters(method)
+        for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
+            method.get_parameter(name).requires_grad_(False)
         self.wrapped, self.wrapped_optimizer = fabric.setup(method, self.optimizer)
         self.images: PlainImages | None = None
         if hasattr(method, "before_epoch"):
@@ -118,6 +122,8 @@ class _Training:
             size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
             self.images = PlainImages(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
         self.log = RunLogger(run, steps=self.total_steps, step=self.at.step, active=fabric.is_global_zero, quiet=quiet)
+        if idle:
+            self.log.say(f"frozen, since no feature depends on them: {', '.join(idle)}")
         self.started = time.monotonic() - self.at.seconds
         self.saved = time.monotonic()
         self.logged = self.at.step, time.monotonic()
