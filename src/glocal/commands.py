@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -58,6 +59,37 @@ def tasks() -> str:
     )
 
 
+def cache(*, clear: bool = False) -> None:
+    """List the decoded images that are kept on disk, or remove them.
+
+    A folder has one cache for each setting of the crops that it was trained with.
+
+    Args:
+        clear: remove all of them. Runs under way decode their images instead.
+    """
+    from glocal.data.paths import shown
+    from glocal.views.cache import cache_folder
+    from glocal.views.cache_files import amount, kept_caches
+
+    folder = cache_folder()
+    found = [] if folder is None else kept_caches(folder)
+    for kept in found:
+        crops = " and ".join(f"{size} px of at least {scale:.0%}" for size, scale, _ in kept.about.get("crops", ()))
+        of = (
+            f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
+            if crops
+            else "unfinished"
+        )
+        print(f"{amount(kept.size):>10}  {of}")
+        if clear:
+            shutil.rmtree(kept.folder)
+    total = amount(sum(kept.size for kept in found))
+    if clear:
+        print(f"{total} freed in {folder}")
+    else:
+        print(f"{total} in {folder}; one cache per folder and crop setting; glocal cache --clear removes them all")
+
+
 def show(result: Any) -> None:
     """Print what a command gives, if anything."""
     if result is not None:
@@ -104,6 +136,7 @@ COMMANDS = {
     "methods": Command("look up", methods),
     "backbones": Command("look up", backbones, "'convnext*'"),
     "tasks": Command("look up", tasks),
+    "cache": Command("look up", cache),
 }
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import struct
+import subprocess
+import sys
+import textwrap
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from glocal.data import images
-from glocal.data.images import EncodedImage, RawImage, open_image, read_mask, to_rgb
+from glocal.data import FileListSource, FolderSource, images
+from glocal.data.images import EncodedImage, RawImage, open_image, to_rgb
+from glocal.data.masks import read_mask
 from glocal.data.source import Unreadable
+from glocal.errors import UsageError
 
 
 def saved(image: Image.Image, kind: str = "png", **options) -> bytes:
@@ -56,11 +64,45 @@ def test_cmyk_red_stays_red(kind):
 
 
 @pytest.mark.parametrize("kind", ["png", "tif"])
-def test_sixteen_bits_are_scaled_not_clipped(kind):
-    ramp = np.array([[0, 257, 32896, 65535]], dtype=np.uint16).repeat(3, 0)
-    pixels = decoded(saved(Image.fromarray(ramp), kind))
+@pytest.mark.parametrize("unit", [1, 256, 257])
+def test_an_eight_bit_image_in_a_sixteen_bit_file_is_that_image(kind, unit):
+    ramp = np.array([[0, 1, 128, 255]], dtype=np.uint16).repeat(3, 0) * unit
+    pixels = decoded(saved(Image.fromarray(ramp.astype(np.uint16)), kind))
     assert pixels[1, :, 0].tolist() == [0, 1, 128, 255]
     assert (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_sixteen_bits_are_windowed_by_percentiles(kind):
+    """Twelve bits of a detector, two dead pixels: not twelve of 65,536 values."""
+    values = np.linspace(1000, 5000, 400).round().astype(np.uint16).reshape(20, 20)
+    values[0, 0], values[-1, -1] = 0, 65535
+    pixels = decoded(saved(Image.fromarray(values), kind))[..., 0].ravel()
+    low, high = np.percentile(values, (0.5, 99.5))
+    expected = np.clip((values.ravel() - low) / (high - low), 0, 1) * 255
+    assert np.abs(pixels - expected).max() <= 0.51
+    assert len(np.unique(pixels)) > 200
+
+
+def test_a_window_can_be_given(tmp_path):
+    values = np.array([[0, 1000, 1500, 2000, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.fromarray(np.array([[0, 128, 255]], np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "list.txt").write_text("a.png\nb.png\n")
+    for source in (
+        FolderSource(tmp_path, window=(1000, 2000)),
+        FileListSource(tmp_path / "list.txt", window=(1000, 2000)),
+    ):
+        assert source.open(0).decode()[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+        assert source.open(1).decode()[0, :, 0].tolist() == [0, 128, 255]  # has its eight bits
+        assert source.fingerprint() != FolderSource(tmp_path).fingerprint()
+
+
+def test_a_window_of_one_value_is_that_of_the_extremes():
+    values = np.zeros((40, 40), np.uint16)
+    values[0, 0] = 999
+    assert np.unique(decoded(saved(Image.fromarray(values)))).tolist() == [0, 255]
+    assert (decoded(saved(Image.new("I;16", (8, 8), 999))) == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -260,27 +302,28 @@ def test_postscript_is_not_handed_to_another_program():
 def test_enormous_images(monkeypatch):
     """No warning, no error from Pillow's own limit; JPEG scaled down, others refused in words."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64)
+    monkeypatch.setattr(images, "MAX_BYTES", 60_000)
+    monkeypatch.setattr(images, "_STRIP", 1000)
     big = scene(256, 192)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jpeg = EncodedImage(saved(big, "jpg"))
         assert jpeg.size == (256, 192)
         assert jpeg.decode().shape == (48, 64, 3)
-        with pytest.raises(Unreadable, match=r"256×192 pixels are too many"):
+        with pytest.raises(Unreadable, match=r"256×192 pixels would take 0.0 GB; save it smaller"):
             EncodedImage(saved(big, "png"))
 
 
-def test_bomb_header_is_refused_before_memory_is_taken():
+def test_bomb_header_is_refused_before_memory_is_taken(tmp_path):
     """A PNG that says it has 60,000 × 60,000 pixels."""
     data = bytearray(saved(Image.new("L", (1, 1))))
-    import struct
-    import zlib
-
     data[16:24] = struct.pack(">II", 60000, 60000)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
-    with pytest.raises(Unreadable, match="too many"):
+    with pytest.raises(Unreadable, match=r"60000×60000 pixels would take 28\.8 GB"):
         EncodedImage(bytes(data))
+    (tmp_path / "m.png").write_bytes(data)
+    with pytest.raises(Unreadable, match="60000×60000"):
+        read_mask(tmp_path / "m.png")
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files through /proc")
@@ -305,29 +348,90 @@ def test_raw_images():
     assert RawImage(grey).size == (3, 2)
 
 
-def test_masks(tmp_path):
-    classes = np.array([[0, 1, 2], [3, 250, 255]], np.uint8)
-    palette = Image.fromarray(classes).convert("P")
-    palette.putpalette(list(range(256)) * 3)
-    grey_as_rgb = Image.merge("RGB", [Image.fromarray(classes)] * 3)
-    wide = Image.fromarray(classes.astype(np.uint16))
-    for k, image in enumerate((Image.fromarray(classes), palette, grey_as_rgb, wide)):
-        path = tmp_path / f"{k}.png"
-        image.save(path)
-        mask = read_mask(path)
-        assert mask.dtype == np.uint8
-        assert np.array_equal(mask, classes)
+def tiff(channels: int) -> bytes:
+    """A 2×2 TIFF of some 8-bit channels that are not said to be colours."""
+    tags = [(256, 2), (257, 2), (258, 8), (259, 1), (262, 1), (273, 8), (277, channels), (278, 2), (279, 4 * channels)]
+    pixels = bytes(4 * channels)
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
-def test_bit_mask(tmp_path):
-    image = Image.new("1", (2, 1))
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "m.png")
-    assert read_mask(tmp_path / "m.png").tolist() == [[0, 1]]
+def test_channels_that_are_no_colours_are_refused_with_the_way_out():
+    assert decoded(tiff(1)).shape == (2, 2, 3)
+    for channels in (4, 5, 13):
+        with pytest.raises(Unreadable, match=r"keep three 8-bit ones.*tifffile\.imwrite") as error:
+            EncodedImage(tiff(channels))
+        assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("image", [scene(4, 4), Image.fromarray(np.array([[0, 300]], np.uint16))])
-def test_what_is_no_mask(tmp_path, image):
-    image.save(tmp_path / "m.png")
-    with pytest.raises(Unreadable, match="mask"):
-        read_mask(tmp_path / "m.png")
+def test_dicom_is_refused_with_the_way_out(tmp_path):
+    data = bytes(128) + b"DICM" + bytes(100)
+    with pytest.raises(Unreadable, match=r"a DICOM file; .*magick FILE\.dcm FILE\.png"):
+        EncodedImage(data)
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(UsageError, match=r"only \.dcm ×1; .*magick mogrify -format png \*\.dcm"):
+        FolderSource(tmp_path)
+
+
+def test_the_header_of_a_large_jpeg_takes_no_memory():
+    data = bytearray(saved(Image.new("RGB", (64, 64)), "jpg", progressive=True))
+    place = data.index(b"\xff\xc2") + 5
+    data[place : place + 4] = struct.pack(">HH", 14000, 14000)
+    with pytest.raises(Unreadable, match="truncated"):
+        EncodedImage(bytes(data))
+
+
+MEASURE = """
+import json, os, resource, sys
+from pathlib import Path
+from PIL import Image
+from glocal.data import images, masks
+Image.init()
+images._STRIP = 2**16
+unit = 1 if sys.platform == "darwin" else 1024
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+for path in map(Path, sys.argv[1:]):
+    reader, writer = os.pipe()
+    if not os.fork():
+        before = peak()
+        if path.stem == "mask":
+            masks.read_mask(path, (0xFF, 0xFFFFFFFF))
+            needed = images._bytes_needed(images.read_header(path.read_bytes()), path.read_bytes())
+        else:
+            opened = images.open_image(path)
+            needed = images._bytes_needed(opened._header, opened._data, 1)
+            opened.decode()
+        print(json.dumps([path.name, peak() - before, needed]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="measures in children")
+def test_decoding_takes_no_more_memory_than_it_is_said_to(tmp_path):
+    """Measured, for every kind of file: at most what an image is refused for, and 16 bits as little as 8."""
+    side = 2500
+    photo = scene(side, side)
+    wide = Image.fromarray(np.asarray(photo)[..., 0].astype(np.uint16) * 99)
+    photo.save(tmp_path / "rgb.png", compress_level=1)
+    photo.convert("RGBA").save(tmp_path / "rgba.png", compress_level=1)
+    photo.save(tmp_path / "lzw.tif", compression="tiff_lzw", tiffinfo={278: side})
+    photo.save(tmp_path / "raw.tif")
+    photo.save(tmp_path / "a.webp", method=0)
+    photo.save(tmp_path / "a.gif")
+    photo.save(tmp_path / "turned.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
+    photo.save(tmp_path / "progressive.jpg", progressive=True, subsampling=0)
+    photo.convert("CMYK").save(tmp_path / "cmyk.jpg", progressive=True)
+    wide.save(tmp_path / "wide.png", compress_level=1)
+    wide.save(tmp_path / "wide.tif")
+    Image.fromarray((np.asarray(photo) > 127).astype(np.uint8) * 255).convert("L").save(tmp_path / "mask.png")
+    command = [sys.executable, "-c", textwrap.dedent(MEASURE), *map(str, sorted(tmp_path.iterdir()))]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout.splitlines()
+    found = {name: (peak, needed) for name, peak, needed in map(json.loads, lines)}
+    assert len(found) == 12
+    slack = 12e6  # what any first image takes
+    assert {name for name, (peak, needed) in found.items() if peak > needed + slack} == set()
+    assert found["wide.png"][0] < 8 * side**2 + slack

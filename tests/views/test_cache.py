@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -239,13 +241,92 @@ def test_where_it_lies(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "b" / "glocal"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "glocal"
-    monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(Path, "home", nobody)
-    assert cache_folder().name == "glocal"
+    assert cache_folder() is None
 
 
 def nobody() -> Path:
     raise RuntimeError("Could not determine home directory.")
+
+
+def test_without_a_home_nothing_is_kept_anywhere(photos, monkeypatch, tmp_path):
+    for name in ("GLOCAL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "shared"))
+    monkeypatch.setattr(Path, "home", nobody)
+    source = FolderSource(photos)
+    worth, why = worth_caching(source, RECIPE.views)
+    assert (worth, why) == (False, "the home folder cannot be written to; name another one by $GLOCAL_CACHE")
+    kept = PixelCache(source, RECIPE.views)
+    assert "not kept: there is no home folder" in kept.note
+    assert kept.read(0)[0].shape[0] > 0
+    assert not (tmp_path / "shared").exists()
+
+
+def test_where_one_may_not_write_nothing_is_kept(photos, monkeypatch, tmp_path):
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "closed" / "cache"))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    worth, why = worth_caching(FolderSource(photos), RECIPE.views)
+    assert not worth
+    assert "closed/cache cannot be written to; name another one by $GLOCAL_CACHE" in why
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no permissions of this kind")
+def test_only_its_owner_can_read_a_cache(photos, store):
+    kept = PixelCache(FolderSource(photos), RECIPE.views, store / "new")
+    for folder in (store / "new", kept.folder):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in kept.folder.iterdir()} == {0o600}
+    kept.folder.chmod(0o755)  # as once upon a time
+    PixelCache(FolderSource(photos), RECIPE.views, store / "new")
+    assert stat.S_IMODE(kept.folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no owners of this kind")
+def test_pixels_that_another_user_left_there_are_not_used(photos, store, monkeypatch):
+    first = PixelCache(FolderSource(photos), RECIPE.views, store)
+    expected = first.read(0)[0]
+    (first.folder / "pixels.bin").write_bytes(bytes((first.folder / "pixels.bin").stat().st_size))
+    monkeypatch.setattr(os, "getuid", lambda: os.lstat(store).st_uid + 1)
+    other = PixelCache(FolderSource(photos), RECIPE.views, store)
+    assert other.note.endswith("not kept: it belongs to another user")
+    assert torch.equal(other.read(0)[0], expected)
+    assert first.folder.exists()
+
+
+@pytest.mark.parametrize("name", ["pixels.bin", "filled.bin"])
+def test_a_cache_that_is_cut_off_while_it_is_read_is_decoded_again(photos, store, name):
+    """In a process of its own, since a mapped file would have ended it; and nobody fills the hole with zeros."""
+    expected = [PixelCache(FolderSource(photos), RECIPE.views, store).read(i)[0].sum().item() for i in range(7)]
+    program = textwrap.dedent("""
+        import os, sys
+        from pathlib import Path
+        from test_cache import RECIPE, FolderSource, PixelCache
+        source = FolderSource(sys.argv[1])
+        early, late = (PixelCache(source, RECIPE.views, Path(sys.argv[2])) for _ in range(2))
+        sums = [early.read(i)[0].sum().item() for i in range(7)]
+        os.truncate(early.folder / sys.argv[3], 5000 if "pixels" in sys.argv[3] else 30)
+        for kept in (late, early):
+            print(*(kept.read(i)[0].sum().item() for i in range(7)))
+        print((early.folder / sys.argv[3]).stat().st_size)
+    """)
+    command = [sys.executable, "-c", program, str(photos), str(store), name]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    *sums, size = done.stdout.splitlines()
+    assert [[int(x) for x in line.split()] for line in sums] == [expected, expected]
+    assert int(size) == (5000 if name == "pixels.bin" else 30)
+
+
+def test_systems_that_cannot_read_at_a_place_read_all_the_same(photos, store, monkeypatch):
+    expected = batches(photos, store)
+    monkeypatch.delattr(os, "preadv", raising=False)
+    assert_same(expected, batches(photos, store))
+
+
+def test_a_run_that_was_killed_while_it_made_a_cache_is_in_nobodys_way(photos, store):
+    (store / f".partial-{os.getpid()}").mkdir(parents=True)
+    assert "not kept" not in PixelCache(FolderSource(photos), RECIPE.views, store).note
 
 
 def test_images_without_a_fingerprint_are_never_those_of_another_run(store):

@@ -4,6 +4,7 @@ from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
 from glocal.data.folder import FolderSource
 from glocal.data.images import RawImage
+from glocal.data.inventory import changes, inventory
 from glocal.data.open import code_of, describe, describe_spec, has_split, open_source
 from glocal.data.parts import PartsSample, PartsWorld
 from glocal.data.source import Groups, ImageSource, OpenImage, Unreadable
@@ -22,10 +23,12 @@ __all__ = [
     "RawImage",
     "Subset",
     "Unreadable",
+    "changes",
     "code_of",
     "describe",
     "describe_spec",
     "has_split",
+    "inventory",
     "open_source",
     "split_by",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from glocal.data.images import RawImage
+from glocal.data.inventory import sizes
 from glocal.data.source import Groups, ImageSource, OpenImage, fingerprint
 from glocal.errors import UsageError
 
@@ -120,6 +122,11 @@ class ConcatSource:
         if len(known) < len(found):
             return None
         return "\0".join(place for place, _ in known), "\0".join(state for _, state in known)
+
+    def sizes(self) -> list[int] | None:
+        """Bytes of each file, if all are files."""
+        known = [found for source in self.sources if (found := sizes(source)) is not None]
+        return list(chain(*known)) if len(known) == len(self.sources) else None
 
     def mask(self, i: int) -> np.ndarray:
         """(H, W) uint8 class of each pixel of sample i."""

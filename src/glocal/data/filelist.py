@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.images import EncodedImage, open_image
-from glocal.data.paths import existing, state_of
+from glocal.data.images import EncodedImage, Window, open_image
+from glocal.data.paths import existing, shown, sizes_and_times, state_of
 from glocal.data.source import Groups
 from glocal.errors import UsageError
 
@@ -25,6 +25,7 @@ class FileListSource:
             `image`, `filepath` or `image_path` is a header, under which there may be more: the labels are in the column
             `label` or `class`, else in the second one; captions in `caption`; every other named column is one of
             `groups`, unknown where empty.
+        window: the values that become black and white in 16- and 32-bit grey images; None: each image's own.
 
     Raises:
         UsageError: if the list is empty, or names a file that is not there, or some rows have a label and others none.
@@ -37,9 +38,9 @@ class FileListSource:
     classes: list[str] | None = None
     labels: np.ndarray | None = None
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, window: Window | None = None):
         path = existing(Path(path))
-        self.path, self.folder, self.name = path, path.parent, path.stem
+        self.path, self.folder, self.name, self.window = path, path.parent, shown(path.stem), window
         header, rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_txt(path)
         if not rows:
             raise UsageError(f"{path} names no images: expected one path a line")
@@ -48,7 +49,7 @@ class FileListSource:
         if missing:
             line, file = missing[0]
             raise UsageError(
-                f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {file} "
+                f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {shown(file)} "
                 f"(relative paths start from {self.folder})"
             )
         columns = {name: [cells[k] for _, cells in rows] for k, name in enumerate(header[1:], start=1)}
@@ -67,15 +68,19 @@ class FileListSource:
 
     def key(self, i: int) -> str:
         """The path of image i as the list gives it."""
-        return self.files[i]
+        return shown(self.files[i])
 
     def open(self, i: int) -> EncodedImage:
         """Image i with its header read."""
-        return open_image(self.folder / self.files[i])
+        return open_image(self.folder / self.files[i], self.window)
 
     def fingerprint(self) -> tuple[str, str]:
         """The list, and a digest of its images' names, sizes and times."""
-        return str(self.path.resolve()), state_of(self.folder, self.files)
+        return str(self.path.resolve()), state_of(self.folder, self.files, self.window)
+
+    def sizes(self) -> list[int]:
+        """Bytes of each file."""
+        return [size for size, _ in sizes_and_times(self.folder, self.files)]
 
     def mask(self, i: int) -> np.ndarray:
         """Lists have no masks."""
@@ -97,10 +102,10 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a text file in UTF-8") from error
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names may be any bytes
+    if "\0" in text:
+        raise UsageError(f"{path} is not a text file in UTF-8")
+    return text
 
 
 def _numbered(names: list[str]) -> tuple[list[str], np.ndarray]:
@@ -108,4 +113,4 @@ def _numbered(names: list[str]) -> tuple[list[str], np.ndarray]:
     unique = {*names} - {""}
     ordered = sorted(unique, key=int) if all(name.isdecimal() for name in unique) else sorted(unique)
     position = {name: k for k, name in enumerate(ordered)}
-    return ordered, np.array([position.get(name, -1) for name in names], dtype=np.int64)
+    return [shown(name) for name in ordered], np.array([position.get(name, -1) for name in names], dtype=np.int64)

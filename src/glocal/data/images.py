@@ -1,19 +1,23 @@
 """Opening and decoding image files: whatever a folder of photographs holds comes out as 8-bit RGB.
 
-Choices, the same for every file: EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled,
-never clipped; an animation is its first frame; colour profiles are ignored.
+Choices, the same for every file: EXIF orientation is applied; transparency is laid over white; an animation is its
+first frame; colour profiles are ignored. 16- and 32-bit grey is windowed: its .5th percentile becomes black and its
+99.5th white, or what the person names. Not so where such a file holds an 8-bit image (values up to 255, or multiples of
+256 or 257), which it then is, or floats within [0, 1] or [0, 255]. 16-bit colour keeps its upper 8 bits.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from glocal.data.files import MAX_BYTES, read_bytes
 from glocal.data.source import Unreadable
 
 try:
@@ -21,12 +25,12 @@ try:
 except ImportError:  # a checkout that was not installed: Pillow does the same more slowly
     simplejpeg = None
 
-_KINDS = "jpg jpeg jpe jfif mpo png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif"
-EXTENSIONS = frozenset("." + kind for kind in _KINDS.split(" "))
-"""Files that count as images, in lower case."""
+Window = tuple[float, float]
+"""The values of a 16- or 32-bit image that become black and white."""
 
-MAX_PIXELS = 2**28
-"""The most pixels that are ever decoded at once (1 GiB of memory); JPEG files above it are decoded at a lower scale."""
+_PERCENTILES = (0.5, 99.5)
+_STRIP = 2**20  # pixels converted at once
+_SAMPLE = 2**20  # pixels looked at for a window
 
 # By content, not by extension. Named one by one because some of Pillow's other formats run programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -48,48 +52,49 @@ class EncodedImage:
 
     Args:
         data: the bytes of the file.
+        window: of 16- and 32-bit grey; None: the image's own.
 
     Raises:
         Unreadable: if the header is not that of an image, or the image is too large to decode.
     """
 
-    def __init__(self, data: bytes):
-        self._data = data
-        image = _read_header(data)
+    def __init__(self, data: bytes, window: Window | None = None):
+        self._data, self._window = data, window
+        image = read_header(data)
         self._header: ImageFile.ImageFile | None = image
         self._orientation = _orientation(image)
         width, height = image.size
         self.size: tuple[int, int] = (height, width) if self._orientation >= 5 else (width, height)
-        if image.format not in _DRAFTABLE and width * height > MAX_PIXELS:
-            raise Unreadable(f"{width}×{height} pixels are too many to decode; save it smaller, or as JPEG")
 
     def decode(self, scale: float = 1.0) -> np.ndarray:
         """RGB pixels (h, w, 3) uint8, at the smallest cheap resolution that is at least `scale` times the full one.
 
         JPEG files are decoded at 1/8, 1/4, 1/2 or 1 of their size (scaling inside the inverse DCT), all others at 1.
-        Sides are rounded up. A JPEG of more than `MAX_PIXELS` comes out smaller than asked.
+        Sides are rounded up. A JPEG that would take more than `MAX_BYTES` comes out smaller than asked.
         """
-        image = self._header or _read_header(self._data)
+        header = self._header or read_header(self._data)
         self._header = None  # a header serves one decode: draft alters it
         try:
-            pixels = _pixels(image, self._data, scale)
+            pixels = _pixels(header, self._data, scale, self._window)
         except Exception as error:  # decoders raise anything at all on broken data
-            raise Unreadable(_reason(error)) from error
+            raise Unreadable(reason(error)) from error
         return np.ascontiguousarray(_TURN[self._orientation](pixels)) if self._orientation in _TURN else pixels
 
 
-def _pixels(image: ImageFile.ImageFile, data: bytes, scale: float) -> np.ndarray:
+def _pixels(image: ImageFile.ImageFile, data: bytes, scale: float, window: Window | None) -> np.ndarray:
     """A file's pixels as they lie in it, decoded by the fastest way that is right."""
     if image.format in _DRAFTABLE:
         width, height = image.size
-        step = _dct_step(width, height, scale)
+        step = _dct_step(image, data, scale)
         if image.mode == "RGB" and min(width, height) >= 8:  # below, other reductions round to the same size
             pixels = _turbo(data, -(-width // step), -(-height // step))
             if pixels is not None:
                 return pixels
         image.draft(None, (max(1, width // step), max(1, height // step)))
     image.load()
-    return np.array(to_rgb(image))
+    pixels = to_rgb(image, window)
+    image.close()  # frees Pillow's copy before the pixels are turned
+    return pixels
 
 
 def _turbo(data: bytes, width: int, height: int) -> np.ndarray | None:
@@ -114,7 +119,7 @@ class RawImage:
 
     def decode(self, scale: float = 1.0) -> np.ndarray:
         """RGB pixels (H, W, 3) uint8, at full size whatever the scale."""
-        return np.array(to_rgb(self._image))
+        return to_rgb(self._image)
 
 
 class DrawnImage:
@@ -134,82 +139,103 @@ class DrawnImage:
         return self._draw()
 
 
-def open_image(path: Path) -> EncodedImage:
+def open_image(path: Path, window: Window | None = None) -> EncodedImage:
     """The image file at `path`, with its header read.
 
     Raises:
         Unreadable: if it cannot be read or is not an image.
     """
-    return EncodedImage(_read_bytes(path))
+    return EncodedImage(read_bytes(path), window)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """A segmentation mask, (H, W) uint8: the palette index, grey value or bit of each pixel is its class.
-
-    Raises:
-        Unreadable: if it is not an image of one channel, or has classes above 255.
-    """
-    image = _read_header(_read_bytes(path))
-    try:
-        image.load()
-    except Exception as error:
-        raise Unreadable(_reason(error)) from error
-    values = np.asarray(image)
-    if image.mode == "RGB" and (values == values[..., :1]).all():
-        values = values[..., 0]
-    if values.ndim != 2 or image.mode == "F":
-        raise Unreadable(f"a mask holds one class number per pixel (grey or palette PNG), this is {image.mode}")
-    if values.dtype != np.bool_ and (values.max(initial=0) > 255 or values.min(initial=0) < 0):
-        raise Unreadable(f"mask classes go from 0 to 255, this has {values.min()} to {values.max()}")
-    return values.astype(np.uint8)
+def to_rgb(image: Image.Image, window: Window | None = None) -> np.ndarray:
+    """A decoded image of any mode as RGB (h, w, 3) uint8, see the top of this file. In strips, to save memory."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    wide = image.mode.startswith("I") or image.mode == "F"
+    low, high = (window or _own_window(image)) if wide else (0.0, 0.0)
+    for rows, strip in strips(image):
+        pixels[rows] = _eight_bits(np.asarray(strip), low, high)[..., None] if wide else np.asarray(_rgb(strip))
+    return pixels
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image of any mode as RGB.
+def strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """An image in parts of some rows each."""
+    step = max(1, _STRIP // image.width)
+    for top in range(0, image.height, step):
+        yield slice(top, top + step), image.crop((0, top, image.width, min(top + step, image.height)))
 
-    16-bit grey is divided by 257. 32-bit integers and floats have no fixed range: integers up to 65535 count as 16-bit
-    and floats in [0, 1] or [0, 255] are taken at their word; else the image's own extremes become black and white.
-    """
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_to_eight_bits(np.asarray(image), floating=image.mode == "F")).convert("RGB")
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         if image.mode == "La":  # Pillow leaves premultiplied grey only by way of straight grey
             image = image.convert("LA")
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_eight_bits(values: np.ndarray, *, floating: bool) -> np.ndarray:
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = values.min(initial=0), values.max(initial=0)
-    if low >= 0 and high <= (1 if floating else 65535):
-        low, high = 0.0, 1.0 if floating else 65535.0
-    elif floating and low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    return np.round((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+def _own_window(image: Image.Image) -> Window:
+    """The values of a wide image that become black and white, from at most some million of its pixels."""
+    every = math.ceil((image.width * image.height / _SAMPLE) ** 0.5)
+    values = np.concatenate([np.asarray(strip)[::every, ::every].ravel() for _, strip in strips(image)])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F":
+        known = [top for top in (1, 255) if high <= top]
+    else:
+        known = [255 * unit for unit in (1, 256, 257) if high <= 255 * unit and not (values % unit).any()]
+    if low >= 0 and known:
+        return 0.0, float(known[0])
+    inner = np.percentile(values, _PERCENTILES)
+    return (float(inner[0]), float(inner[1])) if inner[0] < inner[1] else (low, high)
+
+
+def _eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    return np.round(np.clip((values - low) * (255 / max(high - low, 1e-12)), 0, 255)).astype(np.uint8)
 
 
 _DRAFTABLE = ("JPEG", "MPO")
 
 
-def _dct_step(width: int, height: int, scale: float) -> int:
+def _dct_step(image: ImageFile.ImageFile, data: bytes, scale: float) -> int:
     """The largest reduction of 8, 4, 2, 1 that keeps both sides at `scale` or more; more where memory asks for it."""
-    step = next((s for s in (8, 4, 2) if 1 / s >= scale and s <= min(width, height)), 1)
-    while step < 8 and width * height > MAX_PIXELS * step * step:
+    step = next((s for s in (8, 4, 2) if 1 / s >= scale and s <= min(image.size)), 1)
+    while step < 8 and _bytes_needed(image, data, step) > MAX_BYTES:
         step *= 2
     return step
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror or error}") from error
+def _bytes_needed(image: ImageFile.ImageFile, data: bytes, step: int = 8) -> int:
+    """What decoding takes at most, the file included: the decoder's own, Pillow's (up to 4 a pixel) and ours (3).
+
+    Args:
+        image: its header.
+        data: the file.
+        step: reduction, of a JPEG.
+    """
+    pixels = image.width * image.height
+    match image.format:
+        case "JPEG" | "MPO":
+            channels = len(image.layer)  # type: ignore[attr-defined]
+            place = image.fp.tell() - 4 - 2 * channels  # type: ignore[union-attr]  # of the number of the first scan's
+            at_once = "progressive" not in image.info and data[place] == channels
+            return len(data) + 8 * pixels // step**2 + (0 if at_once else 2 * channels * pixels)  # all coefficients
+        case "TIFF" if image.info.get("compression") != "raw":  # whole strips or tiles are decompressed at once
+            tag = image.tag_v2.get  # type: ignore[attr-defined]
+            buffer = max(image.width, tag(322, 0)) * max(image.height, tag(323, 0)) * sum(tag(258, (1,))) // 8
+            return 2 * len(data) + 8 * pixels + buffer
+    return len(data) + {"WEBP": 17, "AVIF": 20, "JPEG2000": 28}.get(image.format or "", 8) * pixels
 
 
-def _read_header(data: bytes) -> ImageFile.ImageFile:
-    """What `Image.open` does, without its decompression-bomb check, whose limit is shared by the whole process."""
+def read_header(data: bytes) -> ImageFile.ImageFile:
+    """What `Image.open` does, without its decompression-bomb check, whose limit is shared by the whole process.
+
+    Raises:
+        Unreadable: if it is no image, or one that takes more than `MAX_BYTES`.
+    """
     if not data:
         raise Unreadable("empty file")
     for name in _FORMATS:
@@ -220,10 +246,24 @@ def _read_header(data: bytes) -> ImageFile.ImageFile:
         if factory is None or not accepted or isinstance(accepted, str):  # a string says why this Pillow cannot
             continue
         try:
-            return factory(io.BytesIO(data), "")
+            image = factory(io.BytesIO(data), "")
+            needed = _bytes_needed(image, data)
         except Exception as error:
-            raise Unreadable(_reason(error)) from error
-    raise Unreadable("not an image")
+            odd = any(what in str(error) for what in ("pixel mode", "data organization", "samples per pixel"))
+            raise Unreadable(_ODD_TIFF if odd else reason(error)) from error
+        if image.format in _DRAFTABLE and image.width * image.height > 512 * len(data):
+            raise Unreadable("truncated: less than a bit for each 8×8 block")  # and the decoder would make room for all
+        if needed > MAX_BYTES:
+            raise Unreadable(f"{image.width}×{image.height} pixels would take {needed / 1e9:.1f} GB; save it smaller")
+        return image
+    raise Unreadable(_DICOM if data[128:132] == b"DICM" else "not an image")
+
+
+_DICOM = "a DICOM file; write it as PNG first, e.g. with ImageMagick: magick FILE.dcm FILE.png"
+_ODD_TIFF = (
+    "a TIFF of other channels or bits than Pillow can read; keep three 8-bit ones, or one of 16 bits, e.g. in Python: "
+    "tifffile.imwrite('new.tif', tifffile.imread('old.tif')[..., :3])"
+)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
@@ -237,6 +277,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What a decoder says, as part of a sentence."""
     text = str(error) or type(error).__name__
     return text[0].lower() + text[1:]

@@ -13,8 +13,8 @@ import numpy as np
 from glocal import plugins
 from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
+from glocal.data.files import EXTENSIONS
 from glocal.data.folder import SPLITS, FolderSource, folder_splits
-from glocal.data.images import EXTENSIONS
 from glocal.data.paths import existing
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.distributed import all_sum, gather
+from glocal.errors import UsageError
 from glocal.losses.clustering import sharpen, sinkhorn
 from glocal.losses.covariance import upcast, without_autocast
+from glocal.losses.shapes import check_shapes
 
 
 def cosine_scores(queries: Tensor, supports: Tensor) -> Tensor:
     """Cosine similarities (..., S) of queries (..., D) with S vectors (S, D)."""
+    check_shapes(queries=(queries, "... D"), supports=(supports, "S D"))
     with without_autocast(queries):
         return F.normalize(upcast(queries), dim=-1) @ F.normalize(upcast(supports), dim=-1).mT
 
@@ -48,6 +51,7 @@ def support_predictions(
         temperature: τ.
         smoothing: share of the uniform distribution in the rows of Y.
     """
+    check_shapes(supports=(supports, "S D"), labels=(labels, "S"))
     similarity = (cosine_scores(queries, gather(supports)) / temperature).softmax(dim=-1)
     different, position = gather(labels).unique(return_inverse=True)
     one_hot = F.one_hot(position, len(different)).to(similarity.dtype)
@@ -66,9 +70,12 @@ def swapped_targets(probabilities: Tensor, views: int, sharpening: float = 0.25)
         views: V ≥ 2.
         sharpening: T.
     """
+    check_shapes(probabilities=(probabilities, "2 B K"))
+    if views < 2:
+        raise UsageError(f"targets are swapped between two large views, got views={views}")
     sharp = sharpen(probabilities, sharpening)
     targets = torch.cat([sharp.flip(0), sharp.mean(dim=0).expand(views - 2, *sharp.shape[1:])])
-    return targets.where(targets >= 1e-4, 0.0)
+    return targets.masked_fill(targets < 1e-4, 0.0)  # and NaN stays
 
 
 def cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
@@ -78,10 +85,12 @@ def cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
         probabilities: (..., K), p.
         targets: (..., K), q.
     """
+    check_shapes(probabilities=(probabilities, "B ... K"), targets=(targets, " ".join(map(str, probabilities.shape))))
     p = upcast(probabilities)
     return -(targets * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(dim=-1).mean()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the values (N,) where the mask (N,) says so, over all processes, (); 0 where it nowhere does."""
+    check_shapes(values=(values, "N"), mask=(mask, "N"))
     return all_sum(values.where(mask, 0.0).sum()) / all_sum(mask.to(values.dtype).sum()).clamp_min(1)

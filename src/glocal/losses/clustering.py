@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glocal.distributed import all_sum, gather, world_size
 from glocal.losses.covariance import upcast
+from glocal.losses.shapes import check_shapes
 
 
 @torch.no_grad()
@@ -26,6 +27,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, rounds: int = 3) -> Tensor:
         epsilon: ε; the smaller, the harder the codes.
         rounds: of normalisation.
     """
+    check_shapes(scores=(scores, "B K"))
     log_codes = upcast(scores) / epsilon
     for _ in range(rounds):
         log_codes = log_codes - gather(log_codes.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
@@ -40,6 +42,7 @@ def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
         probabilities: (..., K), p.
         temperature: T; below 1 the largest gain.
     """
+    check_shapes(probabilities=(probabilities, "... K"))
     p = upcast(probabilities)
     power = (p / p.detach().amax(dim=-1, keepdim=True)).pow(1 / temperature)  # the scale cancels; nothing underflows
     return power / power.sum(dim=-1, keepdim=True)
@@ -53,6 +56,7 @@ def mean_entropy(probabilities: Tensor) -> Tensor:
     Args:
         probabilities: (..., K), equally many vectors on each process.
     """
+    check_shapes(probabilities=(probabilities, "B ... K"))
     p = upcast(probabilities).flatten(0, -2)
     mean = all_sum(p.mean(dim=0)) / world_size()
     return -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()

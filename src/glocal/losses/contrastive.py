@@ -17,6 +17,7 @@ from torch import Tensor
 from glocal.distributed import gather, rank
 from glocal.errors import UsageError
 from glocal.losses.covariance import upcast, without_autocast
+from glocal.losses.shapes import check_shapes
 
 
 def _similarities(queries: Tensor, keys: Tensor) -> Tensor:
@@ -45,6 +46,7 @@ def _log_negatives(logits: Tensor, copies: int = 1) -> Tensor:
 
 def _decoupled_terms(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """s_ii/τ and log Σ_{j≠i} exp(s_ij/τ), (..., B) each."""
+    check_shapes(queries=(queries, "... B D"), keys=(keys, "B D"))
     queries, keys = _unit(queries), _unit(keys)
     positive = (queries * keys).sum(dim=-1)
     return positive / temperature, _log_negatives(_similarities(queries, gather(keys)) / temperature)
@@ -76,6 +78,7 @@ def decoupled_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Ten
 
 def _nt_xent_terms(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The similarity over τ of each anchor to its positive, and the log-sum over its 2B·W − 2 negatives, (2B,) each."""
+    check_shapes(z_a=(z_a, "B D"), z_b=(z_b, "B D"))
     a, b = _unit(z_a), _unit(z_b)
     logits = _similarities(torch.cat([a, b]), torch.cat([gather(a), gather(b)])) / temperature
     return (a * b).sum(dim=1).repeat(2) / temperature, _log_negatives(logits, copies=2)
@@ -113,6 +116,7 @@ def dcl(z_a: Tensor, z_b: Tensor, temperature: float = 0.1, weights: Tensor | No
     """
     positive, negatives = _nt_xent_terms(z_a, z_b, temperature)
     if weights is not None:
+        check_shapes(z_a=(z_a, "B D"), weights=(weights, "B"))
         positive = weights.repeat(2) * positive
     return (negatives - positive).mean()
 
@@ -123,6 +127,7 @@ def mises_fisher_weights(z_a: Tensor, z_b: Tensor, sigma: float = 0.5) -> Tensor
     The further apart the views of an image, the more its positive weighs. Gradients flow through the weights, as in the
     authors' code; detach them for lightly's version.
     """
+    check_shapes(z_a=(z_a, "B D"), z_b=(z_b, "B D"))
     similarity = (_unit(z_a) * _unit(z_b)).sum(dim=1) / sigma
     joined = gather(similarity)
     return 2 - len(joined) * (similarity - joined.logsumexp(dim=0)).exp()

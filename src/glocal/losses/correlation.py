@@ -14,6 +14,7 @@ from glocal.distributed import gather
 from glocal.errors import UsageError
 from glocal.losses.covariance import upcast, without_autocast
 from glocal.losses.loss import Loss
+from glocal.losses.shapes import check_shapes
 
 
 def _standardise(z: Tensor) -> Tensor:
@@ -46,6 +47,7 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, *, redundancy_weight: float = 0.
     Raises:
         UsageError: if the joined batch has fewer than 2 images.
     """
+    check_shapes(z_a=(z_a, "B D"), z_b=(z_b, "B D"))
     a, b = (_standardise(gather(upcast(z))) for z in (z_a, z_b))
     diagonal = (a * b).mean(dim=0)
     redundancy = _squared_product(a, b) / len(a) ** 2 - diagonal.square().sum()

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from glocal.distributed import all_sum, exchange, gather, world_size
 from glocal.errors import UsageError
 from glocal.losses.loss import Loss
+from glocal.losses.shapes import check_shapes
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -93,6 +94,7 @@ class _ShardedMoments(torch.autograd.Function):
 
 def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
     """Variances (S, D) and ‖C‖² (S,) of (..., B, D), S the product of the leading dimensions."""
+    check_shapes(z=(z, "... B D"))
     if z.shape[-2] < 2:
         raise UsageError("variance and covariance need a batch of at least 2 images; raise the batch size")
     return _Moments.apply(upcast(z).reshape(-1, *z.shape[-2:]))
@@ -126,7 +128,13 @@ def _joined(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def invariance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of two tensors, (). VICReg, eq. 5, over D as its code has it."""
+    """Mean squared difference of two tensors, (). VICReg, eq. 5, over D as its code has it.
+
+    Args:
+        a: (..., B, D).
+        b: (..., B, D); one of them may stand for several.
+    """
+    check_shapes(a=(a, "... B D"), b=(b, "... B D"))
     a, b = torch.broadcast_tensors(upcast(a), upcast(b))
     return F.mse_loss(a, b)
 
@@ -164,11 +172,15 @@ def entropy(z: Tensor, *, noise: float = 0.1) -> Tensor:
         z: (B, D), or (..., B, D), whose leading dimensions are averaged over.
         noise: σ², under which variance no longer counts.
     """
+    check_shapes(z=(z, "... B D"))
+    if z.shape[-2] < 2:
+        raise UsageError("an entropy needs a batch of at least 2 images; raise the batch size")
     z = upcast(z)
     x = (z - z.mean(dim=-2, keepdim=True)) / ((z.shape[-2] - 1) * noise) ** 0.5
     gram = _gram(x)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.cholesky(eye + gram).diagonal(dim1=-2, dim2=-1).log().sum(dim=-1).mean() / z.shape[-1]
+    root = torch.linalg.cholesky_ex(eye + gram).L  # which does not wait to see whether there is one: NaN stays NaN
+    return root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1).mean() / z.shape[-1]
 
 
 def vicreg_loss(
@@ -199,6 +211,7 @@ def vicreg_loss(
     Raises:
         UsageError: if the joined batch has fewer than 2 images.
     """
+    check_shapes(z_a=(z_a, "B D" if z_a.ndim < 3 else "B N D"), z_b=(z_b, "B D"))
     z_a, z_b = upcast(z_a).transpose(0, -2), upcast(z_b)
     sets = [z.reshape(-1, *z.shape[-2:]) for z in (z_a, z_b)]
     variance, covariance = (moment.split([len(s) for s in sets]) for moment in _joined(torch.cat(sets)))
@@ -258,6 +271,7 @@ def vicregl_global_loss(
     """
     views = len(embeddings)
     check_views(views)
+    check_shapes(**{f"view {k}": (each, "B D") for k, each in enumerate(embeddings)})
     z = torch.stack([upcast(z) for z in embeddings])
     a, b = z[0], z[1]
     distances = 2 * invariance(a, b)

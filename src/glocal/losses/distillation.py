@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.distributed import all_sum, world_size
+from glocal.errors import UsageError
 from glocal.losses.covariance import upcast
+from glocal.losses.shapes import check_shapes
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
@@ -23,6 +25,7 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
         prediction: (..., D).
         target: (..., D), broadcastable to it.
     """
+    check_shapes(prediction=(prediction, "B ... D"), target=(target, "B ... D"))
     return -F.cosine_similarity(upcast(prediction), upcast(target), dim=-1).mean()
 
 
@@ -35,6 +38,7 @@ def teacher_distribution(logits: Tensor, center: Tensor, temperature: float | Te
         center: (K,), c.
         temperature: τ.
     """
+    check_shapes(logits=(logits, "... K"), center=(center, "K"))
     return torch.softmax((upcast(logits) - center) / temperature, dim=-1)
 
 
@@ -46,6 +50,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Te
         target: (B, K) distributions q.
         temperature: τ.
     """
+    check_shapes(logits=(logits, "B ... K"), target=(target, "B K"))
     scaled = upcast(logits) / temperature
     expected = scaled if scaled.ndim == 2 else scaled.mean(dim=1)  # q is the same for all N, and the term is linear
     return scaled.logsumexp(dim=-1).mean() - (target * expected).sum(dim=-1).mean()
@@ -61,6 +66,12 @@ def dino_loss(students: Sequence[Tensor], targets: Sequence[Tensor], temperature
         targets: T ≤ V tensors (B, K), `teacher_distribution` of the first views; view i is not compared with itself.
         temperature: of the student.
     """
+    check_shapes(
+        **{f"student {i}": (student, "B ... K") for i, student in enumerate(students)},
+        **{f"target {i}": (target, "B K") for i, target in enumerate(targets)},
+    )
+    if len(students) < 2 or not 0 < len(targets) <= len(students):
+        raise UsageError(f"views are compared with the targets of others; got {len(students)} and {len(targets)}")
     losses, pairs = [], 0
     for i, student in enumerate(students):
         others = [target for j, target in enumerate(targets) if j != i]
@@ -79,5 +90,6 @@ def moved_center(center: Tensor, logits: Sequence[Tensor], momentum: float = 0.9
         logits: tensors (B, K).
         momentum: m.
     """
+    check_shapes(center=(center, "K"), **{f"logits {i}": (each, "B K") for i, each in enumerate(logits)})
     mean = torch.stack([upcast(each).mean(dim=0) for each in logits]).mean(dim=0)
     return momentum * center + (1 - momentum) * all_sum(mean) / world_size()

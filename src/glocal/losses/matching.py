@@ -27,6 +27,7 @@ from glocal.losses.covariance import (
     without_autocast,
 )
 from glocal.losses.loss import Loss
+from glocal.losses.shapes import check_shapes
 
 SlotOrder = Literal["index", "distance"]
 
@@ -202,10 +203,11 @@ def find_matches(
         else:  # the large crops, compared as (0, 1) and as (1, 0)
             counts = [(kept[0], kept[0 if matches_by_crop_type else 1])] * 2
         for source, target, (distance, index), ks in ((a, b, forth, counts[0]), (b, a, back, counts[1])):
+            lost = 0 * distance.amax()  # NaN where a position is, else a cell without one would just not be kept
             for k, weight in slot_weights([count(k, source.cells) for k in ks], slot_order, like):
                 cells, others = closest(distance, index, k, slot_order)
                 first = source.starts(cells.device)[:, None, None]
-                found.append(CellMatches(first + cells, target.starts(cells.device) + others, weight))
+                found.append(CellMatches(first + cells, target.starts(cells.device) + others, weight + lost))
     return found
 
 
@@ -231,8 +233,8 @@ def _check(maps: Sequence[Tensor], centers: Sequence[Tensor], matches: tuple[flo
     if len(maps) != len(centers):
         raise UsageError(f"got {len(maps)} maps and {len(centers)} grids of centers; give one grid for each map")
     for view, (m, c) in enumerate(zip(maps, centers, strict=True)):
-        if (m.shape[0], *m.shape[2:], 2) != tuple(c.shape):
-            raise UsageError(f"view {view}: a map {tuple(m.shape)} needs centers (B, H, W, 2) and got {tuple(c.shape)}")
+        first = {"the map of view 0": (maps[0], "B C H0 W0")} if view else {}
+        check_shapes(**first, **{f"the map of view {view}": (m, "B C H W"), "its centers": (c, "B H W 2")})
     if any(k < 1 if isinstance(k, int) else not 0 < k <= 1 for k in matches):
         raise UsageError(f"matches={matches}: keep at least 1 match in each direction, or a fraction of up to 1.0")
     if slot_order not in ("index", "distance"):

@@ -1,10 +1,8 @@
 """Images shrunk once and kept as raw pixels on disk, so that later epochs decode nothing.
 
-A cache is a folder of three files: `layout.npy` (where each image lies and how large it is, known from the headers
-before any decode), `pixels.bin` (raw uint8, memory-mapped) and `filled.bin` (what is there already, with a checksum).
 Every image has its place and its bytes from the start, so runs that fill one cache at once write the same bytes to the
-same places: nothing is locked. The folder's name holds a digest of the files' sizes and times, of what the recipe
-needs, and of the libraries' versions; where any of them changes, another folder is made and the old one removed.
+same places: nothing is locked. A cache's name holds a digest of the files' sizes and times, of what the recipe needs,
+and of the libraries' versions; where any of them changes, another one is made and the old one removed.
 """
 
 from __future__ import annotations
@@ -13,11 +11,10 @@ import hashlib
 import math
 import os
 import shutil
-import tempfile
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +23,21 @@ import torch
 from torch import Tensor
 
 from glocal.data.source import ImageSource, Unreadable, fingerprint
+from glocal.views.cache_files import FILLED, LAYOUT, amount, create, read_at, read_layout, write_at
 from glocal.views.geometry import magnification, reduction, resize
 from glocal.views.recipe import Crop
 
-_LAYOUT = np.dtype([("start", "<i8"), ("source", "<i4", 2), ("kept", "<i4", 2)])  # sizes are (width, height)
-_FILLED = np.dtype([("shrink", "<f8", 2), ("sum", "<u8")])  # sum 0: not there
 _SAMPLED = 64
 
 
-def cache_folder() -> Path:
-    """Where caches lie: $GLOCAL_CACHE, else glocal/ in $XDG_CACHE_HOME, ~/.cache or, without a home, in /tmp."""
+def cache_folder() -> Path | None:
+    """Where caches lie: $GLOCAL_CACHE, else glocal/ in $XDG_CACHE_HOME or ~/.cache; None for a user without a home."""
     if named := os.environ.get("GLOCAL_CACHE"):
         return Path(named)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
     except RuntimeError:  # nobody's home: a container's nameless user
-        return Path(tempfile.gettempdir()) / "glocal"
+        return None
 
 
 def worth_caching(source: ImageSource, crops: Sequence[Crop]) -> tuple[bool, str]:
@@ -55,16 +51,19 @@ def worth_caching(source: ImageSource, crops: Sequence[Crop]) -> tuple[bool, str
     expected = _expected_bytes(source, crops)
     if expected is None:
         return False, "too few images can be read"
-    free = _free(cache_folder())
+    folder = cache_folder()
+    if folder is None or not os.access(_nearest(folder), os.W_OK | os.X_OK):
+        return False, f"{folder or 'the home folder'} cannot be written to; name another one by $GLOCAL_CACHE"
+    free = _free(folder)
     if expected > free / 2:
-        return False, f"{_amount(expected)} of pixels, {_amount(free)} free in {cache_folder()}"
+        return False, f"{amount(expected)} of pixels, {amount(free)} free in {folder}"
     memory = _memory()
     if expected > memory / 2:
-        return False, f"{_amount(expected)} of pixels, {_amount(memory)} of memory"
-    return True, f"about {_amount(expected)} of pixels, decoded once"
+        return False, f"{amount(expected)} of pixels, {amount(memory)} of memory"
+    return True, f"about {amount(expected)} of pixels, decoded once"
 
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when what is kept for the same image changes."""
 
 
@@ -88,32 +87,38 @@ class PixelCache:
         place, state = found or ("", "")
         needs = sorted({(crop.size, crop.scale[0], crop.ratio) for crop in crops})
         same = _digest(FORMAT, place, needs)
-        folder = cache_folder() if folder is None else Path(folder)
-        self.folder = folder / f"{same}-{_digest(state, PIL.__version__, torch.__version__, len(source))}"
+        folder = folder or cache_folder()
+        self.folder = (folder or Path()) / f"{same}-{_digest(state, PIL.__version__, torch.__version__, len(source))}"
         self.source = source
-        self._opened: tuple[int, Tensor, np.ndarray, np.ndarray] | None = None
-        self._keep = found is not None
-        problem = "" if self._keep else ", not kept: the images are not files"
+        self._opened: tuple[int, FileIO, FileIO, np.ndarray] | None = None
+        problem, said, layout = "", "", None
         try:
-            # without a fingerprint nothing tells these images from others
-            self._layout = _checked_layout(self.folder, len(source)) if self._keep else _plan(source, crops)
+            if found is None or folder is None:  # without a fingerprint nothing tells these images from others
+                raise OSError("there is no home folder" if found else "the images are not files")
+            layout = read_layout(self.folder, len(source))
         except FileNotFoundError:
-            self._layout = _plan(source, crops)
-        except (OSError, ValueError):
+            pass
+        except OSError as error:
+            problem = error.strerror or str(error)
+        except ValueError:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self._layout, problem = _plan(source, crops), " (it was damaged and is made anew)"
+            said = " (it was damaged and is made anew)"
+        self._layout = _plan(source, crops) if layout is None else layout
         total = int(self._layout["start"][-1])
-        try:
-            if self._keep and not (self.folder / "layout.npy").exists():
+        if folder is not None and layout is None and not problem:
+            try:
                 if total > _free(folder):
-                    raise OSError(f"{_amount(_free(folder))} free")
-                _create(self.folder, self._layout)
+                    raise OSError(f"{amount(_free(folder))} free")
+                about = {"data": place.replace("\0", " + "), "images": len(source), "crops": needs}
+                create(self.folder, self._layout, about)
                 for old in folder.glob(f"{same}-*"):
                     if old != self.folder:
                         shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            self._keep, problem = False, f", not kept: {error.strerror or error}"
-        self.note = f"cache: {len(source):,} images, {_amount(total)} at {self.folder}{problem}"
+            except OSError as error:
+                problem = error.strerror or str(error)
+        self._keep = not problem
+        said = f", not kept: {problem}" if problem else said
+        self.note = f"cache: {len(source):,} images, {amount(total)} at {self.folder}{said}"
 
     def size(self, i: int) -> tuple[int, int]:
         """(width, height) of source image i.
@@ -135,40 +140,40 @@ class PixelCache:
         """
         if not self._keep:
             return self._make(i)
-        try:
-            pixels, filled, trusted = self._files()
-        except (OSError, ValueError):  # removed, by a run that found the files changed
-            self._keep = False
-            return self._make(i)
         width, height = self._layout["kept"][i].tolist()
         start = int(self._layout["start"][i])
-        entry = filled[i]
-        if entry["sum"]:
-            kept = pixels[start : start + 3 * width * height]
-            if trusted[i] or _checksum(kept) == entry["sum"]:
-                trusted[i] = True
-                x, y = entry["shrink"].tolist()
-                return kept.view(height, width, 3), (x, y)
+        kept = torch.empty(3 * width * height, dtype=torch.uint8)
+        try:
+            pixels, filled, known = self._files()
+            entry = known[i : i + 1].copy()
+            trusted = entry["sum"][0] != 0
+            if not trusted:
+                read_at(filled, i * FILLED.itemsize, entry.view(np.uint8))
+            if entry["sum"][0]:
+                read_at(pixels, start, kept.numpy())
+                if trusted or _checksum(kept) == entry["sum"][0]:
+                    known[i] = entry[0]
+                    x, y = entry["shrink"][0].tolist()
+                    return kept.view(height, width, 3), (x, y)
+        except OSError:  # removed, by a run that found the files changed, or cut off
+            self._keep = False
         made, shrink = self._make(i)
         try:
-            entry = np.array((shrink, _checksum(made.view(-1))), dtype=_FILLED)
-            _write_at(self.folder / "pixels.bin", start, made.numpy())
-            _write_at(self.folder / "filled.bin", i * _FILLED.itemsize, entry)  # last: what it announces is there
+            if self._keep:
+                entry = np.array((shrink, _checksum(made.view(-1))), dtype=FILLED)
+                write_at(self.folder / "pixels.bin", start, made.numpy())
+                write_at(self.folder / "filled.bin", i * FILLED.itemsize, entry)  # last: what it announces is there
         except OSError:  # the disk is full
             self._keep = False
         return made, shrink
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_opened": None}  # a worker maps the files itself
+        return {**self.__dict__, "_opened": None}  # a worker opens the files itself
 
-    def _files(self) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    def _files(self) -> tuple[FileIO, FileIO, np.ndarray]:
         if self._opened is None or self._opened[0] != os.getpid():
-            raw = np.memmap(self.folder / "pixels.bin", np.uint8, "r")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # nobody writes to it
-                pixels = torch.from_numpy(raw)
-            filled = np.memmap(self.folder / "filled.bin", _FILLED, "r")
-            self._opened = os.getpid(), pixels, filled, np.zeros(len(self.source), bool)
+            pixels, filled = (FileIO(self.folder / name) for name in ("pixels.bin", "filled.bin"))
+            self._opened = os.getpid(), pixels, filled, np.zeros(len(self.source), FILLED)
         return self._opened[1:]
 
     def _make(self, i: int) -> tuple[Tensor, tuple[float, float]]:
@@ -196,7 +201,7 @@ def _plan(source: ImageSource, crops: Sequence[Crop]) -> np.ndarray:
         except Unreadable:
             return 0, 0
 
-    layout = np.zeros(len(source) + 1, _LAYOUT)
+    layout = np.zeros(len(source) + 1, LAYOUT)
     with ThreadPoolExecutor(8) as pool:
         for entry, image in zip(layout, pool.map(size, range(len(source)), chunksize=16), strict=False):
             entry["source"], entry["kept"] = image, _kept_size(crops, *image)
@@ -221,44 +226,6 @@ def _expected_bytes(source: ImageSource, crops: Sequence[Crop]) -> int | None:
     return int(np.mean(sizes) * len(source)) if sizes else None
 
 
-def _create(folder: Path, layout: np.ndarray) -> None:
-    """Make the three files, whole or not at all."""
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        for name, size in (("pixels.bin", int(layout["start"][-1])), ("filled.bin", len(layout) * _FILLED.itemsize)):
-            with open(partial / name, "wb") as file:
-                file.truncate(max(1, size))
-        np.save(partial / "layout.npy", layout)
-        os.rename(partial, folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not (folder / "layout.npy").exists():  # else another run was faster, with the same files
-            raise
-
-
-def _checked_layout(folder: Path, images: int) -> np.ndarray:
-    """The layout of an existing cache.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        OSError, ValueError: if it is damaged.
-    """
-    if not folder.exists():
-        raise FileNotFoundError(folder)
-    try:
-        layout = np.load(folder / "layout.npy", allow_pickle=False)
-        sizes = [(folder / name).stat().st_size for name in ("pixels.bin", "filled.bin")]
-    except FileNotFoundError as error:
-        raise ValueError("incomplete") from error
-    except EOFError as error:
-        raise ValueError("empty") from error
-    expected = [max(1, int(layout["start"][-1])), (images + 1) * _FILLED.itemsize]
-    if layout.dtype != _LAYOUT or len(layout) != images + 1 or sizes != expected:
-        raise ValueError("not of this collection")
-    return layout
-
-
 def _checksum(flat: Tensor) -> np.uint64:
     """Of bytes (n,); never 0."""
     values = flat.numpy()
@@ -267,20 +234,19 @@ def _checksum(flat: Tensor) -> np.uint64:
     return np.uint64(total or 1)
 
 
-def _write_at(path: Path, offset: int, values: np.ndarray) -> None:
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(values.tobytes())
-
-
 def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _free(folder: Path) -> int:
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first above it that exists."""
     while not os.path.exists(folder):  # unlike Path's, also False where one may not look
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(_nearest(folder)).free
 
 
 def _memory() -> float:
@@ -288,7 +254,3 @@ def _memory() -> float:
     if "SC_PHYS_PAGES" not in names:  # Windows
         return math.inf
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _amount(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

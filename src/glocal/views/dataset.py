@@ -143,7 +143,7 @@ class Samples(Dataset):
         whole = whole_boxes(boxes, shrink, pixels.shape[1], pixels.shape[0])
         cropped = crop_boxes(pixels, whole, sizes)
         views = [pixels.flip(1) if flip else pixels for pixels, flip in zip(cropped, flips, strict=True)]
-        home = whole / np.tile(shrink, 2)
+        home = whole / np.array((*shrink, *shrink))
         return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)])
 
 

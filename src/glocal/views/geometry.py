@@ -98,7 +98,7 @@ def whole_boxes(boxes: np.ndarray, shrink: tuple[float, float], width: int, heig
     That moves an edge by half a decoded pixel at most, as torchvision's whole-pixel boxes do, and the map to the source
     is made from the result, hence exact.
     """
-    inside = np.rint(boxes * np.tile(shrink, 2)).astype(np.int64)
+    inside = np.rint(boxes * np.array((*shrink, *shrink))).astype(np.int64)
     limit = np.array([width, height])
     inside[:, :2] = inside[:, :2].clip(0, limit - 1)
     inside[:, 2:] = np.maximum(inside[:, 2:].clip(0, limit), inside[:, :2] + 1)

@@ -1,0 +1,119 @@
+"""Files below a folder, and their bytes: regular files only, so that no pipe blocks and no device goes on for ever."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from glocal.data.source import Unreadable
+
+_KINDS = "jpg jpeg jpe jfif mpo png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif"
+EXTENSIONS = frozenset("." + kind for kind in _KINDS.split(" "))
+"""Files that count as images, in lower case."""
+
+MASK_EXTENSIONS = EXTENSIONS - {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}  # JPEG does not keep class numbers
+
+MAX_BYTES = 2**30
+"""The most memory that reading one image takes, its file included (1 GiB)."""
+
+_NOT_CONTENT = ("__MACOSX", "@eaDir")  # what archives and network drives leave behind
+_NOT_REGULAR = "not a regular file"
+
+
+def visible(
+    folder: str | Path, skipped: dict[str, str], seen: set[tuple[int, int]] | None = None
+) -> list[tuple[os.DirEntry[str], str]]:
+    """What a folder holds, by name, each with its kind: "folder", "file" or why it is neither. Hidden names stay out.
+
+    Args:
+        folder: where to look.
+        skipped: path → reason; the folder joins it where it cannot be read.
+        seen: folders (device, inode) that count as empty; this one joins them.
+    """
+    try:
+        found = os.stat(folder)
+        if seen is not None:
+            if (found.st_dev, found.st_ino) in seen:
+                return []
+            seen.add((found.st_dev, found.st_ino))
+        with os.scandir(folder) as content:
+            entries = sorted(content, key=lambda entry: entry.name)
+    except OSError as error:
+        skipped[str(folder)] = error.strerror or str(error)
+        return []
+    return [(e, _kind(e)) for e in entries if not e.name.startswith(".") and e.name not in _NOT_CONTENT]
+
+
+def walk(folder: str | Path, extensions: frozenset[str], skipped: dict[str, str]) -> Iterator[str]:
+    """Paths of the regular files below a folder. Links are followed; each folder comes once, by its own path first.
+
+    Folders of masks (see `mask_folder`) inside stay out.
+
+    Args:
+        folder: where to start.
+        extensions: in lower case, with their dot.
+        skipped: path → reason; whatever cannot be read joins it.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, linked = [str(folder)], list[str]()
+    while folders or linked:
+        here = folders.pop() if folders else linked.pop(0)
+        entries = visible(here, skipped, seen)
+        masks = mask_folder(here) if any(entry.name == "images" for entry, _ in entries) else None
+        for entry, kind in entries:
+            if kind == "folder" and entry.path != masks:
+                (linked if entry.is_symlink() else folders).append(entry.path)
+            elif kind == "file" and is_a(entry.name, extensions):
+                yield entry.path
+            elif kind != "folder" and is_a(entry.name, extensions):
+                skipped[entry.path] = kind
+
+
+def mask_folder(folder: str | Path) -> str | None:
+    """The folder beside `images` with its masks: `masks`, or `labels` if files in both have equal names."""
+    images, masks, labels = (os.path.join(folder, name) for name in ("images", "masks", "labels"))
+    if not os.path.isdir(images) or os.path.isdir(masks):
+        return masks if os.path.isdir(images) else None
+    stems = {stem(file, labels) for file in walk(labels, MASK_EXTENSIONS, {})} if os.path.isdir(labels) else set()
+    paired = stems and any(stem(file, images) in stems for file in walk(images, EXTENSIONS, {}))
+    return labels if paired else None
+
+
+def is_a(name: str, extensions: frozenset[str]) -> bool:
+    """Whether a file's name ends in one of the extensions."""
+    return os.path.splitext(name)[1].lower() in extensions
+
+
+def stem(file: str, folder: str) -> str:
+    """The path of a file relative to its folder, without extension."""
+    return os.path.splitext(file)[0][len(os.path.join(folder, "")) :]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        Unreadable: if it is none, cannot be read, or is larger than `MAX_BYTES`.
+    """
+    try:
+        # a pipe without a writer opens at once, and is refused like a device; Windows has neither
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Unreadable(_NOT_REGULAR)
+            if found.st_size > MAX_BYTES:
+                raise Unreadable(f"{found.st_size / 1e9:.1f} GB are too many to read")
+            return file.read(found.st_size)
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror or error}") from error
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() else _NOT_REGULAR
+    except OSError as error:  # links to each other
+        return error.strerror or str(error)

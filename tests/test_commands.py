@@ -1,0 +1,78 @@
+"""`glocal cache`: what is kept, of which folder, for which crops, and how to be rid of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glocal.commands import cache
+from glocal.data import ConcatSource, FolderSource
+from glocal.views import Crop, PixelCache
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> FolderSource:
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "store"))
+    (tmp_path / "photos").mkdir()
+    for k in range(3):
+        Image.fromarray(np.full((300, 200, 3), 80 * k, np.uint8)).save(tmp_path / "photos" / f"{k}.png")
+    return FolderSource(tmp_path / "photos")
+
+
+def test_caches_of_one_folder_are_told_apart_by_their_crops(photos, tmp_path, capsys):
+    for crops in ([Crop(32)], [Crop(16), Crop(24, scale=(0.2, 0.5))]):
+        kept = PixelCache(photos, crops)
+        for i in range(3):
+            kept.read(i)
+    PixelCache(ConcatSource([photos, photos]), [Crop(16)])
+    cache()
+    *rows, last = capsys.readouterr().out.splitlines()
+    images = f"3 images of {photos.root}, crops of"
+    assert sorted(row.split("MB  ")[1] for row in rows) == [
+        f"{images} 16 px of at least 8% and 24 px of at least 20%",
+        f"{images} 32 px of at least 8%",
+        f"6 images of {photos.root} + {photos.root}, crops of 16 px of at least 8%",
+    ]
+    sizes = {row.split("crops")[1]: float(row.split()[0]) for row in rows}
+    assert sizes[" of 32 px of at least 8%"] > 0
+    assert "one cache per folder and crop setting" in last
+    assert str(tmp_path / "store") in last
+
+
+def test_clearing_removes_caches_and_nothing_else(photos, tmp_path, capsys):
+    kept = PixelCache(photos, [Crop(32)])
+    pixels = kept.read(0)[0]
+    left = tmp_path / "store" / ".partial-abc"
+    left.mkdir()
+    (left / "pixels.bin").write_bytes(b"half")
+    mine = tmp_path / "store" / "my-photos"
+    mine.mkdir()
+    (mine / "pixels.bin").write_bytes(b"mine")
+    cache(clear=True)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"freed in {tmp_path / 'store'}")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["my-photos"]
+    assert (kept.read(0)[0] == pixels).all()  # a run under way
+    cache()
+    assert capsys.readouterr().out.startswith("0.0 MB in ")
+
+
+def test_without_a_home_there_is_nothing_to_list(monkeypatch, capsys):
+    for name in ("GLOCAL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody():
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", nobody)
+    cache()
+    cache(clear=True)
+    assert "0.0 MB" in capsys.readouterr().out
+
+
+def test_it_is_registered_as_a_command():
+    (found,) = (e for e in importlib.metadata.entry_points(group="glocal.commands") if e.name == "cache")
+    assert found.load() is cache
