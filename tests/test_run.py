@@ -189,3 +189,18 @@ def test_code_that_a_run_names_is_imported_only_with_consent_which_the_refusal_s
     report = subprocess.run([*glocal_, "report", "run"], cwd=tmp_path, capture_output=True, text=True)
     assert report.returncode == 0, report.stderr
     assert "imported" not in report.stdout
+
+
+def test_changed_data_is_named_and_refused_unless_accepted(tmp_path):
+    from PIL import Image
+
+    for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png", "b/5.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (len(name) * 9, 3, 7)).save(tmp_path / "photos" / name)
+    photos = str(tmp_path / "photos")
+    run = glocal.pretrain(photos, out=str(tmp_path / "run"), **(TINY | {"batch_size": 2}))
+    glocal.pretrain(resume=str(run), quiet=True)
+    (tmp_path / "photos" / "a" / "1.png").rename(tmp_path / "photos" / "a" / "0.png")
+    with pytest.raises(UsageError, match=r"has changed \(1 gone: a/1\.png; 1 new: a/0\.png\); .*--accept-changed-data"):
+        glocal.pretrain(resume=str(run), quiet=True)
+    glocal.pretrain(resume=str(run), quiet=True, accept_changed_data=True)

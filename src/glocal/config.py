@@ -156,7 +156,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def reserved_names() -> frozenset[str]:
     """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
-    beside = {"out", "resume", "quiet", "trust_code", "config"}
+    beside = {"out", "resume", "quiet", "trust_code", "accept_changed_data", "config"}
     return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"} | beside
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shlex
@@ -63,6 +64,7 @@ class Run:
         self.checkpoint_file = self.path / "checkpoints" / "last.pt"
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"
+        self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"
         self.report_file = self.path / "report.html"
@@ -174,6 +176,16 @@ class Run:
     def write_config(self, config: dict[str, Any]) -> None:
         """Complete, and enough to run the same again."""
         write_atomically(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def inventory(self) -> str | None:
+        """What the data held when the run was begun (`glocal.data.inventory`); None of a run from before."""
+        if not self.inventory_file.exists():
+            return None
+        return gzip.decompress(self.inventory_file.read_bytes()).decode()
+
+    def write_inventory(self, text: str) -> None:
+        """Keep what the data holds."""
+        write_atomically(self.inventory_file, lambda path: path.write_bytes(gzip.compress(text.encode(), 6, mtime=0)))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; what is no line of metrics (cut off by a kill, damaged) is left out."""

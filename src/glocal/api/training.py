@@ -46,6 +46,7 @@ def pretrain(
     report_images: int = 2000,
     quiet: bool = False,
     trust_code: bool = False,
+    accept_changed_data: bool = False,
     **options: Any,
 ) -> Path:
     """Pretrain an encoder on unlabelled images.
@@ -94,6 +95,7 @@ def pretrain(
         report_images: the report's scores look at no more than so many training and test images.
         quiet: print nothing.
         trust_code: import what the resumed run's config.yaml names as module:attribute.
+        accept_changed_data: resume though the images, their order, sizes or labels are no longer what they were.
         **options: the method's own options, see its documentation.
 
     Returns:
@@ -151,7 +153,8 @@ def pretrain(
         images = config.data if data is None else data
         if images is None:
             raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
-        return continue_run(run, config, open_source(images), quiet=quiet)
+        source = open_source(images)
+        return continue_run(run, config, source, quiet=quiet, accept_changed_data=accept_changed_data)
     if data is None or (isinstance(data, list) and not data):
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
     return start_run(config, open_source(data), out=out, quiet=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import warnings
@@ -14,6 +15,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
 from glocal.config import PretrainConfig
+from glocal.data.inventory import inventory
+from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.training.allocation import keep_freed_memory
 from glocal.training.precision import precision_arguments
@@ -57,6 +60,20 @@ def launch(config: PretrainConfig) -> Fabric:
     if fabric.device.type == "cpu":
         keep_freed_memory()
     return fabric
+
+
+def check_same_data(fabric: Fabric, source: ImageSource) -> None:
+    """Refuse processes that see different images, labels or classes, which would wait for each other for ever.
+
+    Raises:
+        UsageError: on all processes.
+    """
+    if fabric.world_size == 1:
+        return
+    mine = hashlib.sha256(inventory(source).encode()).hexdigest()
+    differs = torch.tensor(int(mine != fabric.broadcast(mine)), device=fabric.device)
+    if int(fabric.all_reduce(differs, reduce_op="sum")):  # type: ignore[arg-type]
+        raise UsageError(f"the processes see different data at {source.name}; give all of them the same files")
 
 
 def on_main(fabric: Fabric, work: Callable[[], T]) -> T:

@@ -11,12 +11,13 @@ from typing import Any
 
 from glocal.config import ABSENT, PretrainConfig
 from glocal.data import code_of, describe
+from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
 from glocal.diagnostics import diagnose
 from glocal.errors import UsageError
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
-from glocal.pipeline.launch import launch, on_main, under_torchrun
+from glocal.pipeline.launch import check_same_data, launch, on_main, under_torchrun
 from glocal.pipeline.prepare import build_method, compile_encoders, prepare
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
@@ -33,8 +34,17 @@ def start_run(config: PretrainConfig, source: ImageSource, *, out: str | None, q
     return _train(config, source, lambda: Run.create(out, name), resume=False, quiet=quiet)
 
 
-def continue_run(run: Run, config: PretrainConfig, source: ImageSource, *, quiet: bool) -> Path:
-    """Go on where a run stopped, exactly as if it had not."""
+def continue_run(
+    run: Run, config: PretrainConfig, source: ImageSource, *, quiet: bool, accept_changed_data: bool = False
+) -> Path:
+    """Go on where a run stopped, exactly as if it had not.
+
+    Raises:
+        UsageError: if the data is no longer what it was, unless that is accepted.
+    """
+    before, now = run.inventory(), inventory(source)
+    if before is not None and (changed := changes(before, now)) and not accept_changed_data:
+        raise UsageError(f"the data of {run} has changed ({changed}); restore it, or accept it: --accept-changed-data")
     return _train(config, source, lambda: run, resume=True, quiet=quiet)
 
 
@@ -70,6 +80,7 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
     machine = this_machine(config.accelerator)
     fabric = launch(resolve(config, source, machine)[0].config)
     machine, method = prepare(fabric, config, source, machine)
+    check_same_data(fabric, source)
     resolved, notes = resolve(config, source, machine)
     config, optimization, schedule = resolved.config, resolved.optimization, resolved.schedule
     assert optimization is not None
@@ -104,6 +115,7 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
             run.resume_command = _resume_command(run, code_in(config.settings()))
             if not resume:
                 run.write_config(config.to_dict())
+                run.write_inventory(inventory(source))
             return run
 
         run = on_main(fabric, claim)
