@@ -12,10 +12,10 @@ from pathlib import Path
 
 from replications.cells import stored
 from replications.claims import CLAIMS, HOURS
-from replications.claims.arms import ROBUST
 from replications.claims.co_ssl import AGAINST_BYOL
 from replications.claims.learns import METHODS
 from replications.evidence import checks, method_code_lines
+from replications.figures import lines
 from replications.judge import Judged, judge, results, spread
 from replications.plan import PILOTS, Claim
 from replications.queue import cells_of
@@ -220,19 +220,12 @@ def cost(name: str) -> float | None:
 
 def robustness_figure() -> list[str]:
     """Accuracy against the severity of corruptions, means over seeds; nothing before there are any."""
-    from glocal.report.curves import robustness_curve
-
+    keys = {"linear": "clean", **{f"severity {k}": str(k) for k in (1, 3, 5)}}
     means = {}
     for arm, seeds in results(AGAINST_BYOL).items():
         if each := [scores for scores in seeds.values() if "corrupted" in scores]:
-            mean = {key: statistics.fmean(scores[key] for scores in each) for key in ("linear", *ROBUST)}
-            drop = {"relative_drop": 1 - mean["corrupted"] / mean["linear"]}
-            means[arm] = {
-                "clean": mean["linear"],
-                **{f"severity_{k}": mean[f"severity {k}"] for k in (1, 3, 5)},
-                **drop,
-            }
+            means[arm] = {title: statistics.fmean(scores[key] for scores in each) for key, title in keys.items()}
     if not means:
         return []
-    robustness_curve(means, DOCS / "figures" / "co_ssl_robustness.svg")
+    lines(DOCS / "figures" / "co_ssl_robustness.svg", means, x="severity of corruptions", y="linear accuracy")
     return ["![Accuracy of the linear probe under ever stronger corruptions](figures/co_ssl_robustness.svg)"]
