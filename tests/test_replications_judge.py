@@ -92,18 +92,3 @@ def test_pages_are_the_same_again(tmp_path, monkeypatch):
         "| byol-without-predictor | +0.000 [+0.000, +0.000] |  | not reproduced |"
         in first[tmp_path / "replications.md"].decode()
     )
-
-
-def test_the_figure_of_robustness_is_drawn_from_what_is_stored(tmp_path, monkeypatch):
-    (tmp_path / "figures").mkdir()
-    monkeypatch.setattr(pages, "DOCS", tmp_path)
-    scores = {"linear": 0.6, "corrupted": 0.4, "severity 1": 0.5, "severity 3": 0.4, "severity 5": 0.3}
-    monkeypatch.setattr(
-        pages, "results", lambda claim: {"random": {0: {"linear": 0.3}}, "byol": {0: scores}, "co-byol": {}}
-    )
-    assert "co_ssl_robustness.svg" in pages.robustness_figure()[0]
-    drawn = (tmp_path / "figures" / "co_ssl_robustness.svg").read_text()
-    pages.robustness_figure()
-    assert drawn == (tmp_path / "figures" / "co_ssl_robustness.svg").read_text()
-    assert ">byol<" in drawn
-    assert "random" not in drawn

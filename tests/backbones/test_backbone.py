@@ -47,7 +47,6 @@ def test_shapes_and_positions(backbones, name, size):
     assert features.pooled.shape == (2, dim)
     assert features.tokens.shape == (2, side**2, dim)
     assert features.grid == (side, side)
-    assert features.mask is None
     assert torch.equal(features.positions, backbone.cells(side, side).reshape(-1, 2))
     assert torch.equal(pooled, features.pooled)
     assert torch.equal(dense, features.dense)

@@ -9,7 +9,6 @@ import torch
 
 import glocal
 from glocal.backbones import build_backbone
-from glocal.data import PartsWorld
 from glocal.errors import UsageError
 from glocal.methods import check_fits
 from glocal.views import Crop, Recipe, Support, multi_crop
@@ -111,7 +110,7 @@ RUN = {
     ],
 )
 def test_a_run_is_refused_before_an_image_is_read(tmp_path, monkeypatch, options, message):
-    monkeypatch.setattr(PartsWorld, "open", None)
+    monkeypatch.setattr("glocal.pipeline.start.ViewLoader", None)
     with pytest.raises(UsageError, match=message):
         glocal.pretrain("parts:n=8,size=40", out=str(tmp_path / "run"), **RUN | options)
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -105,15 +106,8 @@ class DINO(nn.Module):
         frozen = {"heads.student.last": self.frozen_epochs, "local_heads.student.last": self.frozen_epochs}
         if self.encoder.norm == "batch":
             return Optimization("lars", lr=0.3, weight_decay=1e-6, frozen=frozen)
-        return Optimization(
-            "adamw",
-            lr=5e-4,
-            weight_decay=0.04,
-            final_weight_decay=0.4,
-            final_lr=0.002,
-            clip_per_parameter=3.0,
-            frozen=frozen,
-        )
+        published = Optimization("adamw", 5e-4, 0.04, final_weight_decay=0.4, final_lr=0.002, clip_per_parameter=3.0)
+        return replace(published, frozen=frozen)
 
     def new_heads(self) -> DistillationHeads:
         return DistillationHeads(head := self.new_head(), len(head.last), self.center_momentum)
