@@ -19,7 +19,7 @@ MASS = 0.6
 """The share of its mass that an attention map is cut at, as published."""
 
 
-@task(needs="labels")
+@task(needs={"labels"})
 def few(context: EvalContext, *, labelled: Sequence[int] = (1, 5, 10, 50, 500)) -> dict[str, float]:
     """Accuracy of logistic regression on few labels a class, the mean over five draws of them.
 
@@ -51,7 +51,7 @@ def by_class(labels: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-@task(needs="masks")
+@task(needs={"masks"}, main="jaccard")
 def attention(context: EvalContext, *, images: int = 500) -> dict[str, float]:
     """Jaccard index of objects and the class token's attention in the last block of a transformer (DINO, figure 4).
 
