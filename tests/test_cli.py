@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from PIL import Image
 import glocal
 from glocal.cli import main
 from glocal.commands import COMMANDS
+from glocal.errors import UsageError
 from glocal.methods import method_class, method_names, method_options
+from glocal.training.stopping import Interrupted, TrainingStopped
 
 
 def stderr_of(argv: list[str], capsys) -> tuple[int, str]:
@@ -52,6 +55,8 @@ def place(tmp_path_factory):
     (root / "net.yaml").write_text("data: few\nbackbone: absent:net\ntrust_code: true\n")
     (root / "run").mkdir()
     (root / "run" / "config.yaml").write_text("method: vicreg\n")
+    (root / "run" / "checkpoints").mkdir()
+    (root / "run" / "checkpoints" / "last.pt").write_bytes(b"")
     (root / "notrun").mkdir()
     return root
 
@@ -95,8 +100,8 @@ MISTAKES = [
     ("pretrain {}/few --epochs -1", "at least"),
     ("pretrain {}/few --image-size 2", "at least"),
     ("pretrain {}/few --report-images 1", "at least"),
-    ("pretrain {}/few --lr nan", "finite"),
-    ("pretrain {}/few --lr -1", "finite"),
+    ("pretrain {}/few --lr nan", "--lr nan"),
+    ("pretrain {}/few --lr -1", "at least 0"),
     ("pretrain {}/few --precision fp8", "precision"),
     ("pretrain {}/few --preset papre", "preset"),
     ("pretrain {}/few --batch-size 5 --accumulate 2", "multiple"),
@@ -104,7 +109,7 @@ MISTAKES = [
     ("pretrain {}/few --batch-size 4 --backbone convnext_atto --output-stride 5", "output_stride"),
     ("pretrain {}/few --batch-size 4 --backbone resnet18 --pretrained {}/weights.pth", "weights.pth"),
     ("pretrain {}/few --batch-size 4 --backbone resnet18 --pretrained {}/gone.pth", "gone.pth"),
-    ("pretrain {}/few --batch-size 4 --out {}/run", "already"),
+    ("pretrain {}/few --batch-size 4 --max-steps 1 --out {}/run", "already"),
     ("pretrain {}/few --batch-size 4 --out {}/single.png", "file"),
     ("pretrain --config {}/bad.yaml", "bad.yaml"),
     ("pretrain --config {}/unknown.yaml", "unknown.yaml: no option 'bach_size' (did you mean batch_size?)"),
@@ -257,27 +262,20 @@ def test_a_config_file_may_have_the_names_of_older_ones(given, tmp_path):
     assert given(f"pretrain --config {tmp_path / 'old.yaml'}") == {"data": "d", "trust_coefficient": 0.002}
 
 
-def test_code_is_imported_where_it_is_typed_and_not_where_a_file_names_it(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from pathlib import Path\nPath('imported').touch()\nfrom glocal.methods.vicreg import VICReg as Mine\n"
-    )
-    (tmp_path / "run.yaml").write_text("data: d\nmethod: mine:Mine\n")
-
-    def run(*words: str) -> subprocess.CompletedProcess:
-        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, "-m", "glocal", "pretrain", *words]
-        return subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-        )
-
-    refused = run("--config", "run.yaml", "--help")
-    assert refused.returncode == 2
-    assert "mine:Mine" in refused.stderr
-    assert not (tmp_path / "imported").exists()
-    assert run("--config", "run.yaml", "--method", "vicreg", "--help").returncode == 0
-    assert not (tmp_path / "imported").exists()
-    typed = run("--method", "mine:Mine", "--help")
-    assert "Options of VICReg" in typed.stdout, typed.stderr
+def test_code_is_imported_where_it_is_typed_and_not_where_a_file_names_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "named_in_a_file.py").write_text("from glocal.methods.vicreg import VICReg as Mine\n")
+    (tmp_path / "run.yaml").write_text("data: d\nmethod: named_in_a_file:Mine\ntrust_code: true\n")
+    code, err = stderr_of(["pretrain", "--config", "run.yaml", "--help"], capsys)
+    assert code == 2
+    assert "named_in_a_file:Mine" in err
+    main(["pretrain", "--config", "run.yaml", "--method", "simclr", "--help"])
+    assert "Options of SimCLR" in capsys.readouterr().out
+    assert "named_in_a_file" not in sys.modules
+    for words in (["--config", "run.yaml", "--trust-code"], ["--method", "named_in_a_file:Mine"]):
+        main(["pretrain", *words, "--help"])
+        assert "Options of VICReg" in capsys.readouterr().out
+        assert sys.modules.pop("named_in_a_file")
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
@@ -372,19 +370,13 @@ def test_commands_of_others_take_what_their_signature_says(third_party):
     assert (wrong.returncode, wrong.stderr) == (2, "glocal: no option '--time' (did you mean --times?)\n")
 
 
-class TrainingStopped(Exception):
-    """As that of training."""
-
-
-class Interrupted(Exception):
-    """As that of training."""
-
-
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
         (TrainingStopped("collapsed\nat 3"), 1, "glocal: collapsed at 3\n"),
-        (Interrupted("resume with: x"), 130, "glocal: resume with: x\n"),
+        (Interrupted("resume with: x", signal.SIGINT), 130, "glocal: resume with: x\n"),
+        (Interrupted("resume with: x", signal.SIGTERM), 143, "glocal: resume with: x\n"),
+        (UsageError("no such run"), 2, "glocal: no such run\n"),
         (KeyboardInterrupt(), 130, "glocal: interrupted\n"),
     ],
 )

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from glocal import __version__, api
+from glocal import __version__
 from glocal.commands import COMMANDS, Command, kinds, options_of, overview, read_config
-from glocal.config import RENAMED
+from glocal.config import RENAMED, PretrainConfig
 from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import find, names
 
@@ -106,8 +106,7 @@ def of_method(words: list[str]) -> tuple[Any, list[inspect.Parameter]]:
 
     given = App(default_command=peek, help_flags=(), version_flags=()).parse_known_args(words)[1].arguments
     written = read_config(given) if "config" in given else {}
-    named = {"method": inspect.signature(api.pretrain).parameters["method"].default, **written, **given}
-    cls = method_class(str(named["method"]))
+    cls = method_class(str({"method": PretrainConfig.method, **written, **given}["method"]))
     file = Parameter(help="a YAML file of these options, such as a run's config.yaml", metavar="FILE")
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter("config", kind, default=None, annotation=Annotated[str, file])]

@@ -9,7 +9,7 @@ from glocal.errors import UsageError
 
 
 def pretrain(
-    data: Any = None,
+    data: str | list[str] | Any = None,
     *,
     method: str = "vicregl",
     backbone: str = "resnet50",
