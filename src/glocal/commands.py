@@ -16,16 +16,17 @@ from glocal.errors import UsageError
 from glocal.plugins import refuse_untrusted
 
 
-def report(run: str) -> Path:
+def report(run: str, *, trust_code: bool = False) -> Path:
     """Write a run's report page again.
 
     Args:
         run: its directory.
+        trust_code: import what its files name as module:attribute.
     """
     from glocal.report import write_report
     from glocal.run import Run
 
-    return write_report(Run.open(run).path)
+    return write_report(Run.open(run).path, trust_code=trust_code)
 
 
 def methods() -> str:

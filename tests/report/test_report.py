@@ -231,3 +231,17 @@ def test_mistakes_are_said(make_run, tmp_path):
     shutil.rmtree(run)
     with pytest.raises(UsageError):
         write_report(make_run(), source="/nowhere/at/all")
+
+
+def test_a_source_that_config_yaml_names_is_imported_only_with_consent(tmp_path, module_here):
+    file = module_here(
+        "from pathlib import Path\nfrom glocal.data import ArraySource\nimport numpy as np\n\n"
+        "Path('ran').touch()\nIMAGES = ArraySource(np.zeros((4, 32, 32, 3), np.uint8))\n"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("method: vicreg\ndata: mine:IMAGES\n")
+    with pytest.raises(UsageError, match="would run code that is not registered: mine:IMAGES"):
+        write_report(tmp_path / "run")
+    assert not (file.parent / "ran").exists()
+    assert "4 images" in write_report(tmp_path / "run", trust_code=True).read_text()
+    assert (file.parent / "ran").exists()

@@ -18,6 +18,7 @@ def write_report(
     source: Any = None,
     baselines: bool = True,
     out: str | Path | None = None,
+    trust_code: bool = False,
 ) -> Path:
     """Write a run's report: one HTML file that needs no network.
 
@@ -29,6 +30,7 @@ def write_report(
         source: images to show, whatever `glocal.data.open_source` takes; those of config.yaml when left out.
         baselines: also show what the weights it started from, and raw pixels, make of the same images.
         out: the file to write; report.html in the run directory when left out.
+        trust_code: import what the run's files name as module:attribute.
 
     Returns:
         The file written.
@@ -40,7 +42,7 @@ def write_report(
     from glocal.report.page import render
     from glocal.run import Run, write_atomically
 
-    page = render(gather(run_dir, encoder=encoder, source=source, baselines=baselines))
+    data = gather(run_dir, encoder=encoder, source=source, baselines=baselines, trust_code=trust_code)
     path = Path(out) if out is not None else Run(run_dir).report_file
-    write_atomically(path, page)
+    write_atomically(path, render(data))
     return path

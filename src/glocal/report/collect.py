@@ -10,11 +10,12 @@ from PIL import Image
 from torch import nn
 
 from glocal.backbones import Backbone, load_encoder
-from glocal.data import has_split, open_source
+from glocal.data import code_of, has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import baselines as start_and_pixels
+from glocal.plugins import refuse_untrusted
 from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.photographs import Photograph, choose, features_of, load
 from glocal.report.records import RunRecord, read_run
@@ -57,15 +58,17 @@ class ReportData:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def gather(run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool) -> ReportData:
+def gather(
+    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, trust_code: bool = False
+) -> ReportData:
     """Read the run and compute its pictures. The arguments are those of `write_report`."""
     run = read_run(run_dir)
     report = ReportData(run, encoder, diagnoses=[_sentence(found) for found in diagnose([*run.training, *run.monitor])])
     if encoder is None and run.encoder:
-        report.encoder = load_encoder(run.path)
+        report.encoder = load_encoder(run.path, trust_code=trust_code)
     elif encoder is None:
         report.notes["pictures"] = "The run has no encoder yet, so nothing can be shown of its features."
-    _open(report, source)
+    _open(report, source, trust_code)
     if report.encoder is not None and report.source is not None:
         others = start_and_pixels(report.encoder, seed=run.config.get("seed") or 0) if baselines else {}
         _pictures(report, report.encoder, {"encoder": report.encoder, **others}, report.source)
@@ -118,7 +121,7 @@ def _dense_side(encoder: Backbone, size: int) -> int:
     return wide
 
 
-def _open(report: ReportData, source: Any) -> None:
+def _open(report: ReportData, source: Any, trust_code: bool) -> None:
     """Open the images: of the run's data those it was not trained on, where they are kept apart."""
     spec = report.run.config.get("data")
     if source is not None:
@@ -127,6 +130,8 @@ def _open(report: ReportData, source: Any) -> None:
         note = "No images were given and config.yaml names none, so there are no pictures."
         report.notes.setdefault("pictures", note)
     else:
+        consent = f"glocal.report.write_report({str(report.run.path)!r}, trust_code=True)"
+        refuse_untrusted(code_of(spec), origin="config.yaml", trust_code=trust_code, command=consent)
         try:
             report.split = next((name for name in ("test", "val") if has_split(spec, name)), None)
             report.source = open_source(spec, split=report.split)
