@@ -46,7 +46,7 @@ def test_options_by_their_older_names_are_read():
     [
         ({"image_size": "big"}, "--image-size 'big' is not a whole number"),
         ({"image_size": 10**20}, "--image-size 100000000000000000000 is too large"),
-        ({"image_size": 4}, "too small; it must be from 8"),
+        ({"image_size": 4}, "too small; it must be at least 8"),
         ({"epochs": 0}, "--epochs 0 is too small"),
         ({"epochs": 2.5}, "--epochs 2.5 is not a whole number or none"),
         ({"report": "yes"}, "--report 'yes' is not true or false"),

@@ -1,8 +1,7 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
-`pretrain`, `load`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of the same names;
-`load_method` gives a run's whole method, heads and teacher included. They are loaded on first use, so that
-`import glocal` and `glocal --help` stay fast.
+`pretrain`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of the same names; `load`
+and `load_method` open what was trained. They are loaded on first use, so that `import glocal` stays fast.
 """
 
 from __future__ import annotations
@@ -22,3 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'glocal' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -100,8 +100,10 @@ class PretrainConfig(MachineConfig, OptimizationConfig, EncoderConfig):
                 raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
             least, most = _RANGES.get(name, (None, None))
             if value is not None and least is not None and not least <= value <= most:
-                size = "small" if value < least else "large"
-                raise UsageError(f"{_flag(name)} {value} is too {size}; it must be from {least} to {most:g}")
+                bound = (
+                    f"small; it must be at least {least}" if value < least else f"large; it must be at most {most:g}"
+                )
+                raise UsageError(f"{_flag(name)} {value} is too {bound}")
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
 

@@ -57,7 +57,7 @@ def test_dropped_patches_have_no_influence(backbone):
 
 def test_networks_that_cannot_say_so():
     convolutional = build_backbone("test_resnet")
-    assert not convolutional.drops_patches
+    assert not convolutional.traits.drops_patches
     with pytest.raises(UsageError, match="cannot leave out patches"):
         convolutional(torch.randn(2, 3, 64, 64), torch.arange(2))
 

@@ -8,12 +8,16 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 import glocal
-from glocal.comparison import Budget, Entry, measure
+from glocal.backbones import build_backbone, save_encoder
+from glocal.comparison import Budget, Entry, measure, page
 from glocal.comparison import compare as compare_module
 from glocal.errors import UsageError
+from glocal.evaluation import Task, registry
+from glocal.methods import method_class
 
 
 def test_an_entry_is_a_method_with_options() -> None:
@@ -88,6 +92,7 @@ def test_from_end_to_end_and_again(tmp_path) -> None:
     table = (out / "comparison.md").read_text()
     assert "vicregl:alpha=0.5 | 1 |" in table
     assert "raw pixels" in table
+    assert "| Nearest neighbours: accuracy | Segmentation: mean IoU |" in table
     assert (out / "comparison.png").stat().st_size > 1000
 
     # What is finished is kept; what was lost comes back to the bit, also without the method that wanted fine maps.
@@ -153,3 +158,50 @@ def test_an_interrupted_calibration_is_measured_anew(tmp_path, monkeypatch) -> N
     assert compare_module._steps(*given) == 20
     monkeypatch.setattr(compare_module, "train", None)
     assert compare_module._steps(*given) == 20
+
+
+@pytest.mark.parametrize(("backbone", "pools"), [("test_vit", ["mean", "native"]), ("test_resnet", ["mean"])])
+def test_each_way_to_pool_has_its_own_baseline(tmp_path, monkeypatch, backbone, pools) -> None:
+    entries = [Entry.parse(text) for text in ("vicregl", "vicreg", "vicreg:covariance_weight=2")]
+    for seed, entry in enumerate(entries):
+        torch.manual_seed(seed)
+        encoder = build_backbone(backbone, image_size=32, pool=method_class(entry.method).pool)
+        save_encoder(encoder, tmp_path / "runs" / f"{entry.folder}-0")
+    asked = []
+    monkeypatch.setattr(compare_module, "_score", lambda arm, *_: asked.append(arm) or {"n": len(asked)})
+    protocol = compare_module.Protocol(["x"], "x", "1ep", 1, ["knn"], None, {"image_size": 32})
+    first = compare_module._baselines(entries[1:], protocol, tmp_path)
+    found = compare_module._baselines(entries, protocol, tmp_path)
+    assert set(found) == {"raw pixels", *(f"random initialisation, {pool} pool" for pool in pools)}
+    assert first.items() <= found.items()
+    assert sorted(arm.pool for arm in asked if arm.name != "pixels") == pools
+    assert len(asked) == len(found)
+    shutil.rmtree(tmp_path / "runs" / "vicregl-0")
+    assert compare_module._baselines(entries, protocol, tmp_path) == found
+
+
+def test_columns_are_what_tasks_declare_and_the_best_is_bold(monkeypatch, tmp_path) -> None:
+    pose = Task(dict, frozenset(), title="Pose", main="error", higher_is_better=False, words={"error": "error, px"})
+    find = registry.find_task
+    monkeypatch.setattr(registry, "find_task", lambda name: pose if name == "pose" else find(name))
+    scores = [
+        {"pose": {"error": error, "lr": 0.1}, "knn": {"top1": top1, "k": 20}, "rank": {"rank_pooled": 9.0}, "meta": {}}
+        for error, top1 in ((3.0, 0.5), (2.0, 0.25))
+    ]
+    columns = page.columns_of(scores)
+    assert [(column.task, column.score) for column in columns] == [
+        ("pose", "error"),
+        ("knn", "top1"),
+        ("rank", "rank_pooled"),
+    ]
+    cost = {"seconds": 60.0, "images_per_second": 9.0, "peak_memory": 1e9, "joules": None}
+    results = {f"m{k}": [{"scores": each, "cost": cost, "steps": 6, "seed": 0}] for k, each in enumerate(scores)}
+    protocol = {"settings": {"backbone": "b", "image_size": 32}, "data": ["d"], "budget": "6m", "evaluate_on": "d"}
+    lines = page.table(protocol, results, {"raw pixels": scores[1]}, columns, tmp_path).splitlines()
+    (head,) = (line for line in lines if line.startswith("| method"))
+    assert "| Pose: error, px | Nearest neighbours: accuracy | Rank and redundancy: effective rank, pooled |" in head
+    assert [line.split(" | ")[2:5] for line in lines if line.startswith(("| m0", "| m1", "| raw"))] == [
+        ["3.000", "**0.500**", "9.000"],
+        ["**2.000**", "0.250", "9.000"],
+        ["2.000", "0.250", "9.000"],
+    ]

@@ -114,7 +114,7 @@ def test_every_task_says_what_it_does_in_one_line():
 def test_an_unregistered_task_goes_by_its_place(module_here, colours, made):
     module_here(
         "from glocal.evaluation import task\n\n\n"
-        '@task(needs="images")\ndef width(context, *, times=1):\n    return {"px": times * context.image_size}\n\n\n'
+        '@task(needs=set())\ndef width(context, *, times=1):\n    return {"px": times * context.image_size}\n\n\n'
         "def bare(context):\n    return {}\n"
     )
     options = {"tasks": ["mine:width"], "image_size": 64, "options": {"mine:width": {"times": 2}}}

@@ -33,7 +33,7 @@ def arm(top1: float | None, found: float) -> dict:
     tasks: dict = {"correspond": {"within_1_cell": found, "median_error": 2.0, "chance": 0.1, "cells": 900}}
     if top1 is not None:
         tasks["knn"] = {"top1": top1, "k": 20, "temperature": 0.07}
-    return {**tasks, "meta": {"n_test": 400, "split": "test"}}
+    return {**tasks, "meta": {"n_test": 400, "split": "test", "start": "random initialisation"}}
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def make_run(tmp_path: Path, photos: Path) -> Callable[..., Path]:
         write_metrics(run, steps=steps, labels=labels)
         scores = {
             **arm(0.6 if labels else None, 0.5),
-            "random": arm(0.4 if labels else None, 0.3),
+            "start": arm(0.4 if labels else None, 0.3),
             "pixels": arm(0.35 if labels else None, 0.2),
         }
         (run / "evaluation.json").write_text(json.dumps(scores))

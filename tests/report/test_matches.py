@@ -11,7 +11,7 @@ from torch import nn
 from glocal.data.arrays import ArraySource
 from glocal.evaluation.correspond import carry, match_errors
 from glocal.features import Features
-from glocal.report.figures import match_drawing
+from glocal.report.figures import match_lines
 from glocal.report.matches import crop_pair, match, match_photographs, take
 from glocal.views import grid_centers
 
@@ -101,10 +101,13 @@ def test_crops_show_what_their_geometry_says(flip, decoded):
         assert home[..., 1].max() <= height
 
 
-def test_drawing_says_right_and_wrong():
+def test_lines_say_right_and_wrong():
     source = ArraySource(ramp(200, 200)[None])
     (found,) = match_photographs(Coordinates(mirrored=True), source, [0], SIDE, 1)
-    drawing = match_drawing(found, most=10_000)
-    assert drawing.count('<line class="hit"') == found.hits.sum()
-    assert drawing.count('<line class="miss"') == (~found.hits).sum()
-    assert match_drawing(found, most=7).count("<line") <= 7
+    lines = match_lines(found, side=2 * SIDE, gap=10, most=10_000)
+    kinds = [kind for kind, _ in lines]
+    assert kinds == ["miss"] * int((~found.hits).sum()) + ["hit"] * int(found.hits.sum())  # right ones on top
+    drawn = {tuple(ends) for _, ends in lines}
+    for (x1, y1), (x2, y2) in zip(found.start, found.end, strict=True):
+        assert (2 * x1, 2 * y1, 2 * x2 + 2 * SIDE + 10, 2 * y2) in drawn
+    assert 10 < len(match_lines(found, side=SIDE, gap=10)) <= 15

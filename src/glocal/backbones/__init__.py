@@ -3,5 +3,6 @@
 from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone, list_backbones
 from glocal.backbones.encoder import load_encoder, save_encoder
+from glocal.backbones.traits import Traits
 
-__all__ = ["Backbone", "build_backbone", "list_backbones", "load_encoder", "save_encoder"]
+__all__ = ["Backbone", "Traits", "build_backbone", "list_backbones", "load_encoder", "save_encoder"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from glocal.backbones.cells import grid_positions
-from glocal.backbones.dropping import Dropped, can_drop, dropping
+from glocal.backbones.dropping import Dropped, dropping
 from glocal.backbones.layout import learn_layout
 from glocal.backbones.small_maps import SmallMaps
+from glocal.backbones.traits import Traits, learn_traits
 from glocal.errors import UsageError
 from glocal.features import Features
 
@@ -47,6 +49,7 @@ class Backbone(nn.Module):
         norm: "batch" or "layer", the kind that most of its normalisations are; heads follow it.
         mean, std: what pixels in [0, 1] are normalised with.
         image_size: side in pixels of the images it was made for.
+        pretrained: the weights that it had before training, as `build_backbone` was told.
     """
 
     model: Any
@@ -56,7 +59,7 @@ class Backbone(nn.Module):
 
         Args:
             model: a timm model.
-            arguments: of `build_backbone`, except `pretrained`.
+            arguments: of `build_backbone`.
         """
         super().__init__()
         cfg: dict[str, Any] = model.pretrained_cfg
@@ -70,6 +73,7 @@ class Backbone(nn.Module):
         self.stride = self._layout.stride
         self.offset = self._layout.offset
         self.norm = self._layout.norm
+        self.pretrained: bool | str = arguments["pretrained"]
         self._arguments = dict(arguments)
         self._positions: dict[tuple[int, int, torch.device | None], Tensor] = {}
         self._compiled: Callable[[Tensor], Tensor] | None = None
@@ -96,8 +100,8 @@ class Backbone(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Arguments with which `build_backbone(**config)` makes this architecture again, with random weights."""
-        return {**self._arguments, "pool": self.pool, "pretrained": False}
+        """Arguments with which `build_backbone(**config)` makes it again as it was before training."""
+        return {**self._arguments, "pool": self.pool, "pretrained": self.pretrained}
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Features:
         """Encode a batch of normalised images.
@@ -116,10 +120,10 @@ class Backbone(nn.Module):
         positions = self.cells(*grid, device=x.device).flatten(0, 1)
         return Features(pooled, tokens, positions, grid) if kept is None else Features(pooled, tokens, positions[kept])
 
-    @property
-    def drops_patches(self) -> bool:
-        """Whether it can be run on some of an image's patches."""
-        return can_drop(self.model)
+    @cached_property
+    def traits(self) -> Traits:
+        """What it can do beside encoding whole images of its own size."""
+        return learn_traits(self)
 
     def compile_training(self) -> None:
         """From now on train with `torch.compile`: whole images, in training mode. All else runs as before."""

@@ -72,6 +72,7 @@ def build_backbone(
         "output_stride": output_stride,
         "drop_path": drop_path,
         "pool": pool,
+        "pretrained": pretrained if isinstance(pretrained, bool) else str(pretrained),
     }
     backbone = Backbone(model, arguments)
     if output_stride is not None and backbone.stride != output_stride:

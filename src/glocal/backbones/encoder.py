@@ -62,7 +62,9 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code:
         name, _, kind = str(spec).removeprefix("timm:").partition(":")
         if kind not in ("", "random"):
             raise UsageError(f"unknown encoder '{spec}'; write timm:{name} or timm:{name}:random")
-        return build_backbone(name, pretrained=not kind, image_size=image_size).eval()
+        backbone = build_backbone(name, pretrained=not kind, image_size=image_size)
+        backbone.pretrained = False  # released weights are what others trained, from a random initialisation
+        return backbone.eval()
     run = _place(Path(spec))
     weights, about = run.encoder_files
     if run.has_encoder:
@@ -84,7 +86,8 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code:
     consent = f"glocal.load({str(spec)!r}, trust_code=True)"
     refuse_untrusted([name], origin=about, trust_code=trust_code, command=consent)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: loading must not move the generator
-        backbone = build_backbone(**config)
+        backbone = build_backbone(**config | {"pretrained": False})
+    backbone.pretrained = config.get("pretrained", False)
     load_weights(backbone.model, tensors, origin=weights, minimum=1.0)
     return backbone.eval()
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from glocal.backbones import build_backbone, load_encoder
+from glocal.backbones import load_encoder
 from glocal.comparison.budget import Budget
 from glocal.comparison.entry import Entry
 from glocal.comparison.measure import train
@@ -21,8 +21,8 @@ from glocal.data import open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels
+from glocal.evaluation.baseline import score, start_of, start_words
 from glocal.methods import method_class
-from glocal.pipeline.conclude import score
 from glocal.pipeline.prepare import measure_stride
 from glocal.run import Run, write_json
 from glocal.training import resolve, this_machine
@@ -96,7 +96,7 @@ def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say:
                     done, {"entry": entry.text, "seed": seed, "steps": steps, "cost": asdict(cost), "scores": scores}
                 )
                 say(f"{entry.text}, seed {seed}: {steps} steps in {cost.seconds:.0f} s")
-    write_page(out, asdict(protocol), _results(out), _baselines(protocol, shared, out))
+    write_page(out, asdict(protocol), _results(out), _baselines(entries, protocol, out))
     return out
 
 
@@ -157,22 +157,20 @@ def _score(encoder: Any, protocol: Protocol, image_size: int, seed: int) -> dict
     )
 
 
-def _baselines(protocol: Protocol, shared: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
-    """Scores of the same architecture at random initialisation, and of raw pixels."""
-    path = out / "runs" / "baselines.json"
-    if not path.exists():
-        options = protocol.settings | shared
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            encoder = build_backbone(
-                options["backbone"],
-                pool="mean",
-                **{n: options[n] for n in ("image_size", "stem", "output_stride") if n in options},
-            ).eval()
-        pixels = Pixels(stride=encoder.stride, image_size=options["image_size"])
-        found = {
-            name: _score(model, protocol, options["image_size"], 0)
-            for name, model in (("random initialisation", encoder), ("raw pixels", pixels))
-        }
-        write_json(path, found)
-    return json.loads(path.read_text())
+def _baselines(entries: list[Entry], protocol: Protocol, out: Path) -> dict[str, dict[str, Any]]:
+    """Scores of the weights that the runs started from, for each of their ways to pool, and of raw pixels."""
+    path, size = out / "runs" / "baselines.json", protocol.settings["image_size"]
+    found = json.loads(path.read_text()) if path.exists() else {}
+    image = torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size)
+    runs = {method_class(entry.method).pool: out / "runs" / f"{entry.folder}-0" for entry in entries}
+    for pool, run in sorted(runs.items()):
+        if not run.exists():  # somebody needed the space
+            continue
+        start = start_of(load_encoder(run, trust_code=True))
+        pooled, start.pool = start(image).pooled, "mean"
+        if not torch.allclose(pooled, start(image).pooled):  # of a ResNet, native is the mean
+            start.pool = pool
+        arms = {f"{start_words(start)}, {start.pool} pool": start, "raw pixels": Pixels(stride=start.stride)}
+        found |= {name: _score(arm, protocol, size, 0) for name, arm in arms.items() if name not in found}
+    write_json(path, found)
+    return found

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glocal.evaluation import declared
 from glocal.run import write_json
 
-COLUMNS = (
-    ("knn", "top1", "kNN"),
-    ("linear", "top1", "linear"),
-    ("segment", "miou", "mIoU"),
-    ("correspond", "within_1_cell", "correspondence"),
-    ("rank", "rank_pooled", "rank"),
-    ("rank", "rank_dense", "rank, dense"),
-)
-"""Task, number and heading, in the order of the table."""
+
+@dataclass(frozen=True)
+class Column:
+    """A score that lines are compared in: of which task, its name and heading, and which is the best where one is."""
+
+    task: str
+    score: str
+    heading: str
+    best: Callable[[Sequence[float]], float] | None
+
+
+def columns_of(scores: Iterable[dict[str, Any]]) -> list[Column]:
+    """The main score of every task in some encoders' scores; of a task without one, the first that it names."""
+    found: dict[str, Column] = {}
+    for name, returned in (item for each in scores for item in each.items() if item[0] != "meta"):
+        task = declared(name)
+        numbers = task.scores(returned)
+        score = task.main or next((word for word in task.words if word in numbers), next(iter(numbers), None))
+        if name not in found and score in numbers:
+            best = None if task.main is None else max if task.higher_is_better else min
+            found[name] = Column(name, score, f"{task.title}: {task.in_words(score)}", best)
+    return list(found.values())
 
 
 def write_page(
@@ -31,8 +47,7 @@ def write_page(
         baselines: name -> scores.
     """
     write_json(out / "comparison.json", {"protocol": protocol, "results": results, "baselines": baselines})
-    scores = [result["scores"] for runs in results.values() for result in runs]
-    columns = [c for c in COLUMNS if any(c[1] in s.get(c[0], {}) for s in scores)]
+    columns = columns_of(result["scores"] for runs in results.values() for result in runs)
     (out / "comparison.md").write_text(table(protocol, results, baselines, columns, out))
     draw(results, baselines, columns, out / "comparison.png")
 
@@ -41,23 +56,28 @@ def table(
     protocol: dict[str, Any],
     results: dict[str, list[dict[str, Any]]],
     baselines: dict[str, dict[str, Any]],
-    columns: list[tuple[str, str, str]],
+    columns: list[Column],
     out: Path,
 ) -> str:
-    """The comparison as Markdown: mean ± standard deviation over seeds."""
+    """The comparison as Markdown: mean ± standard deviation over seeds, the best mean of the methods in bold."""
     joules = any(run["cost"]["joules"] is not None for runs in results.values() for run in runs)
-    head = ["method", "seeds", *(title for _, _, title in columns), "steps", "img/s", "memory, GB", "minutes"]
+    head = ["method", "seeds", *(column.heading for column in columns), "steps", "img/s", "memory, GB", "minutes"]
     head += ["kJ"] * joules
     rows = []
+    means = {c: [statistics.fmean(found) for runs in results.values() if (found := values(runs, c))] for c in columns}
     for text, runs in results.items():
-        cells = [text, str(len(runs)), *(mean_and_range(values(runs, *c[:2])) for c in columns)]
+        cells = [text, str(len(runs))]
+        for column in columns:
+            cell = mean_and_range(found := values(runs, column))
+            leads = column.best and found and statistics.fmean(found) == column.best(means[column])
+            cells.append(f"**{cell}**" if leads and len(results) > 1 else cell)
         known = {key: [v for run in runs if (v := run["cost"][key]) is not None] for key in runs[0]["cost"]}
         cost = {key: statistics.fmean(found) if found else 0.0 for key, found in known.items()}
         cells += [str(runs[0]["steps"]), f"{cost['images_per_second']:.0f}", f"{cost['peak_memory'] / 1e9:.1f}"]
         cells += [f"{cost['seconds'] / 60:.1f}", *([f"{cost['joules'] / 1e3:.1f}"] if joules else [])]
         rows.append(cells)
     for name, scores in baselines.items():
-        cells = [name, "", *(mean_and_range(values([{"scores": scores}], *c[:2])) for c in columns)]
+        cells = [name, "", *(mean_and_range(values([{"scores": scores}], c)) for c in columns)]
         rows.append(cells + [""] * (len(head) - len(cells)))
     settings = protocol["settings"]
     lines = [
@@ -78,9 +98,11 @@ def table(
     return "\n".join(lines)
 
 
-def values(runs: list[dict[str, Any]], task: str, name: str) -> list[float]:
-    """One number of every seed that has it."""
-    return [run["scores"][task][name] for run in runs if name in run["scores"].get(task, {})]
+def values(runs: list[dict[str, Any]], column: Column) -> list[float]:
+    """One score of every seed that has it."""
+    return [
+        run["scores"][column.task][column.score] for run in runs if column.score in run["scores"].get(column.task, {})
+    ]
 
 
 def mean_and_range(numbers: list[float]) -> str:
@@ -95,7 +117,7 @@ def mean_and_range(numbers: list[float]) -> str:
 def draw(
     results: dict[str, list[dict[str, Any]]],
     baselines: dict[str, dict[str, Any]],
-    columns: list[tuple[str, str, str]],
+    columns: list[Column],
     path: Path,
 ) -> None:
     """One panel a score: a dot per seed, a bar at the mean, a line per baseline."""
@@ -106,16 +128,16 @@ def draw(
     figure = Figure(figsize=(max(4, 2.6 * len(columns)), 1.2 + 0.35 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, max(1, len(columns)), sharey=True, squeeze=False)[0]
-    for axis, (task, number, title) in zip(axes, columns, strict=False):
+    for axis, column in zip(axes, columns, strict=False):
         for row, name in enumerate(names):
-            found = values(results[name], task, number)
+            found = values(results[name], column)
             axis.plot(found, [row] * len(found), "o", ms=4, alpha=0.6, color="C0")
             if found:
                 axis.plot([statistics.fmean(found)] * 2, [row - 0.25, row + 0.25], color="C0", lw=2)
         for k, (name, scores) in enumerate(baselines.items()):
-            if (value := scores.get(task, {}).get(number)) is not None:
+            for value in values([{"scores": scores}], column):
                 axis.axvline(value, color="0.5", ls=(":", "--")[k % 2], lw=1, label=name)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(column.heading.replace(": ", "\n"), fontsize=10)
         axis.set_yticks(range(len(names)), names)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].invert_yaxis()

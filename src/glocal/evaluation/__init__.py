@@ -3,7 +3,7 @@
 A task is a function of an `EvalContext` (a frozen encoder, a training and a test collection), registered by name
 under the entry-point group `glocal.tasks`:
 
-    @task(needs="labels")
+    @task(needs={"labels"}, main="score")
     def mine(context: EvalContext, *, option: float = 1.0) -> dict:
         "One line that `glocal tasks` shows."
         train, test = context.bank("train"), context.bank("test")  # pooled features, extracted once for all tasks
@@ -18,7 +18,7 @@ from glocal.evaluation.context import EvalContext
 from glocal.evaluation.evaluate import evaluate_encoder, open_splits, possible_tasks
 from glocal.evaluation.extract import FeatureBank, extract, stream
 from glocal.evaluation.pixels import Pixels
-from glocal.evaluation.registry import Task, all_tasks, find_task, task
+from glocal.evaluation.registry import Task, all_tasks, declared, find_task, task
 
 __all__ = [
     "TASKS",
@@ -27,6 +27,7 @@ __all__ = [
     "Pixels",
     "Task",
     "all_tasks",
+    "declared",
     "evaluate_encoder",
     "extract",
     "find_task",

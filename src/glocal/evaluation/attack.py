@@ -70,7 +70,7 @@ def differentiable(encoder: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(grad)
 
 
-@task(needs="labels", on_request=True)
+@task(needs={"labels"}, on_request=True, title="Adversarial images", shares={"*": "images"})
 def attack(
     context: EvalContext, *, radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0), steps: int = 10, images: int = 500
 ) -> dict:

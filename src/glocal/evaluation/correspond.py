@@ -79,7 +79,17 @@ def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) 
     return errors, (every <= 1 + 1e-4).double().mean(1)
 
 
-@task(needs="images")
+@task(
+    needs=set(),
+    title="Correspondence",
+    main="within_1_cell",
+    words={
+        "within_1_cell": "matches within one cell",
+        "median_error": "median error, cells",
+        "chance": "matches within one cell by chance",
+    },
+    shares={"within_1_cell": "cells", "chance": "cells"},
+)
 def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> dict:
     """How often the nearest dense feature in another augmented crop of the same image is within one cell of the truth.
 

@@ -12,7 +12,7 @@ from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over
 
 
-@task(needs="labels", on_request=True)
+@task(needs={"labels"}, on_request=True, title="Parts of images", main="mean", shares={"*": "images"})
 def crops(context: EvalContext, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0), images: int = 500) -> dict:
     """Accuracy of the linear probe on ever smaller central parts of the test images, enlarged to full size.
 

@@ -72,21 +72,25 @@ def limited(splits: Splits, limit: int, seed: int) -> Splits:
 
 def _check(name: str, task: Task, splits: Splits) -> None:
     for which, source in (("training", splits.train), ("test", splits.test)):
-        if not _serves(source, task):
-            raise UsageError(
-                f"task '{name}' needs {_LACKING[task.needs]}; the {which} images of {source.name} have none"
-            )
+        if lacking := _lacks(source, task):
+            needs = " and ".join(_LACKING.get(need, need) for need in lacking)
+            raise UsageError(f"task '{name}' needs {needs}; the {which} images of {source.name} have none")
 
 
-def _serves(source: ImageSource, task: Task) -> bool:
-    return {"images": True, "labels": source.labels is not None, "masks": source.has_masks}[task.needs]
+def _lacks(source: ImageSource, task: Task) -> list[str]:
+    """What the task needs and the images don't come with; what the source has never heard of, it does not have."""
+    return sorted(
+        need
+        for need in task.needs
+        if not (source.has_masks if need == "masks" else getattr(source, need, None) is not None)
+    )
 
 
 def possible_tasks(data: Any) -> list[str]:
     """The names of the tasks that the data has labels or masks enough for, but for those that run on request only."""
     splits = open_splits(data)
     usual = ((name, task) for name, task in all_tasks().items() if not task.on_request)
-    return [name for name, task in usual if _serves(splits.train, task) and _serves(splits.test, task)]
+    return [name for name, task in usual if not (_lacks(splits.train, task) or _lacks(splits.test, task))]
 
 
 def evaluate_encoder(

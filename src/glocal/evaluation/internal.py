@@ -60,7 +60,14 @@ def masked(module: nn.Module, share: float, *, seed: int, samples: Sequence[int]
         handle.remove()
 
 
-@task(needs="labels", on_request=True)
+@task(
+    needs={"labels"},
+    on_request=True,
+    title="Lost activations",
+    main="mean",
+    words={"mean": "mean accuracy", "clean": "accuracy on clean images", "relative_drop": "share of it that is lost"},
+    shares={"relative_drop": "accuracy", "*": "images"},
+)
 def internal(
     context: EvalContext,
     *,

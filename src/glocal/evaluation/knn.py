@@ -50,7 +50,7 @@ def knn_predict(queries: Tensor, bank: Tensor, labels: Tensor, *, k: int = 20, t
     return votes.argmax(1)
 
 
-@task(needs="labels")
+@task(needs={"labels"}, title="Nearest neighbours", main="top1", words={"top1": "accuracy"}, shares={"top1": "images"})
 def knn(context: EvalContext, *, k: int = 20, temperature: float = 0.07) -> dict:
     """Accuracy of the weighted k-nearest-neighbour classifier on pooled features."""
     train, test = context.bank("train"), context.bank("test")

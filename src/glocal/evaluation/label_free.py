@@ -13,7 +13,18 @@ from glocal.evaluation.split import spread_over
 from glocal.views import Crop
 
 
-@task(needs="images")
+@task(
+    needs=set(),
+    title="Rank and redundancy",
+    words={
+        "rank_pooled": "effective rank, pooled",
+        "rank_dense": "effective rank, dense",
+        "redundancy": "mean correlation between dimensions",
+        "spread": "spread (1 is isotropic)",
+        "similarity_within": "similarity of places in one image",
+        "similarity_between": "similarity of places in different images",
+    },
+)
 def rank(context: EvalContext, *, images: int = 256) -> dict:
     """How many directions the features use, pooled and dense, and how alike they are. No labels needed.
 
@@ -43,13 +54,23 @@ def rank(context: EvalContext, *, images: int = 256) -> dict:
     }
 
 
-@task(needs="images")
+@task(
+    needs=set(),
+    title="Stability",
+    main="retrieval",
+    words={
+        "retrieval": "other crop is the nearest",
+        "same": "similarity of two crops of one image",
+        "other": "similarity of different images",
+    },
+    shares={"retrieval": "images"},
+)
 def stability(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> dict:
     """Whether two crops of one image get features nearer to each other than to other images'. No labels needed.
 
     Returns:
         same (mean cosine of the two crops), other (of different images), retrieval (how often the other crop is the
-        nearest among all images), n.
+        nearest among all images), images.
     """
     pairs = [(a.pooled.float(), b.pooled.float()) for _, a, b in two_crops(context, images=images, crop=crop)]
     a, b = (F.normalize(torch.cat(side), dim=1) for side in zip(*pairs, strict=True))
@@ -60,5 +81,5 @@ def stability(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> 
         "same": float(same.mean()),
         "other": float((similarity.sum() - same.sum()) / max(1, count * (count - 1))),
         "retrieval": float((similarity.argmax(1) == torch.arange(count, device=a.device)).float().mean()),
-        "n": count,
+        "images": count,
     }

@@ -110,7 +110,13 @@ def trained_probe(
     return context.once(("linear", tuple(lrs), tuple(wds), epochs, batch_size), train)
 
 
-@task(needs="labels")
+@task(
+    needs={"labels"},
+    title="Linear probe",
+    main="top1",
+    words={"top1": "accuracy", "balanced": "mean accuracy of the classes"},
+    shares={"top1": "images", "balanced": "classes"},
+)
 def linear(
     context: EvalContext,
     *,

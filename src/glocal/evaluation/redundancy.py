@@ -27,7 +27,17 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
     return float(a @ b / norm) if norm > 1e-12 else None
 
 
-@task(needs="images", on_request=True)
+@task(
+    needs=set(),
+    on_request=True,
+    title="Local redundancy",
+    words={
+        "local": "similarity of places in one crop",
+        "global": "similarity of two crops of one image",
+        "other": "similarity of different images",
+        "pearson": "correlation of local and global similarity",
+    },
+)
 def redundancy(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> dict:
     """How alike the locations of one image are, and its correlation with the likeness of two views. No labels needed.
 

@@ -16,7 +16,14 @@ def relative_drop(clean: float, corrupted: float) -> float:
     return (clean - corrupted) / clean if clean > 0 else 0.0
 
 
-@task(needs="labels", on_request=True)
+@task(
+    needs={"labels"},
+    on_request=True,
+    title="Corrupted images",
+    main="mean",
+    words={"mean": "mean accuracy", "clean": "accuracy on clean images", "relative_drop": "share of it that is lost"},
+    shares={"relative_drop": "accuracy", "*": "images"},
+)
 def robustness(
     context: EvalContext,
     *,

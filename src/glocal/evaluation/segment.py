@@ -195,7 +195,13 @@ def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.
     return (maps if len(masks) == len(maps) else maps[list(masks)]), list(masks.values())
 
 
-@task(needs="masks")
+@task(
+    needs={"masks"},
+    title="Segmentation",
+    main="miou",
+    words={"miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "iou": "IoU of each class"},
+    shares={"miou": "pixels", "pixel_accuracy": "pixels", "iou": "pixels"},
+)
 def segment(
     context: EvalContext,
     *,

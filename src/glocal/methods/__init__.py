@@ -30,6 +30,7 @@ from glocal.methods.deepercluster import DeeperCluster
 from glocal.methods.dino import DINO
 from glocal.methods.directclr import DirectCLR
 from glocal.methods.encode import encode
+from glocal.methods.fits import check_fits
 from glocal.methods.loca import LOCA
 from glocal.methods.mocov3 import MoCoV3
 from glocal.methods.msn import MSN
@@ -72,6 +73,7 @@ __all__ = [
     "VICReg",
     "VICRegL",
     "check_built",
+    "check_fits",
     "citation",
     "co",
     "ema_copy",

@@ -63,7 +63,7 @@ def check_drops(encoder: Backbone, share: float, option: str) -> None:
     Raises:
         UsageError: with the option that turns it off.
     """
-    if share < 1 and not encoder.drops_patches:
+    if share < 1 and not encoder.traits.drops_patches:
         raise UsageError(
             f"{encoder.name} cannot leave out patches: choose a plain vision transformer (vit_small_patch16_224),"
             f" or give {option}, with which it sees whole crops"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from glocal.backbones import Backbone, build_backbone, save_encoder
+from glocal.backbones import Backbone, save_encoder
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.diagnostics import diagnose
-from glocal.evaluation import Pixels, evaluate_encoder, possible_tasks
-from glocal.random import derive
+from glocal.evaluation import declared
+from glocal.evaluation.baseline import score_with_baselines
 from glocal.report import write_report
-from glocal.report.records import is_score
 from glocal.run import Run
 from glocal.training.checkpoint import Position
 
@@ -39,45 +37,26 @@ def conclude(
     settings = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
     scores = score_with_baselines(encoder, source if config.data is None else config.data, **settings)
     run.write_scores(scores)
-    page = write_report(run.path, encoder=encoder, source=source if config.data is None else None)
+    shown = source if config.data is None else None  # else its test images
+    page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:
         print(f"{score_table(scores)}\nreport: {page}")
-
-
-def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings: Any) -> dict[str, Any]:
-    """Scores of one encoder on all tasks asked for, or on all that the data allows."""
-    return evaluate_encoder(encoder, data, tasks=tasks or possible_tasks(data), **settings)
-
-
-def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:
-    """`score`, with the same architecture at random initialisation and raw pixels beside it."""
-    result = score(encoder, data, **settings)
-    pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size)
-    return {**result, "random": score(at_random(encoder), data, **settings), "pixels": score(pixels, data, **settings)}
 
 
 def score_table(result: dict[str, Any]) -> str:
     """Scores as lines, one a number, baselines beside it."""
     rows = []
     for task, scores in result.items():
-        if task in ("meta", "random", "pixels") or not isinstance(scores, dict):
+        if task in ("meta", "start", "pixels") or not isinstance(scores, dict):
             continue
-        for name, value in scores.items():
-            if is_score(name, value):
-                beside = [
-                    f"{who} {result[who][task][name]:.3f}"
-                    for who in ("random", "pixels")
-                    if isinstance(result.get(who, {}).get(task, {}).get(name), float)
-                ]
-                rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
+        for name, value in declared(task).scores(scores).items():
+            beside = [
+                f"{who} {result[who][task][name]:.3f}"
+                for who in ("start", "pixels")
+                if isinstance(result.get(who, {}).get(task, {}).get(name), float)
+            ]
+            rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
     return "\n".join(rows)
-
-
-def at_random(encoder: Backbone) -> Backbone:
-    """The same architecture before any training, in evaluation mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(0, "random initialisation"))
-        return build_backbone(**copy.deepcopy(encoder.config)).eval()
 
 
 def environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.heads import sync_batch_norms
-from glocal.methods import check_built, method_class
+from glocal.methods import check_built, check_fits, method_class
 from glocal.random import derive
 from glocal.training import Machine, resolve
 from glocal.training.compilation import worth_compiling
@@ -32,6 +32,7 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
         machine = measure_stride(config, machine, least_cells)
     resolved, _ = resolve(config, source, machine)
     method = build_method(resolved.config)
+    check_fits(method.encoder, method.recipe)
     if fabric.world_size > 1:
         sync_batch_norms(method)
     machine = replace(machine, published=method.optimization)

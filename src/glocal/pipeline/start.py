@@ -55,7 +55,9 @@ def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = Fa
 
 def trained_method(run: Run, *, trust_code: bool = False) -> Any:
     """See `glocal.load_method`."""
-    method = build_method(replace(stored_config(run, trust_code=trust_code), pretrained=False))
+    config = stored_config(run, trust_code=trust_code)
+    method = build_method(replace(config, pretrained=False))
+    method.encoder.pretrained = config.pretrained
     state = read_checkpoint(run)["method"]
     try:
         method.load_state_dict(state)

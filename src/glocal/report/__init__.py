@@ -18,6 +18,7 @@ def write_report(
     source: Any = None,
     baselines: bool = True,
     out: str | Path | None = None,
+    trust_code: bool = False,
 ) -> Path:
     """Write a run's report: one HTML file that needs no network.
 
@@ -27,8 +28,9 @@ def write_report(
         run_dir: the run directory.
         encoder: the trained Backbone; loaded from the run when left out.
         source: images to show, whatever `glocal.data.open_source` takes; those of config.yaml when left out.
-        baselines: also show what the same network does untrained.
+        baselines: also show what the weights it started from, and raw pixels, make of the same images.
         out: the file to write; report.html in the run directory when left out.
+        trust_code: import what the run's files name as module:attribute.
 
     Returns:
         The file written.
@@ -36,15 +38,11 @@ def write_report(
     Raises:
         UsageError: if `run_dir` is not a run, one of its files cannot be parsed, or `source` cannot be opened.
     """
-    import os
-
     from glocal.report.collect import gather
     from glocal.report.page import render
+    from glocal.run import Run, write_atomically
 
-    page = render(gather(run_dir, encoder=encoder, source=source, baselines=baselines))
-    path = Path(out) if out is not None else Path(run_dir) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    data = gather(run_dir, encoder=encoder, source=source, baselines=baselines, trust_code=trust_code)
+    path = Path(out) if out is not None else Run(run_dir).report_file
+    write_atomically(path, render(data))
     return path

@@ -6,36 +6,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
+from torch import nn
 
-from glocal.backbones import Backbone, build_backbone, load_encoder
-from glocal.data import has_split, open_source
+from glocal.backbones import Backbone, load_encoder
+from glocal.data import code_of, has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
-from glocal.evaluation.extract import device_of
-from glocal.random import derive
+from glocal.evaluation.baseline import baselines as start_and_pixels
+from glocal.plugins import refuse_untrusted
 from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.photographs import Photograph, choose, features_of, load
 from glocal.report.records import RunRecord, read_run
-from glocal.report.visuals import Gallery, Neighbours, PCAMap, Spectrum, embed, falloff, neighbours_of, pca_maps
+from glocal.report.visuals import Spectrum, embed, falloff, neighbours_of, pca_maps
 
 GALLERY = 384
 """Photographs among which neighbours are sought and spectra measured."""
 TILE = 160
-"""Side of a shown photograph, pixels."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """The images shown: their name, how many there are to choose from, their classes if they have labels, and the split
-    ("test", "val") if they are kept apart from those trained on."""
-
-    name: str
-    images: int
-    classes: list[str] | None
-    split: str | None
+"""Side of a shown map, pixels."""
 
 
 @dataclass
@@ -44,11 +33,12 @@ class ReportData:
 
     Attributes:
         run: the text files of the run.
-        data: the images, or None when they could not be opened.
-        encoder: facts about the encoder (name, dim, stride, parameters), or empty.
-        spectra: "pooled" | "dense" -> arm -> normalised singular values.
-        pca: photographs and the maps of their dense features.
-        neighbours: queries and their nearest photographs.
+        encoder: None while there is none.
+        source: the images, or None when they could not be opened.
+        split: "test" or "val" where the images are kept apart from those trained on.
+        spectra: "pooled" | "dense" -> arm ("encoder", "start") -> normalised singular values.
+        pca: photographs and, by arm ("pixels" too), the maps of their dense features.
+        neighbours: queries and, by arm, their nearest photographs.
         matches: arm -> matches in the same photographs.
         gallery: how many photographs the neighbours and spectra come from.
         diagnoses: what is wrong with the run and its features, a sentence each.
@@ -56,65 +46,56 @@ class ReportData:
     """
 
     run: RunRecord
-    data: DataFacts | None = None
-    encoder: dict[str, Any] = field(default_factory=dict)
+    encoder: Backbone | None = None
+    source: ImageSource | None = None
+    split: str | None = None
     spectra: dict[str, dict[str, Spectrum]] = field(default_factory=dict)
-    pca: list[PCAMap] = field(default_factory=list)
-    neighbours: list[Neighbours] = field(default_factory=list)
+    pca: list[tuple[Photograph, dict[str, Image.Image]]] = field(default_factory=list)
+    neighbours: list[tuple[Photograph, dict[str, list[Photograph]]]] = field(default_factory=list)
     matches: dict[str, list[PhotographMatches]] = field(default_factory=dict)
     gallery: int = 0
     diagnoses: list[str] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def gather(run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool) -> ReportData:
-    """Read the run and compute its pictures.
-
-    Args:
-        run_dir: the run directory.
-        encoder: a Backbone, or None to load the run's.
-        source: an `ImageSource`, what `glocal.data.open_source` accepts, or None for the data named in config.yaml.
-        baselines: also show the same network untrained.
-    """
+def gather(
+    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, trust_code: bool = False
+) -> ReportData:
+    """Read the run and compute its pictures. The arguments are those of `write_report`."""
     run = read_run(run_dir)
-    report = ReportData(run, diagnoses=[_sentence(found) for found in diagnose([*run.training, *run.monitor])])
-    encoder = _encoder(run, encoder, report)
-    images, split = _source(run, source, report)
-    if encoder is not None:
-        report.encoder = _facts(encoder)
-    if images is not None:
-        report.data = DataFacts(images.name, len(images), images.classes, split)
-    if encoder is not None and images is not None:
-        arms = {"encoder": encoder}
-        if baselines:
-            arms["random"] = _untrained(encoder)
-        _pictures(report, arms, images)
+    report = ReportData(run, encoder, diagnoses=[_sentence(found) for found in diagnose([*run.training, *run.monitor])])
+    if encoder is None and run.encoder:
+        report.encoder = load_encoder(run.path, trust_code=trust_code)
+    elif encoder is None:
+        report.notes["pictures"] = "The run has no encoder yet, so nothing can be shown of its features."
+    _open(report, source, trust_code)
+    if report.encoder is not None and report.source is not None:
+        others = start_and_pixels(report.encoder, seed=run.config.get("seed") or 0) if baselines else {}
+        _pictures(report, report.encoder, {"encoder": report.encoder, **others}, report.source)
     return report
 
 
-def _pictures(report: ReportData, arms: dict[str, Backbone], source: ImageSource) -> None:
-    encoder = arms["encoder"]
-    size = encoder.image_size
-    order = choose(source, GALLERY)
+def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module], source: ImageSource) -> None:
+    size, order = encoder.image_size, choose(source, GALLERY)
     photographs = load(source, order, size)
     report.gallery = len(photographs)
     if len(photographs) < 2:
-        report.notes["pictures"] = (
-            f"{report.data.name if report.data else 'The source'} holds fewer than two readable images."
-        )
+        report.notes["pictures"] = f"{source.name} holds fewer than two readable images."
         return
     galleries = {arm: embed(network, photographs) for arm, network in arms.items()}
-    mine = galleries["encoder"]
-    if not report.diagnoses and (found := check_features(mine.pooled, mine.tokens)) is not None:
+    pooled, tokens = galleries["encoder"]
+    if not report.diagnoses and (found := check_features(pooled, tokens)) is not None:
         report.diagnoses.append(_sentence(found))
-    if not (mine.pooled.isfinite().all() and mine.tokens.isfinite().all()):
+    if not (pooled.isfinite().all() and tokens.isfinite().all()):
         report.notes["pictures"] = "The encoder's features are not finite numbers, so there is nothing to draw."
         return
-    report.spectra = {
-        "pooled": {arm: falloff(gallery.pooled) for arm, gallery in galleries.items()},
-        "dense": {arm: falloff(gallery.tokens) for arm, gallery in galleries.items()},
-    }
-    report.neighbours = _neighbours(galleries, photographs)
+    for k, kind in enumerate(("pooled", "dense")):
+        report.spectra[kind] = {arm: falloff(found[k]) for arm, found in galleries.items() if arm != "pixels"}
+    queries = list(range(min(6, len(photographs))))
+    rows = {arm: neighbours_of(found[0], queries, 5) for arm, found in galleries.items()}
+    report.neighbours = [
+        (photographs[query], {arm: [photographs[i] for i in rows[arm][query]] for arm in rows}) for query in queries
+    ]
 
     wide = _dense_side(encoder, size)
     shown = load(source, order[:12], wide)[:8]
@@ -123,17 +104,8 @@ def _pictures(report: ReportData, arms: dict[str, Backbone], source: ImageSource
     except ValueError as error:  # tokens that fill no grid
         report.notes["dense"] = f"{error}."
         return
-    report.pca = [PCAMap(photograph, {arm: maps[arm][k] for arm in maps}) for k, photograph in enumerate(shown)]
+    report.pca = [(photograph, {arm: maps[arm][k] for arm in maps}) for k, photograph in enumerate(shown)]
     report.matches = {arm: match_photographs(network, source, order[:24], wide, 6) for arm, network in arms.items()}
-
-
-def _neighbours(galleries: dict[str, Gallery], photographs: list[Photograph]) -> list[Neighbours]:
-    queries = list(range(min(6, len(photographs))))
-    rows = {arm: neighbours_of(gallery.pooled, queries, 5) for arm, gallery in galleries.items()}
-    return [
-        Neighbours(photographs[query], {arm: [photographs[i] for i in rows[arm][k]] for arm in rows})
-        for k, query in enumerate(queries)
-    ]
 
 
 def _dense_side(encoder: Backbone, size: int) -> int:
@@ -149,47 +121,25 @@ def _dense_side(encoder: Backbone, size: int) -> int:
     return wide
 
 
-def _encoder(run: RunRecord, encoder: Backbone | None, report: ReportData) -> Backbone | None:
-    if encoder is not None:
-        return encoder
-    if not (run.path / "encoder.safetensors").is_file():
-        report.notes["pictures"] = "The run has no encoder.safetensors yet, so nothing can be shown of its features."
-        return None
-    return load_encoder(run.path)
-
-
-def _source(run: RunRecord, source: Any, report: ReportData) -> tuple[ImageSource | None, str | None]:
-    """The images to show and their split: of the run's data those it was not trained on, where they are kept apart."""
+def _open(report: ReportData, source: Any, trust_code: bool) -> None:
+    """Open the images: of the run's data those it was not trained on, where they are kept apart."""
+    spec = report.run.config.get("data")
     if source is not None:
-        return open_source(source), None
-    spec = run.setting("data")
-    if spec is None:
-        report.notes.setdefault(
-            "pictures", "No images were given and config.yaml names none, so there are no pictures."
-        )
-        return None, None
-    try:
-        split = next((name for name in ("test", "val") if has_split(spec, name)), None)
-        return open_source(spec, split=split), split
-    except (UsageError, OSError) as error:
-        report.notes.setdefault(
-            "pictures", f"The run's images could not be opened ({error}), so there are no pictures."
-        )
-        return None, None
-
-
-def _untrained(encoder: Backbone) -> Backbone:
-    """The same architecture before any training: the very one that scores are compared with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(0, "random initialisation"))
-        return build_backbone(**{**encoder.config, "pretrained": False}).to(device_of(encoder)).eval()
+        report.source = open_source(source)
+    elif spec is None:
+        note = "No images were given and config.yaml names none, so there are no pictures."
+        report.notes.setdefault("pictures", note)
+    else:
+        consent = f"glocal.report.write_report({str(report.run.path)!r}, trust_code=True)"
+        refuse_untrusted(code_of(spec), origin="config.yaml", trust_code=trust_code, command=consent)
+        try:
+            report.split = next((name for name in ("test", "val") if has_split(spec, name)), None)
+            report.source = open_source(spec, split=report.split)
+        except (UsageError, OSError) as error:
+            note = f"The run's images could not be opened ({error}), so there are no pictures."
+            report.notes.setdefault("pictures", note)
 
 
 def _sentence(found: Diagnosis) -> str:
     text = str(found)
     return f"{text[0].upper()}{text[1:]}."
-
-
-def _facts(encoder: Backbone) -> dict[str, Any]:
-    facts = {name: getattr(encoder, name) for name in ("name", "dim", "stride", "pool", "image_size")}
-    return {**facts, "parameters": sum(p.numel() for p in encoder.parameters())}

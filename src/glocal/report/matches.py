@@ -68,13 +68,11 @@ def match(dense: Tensor, cells: Tensor, a: View, b: View) -> tuple[Tensor, Tenso
     """Nearest cells of `b` by cosine, from each cell of `a` that `b` also shows; counted as task `correspond` does.
 
     Args:
-        dense: (2, D, H, W) features of the two crops.
+        dense: (2, D, H, W) features of the two crops, each a batch of one.
         cells: (H·W, 2) where each cell looks, in crop pixels.
-        a: the first crop, a batch of one.
-        b: the second crop.
 
     Returns:
-        start (M, 2) and end (M, 2) in crop pixels, hits (M,) bool, as in `PhotographMatches`.
+        start (M, 2), end (M, 2) and hits (M,), as in `PhotographMatches`.
     """
     height, width = dense.shape[-2:]
     side_h, side_w = b.pixels.shape[-2:]

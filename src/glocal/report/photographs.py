@@ -24,13 +24,11 @@ class Photograph:
         image: RGB, `size`×`size`, its largest centred square: the very pixels the encoder receives.
         key: what the source calls it.
         label: position in the source's classes, or None.
-        index: sample id.
     """
 
     image: Image.Image
     key: str
     label: int | None
-    index: int
 
 
 def choose(source: ImageSource, count: int) -> list[int]:
@@ -55,7 +53,7 @@ def load(source: ImageSource, indices: Iterable[int], size: int) -> list[Photogr
         except Unreadable:
             continue
         label = None if source.labels is None else int(source.labels[i])
-        found.append(Photograph(eval_image(image, size, crop_pct=1.0), source.key(i), label, i))
+        found.append(Photograph(eval_image(image, size, crop_pct=1.0), source.key(i), label))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The report's first words: is the encoder any better than doing nothing, and is anything wrong with it?"""
+"""The report's first words: is the encoder any better than what it started from, and is anything wrong with it?"""
 
 from __future__ import annotations
 
@@ -6,129 +6,97 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from glocal.report.labels import main_metric, task_name
-from glocal.report.records import RunRecord
+from glocal.report.labels import score
+from glocal.report.records import BASELINES, RunRecord
+from glocal.report.scores import TaskTable
 
-BASELINES = {"random": "random initialisation", "pixels": "raw pixels"}
 SMALLEST = 0.01
-"""A difference under one point is called none, however many test images there are."""
-COUNTED = ("top1", "accuracy", "retrieval")
-"""Shares of test images, whose chance deviation is known: differences under two standard errors are called none."""
+"""A difference under one point (of other numbers: one percent) is called none, however many test images there are."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much the encoder's score exceeds a baseline's, and the least that counts. Fractions of one."""
+    """A main score against a baseline's: ✓ better, ✗ worse or ≈ neither, and the difference as printed."""
 
-    difference: float
-    margin: float
+    mark: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`sentence` answers the question, `remarks` are a sentence each, `good` is False when all is not well."""
+    """The page's answer.
+
+    Attributes:
+        sentence: in words.
+        remarks: what is wrong, a sentence each.
+        good: False when all is not well.
+        gains: task in words -> baseline -> gain, for those that share a score.
+    """
 
     sentence: str
-    remarks: list[str] = field(default_factory=list)
-    good: bool = True
+    remarks: list[str]
+    good: bool
+    gains: dict[str, dict[str, Gain]] = field(default_factory=dict)
 
 
-def judge(run: RunRecord, dim: int | None = None, diagnoses: Sequence[str] = ()) -> Verdict:
+def judge(
+    run: RunRecord,
+    tables: Sequence[TaskTable],
+    *,
+    dim: int | None = None,
+    diagnoses: Sequence[str] = (),
+    pictures: bool = False,
+) -> Verdict:
     """The verdict on a run.
 
     Args:
         run: the run's files.
+        tables: its scores.
         dim: width of the pooled feature, to say how much of it is used.
         diagnoses: what is wrong, a sentence each.
+        pictures: whether the page shows neighbours and matches.
     """
-    remarks = list(diagnoses)
-    comparisons = [found for arm, words in BASELINES.items() if (found := _compare(run, arm, words)) is not None]
-    if comparisons:
-        sentence = f"The encoder is {', and '.join(text for text, _ in comparisons)}."
-        return Verdict(sentence, remarks, not remarks and all(good for _, good in comparisons))
-    if any(main_metric(metrics) for metrics in run.scores.get("encoder", {}).values()):
-        return Verdict(
-            "The scores below stand alone: without those of an untrained network, they cannot be called good or bad.",
-            remarks,
-            not remarks,
-        )
-    return Verdict(_unscored(run, dim), remarks, not remarks)
+    judged = {table.task.title: table for table in tables if table.main}
+    gains = {title: {arm: gain for arm in BASELINES if (gain := _gain(table, arm))} for title, table in judged.items()}
+    said, good = [], not diagnoses
+    for arm, words in zip(BASELINES, (run.start, "raw pixels"), strict=True):
+        marks = [each[arm].mark for each in gains.values() if arm in each]
+        if marks:
+            said.append(f"than {words} in {_count(marks.count('✓'), len(marks))}")
+            good &= marks.count("✓") > marks.count("✗")
+    if said:
+        return Verdict(f"The encoder is better {' and '.join(said)}.", [*diagnoses], good, gains)
+    if judged:
+        sentence = "The scores stand alone: without those of a baseline, they cannot be called good or bad."
+    else:
+        sentence = _unscored(run, dim, pictures)
+    return Verdict(sentence, [*diagnoses], good)
 
 
-def _compare(run: RunRecord, arm: str, words: str) -> tuple[str, bool] | None:
-    """How the encoder stands against one baseline, and whether that is good news; None when they share no score."""
-    gains = {task: gain for task in run.scores.get("encoder", {}) if (gain := _gain(run, task, arm)) is not None}
-    if not gains:
+def _gain(table: TaskTable, arm: str) -> Gain | None:
+    a, b = (table.main[which].value if which in table.main else None for which in ("encoder", arm))
+    if a is None or b is None:
         return None
-    better, worse, same = (
-        [task for task, gain in gains.items() if verdict(gain)] for verdict in (_is_better, _is_worse, _is_same)
-    )
-    if len(better) == len(gains):
-        return f"better than {words} ({_by(gains)})", True
-    if len(worse) == len(gains):
-        return f"worse than {words} ({_by(gains)})", False
-    if len(same) == len(gains):
-        return f"not clearly different from {words} ({_by(gains)})", False
-    rest = [
-        f"{what} {_tasks(tasks)}" for what, tasks in (("worse in", worse), ("not clearly different in", same)) if tasks
-    ]
-    start = f"better than {words} in {_tasks(better)} but " if better else f"against {words} "
-    return start + " and ".join(rest), len(better) > len(worse)
+    share, more = table.task.share_of(table.task.main or ""), a - b
+    margin = SMALLEST if share else SMALLEST * max(abs(a), abs(b))
+    if share == "images" and table.tested:  # two standard errors
+        margin = max(margin, 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / table.tested))
+    better = more if table.task.higher_is_better else -more
+    text = f"{100 * more:+.1f}" if share else f"{'+' * (more >= 0)}{score(more, share=False)}"
+    return Gain("≈" if abs(better) <= margin else "✓" if better > 0 else "✗", text.replace("-", "−"))
 
 
-def _gain(run: RunRecord, task: str, arm: str) -> Gain | None:
-    mine, theirs = run.scores["encoder"][task], run.scores.get(arm, {}).get(task, {})
-    metric = main_metric(mine)
-    if metric is None or metric not in theirs:
-        return None
-    a, b = mine[metric], theirs[metric]
-    noise = 0.0
-    if metric in COUNTED and run.tested:
-        noise = 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / run.tested)
-    return Gain(a - b, max(SMALLEST, noise))
+def _count(some: int, of: int) -> str:
+    if some == of:
+        return f"all {of} tasks" if of > 1 else "the one task that judges it"
+    return f"{some} of {of} tasks" if some else "no task"
 
 
-def _by(gains: dict[str, Gain]) -> str:
-    """by 16.1 points in nearest neighbours; by 12.0 to 22.9 points in 4 tasks."""
-    low, high = (pick(100 * gain.difference for gain in gains.values()) for pick in (min, max))
-    if low < 0 and high <= 0:
-        low, high = -high, -low
-    points = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-    return f"by {points} points in {_tasks(list(gains)) if len(gains) == 1 else f'{len(gains)} tasks'}".replace(
-        "-", "−"
-    )
-
-
-def _tasks(tasks: list[str]) -> str:
-    names = [task_name(task).lower() for task in tasks]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _is_better(gain: Gain) -> bool:
-    return gain.difference > gain.margin
-
-
-def _is_worse(gain: Gain) -> bool:
-    return gain.difference < -gain.margin
-
-
-def _is_same(gain: Gain) -> bool:
-    return abs(gain.difference) <= gain.margin
-
-
-def _unscored(run: RunRecord, dim: int | None) -> str:
-    rank = _last(run, "rank_pooled")
-    if rank is None:
+def _unscored(run: RunRecord, dim: int | None, pictures: bool) -> str:
+    ranks = [line["rank_pooled"] for line in run.monitor if isinstance(line.get("rank_pooled"), int | float)]
+    if not (ranks := [rank for rank in ranks if math.isfinite(rank)]):
         return "This run has not been evaluated, so nothing can be said yet about how good its features are."
     of = f" of {dim}" if dim else ""
-    return (
-        f"No scores say how good this encoder is. Its pooled feature has an effective rank of {rank:.0f}{of}; "
-        "judge what it has learnt by the neighbours and matches below."
-    )
-
-
-def _last(run: RunRecord, name: str) -> float | None:
-    values = [
-        line[name] for line in run.monitor if isinstance(line.get(name), int | float) and math.isfinite(line[name])
-    ]
-    return values[-1] if values else None
+    shown = "; judge what it has learnt by its neighbours and matches" if pictures else ""
+    rank = f"Its pooled feature has an effective rank of {ranks[-1]:.0f}{of}{shown}."
+    return f"No scores say how good this encoder is. {rank}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 from PIL import Image
@@ -17,44 +15,15 @@ Spectrum = np.ndarray
 """(K,) singular values of centred features over the largest, in descending order."""
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """Features of many photographs.
-
-    Attributes:
-        pooled: (N, D) float32.
-        tokens: (N·S, D) float32, S evenly spread locations of each photograph, one photograph after the other.
-    """
-
-    pooled: Tensor
-    tokens: Tensor
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """A query and its nearest photographs, nearest first, by arm ("encoder", "random")."""
-
-    query: Photograph
-    nearest: dict[str, list[Photograph]]
-
-
-@dataclass(frozen=True)
-class PCAMap:
-    """A photograph and the colours of its dense features, by arm."""
-
-    photograph: Photograph
-    maps: dict[str, Image.Image] = field(default_factory=dict)
-
-
-def embed(encoder: nn.Module, photographs: list[Photograph], *, locations: int = 8) -> Gallery:
-    """Pooled features, and `locations` dense features of each photograph."""
+def embed(encoder: nn.Module, photographs: list[Photograph], *, locations: int = 8) -> tuple[Tensor, Tensor]:
+    """Pooled features (N, D), and S dense ones of each photograph, evenly spread (N·S, D); S is `locations` at most."""
     pooled, tokens = [], []
     for features in features_of(encoder, [photograph.image for photograph in photographs]):
         pooled.append(features.pooled.float().cpu())
         count = features.tokens.shape[1]
         keep = torch.linspace(0, count - 1, min(locations, count), device=features.tokens.device).round().long()
         tokens.append(features.tokens[:, keep].flatten(0, 1).float().cpu())
-    return Gallery(torch.cat(pooled), torch.cat(tokens))
+    return torch.cat(pooled), torch.cat(tokens)
 
 
 def falloff(features: Tensor) -> Spectrum:

@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from glocal.run import Run, write_atomically
 
@@ -36,15 +37,15 @@ class RunLogger:
         self.console = Console(stderr=True, quiet=quiet)
         self.live = self.console.is_terminal and not quiet
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
+            TextColumn("eta", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            # in a narrow terminal, this is what is cut
+            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=self.console,
             disable=not self.live,
+            expand=True,
         )
         self.task = self.progress.add_task("training", total=steps, completed=step, note="")
         self.steps = steps
@@ -60,11 +61,16 @@ class RunLogger:
             if name != "step" and isinstance(value, int | float):
                 self.tensorboard.add_scalar(name, value, line["step"])
 
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self.active:
+            self.progress.update(self.task, completed=step)
+
     def show(self, step: int, note: str) -> None:
-        """Advance the bar; where there is no terminal, print a line every half minute instead."""
+        """Say something beside the bar; where there is no terminal, print a line every half minute instead."""
         if not self.active:
             return
-        self.progress.update(self.task, completed=step, note=note)
+        self.progress.update(self.task, note=note)
         if not self.live and time.monotonic() - self.spoken > 30:
             self.spoken = time.monotonic()
             self.say(f"step {step}/{self.steps}  {note}")

@@ -156,6 +156,7 @@ class _Training:
         schedule, at = self.schedule, self.at
         for batches in self.batches(order):
             loss = self.step(batches)
+            self.log.advance(at.step)
             if at.step % schedule.log_steps == 0 or at.step in (1, self.total_steps):
                 self.write_line(loss)
             self.sync_flags()

@@ -69,7 +69,7 @@ class Stripes:
         return RawImage(image if self.labels[i] else image.transpose(1, 0, 2))
 
 
-@task(needs="labels")
+@task(needs={"labels"}, main="distance")
 def separation(context, *, power: float = 1.0) -> dict:
     """How far apart the means of the classes are, in standard deviations."""
     bank = context.bank("test")

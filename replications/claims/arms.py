@@ -1,0 +1,59 @@
+"""The arms of CIFAR-10 that claims share: each method by its recipe for small data, and what it begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from replications.plan import Arm, Statement
+
+NET = "replications.networks:"
+EDGES = {"backbone": f"{NET}sobel_rn8_w16_s8"}
+VIT = {"backbone": f"{NET}vit_w64_p4"}
+SMALL_CROPS = {"small_size": 16}
+"""Of those methods that always take some: four patches a side."""
+RANDOM = {
+    "random": Arm("random"),
+    "random-edges": Arm("random-edges", EDGES),
+    "random-vit": Arm("random-vit", VIT),
+    "random-vit-mean": Arm("random-vit-mean", VIT | {"pool": "mean"}),
+}
+BEGIN = {"deepcluster": "random-edges", "deepercluster": "random-edges", "msn": "random-vit", "loca": "random-vit-mean"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "deepcluster": EDGES,
+    "deepercluster": EDGES,
+    "msn": VIT | SMALL_CROPS,
+    "loca": VIT | SMALL_CROPS,
+}
+FEW = ("shot1", "shot5", "shot10", "labels1%", "labels10%")
+ROBUST = ("corrupted", "severity 1", "severity 3", "severity 5", "masked", "attacked", "local")
+SCORES = {
+    "byol": ROBUST,
+    "co-byol": ROBUST,
+    "directclr": ("rank",),
+    "simclr": FEW,
+    "paws": FEW,
+    "msn": FEW,
+}
+MEASURES = {"deepcluster": "replications.measures:rising_nmi"}
+COST = {"vicregl": 1.4, "co-byol": 1.3, "multi-crop": 1.5}
+"""Processor time a step over that of the arm without, measured side by side by `python -m replications costs`."""
+
+
+def method(name: str, suffix: str = "", **options: Any) -> Arm:
+    """A method's arm, named with a suffix where options differ from the method's own."""
+    return Arm(
+        name + suffix,
+        {"method": name, **OPTIONS.get(name, {}), **options},
+        scores=SCORES.get(name, ()),
+        measure=MEASURES.get(name, ""),
+    )
+
+
+def more(text: str, score: str, arm: str, than: str, **options: Any) -> Statement:
+    """That one arm has more of a score than another."""
+    return Statement(text, score, (arm,), (than,), **options)
+
+
+def learns(arm: str, begin: str = "random", score: str = "knn") -> Statement:
+    """A premise: that an arm has more of a score than the weights it began with."""
+    return more(f"{arm} learns", score, arm, begin)

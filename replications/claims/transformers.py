@@ -1,0 +1,60 @@
+"""Vision transformers on the parts world: DINO's attention, LOCA's locations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from replications.claims.arms import NET, more
+from replications.plan import Arm, Claim, Statement
+
+FIVE = tuple(range(5))
+VIT: dict[str, Any] = {"backbone": f"{NET}vit_w64_p8", "lr": 1e-3}
+
+
+def vit(name: str, scores: tuple[str, ...] = (), **options: Any) -> Arm:
+    return Arm(f"{name}-vit", {"method": name, **VIT, **options}, scores)
+
+
+RANDOM = Arm("random-vit", {"backbone": VIT["backbone"]}, ("attention",))
+DINO = vit("dino", ("attention",), small_crops=2, small_size=32)
+SUPERVISED = Arm("supervised-vit", {"method": "replications.variants:Supervised", **VIT}, ("attention",))
+ATTENTION = Claim(
+    name="dino-attention",
+    world="parts",
+    arms=(RANDOM, DINO, SUPERVISED),
+    seeds=FIVE,
+    minutes=9,
+    paper="Caron et al. DINO. ICCV 2021",
+    text="kNN comes close to a linear classifier; the class token's attention covers objects better than at random and"
+    " than where labels were learnt.",
+    published="ViT-S/16 on ImageNet: kNN 74.5, linear 77.0; Jaccard index with VOC's masks: random 22.0, supervised"
+    " 27.3, DINO 45.9.",
+    statements=(
+        more("attends to objects more than at random", "attention", "dino-vit", "random-vit"),
+        more("attends to objects more than with labels", "attention", "dino-vit", "supervised-vit"),
+        Statement("kNN within 5 points of linear", "knn - linear", ("dino-vit",), margin=0.05),
+    ),
+)
+LOCA = vit("loca", small_crops=3, small_size=32)
+PIECES = {
+    "positions": Arm("loca-positions", {**LOCA.options, "method": "replications.variants:PositionsOnly"}),
+    "clusters": Arm("loca-clusters", {**LOCA.options, "method": "replications.variants:ClustersOnly"}),
+}
+LOCATIONS = Claim(
+    name="loca",
+    world="parts",
+    arms=(RANDOM, DINO, LOCA, *PIECES.values()),
+    seeds=FIVE,
+    minutes=4,
+    paper="Caron, Houlsby, Schmid. LOCA. WACV 2024",
+    text="Predicting where a patch lies, and which cluster lies there, gives a transformer better dense features than"
+    " an objective on whole images (DINO), and than either prediction alone.",
+    published="ViT-B/16 on ImageNet, 100 epochs: 46.2 mIoU on ADE20k with a linear decoder.",
+    statements=(
+        more("segments better than DINO", "miou", "loca-vit", "dino-vit"),
+        more("better than positions alone", "miou", "loca-vit", "loca-positions"),
+        more("better than clusters alone", "miou", "loca-vit", "loca-clusters"),
+    ),
+    missing="Photographs (pets): 20 cells of 12 minutes.",
+)
+CLAIMS = (ATTENTION, LOCATIONS)

@@ -1,0 +1,93 @@
+"""Folders that worlds make from the data, once: drawn worlds, folds, an uncurated mix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+FOLDS = 5
+LISTS = ("cifar10-tenth", "whole-mix", "mix")
+OTHERS = ("clothing/train", "pets/train", "camvid/train", "kvasir/train", "lspet/images")
+
+
+def place(data: Path, name: str) -> str:
+    """Where a folder of data is; those that are made from others are made at first use.
+
+    "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
+    labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
+    "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
+    CIFAR-10 ever rarer. "parts:..." are drawn whenever they are looked at.
+    """
+    if name in LISTS:
+        _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))
+        return str(data / f"{name}.txt")
+    if name.startswith("parts:"):
+        return name
+    folder = data / name.replace("@", "-fold-")
+    if name.startswith("parts-"):
+        _made(folder, lambda out: draw(out, *(int(number) for number in name.split("-")[1:])))
+    elif "@" in name:
+        whole, _, k = name.partition("@")
+        _made(folder, lambda out: fold(data / whole, int(k), out))
+    return str(folder)
+
+
+def listed(data: Path, name: str) -> list[str]:
+    """Paths of images, one a line, from the folder that the list lies in."""
+    share = {"cifar10-tenth": lambda c: 500, "whole-mix": lambda c: 5000, "mix": lambda c: int(5000 * 0.6**c)}[name]
+    classes = sorted((data / "cifar10" / "train").iterdir())
+    chosen = [file for c, folder in enumerate(classes) for file in sorted(folder.iterdir())[: share(c)]]
+    if name != "cifar10-tenth":
+        roots = [data / part for part in OTHERS]
+        chosen += sorted(
+            file for root in roots for file in root.rglob("*") if file.is_file() and "masks" not in file.parts
+        )
+    return [file.relative_to(data).as_posix() for file in chosen if file.suffix in (".jpg", ".png", ".webp")]
+
+
+def draw(out: Path, size: int, nuisance: int) -> None:
+    """A parts world of plain backgrounds."""
+    from glocal.data import PartsWorld
+
+    PartsWorld(20_000, size, nuisance=nuisance / 100, difficulty=0).write_folder(out, test=4000)
+
+
+def fold(whole: Path, k: int, out: Path) -> None:
+    """All images of a folder with splits in new ones: fold k of five is the test split.
+
+    The folds of a class are consecutive fifths of its files by name: neighbouring frames of a film stay together.
+    """
+    masks = (whole / "train" / "masks").exists()
+    by_class: dict[Path, list[tuple[Path, Path]]] = {}
+    for split in sorted(path for path in whole.iterdir() if path.is_dir()):
+        root = split / "images" if masks else split
+        for file in (path for path in root.rglob("*") if path.is_file()):
+            by_class.setdefault(file.parent.relative_to(root), []).append((file.relative_to(root), split))
+    for files in by_class.values():
+        for i, (file, split) in enumerate(sorted(files, key=lambda pair: (pair[0].name, pair[1]))):
+            target = out / ("test" if i * FOLDS // len(files) == k else "train")
+            if masks:
+                (mask,) = (split / "masks" / file.parent).glob(f"{file.stem}.*")
+                _link(mask, target / "masks" / file.parent / mask.name)
+            _link(split / "images" / file if masks else split / file, target / ("images" if masks else "") / file)
+    if (whole / "classes.json").exists():
+        _link(whole / "classes.json", out / "classes.json")
+
+
+def _link(file: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.link(file, to)
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> None:
+    """A folder made whole or not at all."""
+    if folder.exists():
+        return
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    make(partial)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(partial)

@@ -1,0 +1,50 @@
+"""Numbers that are measured on a run rather than on its encoder: function(run) -> {key: number}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import glocal
+from glocal.run import Run
+
+COLLAPSE_WORLD = "parts:n=1000,size=48"
+
+
+def rising_nmi(run: Run) -> dict[str, float]:
+    """By how much more the last two clusterings of a run agree than the first two."""
+    found = [line["clusters/nmi"] for line in run.metrics() if "clusters/nmi" in line]
+    return {"nmi rise": found[-1] - found[0]}
+
+
+def collapse(run: Run) -> dict[str, float]:
+    """How far a run's outputs have collapsed: spread < .01 or rank < 3 or, where VICReg asks for 1, deviation < .1."""
+    from glocal.data import open_source
+    from glocal.evaluation.rank import rankme, spread
+    from glocal.methods import VICReg
+
+    method = glocal.load_method(run, trust_code=True)
+    z = outputs(method, open_source(COLLAPSE_WORLD, split="test"))
+    found = {"rank": rankme(z, centred=True), "spread": spread(z), "deviation": float(z.std(0).mean())}
+    shrunk = isinstance(method, VICReg) and found["deviation"] < 0.1
+    return {**found, "collapsed": float(shrunk or found["spread"] < 0.01 or found["rank"] < 3)}
+
+
+@torch.no_grad()
+def outputs(method: Any, images: Any) -> Tensor:
+    """What must not be the same for all images, (N, K): targets of DINO, else what the loss compares with targets."""
+    from glocal.evaluation.extract import extract
+    from glocal.losses.distillation import teacher_distribution
+    from glocal.methods import BYOL, DINO, SwAV
+
+    encoder = method.teacher if isinstance(method, DINO) else method.encoder
+    pooled = extract(encoder, images, image_size=method.encoder.image_size).pooled
+    if isinstance(method, DINO):
+        return teacher_distribution(method.heads.target(pooled), method.heads.center, method.temperature)
+    if isinstance(method, SwAV):
+        z = F.normalize(method.projector(pooled), dim=-1)
+        return (method.prototypes(z) / method.temperature).softmax(dim=-1)
+    return method.heads(pooled) if isinstance(method, BYOL) else method.projector(pooled)

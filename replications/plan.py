@@ -1,0 +1,107 @@
+"""The plan's words, what a claim is and what is compared, and the pilots; the claims: replications/claims.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+RECIPES_FROZEN = False
+"""Claims run by default once no recipe is about to change."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is compared, the same wherever its name occurs in a world.
+
+    Attributes:
+        name: of the arm.
+        options: of `glocal.pretrain`, over the world's; without a method it is the encoder as a run begins with it.
+        scores: keys of the world's scores beside the usual ones.
+        sets: what to pretrain on in place of the world's.
+        measure: "module:function" of further scores, function(run) -> {key: number}.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    scores: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    measure: str = ""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """That some arms have more of a score than others: the sum over `more` less the sum over `less` is positive.
+
+    Attributes:
+        text: what is claimed, in words.
+        score: key, or "a - b" for the difference of two.
+        more, less: names of arms.
+        least: the smallest difference worth having.
+        margin: where it is "not less by more than this", else 0.
+        premise: what has to hold, else the statement is not judged.
+        every_seed: judged by counting: it holds for all seeds, or for none.
+    """
+
+    text: str
+    score: str
+    more: tuple[str, ...]
+    less: tuple[str, ...] = ()
+    least: float = 0.01
+    margin: float = 0.0
+    premise: Statement | None = None
+    every_seed: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Arms and seeds that are run together, and what they are to show.
+
+    Attributes:
+        name: of the claim.
+        world: where it is tried.
+        arms: that are compared.
+        seeds: of every arm.
+        minutes: planned processor minutes of a cell.
+        paper: whose claim; all statements of a paper are tested together.
+        text: the claim.
+        published: numbers and scale.
+        statements: that are judged.
+        missing: what of the paper's claim the plan leaves out, and what that would need.
+    """
+
+    name: str
+    world: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    minutes: float
+    paper: str = ""
+    text: str = ""
+    published: str = ""
+    statements: tuple[Statement, ...] = ()
+    missing: str = ""
+
+
+def pilot(name: str, world: str, minutes: float, *arms: Arm, seeds: int = 1, spread: str = "") -> Claim:
+    """Trials on seeds that no claim uses; with `spread`, also of how far a score's paired differences scatter."""
+    first, *others = (arm.name for arm in arms if "method" in arm.options)
+    statements = tuple(Statement(f"{other} over {first}", spread, (other,), (first,)) for other in others if spread)
+    return Claim(name, world, arms, tuple(range(100, 100 + seeds)), minutes, paper=name, statements=statements)
+
+
+def trio(suffix: str = "", **options: Any) -> tuple[Arm, ...]:
+    """The three methods by which a world is chosen, and what they begin with."""
+    begin = {key: value for key, value in options.items() if key in ("backbone", "image_size")}
+    names = ("vicreg", "simclr", "byol")
+    return (Arm(f"random{suffix}", begin), *(Arm(f"{name}{suffix}", {"method": name, **options}) for name in names))
+
+
+W24 = "replications.networks:rn8_w24_s16"
+VICREGL = Arm("vicregl-0.75", {"method": "vicregl", "alpha": 0.75})
+PILOTS = (
+    pilot("cifar10-crops", "cifar10", 5, *trio("-crops", scale=(0.2, 1.0))),
+    pilot("cifar10-w16", "cifar10", 5, *trio()[1:]),
+    pilot("cifar10-w24", "cifar10", 6, *trio("-w24", backbone=W24)),
+    pilot("parts", "parts", 3, *trio()),
+    pilot("cifar10-spread", "cifar10", 5, *trio()[1:], seeds=4, spread="linear"),
+    pilot("parts-spread", "parts", 3, *trio()[1:2], VICREGL, seeds=4, spread="miou"),
+)

@@ -1,0 +1,102 @@
+"""Tasks that only replications ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glocal import random
+from glocal.evaluation import EvalContext, task
+from glocal.evaluation.extract import normalise
+from glocal.evaluation.probe import Standardise
+
+DRAWS = 5
+MASS = 0.6
+"""The share of its mass that an attention map is cut at, as published."""
+
+
+@task(needs="labels")
+def few(context: EvalContext, *, labelled: Sequence[int] = (1, 5, 10, 50, 500)) -> dict[str, float]:
+    """Accuracy of logistic regression on few labels a class, the mean over five draws of them.
+
+    Returns:
+        The number of labels a class, as a text -> top1.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = context.bank("train"), context.bank("test")
+    labels, truth = context.labels(train).numpy(), context.labels(test).numpy()
+    standardise = Standardise.of(train.pooled)  # of all training images: it takes no labels
+    x, queries = standardise(train.pooled).numpy(), standardise(test.pooled).numpy()
+    found = {}
+    for count in labelled:
+        hits = []
+        for draw in range(DRAWS):
+            orders = (
+                (of, random.permutation(len(of), context.seed, "few", draw, int(of[0]))) for of in by_class(labels)
+            )
+            chosen = np.concatenate([of[order[:count]] for of, order in orders])
+            classifier = LogisticRegression(max_iter=200).fit(x[chosen], labels[chosen])
+            hits.append(float((classifier.predict(queries) == truth).mean()))
+        found[str(count)] = float(np.mean(hits))
+    return found
+
+
+def by_class(labels: np.ndarray) -> list[np.ndarray]:
+    """Positions of each class, (n,) each."""
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+@task(needs="masks")
+def attention(context: EvalContext, *, images: int = 500) -> dict[str, float]:
+    """Jaccard index of objects and the class token's attention in the last block of a transformer (DINO, figure 4).
+
+    An image's map is cut such that its strongest patches hold 60% of its mass; of the heads the best counts.
+
+    Returns:
+        jaccard, the mean over test images.
+    """
+    encoder: Any = context.encoder
+    scores = []
+    for i in range(min(images, len(context.test))):
+        pixels = torch.from_numpy(context.test.open(i).decode())[None]
+        truth = torch.from_numpy(context.test.mask(i)) > 0
+        maps = class_attention(encoder, normalise(encoder, pixels))  # (heads, H, W)
+        scores.append(max(jaccard(covered(each, MASS), truth) for each in maps))
+    return {"jaccard": float(np.mean(scores))}
+
+
+@torch.no_grad()
+def class_attention(encoder: Any, pixels: Tensor) -> Tensor:
+    """(heads, H, W): what the class token of the last block attends to, one image (1, 3, h, w)."""
+    last, seen = encoder.model.blocks[-1].attn, []
+    hook = last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    try:
+        features = encoder(pixels)
+    finally:
+        hook.remove()
+    x = seen[0]
+    q, k, _ = last.qkv(x).unflatten(2, (3, last.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = (last.q_norm(q)[:, :, :1] @ last.k_norm(k).transpose(2, 3) * last.scale).softmax(-1)
+    height, width = features.dense.shape[2:]
+    return weights[0, :, 0, -height * width :].unflatten(1, (height, width))
+
+
+def covered(weights: Tensor, mass: float) -> Tensor:
+    """(H, W) bool: the fewest cells that hold at least this share of the weights (H, W)."""
+    values, order = weights.flatten().sort(descending=True)
+    before = values.cumsum(0) - values
+    kept = torch.zeros(len(values), dtype=torch.bool)
+    kept[order] = before < mass * values.sum()
+    return kept.view_as(weights)
+
+
+def jaccard(cells: Tensor, truth: Tensor) -> float:
+    """Intersection over union of cells (H, W) and a mask (h, w) whose sides are multiples of theirs."""
+    height, width = (t // c for t, c in zip(truth.shape, cells.shape, strict=True))
+    shown = cells.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    return float((shown & truth).sum() / (shown | truth).sum().clamp_min(1))

@@ -1,0 +1,185 @@
+"""A version for whatever decides a run's numbers, raised when they change: results of two versions never mix.
+
+A refactor keeps them. tests/test_replications_recipes.py trains each method for a few steps and compares with what
+`python -m replications recipes` stored under its version: it fails where numbers changed and the version did not. By
+more than a part in a thousand, since sums round differently on other processors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+RECIPES: dict[str, int] = {
+    "random": 1,
+    "barlow_twins": 1,
+    "byol": 1,
+    "co-byol": 1,
+    "co-dino": 1,
+    "co-mocov3": 1,
+    "co-vicreg": 1,
+    "dcl": 1,
+    "dclw": 1,
+    "deepcluster": 1,
+    "deepcluster_v2": 1,
+    "deepercluster": 1,
+    "dino": 1,
+    "directclr": 1,
+    "loca": 1,
+    "mocov3": 1,
+    "msn": 1,
+    "nnclr": 1,
+    "paws": 1,
+    "seer": 1,
+    "simclr": 1,
+    "swav": 1,
+    "vicreg": 1,
+    "vicregl": 1,
+    "replications.variants:NoPredictor": 1,
+    "replications.variants:SimSiam": 1,
+    "replications.variants:NoStopGradient": 1,
+    "replications.variants:PlainOrder": 1,
+    "replications.variants:Projected": 1,
+    "replications.variants:PositionsOnly": 1,
+    "replications.variants:ClustersOnly": 1,
+    "replications.variants:Supervised": 1,
+}
+NETWORKS: dict[str, int] = {
+    "rn8_w16_s8": 1,
+    "rn8_w16_s8_rf19": 1,
+    "rn8_w24_s16": 1,
+    "sobel_rn8_w16_s8": 1,
+    "vit_w64_p4": 1,
+    "vit_w64_p8": 1,
+    "test_resnet": 1,
+}
+PROBES: dict[str, int] = {
+    "knn": 1,
+    "linear": 1,
+    "segment": 1,
+    "rank": 1,
+    "correspond": 1,
+    "robustness": 1,
+    "internal": 1,
+    "attack": 1,
+    "redundancy": 1,
+    "replications.probes:few": 1,
+    "replications.probes:attention": 1,
+}
+
+GOLDEN = Path(__file__).parent / "recipes.json"
+TOLERANCE = 1e-3
+STEPS = 5
+LONG = {"batch_size": 128, "max_steps": 1200, "epochs": 10_000}
+"""A run of the plan, on 50,000 images: what is decided for it is compared too."""
+RUN: dict[str, Any] = {
+    "image_size": 32,
+    "batch_size": 16,
+    "max_steps": STEPS,
+    "epochs": STEPS,
+    "monitor_every": STEPS,
+    "accelerator": "cpu",
+    "precision": "32-true",
+    "workers": 0,
+    "threads": 1,
+    "cache": False,
+    "compile": False,
+    "report": False,
+    "quiet": True,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "paws": {"labelled": 0.5, "support_images": 2},
+    "msn": {"small_size": 16},
+    "loca": {"small_size": 16},
+    "deepcluster": {"clusters": 8, "components": 4},
+    "deepcluster_v2": {"prototypes": 8},
+    "deepercluster": {"clusters": 8, "components": 4},
+}
+TRANSFORMERS = ("msn", "loca")
+
+
+def backbone(method: str) -> str:
+    return "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
+
+
+def numbers(method: str) -> dict[str, float]:
+    """What a method's recipe comes to: the first and last loss of a few steps, and what is decided for a longer run."""
+    import torch
+
+    import glocal
+    from glocal.run import Run
+
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(Path(folder, "run"))
+            options = {**RUN, **OPTIONS.get(method, {}), "method": method, "backbone": backbone(method)}
+            glocal.pretrain("parts:n=48,size=32", out=str(run), **options)
+            losses = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
+    finally:
+        torch.set_num_threads(threads)
+    return {"first loss": losses[1], "last loss": losses[STEPS], **decided(method)}
+
+
+def decided(method: str) -> dict[str, float]:
+    """The numbers that glocal decides for a run of the plan: the method's options and its optimisation."""
+    from glocal.backbones import build_backbone
+    from glocal.config import PretrainConfig
+    from glocal.methods import method_class
+    from glocal.training.defaults import Machine, resolve
+
+    asked = {**LONG, "method": method, "backbone": backbone(method), "image_size": 32}
+    config, images, machine = PretrainConfig.from_dict(asked), range(50_000), Machine(1, 1, fast_bf16=False)
+    options = resolve(config, images, machine)[0].config.options
+    cls = method_class(method)
+    built = cls(build_backbone(backbone(method), image_size=32, pool=cls.pool), image_size=32, **options)
+    found = resolve(config, images, replace(machine, published=built.optimization))[0]
+    optimization = {f"optimization.{name}": value for name, value in asdict(found.optimization).items()}
+    values = options | optimization | {"lr": found.config.lr}
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+
+def differing(method: str, found: dict[str, float]) -> list[str]:
+    """What is not as stored, in words; a name that is new or gone is a refactor's business."""
+    stored = json.loads(GOLDEN.read_text()).get(method, {"version": None, "numbers": {}})
+    if stored["version"] != RECIPES[method]:
+        return [f"version {RECIPES[method]} is not stored: run python -m replications recipes"]
+    return [
+        f"{name} is {found[name]}, stored is {value}"
+        for name, value in stored["numbers"].items()
+        if name in found and not math.isclose(found[name], value, rel_tol=TOLERANCE, abs_tol=_near(name))
+    ]
+
+
+def _near(name: str) -> float:
+    """A mean of cosines may be near 0."""
+    return TOLERANCE / 10 if "loss" in name else 0.0
+
+
+def methods() -> list[str]:
+    """Those that are trained to be compared."""
+    return [name for name in RECIPES if name != "random" and ":" not in name]
+
+
+def store() -> int:
+    """Store the numbers of the methods whose version was raised, or is new.
+
+    Returns:
+        An exit code: 1 where numbers changed under an old version, which are not stored.
+    """
+    kept = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    failed = []
+    for method in methods():
+        found = numbers(method)
+        if kept.get(method, {}).get("version") != RECIPES[method]:
+            kept[method] = {"version": RECIPES[method], "numbers": found}
+        elif wrong := differing(method, found):
+            failed.append(f"{method}: {'; '.join(wrong)}; raise its version in replications/recipes.py")
+    GOLDEN.write_text(json.dumps(kept, indent=1) + "\n")
+    print("\n".join(failed) or "stored", file=sys.stderr if failed else sys.stdout)
+    return int(bool(failed))

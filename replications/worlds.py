@@ -1,0 +1,142 @@
+"""The laboratory: the worlds that claims are tried in, as data.
+
+A world is images to pretrain on, what `glocal.pretrain` is told of all of its runs, and the numbers that an encoder can
+be given there. Folders of data lie together under --data; see `place` for those that are made from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# the same numbers on every machine, one thread, and nothing but training
+RUN: dict[str, Any] = {
+    "epochs": 10_000,  # as many steps as the arm says
+    "monitor_every": 10_000,
+    "checkpoint_steps": 200,
+    "accelerator": "cpu",
+    "precision": "32-true",
+    "workers": 0,
+    "threads": 1,
+    "cache": True,
+    "compile": False,
+    "report": False,
+    "quiet": True,
+}
+MACHINE = {"out", "data", "workers", "threads", "quiet", "seed", "checkpoint_steps", "monitor_every"}
+"""Keys of a run's config.yaml that do not belong to its protocol: those of the machine, and the seed."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that a task gives of an encoder.
+
+    Attributes:
+        task: see `glocal tasks`, or "module:name".
+        number: which one of the task's.
+        data: folders among the data; the score is the mean over them.
+        image_size: pixels; by default as in training.
+        options: of the task.
+    """
+
+    task: str
+    number: str
+    data: tuple[str, ...]
+    image_size: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class World:
+    """Where runs are made alike.
+
+    Attributes:
+        name: of the world.
+        sets: folders among the data that are pretrained on.
+        options: of `glocal.pretrain`, for all arms unless they say otherwise.
+        scores: the numbers that can be asked for, by key.
+        usual: keys of those that every arm is given.
+        limit: scores look at no more than so many training and as many test images, always the same ones.
+    """
+
+    name: str
+    sets: tuple[str, ...]
+    options: dict[str, Any]
+    scores: dict[str, Score]
+    usual: tuple[str, ...]
+    limit: int | None = None
+
+
+def folds(*names: str) -> tuple[str, ...]:
+    """Five folds of all labelled images of some folders."""
+    return tuple(f"{name}@{k}" for name in names for k in range(5))
+
+
+IMAGES = {"images": 1000}
+SEVERITIES = {"severities": [1, 3, 5], **IMAGES}
+FEW = "replications.probes:few"
+_CIFAR10 = {
+    "knn": Score("knn", "top1", ("cifar10",)),
+    "linear": Score("linear", "top1", ("cifar10",), options={"epochs": 20}),
+    "rank": Score("rank", "rank_pooled", ("cifar10",)),
+    "corrupted": Score("robustness", "mean", ("cifar10",), options=SEVERITIES),
+    "masked": Score("internal", "masked_0.5", ("cifar10",), options={"shares": [0.5], **IMAGES}),
+    "attacked": Score("attack", "pgd_0.5", ("cifar10",), options={"radii": [0.5], **IMAGES}),
+    "local": Score("redundancy", "local", ("cifar10",)),
+    **{f"severity {k}": Score("robustness", f"severity_{k}", ("cifar10",), options=SEVERITIES) for k in (1, 3, 5)},
+    "shot1": Score(FEW, "1", ("cifar10",)),
+    "shot5": Score(FEW, "5", ("cifar10",)),
+    "shot10": Score(FEW, "10", ("cifar10",)),
+    "labels1%": Score(FEW, "50", ("cifar10",)),
+    "labels10%": Score(FEW, "500", ("cifar10",)),
+}
+CIFAR10 = World(
+    "cifar10",
+    ("cifar10",),
+    {"backbone": "replications.networks:rn8_w16_s8", "image_size": 32, "batch_size": 128, "max_steps": 1200},
+    _CIFAR10,
+    ("knn", "linear"),
+    limit=10_000,
+)
+_PARTS = ("parts-64-50",)
+PARTS = World(
+    "parts",
+    _PARTS,
+    {"backbone": "replications.networks:rn8_w16_s8", "image_size": 64, "batch_size": 64, "max_steps": 372},
+    {
+        "knn": Score("knn", "top1", _PARTS),
+        "linear": Score("linear", "top1", _PARTS, options={"epochs": 50}),
+        "miou": Score("segment", "miou", _PARTS, options={"steps": 1000}),
+        "correspond": Score("correspond", "within_1_cell", _PARTS),
+        "attention": Score("replications.probes:attention", "jaccard", _PARTS),
+    },
+    ("knn", "linear", "miou"),
+    limit=2000,
+)
+REAL = World(
+    "real",
+    ("clothing", "pets", "camvid"),
+    {"backbone": "replications.networks:rn8_w16_s8", "image_size": 64, "batch_size": 64, "max_steps": 900},
+    {
+        "linear": Score("linear", "top1", folds("clothing"), options={"epochs": 50}),
+        "miou": Score("segment", "miou", folds("camvid", "pets"), image_size=128, options={"steps": 1000}),
+    },
+    ("linear", "miou"),
+)
+_COLLAPSE = ("parts:n=1000,size=48",)
+COLLAPSE = World(
+    "collapse",
+    _COLLAPSE,
+    {
+        "backbone": "test_resnet",
+        "image_size": 48,
+        "batch_size": 64,
+        "max_steps": 300,
+        "optimizer": "adamw",  # LARS would bound how fast weights can vanish
+        "lr": 1e-3,
+        "weight_decay": 1e-4,
+    },
+    {"knn": Score("knn", "top1", _COLLAPSE)},
+    ("knn",),
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE)}

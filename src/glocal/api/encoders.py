@@ -1,0 +1,179 @@
+"""What is done with encoders: opened, measured, applied, handed over."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from glocal.backbones import Backbone
+    from glocal.exporters.embed import Embeddings
+
+
+def load(encoder: str, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
+    """An encoder from a run, an exported folder or file, or timm.
+
+    Args:
+        encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
+        image_size: for vision transformers built for one size.
+        trust_code: import the module:function of an unregistered backbone, which the encoder's file names.
+
+    Returns:
+        A Backbone in evaluation mode: (B, 3, h, w) normalised pixels -> Features(pooled, dense, ...).
+
+    Raises:
+        UsageError: if there is no encoder there.
+    """
+    from glocal.backbones import load_encoder
+
+    return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
+
+
+def load_method(run: str | Path, *, trust_code: bool = False) -> nn.Module:
+    """The whole method of a run, heads and teacher included, as its last checkpoint has it: for research.
+
+    Args:
+        run: the directory of a run, which may be unfinished.
+        trust_code: import what its config.yaml names as module:attribute.
+
+    Returns:
+        The method in evaluation mode, on the CPU; its `encoder` is what `load` gives of a finished run.
+
+    Raises:
+        UsageError: if it is no run, or has no checkpoint, or one that does not fit its config.yaml.
+    """
+    from glocal.pipeline import trained_method
+    from glocal.run import Run
+
+    return trained_method(Run.open(run), trust_code=trust_code)
+
+
+def evaluate(
+    encoder: str | Backbone,
+    data: str,
+    *,
+    tasks: list[str] | None = None,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    workers: int = 0,
+    seed: int = 0,
+    limit: int | None = None,
+    task_options: dict[str, dict[str, Any]] | None = None,
+    baselines: bool = False,
+    json: str | None = None,
+    trust_code: bool = False,
+) -> dict[str, Any]:
+    """Measure a frozen encoder as a global and as a dense feature.
+
+    Args:
+        encoder: what `load` takes, or a Backbone.
+        data: labelled images; train and test splits are kept apart (a stratified fifth is held out where there are
+            none).
+        tasks: see `glocal tasks`; by default all that the data allows.
+        image_size: by default the encoder's own.
+        batch_size: images per forward pass.
+        workers: loader processes.
+        seed: of splits and crops.
+        limit: look at no more than so many training and test images.
+        task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
+        baselines: also score the weights that its training started from, and raw pixels.
+        json: a file to write the scores to.
+        trust_code: as for `load`.
+
+    Returns:
+        {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
+        ...} for the tasks asked for, and "meta". With `baselines`, also "start" and "pixels", each the same again.
+
+    Raises:
+        UsageError: for an unknown task, or one the data cannot serve.
+    """
+    from glocal.evaluation.baseline import score, score_with_baselines
+    from glocal.run import write_json
+
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    settings: dict[str, Any] = {
+        "tasks": tasks,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "workers": workers,
+        "seed": seed,
+        "limit": limit,
+        "options": task_options,
+    }
+    result = score_with_baselines(model, data, **settings) if baselines else score(model, data, **settings)
+    if json is not None:
+        write_json(Path(json), result)
+    return result
+
+
+def embed(
+    encoder: str | Backbone,
+    data: str,
+    *,
+    out: str | None = None,
+    dense: bool = False,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    workers: int = 0,
+    trust_code: bool = False,
+) -> Embeddings | Path:
+    """The features of every image.
+
+    Args:
+        encoder: what `load` takes, or a Backbone.
+        data: images.
+        out: a .parquet or .npz file; in Python, leave out to get arrays.
+        dense: also the feature maps.
+        image_size: by default the encoder's own.
+        batch_size: images per forward pass.
+        workers: loader processes.
+        trust_code: as for `load`.
+
+    Returns:
+        The file, or the embeddings.
+    """
+    from glocal.data import open_source
+    from glocal.exporters.embed import embed_source
+
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
+    skipped: list[tuple[str, str]] = []
+    result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
+    if skipped:
+        print(
+            f"{len(skipped)} images could not be read and were skipped, the first being {skipped[0][0]}",
+            file=sys.stderr,
+        )
+    return result
+
+
+def export(
+    encoder: str | Backbone,
+    *,
+    format: str = "timm",
+    out: str,
+    image_size: int | None = None,
+    trust_code: bool = False,
+) -> Path:
+    """Hand an encoder over to timm, ONNX or torch.export.
+
+    Args:
+        encoder: what `load` takes, or a Backbone.
+        format: "timm", a folder that timm.create_model('local-dir:OUT', pretrained=True) opens; "onnx" or
+            "torch-export", a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
+        out: the folder or file to write.
+        image_size: by default the encoder's own.
+        trust_code: as for `load`.
+
+    Returns:
+        What was written.
+    """
+    from glocal.exporters import export_encoder
+    from glocal.exporters.card import encoder_card
+
+    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    about = encoder_card(encoder) if isinstance(encoder, str) else None
+    return export_encoder(model, format=format, out=out, image_size=image_size, about=about)

@@ -1,0 +1,229 @@
+"""Training: one run, or several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from glocal.errors import UsageError
+
+
+def pretrain(
+    data: Any = None,
+    *,
+    method: str = "vicregl",
+    backbone: str = "resnet50",
+    image_size: int = 224,
+    out: str | None = None,
+    resume: str | None = None,
+    preset: str | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    pretrained: bool | str = False,
+    stem: Literal["native", "cifar"] = "native",
+    output_stride: int | None = None,
+    drop_path: float = 0.0,
+    optimizer: Literal["lars", "adamw", "sgd"] | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    warmup_epochs: float | None = None,
+    trust_coefficient: float | None = None,
+    clip: float = 0.0,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    cache: bool | None = None,
+    compile: bool | None = None,
+    monitor_every: int | None = None,
+    checkpoint_steps: int = 0,
+    report: bool = True,
+    report_images: int = 2000,
+    quiet: bool = False,
+    trust_code: bool = False,
+    **options: Any,
+) -> Path:
+    """Pretrain an encoder on unlabelled images.
+
+    What is left at None is decided from the data and the machine, and said in the log and in config.yaml.
+
+    Args:
+        data: folder, list file, `torchvision:NAME`, `parts`, or several of them; in Python also an array or a
+            collection. Labels, where present, are only used to watch progress and for the final scores.
+        method: see `glocal methods`.
+        backbone: any timm name, see `glocal backbones`.
+        image_size: side of the (large) crops, pixels.
+        out: the run's directory; by default runs/METHOD-BACKBONE-DATA-K.
+        resume: a run to continue; all else comes from its config.yaml, but for `workers`, `quiet`, and `data` that
+            config.yaml cannot name.
+        preset: the method's options as in its "paper", or widths for "small" data; each method lists its own.
+        epochs: passes over the images.
+        max_steps: stop after so many optimiser steps.
+        batch_size: images per step and process.
+        accumulate: micro-batches per step; batch statistics are then per micro-batch.
+        seed: of everything random.
+        pretrained: start from timm's released weights (true), or from a local weights file.
+        stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
+        output_stride: of the feature map, by dilation (8, 16 or 32).
+        drop_path: stochastic depth rate.
+        optimizer: instead of the method's own.
+        lr: peak learning rate.
+        weight_decay: on parameters of more than one dimension.
+        warmup_epochs: epochs of linear warm-up, at most a tenth of the run.
+        trust_coefficient: LARS's η.
+        clip: largest gradient norm; 0 for none.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: processes on this machine (distributed data parallel); torchrun's own numbers under torchrun.
+        num_nodes: machines.
+        precision: autocast dtype.
+        workers: loader processes; the result does not depend on them.
+        threads: of this process on the CPU; kept in config.yaml, since sums round differently with another number.
+        cache: keep the images, decoded and shrunk to what the views need, in $GLOCAL_CACHE or ~/.cache/glocal, so that
+            later epochs decode nothing; by default where that fits. Kept in config.yaml: crops of shrunk images differ
+            slightly.
+        compile: train the encoder with torch.compile (whole images on one process); by default where a run is long and
+            that is measured to be faster. Kept in config.yaml, which gives the same run again: sums round differently.
+        monitor_every: epochs between two looks at kNN accuracy and rank.
+        checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
+        report: evaluate at the end against the weights it started from and raw pixels, and write report.html.
+        report_images: the report's scores look at no more than so many training and test images.
+        quiet: print nothing.
+        trust_code: import what the resumed run's config.yaml names as module:attribute.
+        **options: the method's own options, see its documentation.
+
+    Returns:
+        The run's directory, holding the encoder.
+
+    Raises:
+        UsageError: for bad options or unusable data.
+        TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
+    """
+    from glocal.config import PretrainConfig
+    from glocal.data import describe_spec, open_source
+    from glocal.pipeline import continue_run, start_run, stored_config
+    from glocal.run import Run
+
+    config = PretrainConfig(
+        data=describe_spec(data),
+        method=method,
+        backbone=backbone,
+        image_size=image_size,
+        preset=preset,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        pretrained=pretrained,
+        stem=stem,
+        output_stride=output_stride,
+        drop_path=drop_path,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        trust_coefficient=trust_coefficient,
+        clip=clip,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        workers=workers,
+        threads=threads,
+        cache=cache,
+        compile=compile,
+        monitor_every=monitor_every,
+        checkpoint_steps=checkpoint_steps,
+        report=report,
+        report_images=report_images,
+        options=options,
+    )
+    if resume is not None:
+        run = Run.open(resume)
+        if more := sorted(config.given().keys() - {"workers", "data"}):
+            raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
+        config = stored_config(run, workers=workers, trust_code=trust_code)
+        images = config.data if data is None else data
+        if images is None:
+            raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
+        return continue_run(run, config, open_source(images), quiet=quiet)
+    if data is None or (isinstance(data, list) and not data):
+        raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
+    return start_run(config, open_source(data), out=out, quiet=quiet)
+
+
+def compare(
+    methods: list[str],
+    *,
+    data: str | list[str],
+    budget: str = "50ep",
+    seeds: int = 3,
+    evaluate_on: str | None = None,
+    tasks: list[str] | None = None,
+    limit: int | None = None,
+    backbone: str = "resnet18",
+    image_size: int = 96,
+    batch_size: int | None = None,
+    pretrained: bool | str = False,
+    stem: Literal["native", "cifar"] = "native",
+    output_stride: int | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    out: str | None = None,
+) -> Path:
+    """Methods side by side: the same data, backbone and budget.
+
+    Several seeds, one table and one figure. Each run is a process of its own, so that its memory can be measured. What
+    was finished is kept: the same command goes on where it was interrupted, and takes further methods or seeds.
+
+    Args:
+        methods: names, each with options if wanted: "vicregl", "vicregl:alpha=0.75,matches=[10,4]".
+        data: images to pretrain on, as for `pretrain`.
+        budget: of each run: time ("90s", "20m", "2h", after measuring each method's speed), passes over the data
+            ("50ep") or images ("1e6img", each seen by all of its views).
+        seeds: runs of each method.
+        evaluate_on: labelled images, by default `data`.
+        tasks: see `glocal tasks`; by default all quick ones that the data allows.
+        limit: evaluate on no more than so many training and test images.
+        backbone: of all.
+        image_size: side of the (large) crops, pixels.
+        batch_size: images per step; decided from the data by default.
+        pretrained: start from released or local weights.
+        stem: "cifar" for images of about 32 px.
+        output_stride: of the feature map; by default fine enough for the method that needs the finest.
+        workers: loader processes.
+        threads: of each run on the CPU.
+        out: the comparison's directory, by default comparisons/DATA-BUDGET.
+
+    Returns:
+        The directory, with comparison.md, comparison.png and comparison.json.
+
+    Raises:
+        UsageError: for bad options, or if `out` holds another comparison.
+    """
+    from glocal.comparison import Entry, compare_methods
+    from glocal.comparison.compare import Protocol
+    from glocal.evaluation import possible_tasks
+
+    images = [data] if isinstance(data, str) else list(data)
+    if evaluate_on is None and len(images) > 1:
+        raise UsageError("several data sets to pretrain on; say which to score on with --evaluate-on")
+    labelled = evaluate_on or images[0]
+    names = ("backbone", "image_size", "batch_size", "pretrained", "stem", "output_stride", "workers", "threads")
+    given = locals()
+    protocol = Protocol(
+        data=images,
+        evaluate_on=labelled,
+        budget=budget,
+        seeds=seeds,
+        tasks=tasks or possible_tasks(labelled),
+        limit=limit,
+        settings={name: given[name] for name in names},
+    )
+    folder = Path(out or Path("comparisons") / f"{Path(images[0]).name}-{budget}".replace(":", "-"))
+    return compare_methods([Entry.parse(text) for text in methods], protocol, folder)

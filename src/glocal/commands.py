@@ -1,0 +1,191 @@
+"""The commands: what each calls, how its result is shown, an example. What a callable's options are is read off it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from glocal import api
+from glocal.config import RENAMED
+from glocal.errors import UsageError
+from glocal.plugins import refuse_untrusted
+
+
+def report(run: str, *, trust_code: bool = False) -> Path:
+    """Write a run's report page again.
+
+    Args:
+        run: its directory.
+        trust_code: import what its files name as module:attribute.
+    """
+    from glocal.report import write_report
+    from glocal.run import Run
+
+    return write_report(Run.open(run).path, trust_code=trust_code)
+
+
+def methods() -> str:
+    """List the training methods, with their papers."""
+    from glocal.methods import method_class, method_names
+
+    return "\n".join(f"{name:<12} {method_class(name).paper}" for name in method_names())
+
+
+def backbones(pattern: str = "*") -> str:
+    """List the backbones by pattern.
+
+    Args:
+        pattern: a part of the name, or one with * wildcards.
+    """
+    from glocal.backbones import list_backbones
+
+    return "\n".join(list_backbones(pattern))
+
+
+def tasks() -> str:
+    """List the evaluation tasks and what they need."""
+    from glocal.evaluation import TASKS
+
+    return "\n".join(
+        f"{name:<12} {task.what}; needs {' and '.join(sorted(task.needs)) or 'images'}"
+        f"{', on request' if task.on_request else ''}"
+        for name, task in TASKS.items()
+    )
+
+
+def show(result: Any) -> None:
+    """Print what a command gives, if anything."""
+    if result is not None:
+        print(result)
+
+
+def show_scores(scores: dict[str, Any]) -> None:
+    """Print scores as a table."""
+    from glocal.pipeline import score_table
+
+    print(score_table(scores))
+
+
+class Command(NamedTuple):
+    """A function as a command.
+
+    Attributes:
+        group: where `glocal --help` lists it.
+        function: its signature and docstring are the command's.
+        example: its arguments, for the help.
+        show: prints the result.
+        needed: an option that Python may leave out, and the command may not.
+    """
+
+    group: str
+    function: Callable[..., Any]
+    example: str = ""
+    show: Callable[[Any], None] = show
+    needed: str | None = None
+
+
+COMMANDS = {
+    "pretrain": Command("train", api.pretrain, "photos/ --method vicregl --backbone resnet50", lambda run: None),
+    "compare": Command(
+        "train",
+        api.compare,
+        "vicreg vicregl:alpha=.5 --data photos/ --budget 20m",
+        lambda folder: print((folder / "comparison.md").read_text()),
+    ),
+    "evaluate": Command("measure", api.evaluate, "runs/NAME --data labelled/ --tasks knn linear", show_scores),
+    "report": Command("measure", report, "runs/NAME"),
+    "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
+    "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
+    "methods": Command("look up", methods),
+    "backbones": Command("look up", backbones, "'convnext*'"),
+    "tasks": Command("look up", tasks),
+}
+
+
+def overview() -> str:
+    """The help of all: what others registered is listed under their distribution's name, and not imported."""
+    groups: dict[str, list[str]] = {}
+    for name, command in COMMANDS.items():
+        what = str(inspect.getdoc(command.function)).partition("\n")[0]
+        groups.setdefault(command.group, []).append(f"  {name:<10} {what}")
+    for point in entry_points(group="glocal.commands"):
+        if point.name not in COMMANDS:
+            groups.setdefault(point.dist.name if point.dist else "others", []).append(f"  {point.name}")
+    lines = ["glocal: learn the whole and the parts of images, without labels", ""]
+    for group, entries in groups.items():
+        lines += [f"{group}:", *entries, ""]
+    lines += [
+        "for example:",
+        *(f"  glocal {name} {COMMANDS[name].example}" for name in ("pretrain", "evaluate", "embed", "export")),
+    ]
+    return "\n".join([*lines, "", "glocal COMMAND --help says more about each."])
+
+
+def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
+    """Every parameter of a function or class, its annotation resolved to types, with its help.
+
+    A name that its module imports for type checkers only is something that no word can give: it stands for `str`.
+    """
+    from docstring_parser import parse
+
+    hints: dict[str, Any] = {}
+    checkers_only: dict[str, Any] = {}
+    owners = [cls.__init__ for cls in reversed(getattr(function, "__mro__", ()))] or [function]
+    while owners:
+        try:
+            hints |= get_type_hints(owners[0], None, checkers_only)
+        except NameError as error:
+            checkers_only[str(error.name)] = str
+        else:
+            owners.pop(0)
+    said = {about.arg_name: about.description for about in parse(inspect.getdoc(function) or "").params}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            unsaid = str if parameter.default in (None, parameter.empty) else type(parameter.default)
+            yield parameter.replace(annotation=hints.get(name, unsaid)), said.get(name)
+
+
+def kinds(hint: Any) -> set[Any]:
+    """The types that a hint allows, without what they hold: {tuple, float} for `tuple[int, int] | float`."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return {get_origin(member) or member for member in members}
+
+
+def read_config(given: dict[str, Any]) -> dict[str, Any]:
+    """The options in a --config file, those of older ones by their new names.
+
+    Args:
+        given: options of the command line, `config` among them.
+
+    Raises:
+        UsageError: if the file cannot be read, holds no options, or names code that is not trusted.
+    """
+    import yaml
+
+    from glocal.pipeline import code_in
+
+    path = given["config"]
+    try:
+        options = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read --config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not valid YAML: {error}") from error
+    if not isinstance(options, dict):
+        raise UsageError(f"--config {path} holds no options; write lines like 'epochs: 100'")
+    refuse_untrusted(
+        code_in({name: value for name, value in options.items() if name not in given}),
+        origin=f"--config {path}",
+        trust_code=given.get("trust_code", False),
+        command=f"glocal pretrain --config {path} --trust-code",
+    )
+    options.pop("trust_code", None)  # is not the file's to say
+    return {
+        RENAMED.get(name, str(name)): json.dumps(value) if isinstance(value, dict) else value
+        for name, value in options.items()
+    }

@@ -1,0 +1,83 @@
+"""Scores as the page shows them: a row for each, beside those of the baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from glocal.evaluation import Task, declared
+from glocal.report.labels import score
+from glocal.report.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score as printed, its 95% interval where it is a share of test images, whether it is the best of its row."""
+
+    value: float | None
+    text: str = "–"
+    interval: tuple[float, float] | None = None
+    best: bool = False
+
+
+Rows = dict[str, dict[str, Cell]]
+"""A score in words -> the encoder's and the baselines'."""
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """A task's scores.
+
+    Attributes:
+        task: what it declares.
+        tested: number of test images that it looked at, if known.
+        rows: a row for each score.
+        main: the row that the task is judged by; empty where there is none.
+        folded: heading -> scores that the task gives for each of many things, such as classes.
+    """
+
+    task: Task
+    tested: int | None
+    rows: Rows
+    main: dict[str, Cell]
+    folded: dict[str, Rows]
+
+
+def tables(run: RunRecord) -> list[TaskTable]:
+    """A table for each task that the encoder has scores of."""
+    made = []
+    for name, mine in run.scores.get("encoder", {}).items():
+        task, returned = declared(name), {arm: scores.get(name, {}) for arm, scores in run.scores.items()}
+        tested = mine.get("images") or run.meta.get("n_test")
+        each = {arm: task.scores(scores) for arm, scores in returned.items()}
+        rows = {task.in_words(key): _cells(task, key, key, each, tested) for key in each["encoder"]}
+        main = next(iter(rows.values())) if task.main in each["encoder"] else {}
+        folded = {}
+        for key in (key for key in task.words if isinstance(mine.get(key), Mapping)):
+            things = {arm: scores.get(key) or {} for arm, scores in returned.items()}
+            folded[task.words[key]] = {thing: _cells(task, key, thing, things, None) for thing in mine[key]}
+        if rows:
+            made.append(TaskTable(task, tested, rows, main, folded))
+    return made
+
+
+def _cells(task: Task, score_name: str, key: str, each: dict[str, Any], tested: int | None) -> dict[str, Cell]:
+    values = {arm: scores.get(key) for arm, scores in each.items()}
+    there = {value for value in values.values() if value is not None}
+    best = (max if task.higher_is_better else min)(there) if len(there) > 1 and score_name == task.main else None
+    of, cells = task.share_of(score_name), {}
+    for arm, value in values.items():
+        interval = wilson(value, tested) if value is not None and of == "images" and tested else None
+        text = "–" if value is None else score(value, share=of is not None)
+        cells[arm] = Cell(value, text, interval, value is not None and value == best)
+    return cells
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a share of `count` images (Wilson 1927): it stays within 0 and 1."""
+    z = 1.96
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return middle - half, middle + half
