@@ -98,8 +98,7 @@ def relevant_tests(path: Path, root: Path) -> list[str]:
     texts = {file: file.read_text() for file in sorted(root.glob("tests/*/test_*.py")) if file != mirror}
     counts = {file: len(word.findall(text)) for file, text in texts.items() if room in text}
     others = sorted((file for file in counts if counts[file]), key=lambda file: -counts[file])[:DEPENDENTS]
-    found = [mirror] * mirror.exists() + others or [mirror.parent]
-    return [str(file.relative_to(root)) for file in found]
+    return [str(file.relative_to(root)) for file in [mirror] * mirror.exists() + others or [mirror.parent]]
 
 
 def run(tests: list[str], root: Path) -> tuple[str, float]:
@@ -107,75 +106,62 @@ def run(tests: list[str], root: Path) -> tuple[str, float]:
     with open(root / "said", "w+") as said:
         if (child := os.fork()) == 0:
             os.chdir(root)
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
+            os.dup2(os.dup2(said.fileno(), 1), 2)
             resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
             os.environ["PYTHONPATH"] = f"{root}/src{os.pathsep}{root}"
             sys.path[:0] = [f"{root}/src", str(root)]
             os._exit(pytest.main([*PYTEST.split(), *tests]))
         _, status, used = os.wait4(child, 0)
-        text = said.seek(0) or said.read()
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said.seek(0) or said.read(), re.MULTILINE)
     code = os.waitstatus_to_exitcode(status)
     return (failed[1] if failed else f"exit code {code}") if code else "", used.ru_utime + used.ru_stime
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hours", type=float, default=2.0, help="of one processor")
+    for option, default in {"count": 200, "seed": 0, "hours": 2.0}.items():
+        parser.add_argument(f"--{option}", type=type(default), default=default, help=f"by default {default}")
     parser.add_argument("--only", nargs="+", default=FILES, metavar="GLOB", help="files of src/glocal")
-    parser.add_argument("--keep", choices=("killed", "all"), help="of the last results; what it did not reach is run")
+    parser.add_argument("--go-on", action="store_true", help="what the last results say was killed is not run again")
     arguments = parser.parse_args()
-    for name in PRELOADED:
-        importlib.import_module(name)
+    list(map(importlib.import_module, PRELOADED))
     sys.dont_write_bytecode = True  # a mutant of equal length, made in the same second, would not be compiled again
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     earlier = json.loads(RESULTS.read_text())["mutants"] if RESULTS.exists() else []
     known = {(entry["file"], entry["before"], entry["after"]): entry for entry in earlier}
+    keep = ("why", "killed_by") if arguments.go_on else ("why",)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name).resolve() / "copy"
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__"))
         setup = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "egg_info"]
         subprocess.run(setup, cwd=root, check=True, capture_output=True)
         compileall.compile_dir(root / "src", quiet=1)
-        found = [file for glob in arguments.only for file in sorted((root / "src" / "glocal").glob(glob))]
-        files = [file for file in found if file.name not in TABLES]
-        sites = [(file, k) for file in files for k in range(len(list(places(ast.parse(file.read_text())))))]
-        entries, todo, used, passing = [], [], 0.0, set()
-        for file, k in random.Random(arguments.seed).sample(sites, min(arguments.count, len(sites))):
-            change, text = mutant(file, k)
-            entry = {"file": str(file.relative_to(root)), **change, "killed_by": "not run"}
+        files = {file for glob in arguments.only for file in root.glob(f"src/glocal/{glob}") if file.name not in TABLES}
+        sites = [(file, k) for file in sorted(files) for k in range(len(list(places(ast.parse(file.read_text())))))]
+        sample = random.Random(arguments.seed).sample(sites, min(arguments.count, len(sites)))
+        entries, used, passing = [], 0.0, set()
+        for file, k in sample:
+            entry = {"file": str(file.relative_to(root)), **mutant(file, k)[0]}
             old = known.get((entry["file"], entry["before"], entry["after"]), {})
-            entry |= {"why": old["why"]} if "why" in old else {}
-            if arguments.keep == "all" or (arguments.keep == "killed" and old.get("killed_by")):
-                entry["killed_by"] = old.get("killed_by", "not run")
-            entries.append(entry)
-            if entry["killed_by"] == "not run":
-                todo.append((file, text, entry))
-        for file, text, entry in todo:
-            tests, original = relevant_tests(file, root), file.stat()
-            kept = file.read_text()
-            file.write_text(text)
-            entry["killed_by"], seconds = run(tests, root)
-            file.write_text(kept)
-            os.utime(file, ns=(original.st_atime_ns, original.st_mtime_ns))  # as it was compiled
-            used += seconds
-            if (by := entry["killed_by"]).startswith("tests/") and by not in passing:
+            entries.append({"killed_by": None} | entry | {name: old[name] for name in keep if old.get(name)})
+        for (file, k), entry in zip(sample, entries, strict=True):
+            if entry["killed_by"] or used > 3600 * arguments.hours:
+                continue
+            tests, spare = relevant_tests(file, root), shutil.copy2(file, f"{file}.kept")
+            file.write_text(mutant(file, k)[1])
+            by, seconds = run(tests, root)
+            os.replace(spare, file)  # as old as it was when it was compiled
+            entry["killed_by"], used = by, used + seconds
+            if by.startswith("tests/") and by not in passing:
                 failing, seconds = run([by], root)
                 if failing:
                     raise SystemExit(f"{by} fails without any fault")
-                passing.add(by)
-                used += seconds
-            ran = [entry for entry in entries if entry["killed_by"] != "not run"]
-            killed = sum(bool(entry["killed_by"]) for entry in ran)
-            about = {"seed": arguments.seed, "seconds": round(used), "tried": len(ran), "killed": killed}
+                passing, used = passing | {by}, used + seconds
+            killed = [bool(entry["killed_by"]) for entry in entries if entry["killed_by"] is not None]
+            about = {"seed": arguments.seed, "seconds": round(used), "tried": len(killed), "killed": sum(killed)}
             RESULTS.write_text(json.dumps(about | {"mutants": entries}, indent=1, ensure_ascii=False) + "\n")
-            if used > 3600 * arguments.hours:
-                break
     for entry in entries:
-        if not entry["killed_by"]:
+        if entry["killed_by"] == "":
             print("{file}:{line}\n    {before}\n    {after}".format(**entry), entry.get("why", ""))
     print(about)
 

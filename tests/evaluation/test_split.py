@@ -23,6 +23,10 @@ def test_depends_on_seed_and_stream_only():
     assert set(held_out(100, 1, "test")[1]) != set(a[1]) != set(held_out(100, 0, "probe")[1])
 
 
+def test_a_fifth_is_rounded_and_leaves_something_on_either_side():
+    assert [len(held_out(count, 0, "test")[1]) for count in (2, 3, 7, 8, 12, 13)] == [1, 1, 1, 2, 2, 3]
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_nothing_to_hold_out(count):
     kept, held = held_out(count, 0, "test")
@@ -51,8 +55,12 @@ def test_classes_are_matched_by_name_not_by_number(made):
     test = made.ArraySource(images, [0, 1, 1, 0], classes=["ant", "cat"])
     assert same_classes(train, test).labels.tolist() == [0, 2, 2, 0]
     assert same_classes(train, test).classes == ["ant", "bee", "cat"]
-    with pytest.raises(UsageError, match="dog are in the test"):
+    with pytest.raises(UsageError, match="classes dog are in the test"):
         same_classes(train, made.ArraySource(images, [0, 1, 0, 1], classes=["ant", "dog"]))
+    assert same_classes(train, train) is train
+    many = made.ArraySource(made.coloured(7, 0)[0], range(7), classes=[*"uvwxyz", "ant"])
+    with pytest.raises(UsageError, match="classes u, v, w, x, y and 1 more are in the test"):
+        same_classes(train, many)
 
 
 def test_spread_over_takes_all_classes_of_a_sorted_collection(made):
@@ -61,6 +69,9 @@ def test_spread_over_takes_all_classes_of_a_sorted_collection(made):
     assert len(part) == 20
     assert np.bincount(part.labels).tolist() == [2] * 10
     assert spread_over(part, 50) is part
+    assert spread_over(part, 20) is part
+    few = spread_over(made.ArraySource(images), 3)
+    assert [few.key(i) for i in range(3)] == ["0", "33", "66"]
 
 
 @pytest.mark.parametrize("most", [0, -1])

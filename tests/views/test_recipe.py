@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glocal.views import Crop, Recipe, multi_crop, two_views
+from glocal.views import Crop, Recipe, multi_crop, simclr_views, two_views
 
 
 def test_two_views_are_the_asymmetric_pair():
@@ -20,3 +20,10 @@ def test_multi_crop_alternates_and_keeps_each_kinds_scale():
     assert [(v.blur, v.solarize) for v in views] == [(1.0, 0.0), (0.1, 0.2)] * 4
     odd = multi_crop(64, 1, 32, large_scale=(0.5, 1.0), small_scale=(0.1, 0.5)).views
     assert [(v.size, v.scale, v.blur) for v in odd] == [(64, (0.5, 1), 1), (64, (0.5, 1), 0.1), (32, (0.1, 0.5), 1)]
+
+
+def test_simclrs_views_are_alike_and_twice_as_colourful():
+    colour = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "jitter": 0.8, "gray": 0.2}
+    crop = Crop(96, scale=(0.2, 1.0), **colour, blur=0.5, solarize=0.0, sigma=(0.1, 2.0))
+    assert simclr_views(96, (0.2, 1.0)) == Recipe((crop, crop))
+    assert [view.scale for view in simclr_views(96).views] == [(0.08, 1.0)] * 2

@@ -37,6 +37,32 @@ def test_autocast_does_not_round_points():
         assert view.cell_of(exact, 7, 7).flatten(1).tolist() == [list(range(49))] * 2
 
 
+def test_from_source_undoes_any_affine_map():
+    view = view_of([[[2, 1, 10], [-1, 3, 20]], [[-2, 0, 18], [0, 3, 20]]])
+    points = torch.tensor([[[0.0, 0.0], [4.0, 4.0], [-3.0, 9.0]]])
+    torch.testing.assert_close(view.from_source(view.to_source(points)), points.expand(2, 3, 2))
+    torch.testing.assert_close(
+        view.from_source(torch.tensor([[[14.0, 26.0]], [[14.0, 26.0]]]))[1], torch.tensor([[2.0, 2.0]])
+    )
+
+
+def test_cells_are_counted_row_by_row_as_the_crop_shows_them():
+    view = view_of([[[2, 0, 10], [0, 3, 20]], [[-2, 0, 18], [0, 3, 20]]])  # 8×12 pixels of the source, from (10, 20)
+    points = [
+        [10.1, 20.1],
+        [17.9, 20.1],
+        [12.1, 26.1],
+        [17.9, 31.9],
+        [9.9, 21.0],
+        [18.1, 21.0],
+        [11.0, 19.9],
+        [11.0, 32.1],
+    ]
+    cells = view.cell_of(torch.tensor([points, points]), 2, 4)
+    assert cells.tolist() == [[0, 3, 5, 7, -1, -1, -1, -1], [3, 0, 6, 4, -1, -1, -1, -1]]
+    assert cells.dtype == torch.int64
+
+
 def test_to_source_keeps_any_shape():
     view = view_of([[[2, 0, 10], [0, 3, 20]]] * 5)
     for shape in [(5, 2), (5, 7, 2), (1, 7, 2), (5, 3, 2, 7, 2), (1, 2)]:
