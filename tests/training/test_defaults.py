@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from glocal import pretrain
 from glocal.config import PretrainConfig
 from glocal.methods import Optimization
 from glocal.run import Run
-from glocal.training import Machine, Resolved, resolve
+from glocal.training import Machine, Resolved, resolve, this_machine
 from glocal.training.defaults import SHORT_RUN, _momentum, finer_stride
 
 MACHINE = Machine(cores=4, threads=3, fast_bf16=False)
@@ -139,3 +140,14 @@ def test_what_was_not_measured_stays_open_and_what_was_is_taken() -> None:
     assert (resolved.config.cache, resolved.config.compile) == (True, False)
     assert "cache True: it fits" in notes
     assert resolve(PretrainConfig(epochs=2), range(99), machine)[0].config.cache is False  # no later epochs
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+def test_bf16_is_chosen_where_the_processor_has_instructions_for_it(monkeypatch, instructions) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert this_machine("auto").fast_bf16 == this_machine("cpu").fast_bf16 == instructions
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert not this_machine("auto").fast_bf16

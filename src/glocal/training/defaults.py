@@ -238,7 +238,10 @@ def this_machine(accelerator: str) -> Machine:
 
 
 def _fast_bf16(accelerator: str) -> bool:
-    """Whether bfloat16 autocast is worth it here."""
+    """Whether bfloat16 autocast is worth it here: where there are instructions for it, rather than emulation."""
     if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
-        return torch.cuda.is_bf16_supported()
-    return accelerator in ("auto", "cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return False
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not all versions of PyTorch have them
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
