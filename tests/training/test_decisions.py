@@ -66,7 +66,8 @@ def test_what_was_asked_for_stays(decide):
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_half_precision_where_the_processor_is_fast_at_it(decide, monkeypatch, fast, precision):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     assert decide(40, accelerator="cpu")["precision"] == precision
 
 
