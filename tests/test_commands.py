@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from glocal.commands import cache
+from glocal.commands import COMMANDS, cache
 from glocal.data import ConcatSource, FolderSource
 from glocal.views import Crop, PixelCache
 
@@ -74,5 +73,4 @@ def test_without_a_home_there_is_nothing_to_list(monkeypatch, capsys):
 
 
 def test_it_is_registered_as_a_command():
-    (found,) = (e for e in importlib.metadata.entry_points(group="glocal.commands") if e.name == "cache")
-    assert found.load() is cache
+    assert COMMANDS["cache"].function is cache

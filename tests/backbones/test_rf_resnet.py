@@ -12,7 +12,7 @@ from glocal.errors import UsageError
 
 
 def wrap(model):
-    return Backbone(model, {"name": "resnet50", "image_size": 224, "pool": "mean"})
+    return Backbone(model, {"name": "resnet50", "image_size": 224, "pool": "mean", "pretrained": False})
 
 
 def count(backbone):

@@ -31,7 +31,7 @@ def test_stability_compares_two_crops_of_an_image_with_those_of_others(context):
     cosines = a @ b.T
     others = ~np.eye(13, dtype=bool)
     found = find_task("stability")(context, images=13, crop=PLAIN)
-    assert found["n"] == 13
+    assert found["images"] == 13
     assert found["same"] == pytest.approx(np.diagonal(cosines).mean(), abs=1e-5)
     assert found["other"] == pytest.approx(cosines[others].mean(), abs=1e-5)
     right = cosines.argmax(1) == np.arange(13)

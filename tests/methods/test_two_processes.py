@@ -37,7 +37,8 @@ def build(name):
     torch.manual_seed(0)
     backbone = "test_vit" if name in TRANSFORMERS else "test_resnet"
     encoder = build_backbone(backbone, image_size=64, pool=cls.pool)
-    return cls(encoder, **known | {option: value for option, value in narrow.items() if option in known})
+    taken = {option: value for option, value in narrow.items() if type(known.get(option)) is type(value)}
+    return cls(encoder, **known | taken)
 
 
 def batch_of(method, seed):

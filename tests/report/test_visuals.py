@@ -84,7 +84,7 @@ def test_a_map_shows_each_cell_where_it_looks():
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, 30:] = 255  # cells at 24.5 and 32.5 see it begin: in the middle, at 28.5
     pixels[1::2] //= 2  # rows that no cell looks at
-    (shown,) = pca_maps(Corners(), [Photograph(Image.fromarray(pixels), "edge", None, 0)], size=128)
+    (shown,) = pca_maps(Corners(), [Photograph(Image.fromarray(pixels), "edge", None)], size=128)
     red = np.asarray(shown)[:, :, 0].astype(int)
     assert (red == red[0]).all()
     assert np.abs(np.diff(red[0])).nonzero()[0][[0, -1]].tolist() == [48, 64]  # from 24.5 to 32.5, twice enlarged
