@@ -127,16 +127,12 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:
     """The encoder with the weights that a run of this seed begins with."""
-    import torch
-
     from glocal.backbones import build_backbone
-    from glocal.random import derive
+    from glocal.evaluation.baseline import start_of
 
     names = ("image_size", "stem", "output_stride", "pool")
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "init"))
-        given = {name: options[name] for name in names if name in options}
-        return build_backbone(options["backbone"], **given).eval()
+    given = {name: options[name] for name in names if name in options}
+    return start_of(build_backbone(options["backbone"], **given), seed=seed)
 
 
 def scored(encoder: Any, cell: Cell, data: Path) -> dict[str, float]:

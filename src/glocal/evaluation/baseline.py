@@ -45,7 +45,7 @@ def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings
 
 
 def baselines(encoder: Backbone, *, seed: int = 0) -> dict[str, nn.Module]:
-    """ "start" (see `start_of`; left out where its weights are no longer to be had) and "pixels"."""
+    """What to compare with: "start" (`start_of`), unless its weights are no longer to be had, and "pixels"."""
     pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size).to(device_of(encoder))
     try:
         return {"start": start_of(encoder, seed=seed), "pixels": pixels}
