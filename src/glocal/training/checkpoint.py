@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +14,9 @@ from lightning.fabric.plugins.precision import Precision
 from torch import nn
 
 from glocal.errors import UsageError
+from glocal.methods import Optimization
 from glocal.run import Run, write_atomically
+from glocal.training.optimizers import build_optimizer
 from glocal.views import EpochPlan
 
 BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError)
@@ -57,6 +59,24 @@ def save_checkpoint(
     if run.has_checkpoint:
         run.checkpoint_file.replace(run.previous_checkpoint)
     write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
+
+
+def load_training(
+    run: Run, method: nn.Module, optimization: Optimization, lr: float, precision: Precision
+) -> tuple[torch.optim.Optimizer, Position]:
+    """Restore a run: its optimiser, and where it stood. One begun before there was `no_decay` goes on without it.
+
+    Raises:
+        UsageError: as `load_checkpoint`.
+    """
+    try:
+        optimizer = build_optimizer(method, optimization, lr)
+        return optimizer, load_checkpoint(run, method, optimizer, precision)
+    except UsageError:
+        if not optimization.no_decay:
+            raise
+    optimizer = build_optimizer(method, replace(optimization, no_decay=()), lr)
+    return optimizer, load_checkpoint(run, method, optimizer, precision)
 
 
 def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:

@@ -15,7 +15,7 @@ from glocal.methods import Optimization
 from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
-from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
+from glocal.training.checkpoint import Position, all_finite, load_training, save_checkpoint
 from glocal.training.idle import idle_parameters
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, set_rates
@@ -107,10 +107,11 @@ class _Training:
         self.clip = schedule.clip or optimization.clip
 
         method.to(device=fabric.device, memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(method, optimization, schedule.lr)
-        self.at = Position()
+        self.at, lr = Position(), schedule.lr
         if resume and run.has_checkpoint:
-            self.at = load_checkpoint(run, method, self.optimizer, fabric.strategy.precision)
+            self.optimizer, self.at = load_training(run, method, optimization, lr, fabric.strategy.precision)
+        else:
+            self.optimizer = build_optimizer(method, optimization, lr)
         idle = idle_parameters(method)
         for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
             method.get_parameter(name).requires_grad_(False)
