@@ -16,10 +16,10 @@ import torch
 
 import glocal
 from glocal.errors import UsageError
-from glocal.methods import MSN
+from glocal.methods import MSN, Optimization
 from glocal.run import Run
 from glocal.training import optimizers
-from glocal.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from glocal.training.checkpoint import Position, begun_under, load_checkpoint, save_checkpoint
 from glocal.training.precision import Autocast
 
 TINY = {
@@ -152,8 +152,32 @@ def test_a_run_from_before_parameters_were_spared_the_decay_goes_on_as_it_began(
     with pulled_after(2, monkeypatch):
         glocal.pretrain("parts:n=16,size=40", out=str(tmp_path / "half"), checkpoint_steps=1, **options)
     monkeypatch.undo()
+    path = Run(tmp_path / "half").checkpoint_file
+    state = torch.load(path, weights_only=True)
+    del state["optimization"]  # which they did not hold
+    torch.save(state, path)
     glocal.pretrain(resume=str(tmp_path / "half"), quiet=True)
     assert_identical(whole, tmp_path / "half")
+
+
+def test_a_run_goes_on_under_the_optimisation_it_began_with(tmp_path):
+    spec = Optimization("lars", 0.3, 1e-4, frozen={"head": 1.0}, no_momentum=("top.",), trust_coefficient=0.02)
+    now = Optimization("lars", 0.2, 1e-6, no_decay=("prototypes",), no_momentum=("top.",))
+    layer, run = with_encoder(torch.nn.Linear(2, 2)), Run(tmp_path)
+    run.checkpoint_file.parent.mkdir()
+    assert begun_under(run, now, 10) is now
+    optimizer = optimizers.build_optimizer(layer, spec, 0.1)
+    save_checkpoint(run, layer, spec, optimizer, Autocast("bf16-mixed", "cpu"), Position(step=3))
+    assert begun_under(run, now, 10) == spec
+
+
+@pytest.mark.parametrize(("steps", "no_momentum"), [(29_999, ()), (30_000, ("top.",))])
+def test_checkpoints_without_one_say_what_was_the_rule_then(tmp_path, steps, no_momentum):
+    run = Run(tmp_path)
+    run.checkpoint_file.parent.mkdir()
+    torch.save({"position": {}}, run.checkpoint_file)
+    now = Optimization("sgd", 0.1, 0.0, no_decay=("prototypes",), no_momentum=("top.",))
+    assert begun_under(run, now, steps) == replace(now, no_decay=(), no_momentum=no_momentum)
 
 
 def with_encoder(layer: torch.nn.Module) -> torch.nn.Module:
@@ -167,7 +191,7 @@ def test_the_scale_of_losses_in_half_precision_is_part_of_a_checkpoint(tmp_path)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     used, fresh = (Autocast("16-mixed", "cpu") for _ in range(2))
     used.scaler.load_state_dict(used.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7})
-    save_checkpoint(Run(tmp_path), layer, optimizer, used, Position(step=3))
+    save_checkpoint(Run(tmp_path), layer, Optimization("sgd", 0.1, 0.0), optimizer, used, Position(step=3))
     assert load_checkpoint(Run(tmp_path), layer, optimizer, fresh).step == 3
     assert fresh.state_dict() == used.state_dict()
 

@@ -59,7 +59,8 @@ class DINO(nn.Module):
     teacher_momentum = "momentum"  # the option that a short run may lower
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
-        "convnet": lambda batch: {"scale": (0.14, 1.0), "small_scale": (0.05, 0.14)},
+        "paper-vit": lambda batch: {"drop_path": 0.1},
+        "paper-resnet": lambda batch: {"scale": (0.14, 1.0), "small_scale": (0.05, 0.14), "head_norm": "batch"},
         # without small crops the authors advise large ones from .14
         "small": lambda batch: SMALL | {"small_crops": 0, "scale": (0.14, 1.0), "teacher_temperature": (0.04, 0.04)},
     }

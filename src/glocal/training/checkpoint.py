@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,7 +16,6 @@ from torch import nn
 from glocal.errors import UsageError
 from glocal.methods import Optimization
 from glocal.run import Run, write_atomically
-from glocal.training.optimizers import build_optimizer
 from glocal.views import EpochPlan
 
 BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError)
@@ -45,12 +44,18 @@ class Position:
 
 
 def save_checkpoint(
-    run: Run, method: Any, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
+    run: Run,
+    method: Any,
+    optimization: Optimization,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    position: Position,
 ) -> None:
     """Write the run's checkpoint, and keep the one before."""
     plan = position.plan and vars(position.plan)
     state = {
         "method": method.state_dict(),
+        "optimization": asdict(optimization),
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),  # the scale of losses in fp16
         "position": {**vars(position), "plan": plan},
@@ -61,22 +66,16 @@ def save_checkpoint(
     write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
 
 
-def load_training(
-    run: Run, method: nn.Module, optimization: Optimization, lr: float, precision: Precision
-) -> tuple[torch.optim.Optimizer, Position]:
-    """Restore a run: its optimiser, and where it stood. One begun before there was `no_decay` goes on without it.
+def begun_under(run: Run, optimization: Optimization, steps: int) -> Optimization:
+    """The optimisation that a run goes on with: its checkpoint's, whatever would be decided for a new one today.
 
-    Raises:
-        UsageError: as `load_checkpoint`.
+    Older checkpoints hold none: their runs knew no `no_decay`, and gave momentum to all in less than 30,000 steps.
     """
-    try:
-        optimizer = build_optimizer(method, optimization, lr)
-        return optimizer, load_checkpoint(run, method, optimizer, precision)
-    except UsageError:
-        if not optimization.no_decay:
-            raise
-    optimizer = build_optimizer(method, replace(optimization, no_decay=()), lr)
-    return optimizer, load_checkpoint(run, method, optimizer, precision)
+    if not run.has_checkpoint:
+        return optimization
+    if stored := read_checkpoint(run).get("optimization"):
+        return Optimization(**stored)
+    return replace(optimization, no_decay=(), no_momentum=() if steps < 30_000 else optimization.no_momentum)
 
 
 def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
