@@ -123,7 +123,8 @@ class DINO(nn.Module):
 
     def objective(self, students: list[Features], teachers: list[Features]) -> Loss:
         targets = self.target(self.heads, [f.pooled for f in teachers])
-        predictions = [self.predict(self.heads, f.pooled) for f in students]
+        pooled = [f.pooled for f in students]  # in one pass: batch statistics are those of all crops
+        predictions = self.predict(self.heads, torch.cat(pooled)).split([len(x) for x in pooled])
         return Loss.of({"distillation": dino_loss(predictions, targets, self.student_temperature)})
 
     def predict(self, heads: DistillationHeads, x: Tensor) -> Tensor:
@@ -131,8 +132,8 @@ class DINO(nn.Module):
 
     @torch.no_grad()
     def target(self, heads: DistillationHeads, pooled: list[Tensor]) -> list[Tensor]:
-        logits = [heads.target(x) for x in pooled]
-        heads.seen += logits if self.training else []
+        logits = heads.target(torch.cat(pooled)).split([len(x) for x in pooled])
+        heads.seen += logits if self.training else ()
         return [teacher_distribution(each, heads.center, self.temperature) for each in logits]
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
