@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import enter, machine
+from benchmarks.environment import enter, machine, machine_name
 
 NAMES = ("losses", "loader", "evaluation", "growth", "profile", "pretrain")
 RESULTS = Path(__file__).parent / "results"
@@ -42,14 +42,14 @@ def run(name: str, folder: Path | None, out: Path) -> Path:
     """Measure one benchmark and keep what it found, with the machine it was found on."""
     about = machine()  # before: the load that was there without us
     module = importlib.import_module(f"benchmarks.{name}")
-    path, started = out / f"{name}{'-gpu' if about['gpu'] else ''}.json", time.monotonic()
+    path, started = out / machine_name(about) / f"{name}.json", time.monotonic()
     partial = path.with_suffix(".partial")  # of a run that is cut off, what it has measured
 
     def keep(measured: dict[str, Any]) -> None:
         if "folder" in options:
             measured["photos"] = "given" if folder else "1,000 generated ones of 500×375"
         kept = {"benchmark": name, "machine": about, "seconds": round(time.monotonic() - started), "measured": measured}
-        out.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(kept, indent=1) + "\n")
 
     given = {"folder": folder, "keep": keep}  # to those that look at photographs, and that take long

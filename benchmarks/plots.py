@@ -52,8 +52,8 @@ def figure_pretrain(measured: dict[str, Any], path: Path) -> None:
     for k, name in enumerate(names):
         shares = [case["efficiency"][name] for case in cases]  # as in the table
         places = [i + 0.8 * (k + 0.5) / len(names) - 0.4 for i in range(len(cases))]
-        colour = THEIRS if name == "lightly" else OURS
-        axis.bar(places, shares, 0.75 / len(names), color=colour, alpha=0.6 if "cached" in name else 1, label=name)
+        colour, pale = THEIRS if name.startswith("lightly") else OURS, "cached" in name or "tuned" in name
+        axis.bar(places, shares, 0.75 / len(names), color=colour, alpha=0.6 if pale else 1, label=name)
     axis.axhline(1, color="black", linewidth=0.8)
     backbones = [case["backbone"].removesuffix(f"_{case['image_size']}") for case in cases]
     labels = [f"{case['method']}\n{name}\n{case['image_size']} px" for name, case in zip(backbones, cases, strict=True)]
