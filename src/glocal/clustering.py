@@ -1,4 +1,4 @@
-"""k-means of features that are spread over processes: Lloyd's algorithm, flat and in two levels.
+"""Clusters of features, over all processes: PCA whitening, k-means, orders that serve every cluster equally often.
 
 The nearest centroids are found by faiss where it is installed and the features are in main memory, else by torch. Sums
 are taken in a fixed order, so that the same features give the same clusters again, on a GPU too.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +19,31 @@ from glocal.errors import UsageError
 from glocal.random import derive, permutation, uniform
 
 CHUNK = 8192
-"""Rows compared with all centroids at a time."""
+"""Rows at a time that are compared with all centroids, or held in double precision."""
+
+
+@torch.no_grad()
+def whiten(x: Tensor, dim: int) -> Tensor:
+    """The leading principal components, each with variance 1 over the rows of all processes: (N, D) -> (N, d).
+
+    d is `dim`, or the rank of the features where that is less: components without variance would be noise.
+
+    Args:
+        x: (N, D), this process's rows. Processes may hold different numbers of them.
+        dim: components to keep.
+    """
+    parts = x.split(CHUNK)
+    total = all_sum(torch.tensor([float(len(x))], dtype=torch.float64, device=x.device))
+    mean = all_sum(torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0)) / total
+    covariance = mean.new_zeros(x.shape[1], x.shape[1])
+    for part in parts:  # a covariance of fp32 sums loses the small components
+        centred = part.double() - mean
+        covariance.addmm_(centred.mT, centred)
+    variances, axes = torch.linalg.eigh(all_sum(covariance) / total)
+    variances, axes = variances.flip(0)[:dim], axes.flip(1)[:, :dim]
+    kept = int((variances > 1e-7 * variances[0]).sum())
+    scaled = axes[:, :kept] * variances[:kept].rsqrt()
+    return torch.cat([((part.double() - mean) @ scaled).float() for part in parts])
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,7 @@ def kmeans(x: Tensor, k: int, *, iterations: int = 20, seed: int = 0, spherical:
     """
     centroids = _first_centroids(x, k, seed)
     for iteration in range(iterations):
-        sums, counts = cluster_sums(x, assign(x, centroids), k)
+        sums, counts = _cluster_sums(x, assign(x, centroids), k)
         centroids = sums / counts.clamp_min(1)[:, None]
         centroids, _ = split_empty(centroids, counts, derive(seed, "split", iteration))
         if spherical:
@@ -95,13 +120,6 @@ def assign(x: Tensor, centroids: Tensor) -> Tensor:
     return torch.cat([(rows @ centroids.mT - offset).argmax(dim=1) for rows in x.split(CHUNK)])
 
 
-def cluster_sums(x: Tensor, assignment: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The sum (K, D) and the number (K,) of the rows of each cluster, over all processes."""
-    counts = torch.bincount(assignment, minlength=k)
-    in_order = x[assignment.argsort(stable=True)]
-    return all_sum(torch.segment_reduce(in_order, "sum", lengths=counts, axis=0)), all_sum(counts)
-
-
 def split_empty(centroids: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Give each empty cluster half of another, which is drawn with a chance that grows with its size.
 
@@ -130,6 +148,35 @@ def split_empty(centroids: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, T
         sizes[empty] = sizes[donor] // 2
         sizes[donor] -= sizes[empty]
     return centroids, torch.tensor(sizes, device=counts.device)
+
+
+def balanced_order(assignment: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
+    """Sample ids such that each non-empty cluster is served equally often, to one, in random order, (length,) int64.
+
+    Samples of a large cluster come at most once, those of a small one again and again. (The authors' sampler of
+    DeepCluster yields sample ids where places in the order of clusters are expected, and so serves clusters in
+    proportion to their size.)
+
+    Args:
+        assignment: (N,) integers, the cluster of each sample; negative for samples that are not to be served.
+        length: number of samples to serve.
+        seed: of the order.
+        epoch: likewise.
+    """
+    generator = np.random.default_rng(derive(seed, "balanced order", epoch))
+    shuffled = generator.permutation(np.flatnonzero(assignment >= 0))
+    by_cluster = shuffled[np.argsort(assignment[shuffled], kind="stable")]
+    _, starts, sizes = np.unique(assignment[by_cluster], return_index=True, return_counts=True)
+    round_, cluster = np.divmod(np.arange(length), len(sizes))
+    cluster = generator.permutation(len(sizes))[cluster]
+    return generator.permutation(by_cluster[starts[cluster] + round_ % sizes[cluster]])
+
+
+def _cluster_sums(x: Tensor, assignment: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The sum (K, D) and the number (K,) of the rows of each cluster, over all processes."""
+    counts = torch.bincount(assignment, minlength=k)
+    in_order = x[assignment.argsort(stable=True)]
+    return all_sum(torch.segment_reduce(in_order, "sum", lengths=counts, axis=0)), all_sum(counts)
 
 
 def _first_centroids(x: Tensor, k: int, seed: int) -> Tensor:

@@ -1,14 +1,20 @@
 """k-means, whitening and balanced orders."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from scipy.cluster.vq import kmeans2
 
-from glocal.clustering import assign, balanced_order, hierarchical_kmeans, kmeans, whiten
-from glocal.clustering.kmeans import _first_centroids, split_empty
+from glocal import clustering
+from glocal.clustering import (
+    _first_centroids,
+    assign,
+    balanced_order,
+    hierarchical_kmeans,
+    kmeans,
+    split_empty,
+    whiten,
+)
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
 from two_processes import on_processes
@@ -94,7 +100,7 @@ def test_whitened_covariance_is_the_identity():
 def test_whitening_in_parts_is_whitening(monkeypatch):
     x = normal(100, 6) @ normal(6, 6, seed=1) + 50
     whole = whiten(x, 4)
-    monkeypatch.setattr(sys.modules["glocal.clustering.whiten"], "CHUNK", 7)
+    monkeypatch.setattr(clustering, "CHUNK", 7)
     torch.testing.assert_close(whiten(x, 4).abs(), whole.abs())
 
 
