@@ -172,7 +172,7 @@ def export(
         What was written.
     """
     from glocal.exporters import export_encoder
-    from glocal.exporters.card import encoder_card
+    from glocal.exporters.timm_folder import encoder_card
 
     model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     about = encoder_card(encoder) if isinstance(encoder, str) else None
