@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from glocal.data.files import read_bytes
+from glocal.data.files import read_bytes, state_of
 from glocal.data.images import read_header, reason, strips
-from glocal.data.paths import state_of
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
 
