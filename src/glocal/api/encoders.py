@@ -151,12 +151,7 @@ def embed(
 
 
 def export(
-    encoder: str | Backbone,
-    *,
-    format: str = "timm",
-    out: str,
-    image_size: int | None = None,
-    trust_code: bool = False,
+    encoder: str | Backbone, *, format: str = "timm", out: str, image_size: int | None = None, trust_code: bool = False
 ) -> Path:
     """Hand an encoder over to timm, ONNX or torch.export.
 
