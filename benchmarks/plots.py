@@ -81,6 +81,20 @@ def figure_profile(measured: dict[str, Any], path: Path) -> None:
     save(figure, path)
 
 
+def figure_quality(measured: dict[str, Any], path: Path) -> None:
+    """Linear accuracy over processor time, every counted run."""
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    for name, curves in measured["curves"].items():
+        for k, curve in enumerate(curves):
+            at = [point["seconds"] / 60 for point in curve]
+            colour = OURS if name.startswith("glocal") else THEIRS
+            axis.plot(at, [point["top1"] for point in curve], color=colour, label=None if k else name)
+    axis.axhline(measured["mark"], color=GREY, linewidth=0.8)
+    axis.set(xlabel="processor minutes", ylabel="linear top-1")
+    axis.legend(frameon=False)
+    save(figure, path)
+
+
 def figure_growth(measured: dict[str, Any], path: Path) -> None:
     """Time and memory of the loss as batch, maps and views grow."""
     figure, axes = plt.subplots(1, 3, figsize=(10, 3))

@@ -205,3 +205,16 @@ def test_missing_peers_are_installed_in_an_environment_of_their_own(monkeypatch,
     assert commands[0][1:3] == ["-m", "venv"]
     assert "lightly==0.0.1" in commands[1]
     assert commands[2][:3] == [str(tmp_path / "venv" / "bin" / "python"), "-m", "benchmarks"]
+
+
+def test_time_to_quality_is_where_a_curve_crosses_the_mark(results, tmp_path):
+    curve = [{"step": 1, "seconds": 10.0, "top1": 0.2}, {"step": 2, "seconds": 20.0, "top1": 0.4}]
+    assert page.reached(curve, 0.1) == 5
+    assert page.reached(curve, 0.3) == 15
+    assert page.reached(curve, 0.5) == math.inf
+    curves = {"glocal vicreg": [curve], "lightly SimCLR": [curve]}
+    measured = {"mark": 0.3, "steps": 2, "batch": 128, "curves": curves, "pilot": {}, "times_faster": 1.0}
+    keep(tmp_path, "quality", measured)
+    text = page.write_page(tmp_path, tmp_path).read_text()
+    assert "| lightly SimCLR, seeds 0, 1, 2 | 0.25 | 0.400 |" in text
+    assert "| time to quality, CIFAR-10 | ≤ ½ of lightly's | **1×** |" in text
