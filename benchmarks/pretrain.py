@@ -34,7 +34,7 @@ from glocal.training.allocation import keep_freed_memory
 from glocal.training.optimizers import build_optimizer
 from glocal.views import View, two_views
 
-BF16 = this_machine("auto").fast_bf16
+BF16 = this_machine("auto").precision == "bf16-mixed"
 """What `glocal.pretrain` decides for this machine; both libraries train so."""
 PRECISION: Any = "bf16-mixed" if BF16 else "32-true"
 
