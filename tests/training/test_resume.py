@@ -15,10 +15,10 @@ import torch
 
 import glocal
 from glocal.errors import UsageError
+from glocal.pipeline.launch import Autocast
 from glocal.run import Run
 from glocal.training import optimizers
 from glocal.training.checkpoint import Position, load_checkpoint, save_checkpoint
-from glocal.training.precision import Autocast
 
 TINY = {
     "method": "vicregl",

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from glocal.distributed import gather, rank, world_size
 from glocal.training.stopping import TrainingStopped
 
-ROUNDING = 1e-5
-"""Distance relative to the norm up to which floats of unlike machines may differ."""
+ROUNDING = 1e-5  # distance relative to the norm up to which floats of unlike machines may differ
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,21 +32,13 @@ AGAIN = 2**40
 
 @dataclass
 class Packed:
-    """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms.
+    """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms."""
 
-    Attributes:
-        pixels: flat uint8 or float32, the views (B, size, size, 3) one after the other.
-        affine: (V, B, 2, 3) float32.
-        key: (B,) int64.
-        label: (B,) int64, or None.
-        skipped: see `Batch`.
-    """
-
-    pixels: Tensor
-    affine: np.ndarray
-    key: np.ndarray
-    label: np.ndarray | None
-    skipped: tuple[tuple[int, str], ...]
+    pixels: Tensor  # flat uint8 or float32, the views (B, size, size, 3) one after the other
+    affine: np.ndarray  # (V, B, 2, 3) float32
+    key: np.ndarray  # (B,) int64
+    label: np.ndarray | None  # (B,) int64
+    skipped: tuple[tuple[int, str], ...]  # see `Batch`
 
     def unpack(self, sizes: list[int]) -> Batch:
         """The batch, its views of these sides in pixels; nothing is copied."""
@@ -81,10 +74,8 @@ class Samples(Dataset):
     def __getitem__(self, position: tuple[int, np.ndarray]) -> Packed | Exception:
         try:
             return self._batch(*position)
-        except UsageError as error:
-            return error
         except Exception as error:
-            return _portable(error)
+            return error if isinstance(error, UsageError) else _portable(error)
 
     def _batch(self, epoch: int, wanted: np.ndarray) -> Packed:
         images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
@@ -119,9 +110,9 @@ class Samples(Dataset):
                 return key, *self._views(key % AGAIN, draws)
             except Unreadable as error:
                 skipped.append((key % AGAIN, str(error)))
+                allowed: Any = range(len(self.source)) if self.subset is None else self.subset
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
-                key = int(draw[0] * len(self.source if self.subset is None else self.subset))
-                key = key if self.subset is None else int(self.subset[key])
+                key = int(allowed[int(draw[0] * len(allowed))])
                 draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=np.array([key]))[0]
         last, reason = skipped[-1]
         raise UsageError(

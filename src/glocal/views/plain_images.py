@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,8 +67,7 @@ class PlainImages:
         size: side of the images, pixels.
         appearance: of the training views; says how to normalise.
         device: where the batches are wanted.
-        rank: index of this process.
-        world_size: number of processes.
+        rank, world_size: index of this process, and their number.
 
     Attributes:
         seed: of whatever is drawn.
@@ -76,14 +76,7 @@ class PlainImages:
     """
 
     def __init__(
-        self,
-        loader: ViewLoader,
-        size: int,
-        appearance: Appearance,
-        *,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
+        self, loader: ViewLoader, size: int, appearance: Appearance, *, device: Any, rank: int = 0, world_size: int = 1
     ) -> None:
         recipe = Recipe((Crop(size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0),))
         self._loader = loader.plain(recipe)
@@ -91,11 +84,8 @@ class PlainImages:
         self._device = device
         steps = self._loader.steps_per_epoch
         self._first, self._last = steps * rank // world_size, steps * (rank + 1) // world_size
-        self.seed, self.images = appearance.seed, loader.images
-        self.epoch, self.plan = 0, None
-
-    epoch: int
-    plan: EpochPlan | None
+        self.seed, self.images, self.epoch = appearance.seed, loader.images, 0
+        self.plan: EpochPlan | None = None
 
     def __len__(self) -> int:
         """Number of images, over all processes."""

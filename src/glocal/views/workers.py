@@ -13,8 +13,7 @@ import torch
 
 STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)}
 """Signals that end training, which saves first."""
-LEAST_PRIORITY = 19
-"""Niceness of worker processes that yield."""
+LEAST_PRIORITY = 19  # niceness of worker processes that yield
 
 
 def tell_of_deaths_later() -> None:
