@@ -33,11 +33,7 @@ def under_torchrun(config: PretrainConfig) -> PretrainConfig:
 
 
 def launch(config: PretrainConfig) -> Fabric:
-    """Start the processes, with precision and threads as configured.
-
-    Raises:
-        UsageError: where this machine has no such accelerator, or not so many.
-    """
+    """Start the processes, with precision and threads as configured; `UsageError` where this machine has none such."""
     assert config.threads is not None
     assert config.precision is not None
     torch.set_num_threads(config.threads)
@@ -100,11 +96,7 @@ def keep_freed_memory() -> None:
 
 
 def check_same_data(fabric: Fabric, source: ImageSource) -> None:
-    """Refuse processes that see different images, labels or classes, which would wait for each other for ever.
-
-    Raises:
-        UsageError: on all processes.
-    """
+    """Refuse, on all processes, that they see different images, labels or classes: they would wait for ever."""
     if fabric.world_size == 1:
         return
     mine = hashlib.sha256(inventory(source).encode()).hexdigest()

@@ -37,11 +37,7 @@ def start_run(config: PretrainConfig, source: ImageSource, *, out: str | None, q
 def continue_run(
     run: Run, config: PretrainConfig, source: ImageSource, *, quiet: bool, accept_changed_data: bool = False
 ) -> Path:
-    """Go on where a run stopped, exactly as if it had not.
-
-    Raises:
-        UsageError: if the data is no longer what it was, unless that is accepted.
-    """
+    """Go on where a run stopped, exactly as if it had not, unless the data is no longer what it was."""
     before, now = run.inventory(), inventory(source)
     if before is not None and (changed := changes(before, now)) and not accept_changed_data:
         raise UsageError(f"the data of {run} has changed ({changed}); restore it, or accept it: --accept-changed-data")
@@ -49,11 +45,7 @@ def continue_run(
 
 
 def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = False) -> PretrainConfig:
-    """The configuration under which a run was begun; what it says nothing of was then not an option.
-
-    Raises:
-        UsageError: if it cannot be read, or names code to import and is not trusted.
-    """
+    """The configuration under which a run was begun; what it says nothing of was then not an option."""
     config = PretrainConfig.from_dict({**ABSENT, **run.config()}, origin=str(run.config_file))
     code = code_in(config.settings())
     refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, code))
@@ -82,8 +74,8 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
     machine, method = prepare(fabric, config, source, machine)
     check_same_data(fabric, source)
     resolved, notes = resolve(config, source, machine)
-    config, optimization, schedule = resolved.config, resolved.optimization, resolved.schedule
-    assert optimization is not None
+    config, schedule = resolved.config, resolved.schedule
+    assert resolved.optimization is not None
     assert schedule is not None
     pixels = None
     if config.cache:
@@ -94,18 +86,10 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         compile_encoders(method)
     on_cpu = fabric.device.type == "cpu"
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
-    loader = ViewLoader(
-        source,
-        method.recipe,
-        batch_size=schedule.batch_size // schedule.accumulate,
-        seed=config.seed,
-        workers=config.workers or 0,
-        low_priority=on_cpu,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        cache=pixels,
-        appearance=appearance if on_cpu else None,
-    )
+    place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    work = {"workers": config.workers or 0, "low_priority": on_cpu, "appearance": appearance if on_cpu else None}
+    images = schedule.batch_size // schedule.accumulate
+    loader = ViewLoader(source, method.recipe, batch_size=images, seed=config.seed, cache=pixels, **work, **place)
     notes += loader.notes
     with ExitStack() as held:
 
@@ -121,22 +105,10 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         run = on_main(fabric, claim)
         if fabric.is_global_zero and not quiet:
             title = method_class(config.method).title
-            print(f"{title} · {config.backbone} · {describe(source)} → {run}")
-            for note in notes:
-                print(f"  {note}")
-        ended = fit(
-            fabric,
-            method,
-            loader,
-            appearance,
-            run,
-            optimization=optimization,
-            schedule=schedule,
-            seed=config.seed,
-            resume=resume,
-            monitor=_monitor(run, source, config),
-            quiet=quiet,
-        )
+            print("\n  ".join([f"{title} · {config.backbone} · {describe(source)} → {run}", *notes]))
+        plan: dict[str, Any] = {"optimization": resolved.optimization, "schedule": schedule, "seed": config.seed}
+        monitor = _monitor(run, source, config)
+        ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         if fabric.is_global_zero:
             conclude(run, config, method.encoder.cpu().eval(), source, ended, quiet=quiet)
     return run.path
