@@ -188,7 +188,7 @@ def compare(
     names = ("backbone", "image_size", "batch_size", "pretrained", "stem", "output_stride", "workers", "threads")
     given = locals()
     settings = {name: given[name] for name in names}
-    scored = {"evaluate_on": labelled, "tasks": tasks or possible_tasks(labelled), "limit": limit}
+    scored: dict[str, Any] = {"evaluate_on": labelled, "tasks": tasks or possible_tasks(labelled), "limit": limit}
     protocol = Protocol(data=images, budget=budget, seeds=seeds, settings=settings, **scored)
     folder = Path(out or Path("comparisons") / f"{Path(images[0]).name}-{budget}".replace(":", "-"))
     return compare_methods([Entry.parse(text) for text in methods], protocol, folder)

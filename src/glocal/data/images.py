@@ -26,7 +26,6 @@ Window = tuple[float, float]
 """The values of a 16- or 32-bit image that become black and white."""
 
 _STRIP = 2**20  # pixels converted at once
-_SAMPLE = 2**20  # pixels looked at for a window
 
 # By content, not by extension. Named one by one because some of Pillow's other formats run programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -162,7 +161,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _own_window(image: Image.Image) -> Window:
     """The values of a wide image that become black and white, from at most some million of its pixels."""
-    every = math.ceil((image.width * image.height / _SAMPLE) ** 0.5)
+    every = math.ceil((image.width * image.height / 2**20) ** 0.5)
     values = np.concatenate([np.asarray(strip)[::every, ::every].ravel() for _, strip in strips(image)])
     values = values[np.isfinite(values)]
     if not values.size:
@@ -210,8 +209,7 @@ def _bytes_needed(image: ImageFile.ImageFile, data: bytes, step: int = 8) -> int
 def read_header(data: bytes) -> ImageFile.ImageFile:
     """What `Image.open` does, without its decompression-bomb check, whose limit is shared by the whole process.
 
-    Raises:
-        Unreadable: if it is no image, or one that takes more than `MAX_BYTES`.
+    `Unreadable` if it is no image, or one that takes more than `MAX_BYTES`.
     """
     if not data:
         raise Unreadable("empty file")

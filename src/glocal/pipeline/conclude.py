@@ -15,7 +15,7 @@ from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score_with_baselines
 from glocal.report import write_report
-from glocal.run import Run
+from glocal.run import Run, write_json
 from glocal.training.checkpoint import Position
 
 
@@ -36,7 +36,7 @@ def conclude(
         return
     settings = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
     scores = score_with_baselines(encoder, source if config.data is None else config.data, **settings)
-    run.write_scores(scores)
+    write_json(run.scores_file, scores)
     shown = source if config.data is None else None  # else its test images
     page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:

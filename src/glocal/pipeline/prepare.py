@@ -22,11 +22,7 @@ from glocal.views import worth_caching
 
 
 def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine: Machine) -> tuple[Machine, Any]:
-    """Build the method that the configuration asks for, and measure what is left open.
-
-    Returns:
-        What is now known for `resolve`, and the method, initialised from the seed.
-    """
+    """Measure what is left open, for `resolve`, and build the method that the configuration asks for."""
     least_cells = method_class(config.method).least_cells
     if least_cells and config.output_stride is None:
         machine = measure_stride(config, machine, least_cells)

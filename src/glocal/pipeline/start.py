@@ -86,10 +86,10 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         compile_encoders(method)
     on_cpu = fabric.device.type == "cpu"
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
-    place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-    work = {"workers": config.workers or 0, "low_priority": on_cpu, "appearance": appearance if on_cpu else None}
-    images = schedule.batch_size // schedule.accumulate
-    loader = ViewLoader(source, method.recipe, batch_size=images, seed=config.seed, cache=pixels, **work, **place)
+    settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
+    settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
+    settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    loader = ViewLoader(source, method.recipe, appearance=appearance if on_cpu else None, **settings)
     notes += loader.notes
     with ExitStack() as held:
 

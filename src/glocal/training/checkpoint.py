@@ -51,11 +51,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
-    """Restore a run and say where it stood. Where its last checkpoint is damaged, the one before serves.
-
-    Raises:
-        UsageError: if none is whole, or it does not fit.
-    """
+    """Restore a run and say where it stood; `UsageError` if its checkpoint does not fit."""
     state = read_checkpoint(run)
     try:
         method.load_state_dict(state["method"])

@@ -21,11 +21,10 @@ from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
-from glocal.views.dataset import AGAIN, Packed, Samples, can_share
+from glocal.views.dataset import AGAIN, Packed, Samples, can_share, init_worker, signals_blocked, tell_of_deaths_later
 from glocal.views.recipe import Recipe, Support
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch
-from glocal.views.workers import LEAST_PRIORITY, init_worker, signals_blocked, tell_of_deaths_later
 
 
 class ViewLoader:
@@ -105,17 +104,17 @@ class ViewLoader:
             num_workers=workers,
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(init_worker, LEAST_PRIORITY if low_priority else 0),
+            worker_init_fn=partial(init_worker, low_priority),
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
         self._next: tuple[int, int] | None = None
         self._support: _SupportLoader | None = None
         if recipe.support:
-            place: dict[str, Any] = {"rank": rank, "world_size": world_size, "steps": self.steps_per_epoch}
-            work = {"workers": -(-workers // 2), "low_priority": low_priority, "cache": cache}
-            finish = appearance and appearance.support
-            self._support = _SupportLoader(source, recipe.support, seed, appearance=finish, **work, **place)
+            settings: dict[str, Any] = {"rank": rank, "world_size": world_size, "steps": self.steps_per_epoch}
+            settings |= {"workers": -(-workers // 2), "low_priority": low_priority, "cache": cache}
+            settings |= {"appearance": appearance and appearance.support}
+            self._support = _SupportLoader(source, recipe.support, seed, **settings)
             self.notes.append(self._support.note)
         self.close()
         _open.add(self)
