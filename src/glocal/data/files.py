@@ -69,10 +69,7 @@ def visible(
 ) -> list[tuple[os.DirEntry[str], str]]:
     """What a folder holds, by name, each with its kind: "folder", "file" or why it is neither. Hidden names stay out.
 
-    Args:
-        folder: where to look.
-        skipped: path → reason; the folder joins it where it cannot be read.
-        seen: folders (device, inode) that count as empty; this one joins them.
+    The folder joins `skipped`, path → reason, where it cannot be read, and `seen`, which count as empty: device, inode.
     """
     try:
         found = os.stat(folder)

@@ -47,11 +47,8 @@ class EncodedImage:
     """An image file in memory with its header read; the file itself is already closed.
 
     Args:
-        data: the bytes of the file.
+        data: the bytes of the file; `Unreadable` if it is no image, or one too large to decode.
         window: of 16- and 32-bit grey; None: the image's own.
-
-    Raises:
-        Unreadable: if the header is not that of an image, or the image is too large to decode.
     """
 
     def __init__(self, data: bytes, window: Window | None = None):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from glocal.backbones import Backbone, build_backbone
+from glocal.backbones import build_backbone
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
@@ -63,10 +63,3 @@ def measure_stride(config: PretrainConfig, machine: Machine, least_cells: int) -
             except UsageError as refusal:  # this architecture cannot dilate
                 refused = str(refusal)
     return replace(machine, stride=stride, finer_refused=refused)
-
-
-def compile_encoders(method: Any) -> None:
-    """Have the encoder and its teacher compiled in their first steps."""
-    for module in method.modules():
-        if isinstance(module, Backbone):
-            module.compile_training()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glocal.backbones import Backbone
 from glocal.config import ABSENT, PretrainConfig
 from glocal.data import code_of, describe
 from glocal.data.inventory import changes, inventory
@@ -18,7 +19,7 @@ from glocal.errors import UsageError
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
 from glocal.pipeline.launch import check_same_data, launch, on_main, under_torchrun
-from glocal.pipeline.prepare import build_method, compile_encoders, prepare
+from glocal.pipeline.prepare import build_method, prepare
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
 from glocal.training import Monitor, TrainingStopped, fit, resolve, this_machine
@@ -82,8 +83,9 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         with fabric.rank_zero_first():  # the others find it made
             pixels = PixelCache(source, method.recipe.views)
         notes.append(pixels.note)
-    if config.compile:
-        compile_encoders(method)
+    for module in method.modules() if config.compile else ():
+        if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
+            module.compile_training()
     on_cpu = fabric.device.type == "cpu"
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
     settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}

@@ -108,7 +108,6 @@ class ViewLoader:
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
-        self._next: tuple[int, int] | None = None
         self._support: _SupportLoader | None = None
         if recipe.support:
             settings: dict[str, Any] = {"rank": rank, "world_size": world_size, "steps": self.steps_per_epoch}
@@ -142,7 +141,7 @@ class ViewLoader:
             self._support.loader.close()
         self._stream: Iterator[Packed | Exception] = iter(())
         self._reader = self._new_reader()
-        self._next = None
+        self._next: tuple[int, int] | None = None
 
     def _take(self, epoch: int, step: int) -> Packed:
         # The stream runs on into the next epoch, so that workers don't idle in between; any other place restarts it.

@@ -38,10 +38,9 @@ class EpochPlan:
     def numbers(self, before: EpochPlan | None) -> dict[str, float]:
         """What the log says of the (first) targets as a clustering; nothing where there are none.
 
-        Returns:
-            clusters/used, how many have a sample; clusters/largest, the share of all samples in the largest one; and,
-            after the first plan, clusters/nmi, how far the clustering is that of the epoch before: mutual information
-            over √(H·H'), 0 to 1 (Caron et al. 2018, eq. 3; it rises as training settles, without reaching 1).
+        How many clusters have a sample, the share of all samples in the largest one, and, after the first plan, how far
+        it is the clustering of the epoch before: mutual information over √(H·H'), 0 to 1 (Caron et al. 2018, eq. 3; it
+        rises as training settles, without reaching 1).
         """
         if self.targets is None:
             return {}
