@@ -28,9 +28,9 @@ from benchmarks.photos import photos
 from glocal.backbones import build_backbone
 from glocal.data import open_source
 from glocal.methods import encode, method_class
+from glocal.pipeline.launch import keep_freed_memory
 from glocal.run import Run
 from glocal.training import this_machine
-from glocal.training.allocation import keep_freed_memory
 from glocal.training.optimizers import build_optimizer
 from glocal.views import View, two_views
 

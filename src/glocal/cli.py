@@ -39,9 +39,8 @@ def run(args: list[str]) -> None:
         print(overview())
     elif name in ("-V", "--version"):
         print(f"glocal {__version__}")
-    elif name not in COMMANDS and ":" not in name and name not in names("commands"):
-        near = did_you_mean(name, [*COMMANDS, *names("commands")])
-        raise UsageError(f"no command '{name}'{near}; see glocal --help")
+    elif name not in COMMANDS and ":" not in name and name not in (known := [*COMMANDS, *names("commands")]):
+        raise UsageError(f"no command '{name}'{did_you_mean(name, known)}; see glocal --help")
     else:
         call(name, COMMANDS.get(name) or Command("", find("commands", name)), words)
 

@@ -75,12 +75,8 @@ def cache(*, clear: bool = False) -> None:
     found = [] if folder is None else kept_caches(folder)
     for kept in found:
         crops = " and ".join(f"{size} px of at least {scale:.0%}" for size, scale, _ in kept.about.get("crops", ()))
-        of = (
-            f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
-            if crops
-            else "unfinished"
-        )
-        print(f"{amount(kept.size):>10}  {of}")
+        of = crops and f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
+        print(f"{amount(kept.size):>10}  {of or 'unfinished'}")
         if clear:
             shutil.rmtree(kept.folder)
     total = amount(sum(kept.size for kept in found))
@@ -96,6 +92,11 @@ def show(result: Any) -> None:
         print(result)
 
 
+def show_comparison(folder: Path) -> None:
+    """Print the table of a comparison."""
+    print((folder / "comparison.md").read_text())
+
+
 def show_scores(scores: dict[str, Any]) -> None:
     """Print scores as a table."""
     from glocal.pipeline import score_table
@@ -104,31 +105,18 @@ def show_scores(scores: dict[str, Any]) -> None:
 
 
 class Command(NamedTuple):
-    """A function as a command.
+    """A function as a command."""
 
-    Attributes:
-        group: where `glocal --help` lists it.
-        function: its signature and docstring are the command's.
-        example: its arguments, for the help.
-        show: prints the result.
-        needed: an option that Python may leave out, and the command may not.
-    """
-
-    group: str
-    function: Callable[..., Any]
-    example: str = ""
-    show: Callable[[Any], None] = show
-    needed: str | None = None
+    group: str  # where `glocal --help` lists it
+    function: Callable[..., Any]  # its signature and docstring are the command's
+    example: str = ""  # its arguments, for the help
+    show: Callable[[Any], None] = show  # prints the result
+    needed: str | None = None  # an option that Python may leave out, and the command may not
 
 
 COMMANDS = {
     "pretrain": Command("train", api.pretrain, "photos/ --method vicregl --backbone resnet50", lambda run: None),
-    "compare": Command(
-        "train",
-        api.compare,
-        "vicreg vicregl:alpha=.5 --data photos/ --budget 20m",
-        lambda folder: print((folder / "comparison.md").read_text()),
-    ),
+    "compare": Command("train", api.compare, "vicreg vicregl:alpha=.5 --data photos/ --budget 20m", show_comparison),
     "evaluate": Command("measure", api.evaluate, "runs/NAME --data labelled/ --tasks knn linear", show_scores),
     "report": Command("measure", report, "runs/NAME"),
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
@@ -152,11 +140,8 @@ def overview() -> str:
     lines = ["glocal: learn the whole and the parts of images, without labels", ""]
     for group, entries in groups.items():
         lines += [f"{group}:", *entries, ""]
-    lines += [
-        "for example:",
-        *(f"  glocal {name} {COMMANDS[name].example}" for name in ("pretrain", "evaluate", "embed", "export")),
-    ]
-    return "\n".join([*lines, "", "glocal COMMAND --help says more about each."])
+    examples = [f"  glocal {name} {COMMANDS[name].example}" for name in ("pretrain", "evaluate", "embed", "export")]
+    return "\n".join([*lines, "for example:", *examples, "", "glocal COMMAND --help says more about each."])
 
 
 def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
@@ -190,14 +175,7 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def read_config(given: dict[str, Any]) -> dict[str, Any]:
-    """The options in a --config file, those of older ones by their new names.
-
-    Args:
-        given: options of the command line, `config` among them.
-
-    Raises:
-        UsageError: if the file cannot be read, holds no options, or names code that is not trusted.
-    """
+    """The options in the --config file that those of the command line name, older ones by their new names."""
     import yaml
 
     from glocal.pipeline import code_in
@@ -211,14 +189,9 @@ def read_config(given: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"--config {path} is not valid YAML: {error}") from error
     if not isinstance(options, dict):
         raise UsageError(f"--config {path} holds no options; write lines like 'epochs: 100'")
-    refuse_untrusted(
-        code_in({name: value for name, value in options.items() if name not in given}),
-        origin=f"--config {path}",
-        trust_code=given.get("trust_code", False),
-        command=f"glocal pretrain --config {path} --trust-code",
-    )
+    code = code_in({name: value for name, value in options.items() if name not in given})
+    trust, command = given.get("trust_code", False), f"glocal pretrain --config {path} --trust-code"
+    refuse_untrusted(code, origin=f"--config {path}", trust_code=trust, command=command)
     options.pop("trust_code", None)  # is not the file's to say
-    return {
-        RENAMED.get(name, str(name)): json.dumps(value) if isinstance(value, dict) else value
-        for name, value in options.items()
-    }
+    plain = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in options.items()}
+    return {RENAMED.get(name, str(name)): value for name, value in plain.items()}

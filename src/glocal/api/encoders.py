@@ -94,16 +94,9 @@ def evaluate(
     from glocal.run import write_json
 
     model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
-    settings: dict[str, Any] = {
-        "tasks": tasks,
-        "image_size": image_size,
-        "batch_size": batch_size,
-        "workers": workers,
-        "seed": seed,
-        "limit": limit,
-        "options": task_options,
-    }
-    result = score_with_baselines(model, data, **settings) if baselines else score(model, data, **settings)
+    settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
+    settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers}
+    result = (score_with_baselines if baselines else score)(model, data, **settings)
     if json is not None:
         write_json(Path(json), result)
     return result
@@ -143,10 +136,8 @@ def embed(
     skipped: list[tuple[str, str]] = []
     result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
     if skipped:
-        print(
-            f"{len(skipped)} images could not be read and were skipped, the first being {skipped[0][0]}",
-            file=sys.stderr,
-        )
+        said = f"{len(skipped)} images could not be read and were skipped, the first being {skipped[0][0]}"
+        print(said, file=sys.stderr)
     return result
 
 

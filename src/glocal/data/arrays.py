@@ -29,9 +29,8 @@ class ArraySource(ImageSource):
         if channels_first and images.ndim == 4:
             images = images.transpose(0, 2, 3, 1)
         if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))):
-            raise UsageError(
-                f"images of shape {images.shape} and type {images.dtype}: expected uint8, (N, H, W, 3) or (N, H, W)"
-            )
+            found = f"images of shape {images.shape} and type {images.dtype}"
+            raise UsageError(f"{found}: expected uint8, (N, H, W, 3) or (N, H, W)")
         if images.size == 0:
             raise UsageError(f"no images in an array of shape {images.shape}")
         self.images, self.name = images, name

@@ -15,7 +15,7 @@ from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score_with_baselines
 from glocal.report import write_report
-from glocal.run import Run
+from glocal.run import Run, write_json
 from glocal.training.checkpoint import Position
 
 
@@ -36,7 +36,7 @@ def conclude(
         return
     settings = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
     scores = score_with_baselines(encoder, source if config.data is None else config.data, **settings)
-    run.write_scores(scores)
+    write_json(run.scores_file, scores)
     shown = source if config.data is None else None  # else its test images
     page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:
@@ -50,11 +50,8 @@ def score_table(result: dict[str, Any]) -> str:
         if task in ("meta", "start", "pixels") or not isinstance(scores, dict):
             continue
         for name, value in declared(task).scores(scores).items():
-            beside = [
-                f"{who} {result[who][task][name]:.3f}"
-                for who in ("start", "pixels")
-                if isinstance(result.get(who, {}).get(task, {}).get(name), float)
-            ]
+            others = {who: result.get(who, {}).get(task, {}).get(name) for who in ("start", "pixels")}
+            beside = [f"{who} {other:.3f}" for who, other in others.items() if isinstance(other, float)]
             rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
     return "\n".join(rows)
 
@@ -63,11 +60,9 @@ def environment() -> dict[str, str]:
     """Versions and hardware, to be kept with what was trained on them."""
     import timm
 
-    threads = torch.get_num_threads()
-    cpu = f"{platform.system()} {platform.machine()}, {threads} CPU thread{'s' if threads > 1 else ''}"
-    cuda = torch.cuda.is_available()
-    return {
-        "versions": f"glocal {version('glocal')}, PyTorch {torch.__version__}, timm {timm.__version__}, "
-        f"Python {platform.python_version()}",
-        "hardware": f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}" if cuda else cpu,
-    }
+    threads, python = torch.get_num_threads(), platform.python_version()
+    hardware = f"{platform.system()} {platform.machine()}, {threads} CPU thread{'s' if threads > 1 else ''}"
+    if torch.cuda.is_available():
+        hardware = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}"
+    ours = f"glocal {version('glocal')}, PyTorch {torch.__version__}, timm {timm.__version__}, Python {python}"
+    return {"versions": ours, "hardware": hardware}
