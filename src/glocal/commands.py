@@ -50,12 +50,12 @@ def backbones(pattern: str = "*") -> str:
 
 def tasks() -> str:
     """List the evaluation tasks and what they need."""
-    from glocal.evaluation import TASKS
+    from glocal.evaluation import all_tasks
 
     return "\n".join(
         f"{name:<12} {task.what}; needs {' and '.join(sorted(task.needs)) or 'images'}"
         f"{', on request' if task.on_request else ''}"
-        for name, task in TASKS.items()
+        for name, task in all_tasks().items()
     )
 
 

@@ -53,11 +53,7 @@ class RunRecord:
 
 
 def read_run(run_dir: str | Path) -> RunRecord:
-    """Read what there is.
-
-    Raises:
-        UsageError: if it is no run, or one of its files cannot be parsed.
-    """
+    """Read what there is; a `UsageError` if it is no run, or one of its files cannot be parsed."""
     run = Run.open(run_dir)
     metrics = run.metrics()
     # in older runs the start was always random, and called so
