@@ -68,12 +68,7 @@ class Backbone(nn.Module):
     model: Any
 
     def __init__(self, model: Any, arguments: dict[str, Any]):
-        """Wrap a model built with `num_classes=0`; one image passes through it to learn its layout.
-
-        Args:
-            model: a timm model.
-            arguments: of `build_backbone`.
-        """
+        """Wrap a timm model built with `num_classes=0`, by the arguments of `build_backbone`; learn its layout."""
         super().__init__()
         cfg: dict[str, Any] = model.pretrained_cfg
         self.model = model
@@ -174,10 +169,6 @@ class Backbone(nn.Module):
             with torch.inference_mode(False):  # else a map first seen in inference could never enter a loss
                 self._positions[key] = grid_positions(height, width, self.offset, self.stride, device)
         return self._positions[key]
-
-    def extra_repr(self) -> str:
-        """The attributes that matter, for `print`."""
-        return f"{self.name}, dim={self.dim}, stride={self.stride}, pool={self.pool}, norm={self.norm}"
 
     def _encode(self, x: Tensor, *, whole: bool = True) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """(pooled (B, D), tokens (B, N, D), grid of the whole image)."""
