@@ -41,7 +41,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # damaged files fail in as many ways as there are readers
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"cannot read weights of {path}: damaged, or more than a plain state dict ({reason})"
+            f"cannot read weights from {path}: damaged, or more than a plain state dict ({reason})"
         ) from error
     state = state if isinstance(state, dict) else {}
     if {"method", "position"} <= state.keys():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.distributed import gather
-from glocal.losses.covariance import without_autocast
+from glocal.losses.loss import without_autocast
 
 
 class SupportQueue(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glocal.losses.covariance import upcast
+from glocal.losses.loss import upcast
 
 
 class TopLayers(nn.Module):

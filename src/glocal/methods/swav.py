@@ -14,8 +14,8 @@ from glocal.heads import SupportQueue
 from glocal.heads import projector as build_projector
 from glocal.heads.prototypes import Prototypes
 from glocal.losses import Loss, sinkhorn
-from glocal.losses.covariance import upcast, without_autocast
 from glocal.losses.distillation import dino_loss
+from glocal.losses.loss import upcast, without_autocast
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset
