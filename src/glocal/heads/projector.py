@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from glocal.errors import UsageError
 from glocal.heads.batch_norm import BatchNorm
 
-
 RELU = partial(nn.ReLU, inplace=True)
 
 
