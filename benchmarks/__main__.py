@@ -1,4 +1,4 @@
-"""`python -m benchmarks [losses pretrain loader evaluation growth profile]`: measure, write JSON, make the page."""
+"""`python -m benchmarks [losses pretrain loader evaluation growth profile quality]`: measure, write JSON, make the page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import enter, machine
+from benchmarks.environment import enter, machine, machine_name
 
-NAMES = ("losses", "loader", "evaluation", "growth", "profile", "pretrain")
+NAMES = ("losses", "loader", "evaluation", "growth", "profile", "pretrain", "quality")
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Glocal beside its peers.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; by default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; by default all but quality")
     parser.add_argument("--photos", type=Path, help="a folder of photographs; by default 1,000 generated ones")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON files go")
     arguments = parser.parse_args()
@@ -27,7 +27,7 @@ def main() -> None:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
     enter()
     os.environ.setdefault("GLOCAL_CACHE", str(Path("runs/benchmarks/cache").resolve()))
-    for name in arguments.names or NAMES:
+    for name in arguments.names or NAMES[:-1]:  # the last needs CIFAR-10
         started = time.monotonic()
         print(f"{name} ...", flush=True)
         path = run(name, arguments.photos, arguments.out)
@@ -42,14 +42,14 @@ def run(name: str, folder: Path | None, out: Path) -> Path:
     """Measure one benchmark and keep what it found, with the machine it was found on."""
     about = machine()  # before: the load that was there without us
     module = importlib.import_module(f"benchmarks.{name}")
-    path, started = out / f"{name}{'-gpu' if about['gpu'] else ''}.json", time.monotonic()
+    path, started = out / machine_name(about) / f"{name}.json", time.monotonic()
     partial = path.with_suffix(".partial")  # of a run that is cut off, what it has measured
 
     def keep(measured: dict[str, Any]) -> None:
         if "folder" in options:
             measured["photos"] = "given" if folder else "1,000 generated ones of 500×375"
         kept = {"benchmark": name, "machine": about, "seconds": round(time.monotonic() - started), "measured": measured}
-        out.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(kept, indent=1) + "\n")
 
     given = {"folder": folder, "keep": keep}  # to those that look at photographs, and that take long

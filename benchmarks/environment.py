@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -56,6 +57,7 @@ def machine() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "cpu": _cpu_model(),
+        "instructions": _instructions(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "threads": torch.get_num_threads(),
@@ -74,6 +76,24 @@ def _cpu_model() -> str:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     numbers = f"family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}"
     return f"{facts.get('model name', platform.machine())} ({numbers})"
+
+
+def machine_name(about: dict[str, Any]) -> str:
+    """Of a machine's folder of results: maker, family and model of its processor, or the GPU's name."""
+    words = about["gpu"] or " ".join(
+        [about["cpu"].split("(")[0].split()[0], *re.findall(r"family \d+|model \d+", about["cpu"])]
+    )
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"family|model", " ", words.lower())).strip("-")
+
+
+def _instructions() -> str:
+    """What of the processor decides how fast it multiplies matrices."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    except OSError:
+        return platform.machine()
+    known = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+    return ", ".join(word for flag, word in known.items() if flag in flags) or platform.machine()
 
 
 def _version(name: str) -> str | None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.cases import Case
 from benchmarks.measure import DEVICE
+from glocal.training.allocation import keep_freed_memory
 
 
 class VICReg(nn.Module):
@@ -89,9 +90,20 @@ def batches(case: Case, photos: Path, workers: int) -> Iterator[list[Tensor]]:
             yield views
 
 
-def train(case: Case, photos: Path, workers: int) -> Iterator[None]:
-    """A training run, endless, that stops after each step to be timed."""
-    model = (VICReg if case.method == "vicreg" else VICRegL)(case).to(DEVICE)
+def train(case: Case, photos: Path, workers: int, *, bf16: bool, tuned: bool = False) -> Iterator[None]:
+    """A training run, endless, that stops after each step to be timed.
+
+    Args:
+        case: what to train.
+        photos: what on.
+        workers: of its loader.
+        bf16: by autocast.
+        tuned: in channels_last, with freed memory kept by the process, as Glocal trains.
+    """
+    if tuned and DEVICE.type == "cpu":
+        keep_freed_memory()
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    model = (VICReg if case.method == "vicreg" else VICRegL)(case).to(device=DEVICE, memory_format=layout)
     optimizer: torch.optim.Optimizer
     if "vit" in case.backbone:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
@@ -99,7 +111,8 @@ def train(case: Case, photos: Path, workers: int) -> Iterator[None]:
         optimizer = LARS(model.parameters(), lr=0.3 * case.batch / 256, weight_decay=1e-6, momentum=0.9)
     for views in batches(case, photos, workers):
         views = [view.to(DEVICE, non_blocking=True) for view in views]
-        with torch.autocast(DEVICE.type, torch.bfloat16):
+        views = [view.to(memory_format=layout) if view.ndim == 4 and view.shape[1] == 3 else view for view in views]
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             loss = model(views)
         loss.backward()
         optimizer.step()

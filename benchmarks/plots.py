@@ -52,8 +52,8 @@ def figure_pretrain(measured: dict[str, Any], path: Path) -> None:
     for k, name in enumerate(names):
         shares = [case["efficiency"][name] for case in cases]  # as in the table
         places = [i + 0.8 * (k + 0.5) / len(names) - 0.4 for i in range(len(cases))]
-        colour = THEIRS if name == "lightly" else OURS
-        axis.bar(places, shares, 0.75 / len(names), color=colour, alpha=0.6 if "cached" in name else 1, label=name)
+        colour, pale = THEIRS if name.startswith("lightly") else OURS, "cached" in name or "tuned" in name
+        axis.bar(places, shares, 0.75 / len(names), color=colour, alpha=0.6 if pale else 1, label=name)
     axis.axhline(1, color="black", linewidth=0.8)
     backbones = [case["backbone"].removesuffix(f"_{case['image_size']}") for case in cases]
     labels = [f"{case['method']}\n{name}\n{case['image_size']} px" for name, case in zip(backbones, cases, strict=True)]
@@ -78,6 +78,20 @@ def figure_profile(measured: dict[str, Any], path: Path) -> None:
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axis.set(xlabel="share of a step", yticks=range(len(cases)), yticklabels=[case["method"] for case in cases])
     axis.legend(frameon=False, ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
+    save(figure, path)
+
+
+def figure_quality(measured: dict[str, Any], path: Path) -> None:
+    """Linear accuracy over processor time, every counted run."""
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    for name, curves in measured["curves"].items():
+        for k, curve in enumerate(curves):
+            at = [point["seconds"] / 60 for point in curve]
+            colour = OURS if name.startswith("glocal") else THEIRS
+            axis.plot(at, [point["top1"] for point in curve], color=colour, label=None if k else name)
+    axis.axhline(measured["mark"], color=GREY, linewidth=0.8)
+    axis.set(xlabel="processor minutes", ylabel="linear top-1")
+    axis.legend(frameon=False)
     save(figure, path)
 
 

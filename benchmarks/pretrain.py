@@ -29,9 +29,14 @@ from glocal.backbones import build_backbone
 from glocal.data import open_source
 from glocal.methods import encode, method_class
 from glocal.run import Run
+from glocal.training import this_machine
 from glocal.training.allocation import keep_freed_memory
 from glocal.training.optimizers import build_optimizer
 from glocal.views import View, two_views
+
+BF16 = this_machine("auto").fast_bf16
+"""What `glocal.pretrain` decides for this machine; both libraries train so."""
+PRECISION: Any = "bf16-mixed" if BF16 else "32-true"
 
 
 class Enough(Exception):
@@ -94,7 +99,7 @@ def pretrain_until(enough: Callable[[], bool], case: Case, folder: Path, run: Pa
     try:
         glocal.pretrain(
             str(folder), method=case.method, backbone=case.backbone, image_size=case.image_size, out=str(run),
-            output_stride=case.stride, batch_size=case.batch, epochs=10_000, precision="bf16-mixed",
+            output_stride=case.stride, batch_size=case.batch, epochs=10_000, precision=PRECISION,
             monitor_every=10_000, report=False, quiet=True, **case.options, **{"compile": False, **settings},
         )  # fmt: skip
     except Enough:
@@ -118,7 +123,12 @@ def run_compiled(case: Case, folder: Path, workers: int) -> dict[str, float]:
 
 def run_lightly(case: Case, folder: Path, workers: int) -> dict[str, float]:
     """lightly's pieces in a plain loop."""
-    return timed(case, peers.train(case, folder, workers), workers)
+    return timed(case, peers.train(case, folder, workers, bf16=BF16), workers)
+
+
+def run_lightly_tuned(case: Case, folder: Path, workers: int) -> dict[str, float]:
+    """The same, in the memory format and with the allocation that Glocal trains with."""
+    return timed(case, peers.train(case, folder, workers, bf16=BF16, tuned=True), workers)
 
 
 def run_resident(case: Case, folder: Path, workers: int) -> dict[str, float]:
@@ -136,6 +146,7 @@ ARMS: dict[str, Callable[[Case, Path, int], dict[str, float]]] = {
     "glocal, cached": run_cached,
     "glocal, compiled": run_compiled,
     "lightly": run_lightly,
+    "lightly, tuned": run_lightly_tuned,
     "resident": run_resident,
     "bare": run_bare,
 }
@@ -165,7 +176,7 @@ def resident(case: Case, *, whole: bool) -> Iterator[None]:
     ]
     while True:
         outputs: list[Tensor] = []
-        with torch.autocast(DEVICE.type, torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=BF16):
             for features in encode(encoder, views):
                 if not whole:
                     outputs.append(features.pooled if case.method == "vicreg" else features.tokens)
@@ -189,14 +200,19 @@ def measure(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # of Glocal as many as it decides; lightly's compete with its training, and fewer are faster
     workers, theirs = (min(8, cores), min(8, max(1, cores // 2))) if full else (0, 0)
-    found: dict[str, Any] = {"workers": workers, "workers_of_lightly": theirs, "precision": "bf16", "cases": []}
+    found: dict[str, Any] = {
+        "workers": workers,
+        "workers_of_lightly": theirs,
+        "precision": "bf16 autocast" if BF16 else "float32",
+        "cases": [],
+    }
     for case in CASES[size]:
         arms = [name for name in ARMS if case.compile or "compiled" not in name]
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
         for turn in range((3 if case.image_size < 200 else 2) if full else 1):
             for name in arms if turn % 2 == 0 else reversed(arms):
                 arm = ARMS[name]
-                settings = case, folder, theirs if name == "lightly" else workers
+                settings = case, folder, theirs if name.startswith("lightly") else workers
                 measured = isolated(arm, *settings) if full else arm(*settings)
                 rounds[name].append(measured)
                 print(f"  {case.name}: {name} {measured['rate']:.1f} images/s", flush=True)
@@ -210,6 +226,7 @@ def row(case: Case, rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]
     rates = {name: [found["rate"] for found in each] for name, each in rounds.items()}
     logged = [found["logged"] for found in rounds["glocal"] if "logged" in found]
     ours = [name for name in rates if name.startswith("glocal")]
+    trained = [name for name in rates if name not in ("resident", "bare")]
     return {
         **asdict(case),
         "width": case.width,
@@ -218,6 +235,7 @@ def row(case: Case, rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]
         "images_per_second": {name: summary(each) for name, each in rates.items()},
         "logged_images_per_second": statistics.median(logged) if logged else None,
         "times_lightly": {name: ratio(rates[name], rates["lightly"]) for name in ours},
-        "efficiency": {name: ratio(rates[name], rates["resident"]) for name in [*ours, "lightly"]},
-        "of_bare_backbone": {name: ratio(rates[name], rates["bare"]) for name in [*ours, "lightly"]},
+        "times_lightly_tuned": {name: ratio(rates[name], rates["lightly, tuned"]) for name in ours},
+        "efficiency": {name: ratio(rates[name], rates["resident"]) for name in trained},
+        "of_bare_backbone": {name: ratio(rates[name], rates["bare"]) for name in trained},
     }

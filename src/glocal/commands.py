@@ -67,7 +67,7 @@ def cache(*, clear: bool = False) -> None:
     Args:
         clear: remove all of them. Runs under way decode their images instead.
     """
-    from glocal.data.paths import shown
+    from glocal.data.files import shown
     from glocal.views.cache import cache_folder
     from glocal.views.cache_files import amount, kept_caches
 

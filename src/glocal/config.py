@@ -24,7 +24,7 @@ class EncoderConfig:
     pretrained: bool | str = False
     stem: Literal["native", "cifar"] = "native"
     output_stride: int | None = None
-    drop_path: float = 0.0
+    drop_path: float | None = None
 
     @property
     def encoder_options(self) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class EncoderConfig:
             "pretrained": self.pretrained,
             "stem": self.stem,
             "output_stride": self.output_stride,
-            "drop_path": self.drop_path,
+            "drop_path": self.drop_path or 0.0,
         }
 
 

@@ -35,7 +35,9 @@ def cache(tmp_path_factory, monkeypatch):
 def keep(results, name, measured):
     """As `python -m benchmarks` would; whatever JSON cannot say, or no number at all, fails here."""
     kept = {"benchmark": name, "machine": environment.machine(), "seconds": 1, "measured": measured | {"photos": "few"}}
-    (results / f"{name}.json").write_text(json.dumps(kept, allow_nan=False))
+    path = results / environment.machine_name(kept["machine"]) / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(kept, allow_nan=False))
 
 
 def test_losses_compute_what_lightly_computes(results):
@@ -97,15 +99,42 @@ def test_profile_accounts_for_the_whole_step(results, folder):
     assert 0 < case["share_of_work"] < 1
 
 
-def test_page_is_made_of_whatever_there_is(results, tmp_path):
+def test_page_is_made_of_whatever_there_is_on_each_machine(results, tmp_path):
     # after the tests above, in file order; of nothing where they were left out
+    found = {path.stem for path in results.glob("*/*.json")}
     text = page.write_page(results, tmp_path).read_text()
-    for name in page.SECTIONS:
-        assert (f"python -m benchmarks {name}`.\n" in text) == (not (results / f"{name}.json").exists())
-    if (results / "losses.json").exists():
-        assert (tmp_path / "figures" / "losses.svg").exists()
-        assert "| **no** |" in text or "| yes |" in text
-    assert page.write_page(tmp_path / "none", tmp_path / "empty").read_text().count("Not measured yet") == 6
+    for name in ("losses", "growth", "profile", "pretrain"):
+        assert len(list((tmp_path / "figures").glob(f"{name}-*.svg"))) == (name in found)
+    other = tmp_path / "other"
+    for machine in ("intel-1", "amd-2"):
+        case = {
+            "batch": 2,
+            "cells": 7,
+            "local": 8,
+            "whole": 9,
+            "target": 3,
+            "times_faster": 2 + (machine == "amd-2") * 2,
+        }
+        numbers = {name: {"median": 1} for name in ("glocal", "lightly")}
+        case |= {"times_less_memory": 2, "seconds": numbers, "peak_bytes": dict.fromkeys(numbers, 1)}
+        case |= {"relative_difference": {"value": 0, "gradient": 0}}
+        (other / machine).mkdir(parents=True)
+        kept = {"machine": environment.machine() | {"gpu": machine}, "seconds": 1}
+        measured = {"cases": [case], "matches": [2, 2]}
+        (other / machine / "losses.json").write_text(json.dumps(kept | {"measured": measured}))
+    text = page.write_page(other, tmp_path).read_text()
+    assert "| Target | Wanted | amd-2 | intel-1 |" in text
+    assert "| loss, B 2, 7×7, local 8-d, global 9-d | ≥ 3× lightly | 4× | **2×** |" in text
+    assert text.index("# amd-2") < text.index("# intel-1")
+    (tmp_path / "none").mkdir()
+    assert "Nothing has been measured yet" in page.write_page(tmp_path / "none", tmp_path / "empty").read_text()
+
+
+def test_machines_are_told_apart_by_maker_family_and_model():
+    intel = {"gpu": None, "cpu": "Intel(R) Xeon(R) Processor @ 2.50GHz (family 6, model 85)"}
+    amd = {"gpu": None, "cpu": "AMD EPYC 7B13 (family 25, model 1)"}
+    names = [environment.machine_name(about) for about in (intel, amd, {"gpu": "NVIDIA H200", "cpu": "any"})]
+    assert names == ["intel-6-85", "amd-25-1", "nvidia-h200"]
 
 
 def test_both_libraries_are_told_the_same():
@@ -176,3 +205,16 @@ def test_missing_peers_are_installed_in_an_environment_of_their_own(monkeypatch,
     assert commands[0][1:3] == ["-m", "venv"]
     assert "lightly==0.0.1" in commands[1]
     assert commands[2][:3] == [str(tmp_path / "venv" / "bin" / "python"), "-m", "benchmarks"]
+
+
+def test_time_to_quality_is_where_a_curve_crosses_the_mark(results, tmp_path):
+    curve = [{"step": 1, "seconds": 10.0, "top1": 0.2}, {"step": 2, "seconds": 20.0, "top1": 0.4}]
+    assert page.reached(curve, 0.1) == 5
+    assert page.reached(curve, 0.3) == 15
+    assert page.reached(curve, 0.5) == math.inf
+    curves = {"glocal vicreg": [curve], "lightly SimCLR": [curve]}
+    measured = {"mark": 0.3, "steps": 2, "batch": 128, "curves": curves, "pilot": {}, "times_faster": 1.0}
+    keep(tmp_path, "quality", measured)
+    text = page.write_page(tmp_path, tmp_path).read_text()
+    assert "| lightly SimCLR, seeds 0, 1, 2 | 0.25 | 0.400 |" in text
+    assert "| time to quality, CIFAR-10 | ≤ ½ of lightly's | **1×** |" in text

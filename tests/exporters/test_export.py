@@ -33,7 +33,7 @@ def test_a_run_is_not_overwritten(backbone, tmp_path):
 
 @pytest.mark.parametrize(
     ("format", "hint"),
-    [("tim", "did you mean 'timm'"), ("torch_export", "did you mean 'torch-export'"), ("coreml", "choose one of timm")],
+    [("tim", "did you mean timm"), ("torch_export", "did you mean torch-export"), ("coreml", "choose one of timm")],
 )
 def test_unknown_format(backbone, tmp_path, format, hint):
     with pytest.raises(UsageError, match=hint):

@@ -83,6 +83,17 @@ def test_dino_forwards_sizes_together_and_moves_its_centre_after_the_step():
     torch.testing.assert_close(method.heads.center, 0.9 * before + 0.1 * torch.cat(logits).mean(0))
 
 
+def test_dinos_head_with_batch_norm_sees_all_crops_together():
+    method = build("dino", head_norm="batch").double()
+    students, teachers = method.represent(views(4, sizes("dino"), dtype=torch.float64))
+    head = copy.deepcopy(method.heads.student)
+    method.objective(students, teachers)
+    head(torch.cat([f.pooled for f in students]))
+    for name, buffer in method.heads.student.named_buffers():  # running statistics of one pass over 16 crops
+        torch.testing.assert_close(buffer, head.get_buffer(name))
+        assert not name.endswith("num_batches_tracked") or buffer == 1
+
+
 def test_dinos_crops_are_the_authors():
     """Blur 1, .1 and, small ones, .5; solarized is the second alone; without small crops large ones may be smaller."""
     views = build("dino", small_crops=3).recipe.views

@@ -13,7 +13,7 @@ from glocal.config import PretrainConfig
 from glocal.methods import Optimization
 from glocal.run import Run
 from glocal.training import Machine, Resolved, resolve, this_machine
-from glocal.training.defaults import SHORT_RUN, _momentum, finer_stride
+from glocal.training.defaults import SHORT, _momentum, finer_stride
 
 MACHINE = Machine(cores=4, threads=3, fast_bf16=False)
 
@@ -109,13 +109,13 @@ def test_the_momentum_that_was_asked_for_stays(tmp_path) -> None:
     assert short(tmp_path / "open", "test_resnet", method="byol")["momentum"] == 0.9
 
 
-@pytest.mark.parametrize(("steps", "lr"), [(SHORT_RUN - 1, 1e-3 / 4), (SHORT_RUN, 1e-3 / 16)])
+@pytest.mark.parametrize(("steps", "lr"), [(4 * SHORT, 1e-3 / 4), (80 * SHORT, 1e-3 / 16), (2**10 * SHORT, 1e-3 / 16)])
 def test_adamw_goes_with_the_root_of_the_batch_in_short_runs(steps: int, lr: float) -> None:
     spec = Optimization("adamw", lr=1e-3 / 4, weight_decay=0.04)
     assert decided(spec, steps).schedule.lr == pytest.approx(lr)  # published: 1e-3 at a batch of 1024
 
 
-@pytest.mark.parametrize(("steps", "optimizer"), [(SHORT_RUN - 1, "adamw"), (SHORT_RUN, "sgd")])
+@pytest.mark.parametrize(("steps", "optimizer"), [(4 * SHORT - 1, "adamw"), (4 * SHORT, "sgd")])
 def test_short_runs_move_what_sgd_would_not(steps: int, optimizer: str) -> None:
     spec = Optimization("sgd", 0.05, 1e-5, 0.0, final_lr=1.0)
     found = decided(spec, steps)
@@ -123,6 +123,98 @@ def test_short_runs_move_what_sgd_would_not(steps: int, optimizer: str) -> None:
     assert found.schedule.lr == pytest.approx(5e-4 if optimizer == "adamw" else 0.05 / 4)
     assert (found.optimization.final_lr, found.optimization.warmup_epochs) == (1.0, 0.0)  # constant, as published
     assert decided(spec, steps, optimizer="sgd").optimization.optimizer == "sgd"
+
+
+def moved(images: int, batch: int = 256, lr: float = 0.3) -> tuple[float, Resolved]:
+    """Σ lr·η/2, by how much LARS moves the weights in a default run on so many images, and what was decided."""
+    spec = Optimization("lars", lr=lr, weight_decay=1e-6)
+    config = PretrainConfig(method="byol", batch_size=batch)
+    found = resolve(config, range(images), replace(MACHINE, published=spec))[0]
+    assert found.schedule
+    assert found.optimization
+    return found.schedule.lr * found.optimization.trust_coefficient * found.steps / 2, found
+
+
+@pytest.mark.parametrize(("images", "expected"), [(9_000, 84), (9_800, 90), (50_000, 90), (1_281_167, 90)])
+def test_more_images_do_not_move_the_weights_less(images: int, expected: float) -> None:
+    # a threshold at 30,000 steps gave 84, 4.6, 14.8 and 75
+    assert moved(images)[0] == pytest.approx(expected, rel=0.01)
+
+
+def test_a_run_as_long_as_the_papers_is_the_papers() -> None:
+    spec = Optimization("lars", lr=0.3, weight_decay=1e-6)
+    config = PretrainConfig(method="byol", epochs=300, preset="paper", batch_size=256)
+    found = resolve(config, range(1_281_167), replace(MACHINE, published=spec))[0]
+    assert found.optimization == spec  # Σ lr·η/2 = 225
+
+
+@pytest.mark.parametrize("batch", [32, 256, 1024])
+@pytest.mark.parametrize(
+    "spec", [Optimization("lars", 0.2, 1e-6), Optimization("lars", 0.45, 1e-6), Optimization("adamw", 5e-4, 0.05)]
+)
+def test_nothing_jumps_as_runs_grow(spec: Optimization, batch: int) -> None:
+    lengths = [100 * 1.02**k for k in range(600)]  # in steps of 256, to 14 million
+    before = None
+    for length in lengths:
+        steps = round(length * 256 / batch)
+        config = PretrainConfig(method="simclr", preset="paper", batch_size=batch, epochs=steps)
+        found = resolve(config, range(batch), replace(MACHINE, published=spec))[0]
+        own = found.optimization
+        assert own
+        assert found.schedule
+        now = found.schedule.lr, own.weight_decay, own.trust_coefficient, found.steps
+        if before:
+            for value, old in zip(now, before, strict=True):
+                assert value / old == pytest.approx(1, abs=0.05)
+            eta = (now[2], before[2]) if own.optimizer == "lars" else (1, 1)
+            assert now[0] * eta[0] * now[3] >= before[0] * eta[1] * before[3] * (1 - 1e-9)
+        before = now
+
+
+def test_each_option_is_decided_by_itself() -> None:
+    spec = Optimization("lars", lr=0.2, weight_decay=1e-6)
+    found = decided(spec, 1000, trust_coefficient=0.005).optimization
+    assert found
+    assert (found.trust_coefficient, found.weight_decay) == (0.005, 1e-4)
+
+
+def test_a_preset_is_that_of_the_backbones_family() -> None:
+    def options(method: str, family: str | None) -> tuple[dict, float]:
+        config = resolve(PretrainConfig(method=method, preset="paper"), range(99), replace(MACHINE, family=family))[
+            0
+        ].config
+        return dict(config.options), config.drop_path
+
+    dino, drop_path = options("dino", "resnet")
+    assert (dino["scale"], dino["small_scale"], dino["head_norm"], drop_path) == ((0.14, 1.0), (0.05, 0.14), "batch", 0)
+    dino, drop_path = options("dino", "vit")
+    assert (dino["scale"], dino["small_scale"], dino["head_norm"], drop_path) == ((0.4, 1.0), (0.05, 0.4), "none", 0.1)
+    moco = options("mocov3", "vit")[0]
+    assert (moco["temperature"], moco["projector"], moco["scale"]) == (0.2, (4096, 4096, 256), (0.08, 1.0))
+    assert options("mocov3", "resnet")[0]["temperature"] == 1.0
+    assert options("loca", "vit")[1] == 0.1
+    assert options("vicregl", "convnext")[0]["small_crops"] == 6
+
+
+def test_what_a_preset_changes_is_said_line_by_line() -> None:
+    notes = resolve(PretrainConfig(method="swav", preset="small", batch_size=64), range(999), MACHINE)[1]
+    assert "epsilon 0.02: preset small; in the paper 0.05" in notes
+    assert "small-crops 0: preset small; in the paper 6" in notes
+    assert not [
+        note
+        for note in resolve(PretrainConfig(method="swav", preset="paper"), range(999), MACHINE)[1]
+        if "in the paper" in note
+    ]
+
+
+def test_what_is_said_does_not_contradict_itself() -> None:
+    spec = Optimization("adamw", lr=1e-3, weight_decay=0.04)
+    config = PretrainConfig(method="byol", max_steps=36, batch_size=16)
+    found, notes = resolve(config, range(100), replace(MACHINE, published=spec))
+    assert found.config.epochs == 6
+    assert "epochs 6: 36 steps" in notes
+    assert found.config.trust_coefficient is None
+    assert not [note for note in notes if note.startswith("trust")]
 
 
 def test_what_the_number_of_images_decides() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from glocal.methods import Optimization
+from glocal.backbones import build_backbone
+from glocal.methods import Optimization, method_class
 from glocal.training import LARS
 from glocal.training.optimizers import (
     build_optimizer,
@@ -60,6 +61,52 @@ def test_parameters_of_one_dimension_do_not_decay():
         groups = build_optimizer(module, Optimization(name, lr=1.0, weight_decay=0.5), lr=0.1).param_groups
         decays = {group["weight_decay"]: {p.ndim for p in group["params"]} for group in groups}
         assert decays == {0.5: {2}, 0.0: {1}}
+
+
+def decay_of(method, spec):
+    """Weight decay of each parameter, when a quarter of the schedule has passed."""
+    optimizer = build_optimizer(method, spec, lr=0.1)
+    set_rates(optimizer, spec, 25, lr=0.1, steps=100, warmup_steps=10)
+    names = {p: name for name, p in method.named_parameters()}
+    return {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "spared"),
+    [
+        ("msn", "test_vit", {"prototypes"}),
+        ("deepcluster", "test_resnet", {"top.bias"}),
+        ("deepercluster", "test_resnet", {"super.bias", "sub.bias"}),
+        ("deepcluster", "test_vit", {"top.bias"}),
+    ],
+)
+def test_prototypes_and_biases_of_many_classifiers_are_not_decayed(name, backbone, spared):
+    few = {"prototypes": 8} if name == "msn" else {"clusters": 8}
+    method = method_class(name)(build_backbone(backbone, image_size=32), image_size=32, **few)
+    decays = decay_of(method, method.optimization)
+    trained = {key: p for key, p in method.named_parameters() if p.requires_grad}
+    assert decays.keys() == trained.keys()
+    for key, parameter in trained.items():
+        assert (decays[key] == 0) == (parameter.ndim <= 1 or key in spared), key
+
+
+def test_lars_does_not_adapt_what_is_not_decayed():
+    module = nn.Linear(2, 2, bias=False)
+    spec = Optimization("lars", lr=0.3, weight_decay=0.1, bias_lr_scale=0.5, no_decay=("weight",))
+    (group,) = build_optimizer(module, spec, lr=0.3).param_groups
+    assert (group["adapt"], group["weight_decay"], group["lr_share"]) == (False, 0.0, 0.5)
+
+
+@pytest.mark.parametrize(("name", "option"), [("swav", "prototypes"), ("seer", "prototypes")])
+def test_layernorm_networks_hold_the_prototypes_still_too(name, option):
+    method = method_class(name)(build_backbone("test_vit", image_size=32), image_size=32, prototypes=8)
+    spec = method.optimization
+    assert spec.optimizer == "adamw"
+    assert dict(spec.frozen) == {option: method.frozen_epochs}
+
+
+def test_layernorm_networks_end_at_the_papers_rate():
+    assert method_class("paws")(build_backbone("test_vit", image_size=32), image_size=32).optimization.final_lr == 0.01
 
 
 def test_schedule():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,10 @@ import torch
 
 import glocal
 from glocal.errors import UsageError
+from glocal.methods import MSN, Optimization
 from glocal.run import Run
 from glocal.training import optimizers
-from glocal.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from glocal.training.checkpoint import Position, begun_under, load_checkpoint, save_checkpoint
 from glocal.training.precision import Autocast
 
 TINY = {
@@ -58,11 +60,10 @@ class Power(Exception):
     """The plug is pulled."""
 
 
-@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (4, 2), (6, 1), (11, 0)])
-def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, workers):
-    out = tmp_path / "stopped"
-    calls = 0
-    step = optimizers.warmup_cosine
+@contextmanager
+def pulled_after(stop, monkeypatch):
+    """Training in this context ends as if by a power cut when it has made so many steps."""
+    calls, step = 0, optimizers.warmup_cosine
 
     def pulled(*args):
         nonlocal calls
@@ -71,10 +72,17 @@ def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, wor
             raise Power
         return step(*args)
 
-    monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
-    with pytest.raises(Power):
+    with monkeypatch.context() as patch:
+        patch.setattr(optimizers, "warmup_cosine", pulled)
+        with pytest.raises(Power):
+            yield
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (4, 2), (6, 1), (11, 0)])
+def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, workers):
+    out = tmp_path / "stopped"
+    with pulled_after(stop, monkeypatch):
         glocal.pretrain(DATA, out=str(out), workers=workers, checkpoint_steps=2, **TINY)
-    monkeypatch.undo()
     assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["position"]["step"] <= stop
     glocal.pretrain(resume=str(out), workers=(workers + 1) % 3, quiet=True)
     assert_identical(whole, out)
@@ -93,7 +101,7 @@ def start(out: Path) -> tuple[subprocess.Popen, Path]:
 def test_sigkill_then_resume(whole, tmp_path):
     out = tmp_path / "killed"
     process, last = start(out)
-    seen, target, deadline = set(), random.randint(2, 9), time.monotonic() + 240
+    seen, target, deadline = set(), 5, time.monotonic() + 240
     while len(seen) < target and process.poll() is None and time.monotonic() < deadline:
         if last.exists():
             seen.add(last.stat().st_mtime_ns)
@@ -135,6 +143,43 @@ def test_one_of_two_processes_is_interrupted_and_both_stop(tmp_path):
     assert "resume with" in err
 
 
+def test_a_run_from_before_parameters_were_spared_the_decay_goes_on_as_it_began(tmp_path, monkeypatch):
+    options = {"method": "msn", "backbone": "test_vit", "image_size": 32, "batch_size": 4, "workers": 0, "epochs": 1}
+    options |= {"report": False, "quiet": True, "precision": "32", "prototypes": 8}
+    older = property(lambda self, now=MSN.optimization.fget: replace(now(self), no_decay=()))
+    monkeypatch.setattr(MSN, "optimization", older)
+    whole = glocal.pretrain("parts:n=16,size=40", out=str(tmp_path / "whole"), **options)
+    with pulled_after(2, monkeypatch):
+        glocal.pretrain("parts:n=16,size=40", out=str(tmp_path / "half"), checkpoint_steps=1, **options)
+    monkeypatch.undo()
+    path = Run(tmp_path / "half").checkpoint_file
+    state = torch.load(path, weights_only=True)
+    del state["optimization"]  # which they did not hold
+    torch.save(state, path)
+    glocal.pretrain(resume=str(tmp_path / "half"), quiet=True)
+    assert_identical(whole, tmp_path / "half")
+
+
+def test_a_run_goes_on_under_the_optimisation_it_began_with(tmp_path):
+    spec = Optimization("lars", 0.3, 1e-4, frozen={"head": 1.0}, no_momentum=("top.",), trust_coefficient=0.02)
+    now = Optimization("lars", 0.2, 1e-6, no_decay=("prototypes",), no_momentum=("top.",))
+    layer, run = with_encoder(torch.nn.Linear(2, 2)), Run(tmp_path)
+    run.checkpoint_file.parent.mkdir()
+    assert begun_under(run, now, 10) is now
+    optimizer = optimizers.build_optimizer(layer, spec, 0.1)
+    save_checkpoint(run, layer, spec, optimizer, Autocast("bf16-mixed", "cpu"), Position(step=3))
+    assert begun_under(run, now, 10) == spec
+
+
+@pytest.mark.parametrize(("steps", "no_momentum"), [(29_999, ()), (30_000, ("top.",))])
+def test_checkpoints_without_one_say_what_was_the_rule_then(tmp_path, steps, no_momentum):
+    run = Run(tmp_path)
+    run.checkpoint_file.parent.mkdir()
+    torch.save({"position": {}}, run.checkpoint_file)
+    now = Optimization("sgd", 0.1, 0.0, no_decay=("prototypes",), no_momentum=("top.",))
+    assert begun_under(run, now, steps) == replace(now, no_decay=(), no_momentum=no_momentum)
+
+
 def with_encoder(layer: torch.nn.Module) -> torch.nn.Module:
     """As far as a checkpoint asks, a method."""
     layer.encoder = SimpleNamespace(config={})
@@ -146,7 +191,7 @@ def test_the_scale_of_losses_in_half_precision_is_part_of_a_checkpoint(tmp_path)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     used, fresh = (Autocast("16-mixed", "cpu") for _ in range(2))
     used.scaler.load_state_dict(used.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7})
-    save_checkpoint(Run(tmp_path), layer, optimizer, used, Position(step=3))
+    save_checkpoint(Run(tmp_path), layer, Optimization("sgd", 0.1, 0.0), optimizer, used, Position(step=3))
     assert load_checkpoint(Run(tmp_path), layer, optimizer, fresh).step == 3
     assert fresh.state_dict() == used.state_dict()
 

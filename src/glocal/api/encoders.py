@@ -151,12 +151,7 @@ def embed(
 
 
 def export(
-    encoder: str | Backbone,
-    *,
-    format: str = "timm",
-    out: str,
-    image_size: int | None = None,
-    trust_code: bool = False,
+    encoder: str | Backbone, *, format: str = "timm", out: str, image_size: int | None = None, trust_code: bool = False
 ) -> Path:
     """Hand an encoder over to timm, ONNX or torch.export.
 
@@ -172,7 +167,7 @@ def export(
         What was written.
     """
     from glocal.exporters import export_encoder
-    from glocal.exporters.card import encoder_card
+    from glocal.exporters.timm_folder import encoder_card
 
     model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
     about = encoder_card(encoder) if isinstance(encoder, str) else None

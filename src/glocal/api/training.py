@@ -25,7 +25,7 @@ def pretrain(
     pretrained: bool | str = False,
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
-    drop_path: float = 0.0,
+    drop_path: float | None = None,
     optimizer: Literal["lars", "adamw", "sgd"] | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -71,7 +71,7 @@ def pretrain(
         pretrained: start from timm's released weights (true), or from a local weights file.
         stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
         output_stride: of the feature map, by dilation (8, 16 or 32).
-        drop_path: stochastic depth rate.
+        drop_path: stochastic depth rate; by default the paper's in preset "paper", else 0.
         optimizer: instead of the method's own.
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.

@@ -126,6 +126,13 @@ class Backbone(nn.Module):
         positions = self.cells(*grid, device=x.device).flatten(0, 1)
         return Features(pooled, tokens, positions, grid) if kept is None else Features(pooled, tokens, positions[kept])
 
+    @property
+    def family(self) -> Literal["vit", "resnet", "convnext"]:
+        """Whose recipes fit it: those of transformers, or of convolutional networks with BatchNorm or LayerNorm."""
+        if self._layout.order != "NCHW":
+            return "vit"
+        return "resnet" if self.norm == "batch" else "convnext"
+
     @cached_property
     def traits(self) -> Traits:
         """What it can do, learnt by trying an image that is larger by about a cell."""

@@ -23,7 +23,7 @@ from glocal.errors import UsageError
 from glocal.evaluation import Pixels
 from glocal.evaluation.baseline import score, start_of, start_words
 from glocal.methods import method_class
-from glocal.pipeline.prepare import measure_stride
+from glocal.pipeline.prepare import measure_backbone
 from glocal.run import Run, write_json
 from glocal.training import resolve, this_machine
 
@@ -128,7 +128,7 @@ def _settle(protocol: Protocol, entries: list[Entry], source: ImageSource, out: 
     config = PretrainConfig(method=finest.method, **protocol.settings)
     machine = this_machine(config.accelerator)
     if least := method_class(finest.method).least_cells:
-        machine = measure_stride(config, machine, least)
+        machine = measure_backbone(config, machine, least)
     resolved = resolve(config, source, machine)[0].config
     decided = {name: getattr(resolved, name) for name in ("batch_size", "workers", "precision", "output_stride")}
     decided["compile"] = False  # else measured for each method and seed anew

@@ -115,10 +115,7 @@ def mean_and_range(numbers: list[float]) -> str:
 
 
 def draw(
-    results: dict[str, list[dict[str, Any]]],
-    baselines: dict[str, dict[str, Any]],
-    columns: list[Column],
-    path: Path,
+    results: dict[str, list[dict[str, Any]]], baselines: dict[str, dict[str, Any]], columns: list[Column], path: Path
 ) -> None:
     """One panel a score: a dot per seed, a bar at the mean, a line per baseline."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.inventory import sizes
-from glocal.data.source import Groups, ImageSource, OpenImage, fingerprint
+from glocal.data.source import Groups, ImageSource, OpenImage, fingerprint, sizes
 from glocal.errors import UsageError
 
 
-class ArraySource:
+class ArraySource(ImageSource):
     """Images in one array.
 
     Args:
@@ -23,12 +22,6 @@ class ArraySource:
         classes: their names; numbers if None.
         name: what to call the collection in messages.
     """
-
-    has_masks = False
-    mask_classes: list[str] | None = None
-    ignore_index: int | None = None
-    note = ""
-    groups = captions = None
 
     def __init__(self, images: Any, labels: Any = None, *, classes: Sequence[str] | None = None, name: str = "array"):
         channels_first = hasattr(images, "detach")  # torch's habit
@@ -42,19 +35,13 @@ class ArraySource:
         if images.size == 0:
             raise UsageError(f"no images in an array of shape {images.shape}")
         self.images, self.name = images, name
-        self.labels: np.ndarray | None = None
-        self.classes: list[str] | None = None
         if labels is not None:
-            self.labels = np.asarray(labels).astype(np.int64)
-            if (
-                (self.labels != np.asarray(labels)).any()
-                or self.labels.shape != (len(images),)
-                or self.labels.min() < 0
-            ):
-                raise UsageError(
-                    f"labels of shape {self.labels.shape} for {len(images)} images: expected one from 0 up each"
-                )
-            self.classes = list(classes) if classes else [str(k) for k in range(int(self.labels.max()) + 1)]
+            given, number = np.asarray(labels), len(images)
+            whole = given.astype(np.int64)
+            if (whole != given).any() or whole.shape != (number,) or whole.min() < 0:
+                raise UsageError(f"labels of shape {given.shape} for {number} images: expected one from 0 up each")
+            self.labels = whole
+            self.classes = list(classes) if classes else [str(k) for k in range(int(whole.max()) + 1)]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,12 +54,8 @@ class ArraySource:
         """Image i."""
         return RawImage(self.images[i])
 
-    def mask(self, i: int) -> np.ndarray:
-        """Arrays have no masks."""
-        raise UsageError(f"{self.name} has no masks")
 
-
-class ConcatSource:
+class ConcatSource(ImageSource):
     """Several collections one after the other.
 
     Labels remain when all parts have the same classes, masks when all have masks of the same classes. Groups of one
@@ -82,25 +65,20 @@ class ConcatSource:
     def __init__(self, sources: Sequence[ImageSource]):
         if not sources:
             raise UsageError("no data: give at least one folder, list or array")
-        self.sources = list(sources)
-        self._ends = np.cumsum([len(source) for source in self.sources])
-        first = self.sources[0]
-        self.name = " + ".join(source.name for source in self.sources)
-        self.note = "; ".join(f"{source.name}: {source.note}" for source in self.sources if source.note)
-        labels = [
-            source.labels for source in self.sources if source.labels is not None and source.classes == first.classes
-        ]
-        labelled = len(labels) == len(self.sources)
-        self.labels = np.concatenate(labels) if labelled else None
-        self.classes = first.classes if labelled else None
-        columns = dict.fromkeys(column for source in self.sources for column in source.groups or {})
-        self.groups = {column: _joined(self.sources, column) for column in columns} or None
-        captions = [text for source in self.sources for text in source.captions or [None] * len(source)]
+        self.sources, first = list(sources), sources[0]
+        self._ends = np.cumsum([len(source) for source in sources])
+        self.name = " + ".join(source.name for source in sources)
+        self.note = "; ".join(f"{source.name}: {source.note}" for source in sources if source.note)
+        labels = [source.labels for source in sources if source.labels is not None and source.classes == first.classes]
+        if len(labels) == len(sources):
+            self.labels, self.classes = np.concatenate(labels), first.classes
+        columns = dict.fromkeys(column for source in sources for column in source.groups or {})
+        self.groups = {column: _joined(sources, column) for column in columns} or None
+        captions = [text for source in sources for text in source.captions or [None] * len(source)]
         self.captions = captions if any(captions) else None
-        legends = [(source.has_masks, source.mask_classes, source.ignore_index) for source in self.sources]
-        self.has_masks = all(legend == (True, first.mask_classes, first.ignore_index) for legend in legends)
-        self.mask_classes = first.mask_classes if self.has_masks else None
-        self.ignore_index = first.ignore_index if self.has_masks else None
+        legends = [(source.has_masks, source.mask_classes, source.ignore_index) for source in sources]
+        if all(legend == (True, *legends[0][1:]) for legend in legends):
+            self.has_masks, self.mask_classes, self.ignore_index = legends[0]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -117,9 +95,8 @@ class ConcatSource:
 
     def fingerprint(self) -> tuple[str, str] | None:
         """Of all collections, if all have one."""
-        found = [fingerprint(source) for source in self.sources]
-        known = [one for one in found if one is not None]
-        if len(known) < len(found):
+        known = [found for source in self.sources if (found := fingerprint(source)) is not None]
+        if len(known) < len(self.sources):
             return None
         return "\0".join(place for place, _ in known), "\0".join(state for _, state in known)
 

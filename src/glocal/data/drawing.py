@@ -28,68 +28,34 @@ class Canvas:
     coordinates: Array
 
 
-def ellipse(u: Array, v: Array) -> Array:
-    """Signed distance (about) to an ellipse of semi-axes 1.15 and .9; negative inside."""
-    return np.sqrt((u / 1.15) ** 2 + (v / 0.9) ** 2) - 1
-
-
-def disc(u: Array, v: Array) -> Array:
-    """Signed distance to the unit disc."""
-    return np.sqrt(u * u + v * v) - 1
+# Shapes: the signed distance (about) to the edge, negative inside.
+ellipse = lambda u, v: np.sqrt((u / 1.15) ** 2 + (v / 0.9) ** 2) - 1
+disc = lambda u, v: np.sqrt(u * u + v * v) - 1
+triangle = lambda u, v: np.maximum(-u - 0.7, 0.5 * u + 0.866 * np.abs(v) - 0.55)  # it points outwards
 
 
 def capsule(u: Array, v: Array) -> Array:
-    """Signed distance to a bar with round ends, 2.5 long and 1.1 wide."""
+    """A bar with round ends, 2.5 long and 1.1 wide."""
     along = np.maximum(np.abs(u) - 0.7, 0)
     return np.sqrt(along * along + v * v) - 0.55
 
 
-def triangle(u: Array, v: Array) -> Array:
-    """Signed distance (inside and near the edges) to a triangle that points outwards."""
-    return np.maximum(-u - 0.7, 0.5 * u + 0.866 * np.abs(v) - 0.55)
-
-
 def flower(u: Array, v: Array) -> Array:
-    """Signed distance (about) to a flower of five petals."""
+    """Five petals."""
     radius = np.sqrt(u * u + v * v) + 1e-6
     # cos 5a as a polynomial of cos a: no arctangent
     cos = u / radius
     return 0.85 * (radius - (0.88 + 0.2 * cos * (5 + cos * cos * (16 * cos * cos - 20))))
 
 
-def stripes(u: Array, v: Array) -> Array:
-    """Bands across u. Textures are waves around 0; their sign chooses between the two colours."""
-    return np.sin(9 * u)
-
-
-def dots(u: Array, v: Array) -> Array:
-    """Polka dots."""
-    return np.cos(7.5 * u) + np.cos(7.5 * v) - 0.75
-
-
-def rings(u: Array, v: Array) -> Array:
-    """Concentric rings."""
-    return np.cos(11 * np.sqrt(u * u + v * v))
-
-
-def chevrons(u: Array, v: Array) -> Array:
-    """Arrow heads along u."""
-    return np.sin(9 * (u + 0.9 * np.abs(v)))
-
-
-def hatch(u: Array, v: Array) -> Array:
-    """A fine grid of lines."""
-    return np.maximum(np.cos(10 * u), np.cos(10 * v)) - 0.55
-
-
-def checks(u: Array, v: Array) -> Array:
-    """A checkerboard."""
-    return 1.6 * np.sin(5.5 * u) * np.sin(5.5 * v)
-
-
-def plain(u: Array, v: Array) -> Array:
-    """No texture."""
-    return np.full_like(u, -1)
+# Textures: waves around 0, whose sign chooses between the two colours.
+stripes = lambda u, v: np.sin(9 * u)
+dots = lambda u, v: np.cos(7.5 * u) + np.cos(7.5 * v) - 0.75
+rings = lambda u, v: np.cos(11 * np.sqrt(u * u + v * v))
+chevrons = lambda u, v: np.sin(9 * (u + 0.9 * np.abs(v)))
+hatch = lambda u, v: np.maximum(np.cos(10 * u), np.cos(10 * v)) - 0.55
+checks = lambda u, v: 1.6 * np.sin(5.5 * u) * np.sin(5.5 * v)
+plain = lambda u, v: np.full_like(u, -1)
 
 
 def stamp(canvas: Canvas, frame: Array, shape, texture, colors: Array, *, number: int, reach: float = 1.3) -> None:

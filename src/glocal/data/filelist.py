@@ -1,4 +1,4 @@
-"""Lists of image files: one path a line (.txt), or path and label (.csv)."""
+"""Collections of image files; lists of them: one path a line (.txt), or path and label (.csv)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,50 @@ from pathlib import Path
 
 import numpy as np
 
+from glocal.data.files import existing, shown, sizes_and_times, state_of
 from glocal.data.images import EncodedImage, Window, open_image
-from glocal.data.paths import existing, shown, sizes_and_times, state_of
-from glocal.data.source import Groups
+from glocal.data.source import Groups, ImageSource
 from glocal.errors import UsageError
 
 _PATHS = ("path", "file", "filename", "image", "filepath", "image_path")
 _LABELS = ("label", "class")
 
 
-class FileListSource:
+class Files(ImageSource):
+    """Image files below a folder.
+
+    Attributes:
+        root: the folder.
+        files: relative to it.
+        window: the values that become black and white in 16- and 32-bit grey images; None: each image's own.
+    """
+
+    root: Path
+    files: list[str]
+    window: Window | None = None
+    _place: Path
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def key(self, i: int) -> str:
+        """The path of image i relative to the folder, with forward slashes, or as a list gives it."""
+        return shown(self.files[i])
+
+    def open(self, i: int) -> EncodedImage:
+        """Image i with its header read."""
+        return open_image(self.root / self.files[i], self.window)
+
+    def fingerprint(self) -> tuple[str, str]:
+        """The folder or list, and a digest of its images' names, sizes and times."""
+        return str(self._place.resolve()), state_of(self.root, self.files, self.window)
+
+    def sizes(self) -> list[int]:
+        """Bytes of each file."""
+        return [size for size, _ in sizes_and_times(self.root, self.files)]
+
+
+class FileListSource(Files):
     """The images that a list names, in its order. Relative paths start from the list's folder.
 
     Args:
@@ -25,32 +59,25 @@ class FileListSource:
             `image`, `filepath` or `image_path` is a header, under which there may be more: the labels are in the column
             `label` or `class`, else in the second one; captions in `caption`; every other named column is one of
             `groups`, unknown where empty.
-        window: the values that become black and white in 16- and 32-bit grey images; None: each image's own.
+        window: see `Files`.
 
     Raises:
         UsageError: if the list is empty, or names a file that is not there, or some rows have a label and others none.
     """
 
-    has_masks = False
-    mask_classes: list[str] | None = None
-    ignore_index: int | None = None
-    note = ""
-    classes: list[str] | None = None
-    labels: np.ndarray | None = None
-
     def __init__(self, path: str | Path, *, window: Window | None = None):
         path = existing(Path(path))
-        self.path, self.folder, self.name, self.window = path, path.parent, shown(path.stem), window
+        self.root, self._place, self.name, self.window = path.parent, path, shown(path.stem), window
         header, rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_txt(path)
         if not rows:
             raise UsageError(f"{path} names no images: expected one path a line")
-        self.files, lines = [cells[0] for _, cells in rows], [line for line, _ in rows]
-        missing = [(line, cells[0]) for line, cells in rows if not (self.folder / cells[0]).is_file()]
+        lines, self.files = [line for line, _ in rows], [cells[0] for _, cells in rows]
+        missing = [at for at in zip(lines, self.files, strict=True) if not (self.root / at[1]).is_file()]
         if missing:
             line, file = missing[0]
             raise UsageError(
                 f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {shown(file)} "
-                f"(relative paths start from {self.folder})"
+                f"(relative paths start from {self.root})"
             )
         columns = {name: [cells[k] for _, cells in rows] for k, name in enumerate(header[1:], start=1)}
         by_word = {name.lower(): name for name in columns}
@@ -62,29 +89,6 @@ class FileListSource:
                 raise UsageError(f"{path}: line {lines[labels.index('')]} has no label, others do")
             self.classes, self.labels = _numbered(labels)
         self.groups = {name: Groups(*_numbered(cells)) for name, cells in columns.items() if name} or None
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def key(self, i: int) -> str:
-        """The path of image i as the list gives it."""
-        return shown(self.files[i])
-
-    def open(self, i: int) -> EncodedImage:
-        """Image i with its header read."""
-        return open_image(self.folder / self.files[i], self.window)
-
-    def fingerprint(self) -> tuple[str, str]:
-        """The list, and a digest of its images' names, sizes and times."""
-        return str(self.path.resolve()), state_of(self.folder, self.files, self.window)
-
-    def sizes(self) -> list[int]:
-        """Bytes of each file."""
-        return [size for size, _ in sizes_and_times(self.folder, self.files)]
-
-    def mask(self, i: int) -> np.ndarray:
-        """Lists have no masks."""
-        raise UsageError(f"{self.name} has no masks: only folders with images/ and masks/ do")
 
 
 def _read_txt(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -1,13 +1,16 @@
-"""Files below a folder, and their bytes: regular files only, so that no pipe blocks and no device goes on for ever."""
+"""Files and their bytes, regular ones only, so that no pipe blocks; names that can always be written; what is there."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from glocal.data.source import Unreadable
+from glocal.errors import UsageError, did_you_mean
 
 _KINDS = "jpg jpeg jpe jfif mpo png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif"
 EXTENSIONS = frozenset("." + kind for kind in _KINDS.split(" "))
@@ -20,6 +23,49 @@ MAX_BYTES = 2**30
 
 _NOT_CONTENT = ("__MACOSX", "@eaDir")  # what archives and network drives leave behind
 _NOT_REGULAR = "not a regular file"
+
+
+def existing(path: Path) -> Path:
+    """`path` itself, if there is something there.
+
+    Raises:
+        UsageError: naming the first missing part of the path and the nearest name beside it.
+    """
+    if os.path.exists(path):
+        return path
+    missing = path
+    while not os.path.exists(missing.parent):
+        missing = missing.parent
+    try:
+        siblings = os.listdir(missing.parent)
+    except OSError:  # a file, or closed to us
+        siblings = []
+    where = "" if missing == path else f": {missing} does not exist"
+    raise UsageError(f"no data at {path}{where}{did_you_mean(missing.name, siblings)}")
+
+
+def shown(name: str) -> str:
+    """A file's name as valid text of one line: bytes that are no UTF-8, and control characters, as `\\xff`."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub("[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def sizes_and_times(folder: Path, files: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Bytes and time (ns) of each of some files below a folder; (-1, -1) where there is none."""
+    for file in files:
+        try:
+            found = os.stat(os.path.join(folder, file))
+            yield found.st_size, found.st_mtime_ns
+        except OSError:
+            yield -1, -1
+
+
+def state_of(folder: Path, files: Sequence[str], window: tuple[float, float] | None = None) -> str:
+    """A digest of the names, sizes and times of files below a folder, and of how they are read."""
+    digest = hashlib.sha256(repr(window).encode())
+    for file, (size, time) in zip(files, sizes_and_times(folder, files), strict=True):
+        digest.update(f"{file}\0{size}\0{time}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def visible(
@@ -49,12 +95,7 @@ def visible(
 def walk(folder: str | Path, extensions: frozenset[str], skipped: dict[str, str]) -> Iterator[str]:
     """Paths of the regular files below a folder. Links are followed; each folder comes once, by its own path first.
 
-    Folders of masks (see `mask_folder`) inside stay out.
-
-    Args:
-        folder: where to start.
-        extensions: in lower case, with their dot.
-        skipped: path → reason; whatever cannot be read joins it.
+    Folders of masks (see `mask_folder`) inside stay out; what cannot be read joins `skipped`, path → reason.
     """
     seen: set[tuple[int, int]] = set()
     folders, linked = [str(folder)], list[str]()
@@ -86,7 +127,7 @@ def is_a(name: str, extensions: frozenset[str]) -> bool:
     return os.path.splitext(name)[1].lower() in extensions
 
 
-def stem(file: str, folder: str) -> str:
+def stem(file: str, folder: str | Path) -> str:
     """The path of a file relative to its folder, without extension."""
     return os.path.splitext(file)[0][len(os.path.join(folder, "")) :]
 

@@ -18,57 +18,56 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, is_a, mask_folder, visible, walk
-from glocal.data.images import EncodedImage, Window, open_image
+from glocal.data.filelist import Files
+from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, existing, is_a, mask_folder, shown, stem, visible, walk
+from glocal.data.images import Window
 from glocal.data.masks import Legend, read_legend, read_mask, with_palette
-from glocal.data.paths import existing, shown, sizes_and_times, state_of
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-class FolderSource:
+class FolderSource(Files):
     """The images below a folder (see the rules at the top of this file).
 
     Args:
         root: the folder.
         split: "train", "val" or "test", or None for train if there is one and for everything if not.
-        window: the values that become black and white in 16- and 32-bit grey images; None: each image's own.
+        window: see `Files`.
 
     Raises:
         UsageError: if the folder, the split, or any image in it is missing.
     """
-
-    groups = captions = None
 
     def __init__(self, root: str | Path, split: str | None = None, *, window: Window | None = None):
         self.root, self.window = existing(Path(root)), window
         self.name = shown(self.root.resolve().name)
         notes, skipped = list[str](), dict[str, str]()
         layouts = _layouts(self.root, skipped)
-        if split is None:
-            split = "train" if "train" in layouts else None
-        if split is None and None not in layouts:  # splits, but no train
-            chosen, masks = self.root, None
+        if split is None and "train" in layouts:
+            split = "train"
+        self._place, masks = layouts.get(split, (self.root, None))
+        if split in layouts:
+            self.files = self._below(self._place, skipped)
+        elif split is None:  # splits, but no train
             self.files = [file for images, _ in layouts.values() for file in self._below(images, skipped)]
         else:
-            if split not in layouts:
-                raise UsageError(_no_split(self.root, split, layouts))
-            chosen, masks = layouts[split]
-            self.files = self._below(chosen, skipped)
+            there = ", ".join(sorted(name for name in layouts if name))
+            hint = (
+                f"; it has {there}" if there else f": expected {self.root / split}; without a split all of it is used"
+            )
+            raise UsageError(f"{self.root} has no split {split!r}{hint}")
         if not self.files:
-            raise UsageError(_no_images(chosen, skipped))
-        self._chosen = chosen
-        self.classes, self.labels = self._read_labels(chosen, [images for images, _ in layouts.values()], notes)
-        self._masks = self._pair_masks(chosen, masks, notes) if masks is not None else None
-        self._legend = Legend()
-        if self._masks is not None and masks is not None:
-            every = [m for _, m in layouts.values() if m is not None]
+            raise UsageError(_no_images(self._place, skipped))
+        self._read_labels([images for images, _ in layouts.values()], notes)
+        self._masks, self._legend = self._pair_masks(masks, notes) if masks else None, Legend()
+        if self._masks and masks:
+            every = [folder for _, folder in layouts.values() if folder]
             try:
                 files = [file for folder in every for file in self._below(folder, {}, MASK_EXTENSIONS)]
                 self._legend = with_palette(read_legend([masks, *masks.parents][:3]), self.root, files)
@@ -80,25 +79,6 @@ class FolderSource:
         if skipped:
             notes.append(f"skipped {_some_of(skipped, self.root)}")
         self.note = "; ".join(notes)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def key(self, i: int) -> str:
-        """The path of image i relative to the folder, with forward slashes."""
-        return shown(self.files[i])
-
-    def open(self, i: int) -> EncodedImage:
-        """Image i with its header read."""
-        return open_image(self.root / self.files[i], self.window)
-
-    def fingerprint(self) -> tuple[str, str]:
-        """The folder, and a digest of its images' names, sizes and times."""
-        return str(self._chosen.resolve()), state_of(self.root, self.files, self.window)
-
-    def sizes(self) -> list[int]:
-        """Bytes of each file."""
-        return [size for size, _ in sizes_and_times(self.root, self.files)]
 
     def mask(self, i: int) -> np.ndarray:
         """(H, W) uint8 class of each pixel of image i.
@@ -119,26 +99,22 @@ class FolderSource:
         start = len(os.path.join(self.root, ""))
         return sorted(path[start:].replace(os.sep, "/") for path in walk(folder, extensions, skipped))
 
-    def _read_labels(
-        self, chosen: Path, siblings: list[Path], notes: list[str]
-    ) -> tuple[list[str] | None, np.ndarray | None]:
-        depth = len(chosen.relative_to(self.root).parts)
+    def _read_labels(self, siblings: list[Path], notes: list[str]) -> None:
+        depth = len(self._place.relative_to(self.root).parts)
         inner = [file.split("/")[depth:] for file in self.files]
-        classes = sorted({name for folder in siblings for name in _class_folders(folder)})
-        if len(classes) < 2:
-            return None, None
+        position = {name: k for k, name in enumerate(sorted({name for f in siblings for name in _class_folders(f)}))}
         stray = [file for file, parts in zip(self.files, inner, strict=True) if len(parts) != 2]
-        if stray:
-            if len(stray) < len(self.files) / 10:
-                notes.append(f"no labels, because {len(stray):,} lie outside the class folders, e.g. {shown(stray[0])}")
-            return None, None
-        position = {name: k for k, name in enumerate(classes)}
-        return [shown(name) for name in classes], np.array([position[parts[0]] for parts in inner], dtype=np.int64)
+        if len(position) > 1 and not stray:
+            self.classes = [shown(name) for name in position]
+            self.labels = np.array([position[parts[0]] for parts in inner], dtype=np.int64)
+        elif len(position) > 1 and len(stray) < len(self.files) / 10:
+            notes.append(f"no labels, because {len(stray):,} lie outside the class folders, e.g. {shown(stray[0])}")
 
-    def _pair_masks(self, images: Path, masks: Path, notes: list[str]) -> list[str] | None:
+    def _pair_masks(self, masks: Path, notes: list[str]) -> list[str] | None:
         """The mask of each image, or None unless all have one."""
-        found = {_stem(file, masks, self.root): file for file in self._below(masks, {}, MASK_EXTENSIONS)}
-        pairs = [found.get(_stem(file, images, self.root)) for file in self.files]
+        images, masks = self._place.relative_to(self.root), masks.relative_to(self.root)
+        found = {stem(file, masks): file for file in self._below(self.root / masks, {}, MASK_EXTENSIONS)}
+        pairs = [found.get(stem(file, images)) for file in self.files]
         paired = [mask for mask in pairs if mask is not None]
         if len(paired) < len(pairs):
             lost = shown(self.files[pairs.index(None)])
@@ -149,7 +125,7 @@ class FolderSource:
 
 def folder_splits(root: str | Path) -> set[str]:
     """The splits a folder has: any of "train", "val", "test"."""
-    return {split for split in _layouts(existing(Path(root)), {}) if split is not None}
+    return {split for split in _layouts(existing(Path(root)), {}) if split}
 
 
 def _layouts(root: Path, skipped: dict[str, str]) -> dict[str | None, tuple[Path, Path | None]]:
@@ -158,10 +134,8 @@ def _layouts(root: Path, skipped: dict[str, str]) -> dict[str | None, tuple[Path
     if splits:
         return {split: _images_and_masks(folder) for split, folder in splits.items()}
     images, masks = _images_and_masks(root)
-    inner = _split_folders(images, {}) if masks is not None else {}
-    if masks is not None and inner:  # images/train and masks/train
-        return {split: (folder, masks / folder.name) for split, folder in inner.items()}
-    return {None: (images, masks)}
+    inner = _split_folders(images, {}) if masks else {}  # images/train and masks/train
+    return {split: (f, masks and masks / f.name) for split, f in inner.items()} or {None: (images, masks)}
 
 
 def _images_and_masks(folder: Path) -> tuple[Path, Path | None]:
@@ -181,20 +155,8 @@ def _split_folders(folder: Path, skipped: dict[str, str]) -> dict[str, Path]:
 def _class_folders(folder: Path) -> list[str]:
     """Sub-folders with an image directly in them."""
     folders = (child for child, kind in visible(folder, {}) if kind == "folder")
-    return [
-        f.name for f in folders if any(kind == "file" and is_a(e.name, EXTENSIONS) for e, kind in visible(f.path, {}))
-    ]
-
-
-def _stem(file: str, folder: Path, root: Path) -> str:
-    return PurePosixPath(file).relative_to(folder.relative_to(root).as_posix()).with_suffix("").as_posix()
-
-
-def _no_split(root: Path, split: str | None, layouts: dict) -> str:
-    there = sorted(name for name in layouts if name)
-    if not there:
-        return f"{root} has no split {split!r}: expected {root / str(split)}; without a split all of it is used"
-    return f"{root} has no split {split!r}; it has {', '.join(there)}"
+    has_images = lambda f: any(kind == "file" and is_a(e.name, EXTENSIONS) for e, kind in visible(f.path, {}))
+    return [folder.name for folder in folders if has_images(folder)]
 
 
 def _no_images(folder: Path, skipped: Mapping[str, str]) -> str:

@@ -12,28 +12,25 @@ import io
 import math
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageFile
 
 from glocal.data.files import MAX_BYTES, read_bytes
 from glocal.data.source import Unreadable
 
-try:
-    import simplejpeg
-except ImportError:  # a checkout that was not installed: Pillow does the same more slowly
-    simplejpeg = None
-
 Window = tuple[float, float]
 """The values of a 16- or 32-bit image that become black and white."""
 
-_PERCENTILES = (0.5, 99.5)
 _STRIP = 2**20  # pixels converted at once
 _SAMPLE = 2**20  # pixels looked at for a window
 
 # By content, not by extension. Named one by one because some of Pillow's other formats run programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_DRAFTABLE = ("JPEG", "MPO")
 _ORIENTATION = 0x0112
 _TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -99,8 +96,6 @@ def _pixels(image: ImageFile.ImageFile, data: bytes, scale: float, window: Windo
 
 def _turbo(data: bytes, width: int, height: int) -> np.ndarray | None:
     """A colour JPEG, reduced to this size: Pillow's pixels in less time. None: not without flaws."""
-    if simplejpeg is None:
-        return None
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:  # Pillow knows what can be saved of it, and what to say where nothing can
@@ -122,29 +117,20 @@ class RawImage:
         return to_rgb(self._image)
 
 
+@dataclass
 class DrawnImage:
-    """An image that is made when its pixels are asked for.
+    """An image of this size (width, height), drawn when its pixels (H, W, 3) uint8 are asked for."""
 
-    Args:
-        size: (width, height).
-        draw: gives its pixels, (H, W, 3) uint8.
-    """
-
-    def __init__(self, size: tuple[int, int], draw: Callable[[], np.ndarray]):
-        self.size = size
-        self._draw = draw
+    size: tuple[int, int]
+    draw: Callable[[], np.ndarray]
 
     def decode(self, scale: float = 1.0) -> np.ndarray:
         """RGB pixels (H, W, 3) uint8, at full size whatever the scale."""
-        return self._draw()
+        return self.draw()
 
 
 def open_image(path: Path, window: Window | None = None) -> EncodedImage:
-    """The image file at `path`, with its header read.
-
-    Raises:
-        Unreadable: if it cannot be read or is not an image.
-    """
+    """The image file at `path`, with its header read. `Unreadable` if it cannot be read or is not an image."""
     return EncodedImage(read_bytes(path), window)
 
 
@@ -188,16 +174,13 @@ def _own_window(image: Image.Image) -> Window:
         known = [255 * unit for unit in (1, 256, 257) if high <= 255 * unit and not (values % unit).any()]
     if low >= 0 and known:
         return 0.0, float(known[0])
-    inner = np.percentile(values, _PERCENTILES)
-    return (float(inner[0]), float(inner[1])) if inner[0] < inner[1] else (low, high)
+    black, white = np.percentile(values, (0.5, 99.5)).tolist()
+    return (black, white) if black < white else (low, high)
 
 
 def _eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
     values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
     return np.round(np.clip((values - low) * (255 / max(high - low, 1e-12)), 0, 255)).astype(np.uint8)
-
-
-_DRAFTABLE = ("JPEG", "MPO")
 
 
 def _dct_step(image: ImageFile.ImageFile, data: bytes, scale: float) -> int:
@@ -209,13 +192,7 @@ def _dct_step(image: ImageFile.ImageFile, data: bytes, scale: float) -> int:
 
 
 def _bytes_needed(image: ImageFile.ImageFile, data: bytes, step: int = 8) -> int:
-    """What decoding takes at most, the file included: the decoder's own, Pillow's (up to 4 a pixel) and ours (3).
-
-    Args:
-        image: its header.
-        data: the file.
-        step: reduction, of a JPEG.
-    """
+    """What decoding takes at most, the file included: the decoder's own, Pillow's (up to 4 a pixel) and ours (3)."""
     pixels = image.width * image.height
     match image.format:
         case "JPEG" | "MPO":
@@ -242,7 +219,7 @@ def read_header(data: bytes) -> ImageFile.ImageFile:
         if name not in Image.OPEN:
             Image.init()
         factory, accept = Image.OPEN.get(name, (None, None))
-        accepted = factory is not None and (accept is None or accept(data[:16]))
+        accepted = accept is None or accept(data[:16])
         if factory is None or not accepted or isinstance(accepted, str):  # a string says why this Pillow cannot
             continue
         try:

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from glocal.data.paths import shown
-from glocal.data.source import ImageSource
-
-_SHOWN = 3
-
-
-def sizes(source: ImageSource) -> list[int] | None:
-    """Bytes of each file. Asks `source.sizes()`, which a collection that is no files leaves out: None."""
-    return getattr(source, "sizes", lambda: None)()
+from glocal.data.files import shown
+from glocal.data.source import ImageSource, sizes
 
 
 def inventory(source: ImageSource) -> str:
@@ -24,9 +16,7 @@ def inventory(source: ImageSource) -> str:
     """
     labels = ["-"] * len(source) if source.labels is None else source.labels.tolist()
     files: list[Any] = sizes(source) or ["-"] * len(source)
-    rows = (
-        f"{label}\t{size}\t{shown(source.key(i))}" for i, (label, size) in enumerate(zip(labels, files, strict=True))
-    )
+    rows = [f"{a}\t{b}\t{shown(source.key(i))}" for i, (a, b) in enumerate(zip(labels, files, strict=True))]
     return "\n".join([json.dumps(source.classes), *rows]) + "\n"
 
 
@@ -40,20 +30,17 @@ def changes(before: str, now: str) -> str:
         for rows in (old_rows, new_rows)
     )
     both = [key for key in old if key in new]
-    relabelled = [f"{key} from {old[key][0]} to {new[key][0]}" for key in both if old[key][0] != new[key][0]]
+    found = {
+        "gone": [key for key in old if key not in new],
+        "new": [key for key in new if key not in old],
+        "of another size": [key for key in both if old[key][1] != new[key][1]],
+        "of another label": [f"{k} from {old[k][0]} to {new[k][0]}" for k in both if old[k][0] != new[k][0]],
+    }
     said = [
-        _some("gone", [key for key in old if key not in new]),
-        _some("new", [key for key in new if key not in old]),
-        _some("of another size", [key for key in both if old[key][1] != new[key][1]]),
-        _some("of another label", relabelled),
+        f"{len(keys):,} {what}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
+        for what, keys in found.items()
+        if keys
     ]
     if old_classes != new_classes:
         said.append(f"classes {old_classes}, now {new_classes}")
-    found = [text for text in said if text]
-    return "; ".join(found) or "another order"
-
-
-def _some(what: str, names: Sequence[str]) -> str:
-    """'2 new: a.jpg, b.jpg', or '' for none."""
-    more = ", …" if len(names) > _SHOWN else ""
-    return f"{len(names):,} {what}: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    return "; ".join(said) or "another order"

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from glocal.data.files import read_bytes
+from glocal.data.files import read_bytes, state_of
 from glocal.data.images import read_header, reason, strips
-from glocal.data.paths import state_of
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
 
@@ -43,11 +42,7 @@ class Legend:
 
 
 def read_legend(folders: Sequence[Path]) -> Legend:
-    """What the first classes.json in some folders says; docs/evaluation.md has its format.
-
-    Raises:
-        UsageError: if it is broken.
-    """
+    """What the first classes.json in some folders says; docs/evaluation.md has its format. `UsageError` if broken."""
     path = next((folder / "classes.json" for folder in folders if (folder / "classes.json").is_file()), None)
     if path is None:
         return Legend()
@@ -97,11 +92,9 @@ def read_mask(path: Path, palette: tuple[int, ...] | None = None) -> np.ndarray:
     """A segmentation mask, (H, W) uint8 classes.
 
     Args:
-        path: an image. Without palette, each pixel's grey value, bit, or index in the file's own palette is its class.
-        palette: the colours of the classes, see `Legend`.
-
-    Raises:
-        Unreadable: if it cannot be decoded, or holds something else than classes up to 255.
+        path: an image; `Unreadable` if it cannot be decoded, or holds something else than classes up to 255.
+        palette: colours of the classes, see `Legend`. None: each pixel's grey value, bit, or index in the file's own
+            palette is its class.
     """
     image = _load(path)
     mask = np.empty((image.height, image.width), np.uint8)

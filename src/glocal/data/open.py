@@ -13,23 +13,10 @@ import numpy as np
 from glocal import plugins
 from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
-from glocal.data.files import EXTENSIONS
+from glocal.data.files import EXTENSIONS, existing
 from glocal.data.folder import SPLITS, FolderSource, folder_splits
-from glocal.data.paths import existing
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
-
-_LEFT_OUT: dict[str, Any] = {
-    "classes": None,
-    "labels": None,
-    "has_masks": False,
-    "mask_classes": None,
-    "ignore_index": None,
-    "note": "",
-    "groups": None,
-    "captions": None,
-}
-"""What a collection is taken to say where it says nothing."""
 
 
 def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
@@ -50,15 +37,15 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
     if isinstance(spec, list | tuple):
         parts = [open_source(part, split=split) for part in spec]
         return parts[0] if len(parts) == 1 else ConcatSource(parts)
-    if split is not None and not has_split(spec, split):
-        if not _plugin(spec) and _kind(spec) == "folder":
-            FolderSource(spec, split)  # says which splits there are
-        raise UsageError(f"{describe_spec(spec) or f'this {type(spec).__name__}'} has no split {split!r}")
-    if plugin := _plugin(spec):
+    plugin, said = _plugin(spec), describe_spec(spec) or f"this {type(spec).__name__}"
+    kind = "plugin" if plugin else _kind(spec)
+    if split is not None and kind != "folder" and not has_split(spec, split):
+        raise UsageError(f"{said} has no split {split!r}")
+    if plugin:
         return _opened(*plugin, split)
-    match _kind(spec):
+    match kind:
         case "source":
-            return complete(spec, f"this {type(spec).__name__}")
+            return complete(spec, said)
         case "array":
             return ArraySource(spec)
         case "list":
@@ -108,18 +95,14 @@ def code_of(spec: Any) -> list[str]:
 def complete(source: Any, said: str) -> ImageSource:
     """The collection itself, given what it may leave out: all of `ImageSource` but `__len__`, `key` and `open`.
 
-    Args:
-        source: a collection; changed in place.
-        said: what to call it in messages.
-
     Raises:
-        UsageError: to its author, if it breaks the contract of `ImageSource`.
+        UsageError: to its author, if it breaks the contract of `ImageSource`; begins with `said`.
     """
     breach = next((f"lacks `{name}`" for name in ("__len__", "key", "open") if not hasattr(source, name)), None)
     if breach is None:
-        for attribute, value in {"name": type(source).__name__, **_LEFT_OUT}.items():
+        for attribute in ImageSource.__annotations__:
             if not hasattr(source, attribute):
-                vars(source)[attribute] = value
+                vars(source)[attribute] = getattr(ImageSource, attribute, type(source).__name__)  # its name
         breach = _breach(source)
     if breach is not None:
         raise UsageError(f"{said}: `{type(source).__name__}` {breach} ({plugins.GUIDE})")
@@ -190,16 +173,15 @@ def _kind(spec: Any) -> str:
 
 def _usable(source: FolderSource | FileListSource, where: str | Path) -> ImageSource:
     """The source, if at least one of its files has the header of an image."""
-    reason = ""
+    reasons = []
     for i in range(len(source)):
         try:
             source.open(i)
-        except Unreadable as error:
-            reason = reason or f"{source.key(i)}: {error}"
-        else:
             return source
-    raise UsageError(f"nothing usable in {where}: none of {len(source):,} files can be read ({reason})")
+        except Unreadable as error:
+            reasons.append(f"{source.key(i)}: {error}")
+    raise UsageError(f"nothing usable in {where}: none of {len(source):,} files can be read ({reasons[0]})")
 
 
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    return ", ".join(names) if len(names) <= shown + 1 else f"{', '.join(names[:shown])}, …"
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])}, …"

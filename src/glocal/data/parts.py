@@ -18,6 +18,7 @@ from PIL import Image
 from glocal import random
 from glocal.data import drawing
 from glocal.data.images import DrawnImage
+from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 
 SPLIT_NAMES = ("train", "val", "test")
@@ -32,6 +33,7 @@ _PARTS = {  # number in the mask: shape, texture, radius in object radii
 }
 PART_NAMES = tuple(_PARTS)
 _INITIALS = "HWTFL"  # of all but the body
+_RANGES = {"n": (1, 10**9), "size": (16, 1024), "classes": (2, 12), "difficulty": (0, 1), "nuisance": (0, 1)}
 
 # Which part stands where, clockwise from the top in steps of 45 degrees, and by how many steps the body is turned. Two
 # plans differ in at least five of the eight places even when one is mirrored or turned by one step, and in three
@@ -54,31 +56,27 @@ _PLANS = {
 
 @dataclass(frozen=True)
 class PartsSample:
-    """One image and all that is known about it. Points are (x, y) in pixels; pixel i spans [i, i+1).
-
-    Attributes:
-        image: (H, W, 3) uint8.
-        label: the class.
-        mask: (H, W) uint8, the visible part, 1 + its position in `PART_NAMES`, or 0.
-        boxes: (6, 4) float32, x0 y0 x1 y1 around what is visible of each part; 0 where nothing is.
-        keypoints: (6, 2) float32, the centre of each part, also where it is hidden.
-        visible: (6,) bool, whether the pixel at the centre shows the part.
-        object_coordinates: (H, W, 3) float32, part number and the (u, v) of the point of that part that is seen there.
-            The same point of an object has the same coordinates in all of its views.
-        frames: (6, 2, 3) float64, the map from (u, v) to pixels of each part.
-    """
+    """One image and all that is known about it. Points are (x, y) in pixels; pixel i spans [i, i+1)."""
 
     image: np.ndarray
+    """(H, W, 3) uint8."""
     label: int
     mask: np.ndarray
+    """(H, W) uint8, the visible part, 1 + its position in `PART_NAMES`, or 0."""
     boxes: np.ndarray
+    """(6, 4) float32, x0 y0 x1 y1 around what is visible of each part; 0 where nothing is."""
     keypoints: np.ndarray
+    """(6, 2) float32, the centre of each part, also where it is hidden."""
     visible: np.ndarray
+    """(6,) bool, whether the pixel at the centre shows the part."""
     object_coordinates: np.ndarray
+    """(H, W, 3) float32, part number and the (u, v) of the point of that part that is seen there: the same in all views
+    of an object."""
     frames: np.ndarray
+    """(6, 2, 3) float64, the map from (u, v) to pixels of each part."""
 
 
-class PartsWorld:
+class PartsWorld(ImageSource):
     """Generated images of objects with parts: a collection like any other (`ImageSource`) that knows its own truth.
 
     Sample i depends on the options, the split and the seed, not on `n`. Labels go round: i modulo `classes`.
@@ -94,10 +92,7 @@ class PartsWorld:
         seed: another world of the same kind.
     """
 
-    has_masks = True
-    ignore_index: int | None = None
-    note = ""
-    groups = captions = None
+    name, has_masks = "parts", True
 
     def __init__(
         self,
@@ -110,20 +105,17 @@ class PartsWorld:
         nuisance: float = 0.5,
         seed: int = 0,
     ):
-        _check("n", n, 1, 10**9)
-        _check("size", size, 16, 1024)
-        _check("classes", classes, 2, 12)
-        _check("difficulty", difficulty, 0, 1)
-        _check("nuisance", nuisance, 0, 1)
+        given = n, size, classes, difficulty, nuisance
+        for (option, (low, high)), value in zip(_RANGES.items(), given, strict=True):
+            if not low <= value <= high:
+                raise UsageError(f"parts: {option} is {value}, expected {low} to {high}")
         if split not in SPLIT_NAMES:
             raise UsageError(f"parts has no split {split!r}; it has {', '.join(SPLIT_NAMES)}")
         self.n, self.size, self.split, self.seed = n, size, split, seed
         self.difficulty, self.nuisance = difficulty, nuisance
-        self.name = "parts"
         self._plans = list(_PLANS.values())[:classes]
-        self.classes: list[str] | None = list(_PLANS)[:classes]
-        self.labels: np.ndarray | None = np.arange(n, dtype=np.int64) % classes
-        self.mask_classes: list[str] | None = ["background", *PART_NAMES]
+        self.classes, self.labels = list(_PLANS)[:classes], np.arange(n, dtype=np.int64) % classes
+        self.mask_classes = ["background", *PART_NAMES]
 
     def __len__(self) -> int:
         return self.n
@@ -200,19 +192,10 @@ class PartsWorld:
             out: folder, made if needed.
             test: number of test images; a quarter of the training images if None.
         """
-        out = Path(out)
-        names = list(_PLANS)
-        sizes = {"train": self.n, "test": max(1, self.n // 4) if test is None else test}
-        for split, n in sizes.items():
-            world = PartsWorld(
-                n,
-                self.size,
-                split=split,
-                classes=len(self._plans),
-                difficulty=self.difficulty,
-                nuisance=self.nuisance,
-                seed=self.seed,
-            )
+        out, names = Path(out), list(_PLANS)
+        options = {"classes": len(self._plans), "difficulty": self.difficulty, "nuisance": self.nuisance}
+        for split, n in {"train": self.n, "test": max(1, self.n // 4) if test is None else test}.items():
+            world = PartsWorld(n, self.size, split=split, seed=self.seed, **options)  # type: ignore[arg-type]
             for i in range(n):
                 sample = world.sample(i)
                 for kind, pixels in (("images", sample.image), ("masks", sample.mask)):
@@ -315,8 +298,3 @@ def _describe_sample(image: np.ndarray, label: int, canvas: drawing.Canvas, fram
         visible[p] = 0 <= x < width and 0 <= y < height and canvas.mask[y, x] == p + 1
     coordinates = np.concatenate((canvas.mask[..., None].astype(np.float32), canvas.coordinates), -1)
     return PartsSample(image, label, canvas.mask, boxes, keypoints, visible, coordinates, frames)
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UsageError(f"parts: {name} is {value}, expected {low} to {high}")

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from glocal.errors import UsageError
+
 
 class Unreadable(Exception):
     """One image that cannot be decoded; the message says why in a few words. Loaders skip, count and list it."""
@@ -45,26 +47,22 @@ class ImageSource(Protocol):
     """A finite, ordered collection of images. Sample i is the same image for the life of the collection."""
 
     name: str
-    classes: list[str] | None
+    classes: list[str] | None = None
     """Class names, when the images have labels."""
-    labels: np.ndarray | None
+    labels: np.ndarray | None = None
     """(N,) int64 positions in `classes`, or None."""
-    has_masks: bool
+    has_masks: bool = False
     """Whether `mask(i)` gives a segmentation map."""
-    mask_classes: list[str] | None
+    mask_classes: list[str] | None = None
     """Names of the mask classes 0, 1, ..., when known."""
-    ignore_index: int | None
+    ignore_index: int | None = None
     """The mask class that does not count (void, border), or None."""
-    note: str
+    note: str = ""
     """What a person should know about how the collection was read, in a few words, or ''."""
-
-    @property
-    def groups(self) -> dict[str, Groups] | None:
-        """By what the images of a group share ("patient", "video", "country"), or None."""
-
-    @property
-    def captions(self) -> list[str | None] | None:
-        """What is said of each image, None where nothing is; None where nothing is said of any."""
+    groups: dict[str, Groups] | None = None
+    """By what the images of a group share ("patient", "video", "country"), or None."""
+    captions: list[str | None] | None = None
+    """What is said of each image, None where nothing is; None where nothing is said of any."""
 
     def __len__(self) -> int: ...
 
@@ -80,6 +78,7 @@ class ImageSource(Protocol):
 
     def mask(self, i: int) -> np.ndarray:
         """(H, W) uint8 class of each source pixel. Only where `has_masks`."""
+        raise UsageError(f"{self.name} has no masks: only folders with images/ and masks/ do")
 
 
 def fingerprint(source: ImageSource) -> tuple[str, str] | None:
@@ -88,3 +87,8 @@ def fingerprint(source: ImageSource) -> tuple[str, str] | None:
     Asks `source.fingerprint()`, which a collection may leave out: None, its pixels cannot be kept for another run.
     """
     return getattr(source, "fingerprint", lambda: None)()
+
+
+def sizes(source: ImageSource) -> list[int] | None:
+    """Bytes of each file. Asks `source.sizes()`, which a collection that is no files leaves out: None."""
+    return getattr(source, "sizes", lambda: None)()

@@ -15,7 +15,7 @@ DRAWS = 32
 
 
 @dataclass
-class Subset:
+class Subset(ImageSource):
     """Some images of a collection, as a collection."""
 
     source: ImageSource
@@ -50,21 +50,16 @@ def split_by(source: ImageSource, column: str, share: float, seed: int) -> tuple
 
     Args:
         source: the images.
-        column: which of its `groups`.
-        share: of the images to hold out, about: groups stay whole.
+        column: which of its `groups`; `UsageError` if there is none, or it has just one group.
+        share: of the images to hold out, between 0 and 1, about: groups stay whole.
         seed: of the choice.
 
     Returns:
         What is kept and what is held out, each with a group at least.
-
-    Raises:
-        UsageError: if there is no such column, or just one group, or `share` is not between 0 and 1.
     """
     columns = source.groups or {}
     if column not in columns:
-        there = (
-            f"; it has {', '.join(columns)}" if columns else ": a list file (.csv) with a column of that name has them"
-        )
+        there = f"; it has {', '.join(columns)}" if columns else ": a list file (.csv) with such a column has them"
         raise UsageError(f"{source.name} has no groups '{column}'{did_you_mean(column, columns)}{there}")
     if not 0 < share < 1:
         raise UsageError(f"share {share} of {source.name} cannot be held out: give one between 0 and 1")

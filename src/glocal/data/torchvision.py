@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.source import Unreadable
+from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError, did_you_mean
 
-DEFAULT_ROOT = "data"
 
-
-class TorchvisionSource:
+class TorchvisionSource(ImageSource):
     """A dataset of `torchvision.datasets` that is already on disk.
 
     Args:
@@ -24,15 +22,9 @@ class TorchvisionSource:
         UsageError: if the name is unknown, the split does not exist, or the data is not there.
     """
 
-    has_masks = False
-    mask_classes: list[str] | None = None
-    ignore_index: int | None = None
-    note = ""
-    groups = captions = None
-
     def __init__(self, spec: str, split: str | None = None):
         self.name, _, root = spec.partition(":")
-        root = root or DEFAULT_ROOT
+        root = root or "data"
         choices = torchvision_splits(self.name)
         if split not in choices:
             there = ", ".join(name for name in choices if name)
@@ -48,10 +40,9 @@ class TorchvisionSource:
                 f'from torchvision.datasets import {self.name}; {self.name}("{root}"{options}, download=True)'
             ) from error
         self.labels = _labels(self._data)
-        self.classes: list[str] | None = None
         if self.labels is not None:
             names = getattr(self._data, "classes", None) or range(int(self.labels.max()) + 1)
-            self.classes = [name if isinstance(name, str) else str(name) for name in names]
+            self.classes = [str(name) for name in names]
 
     @staticmethod
     def splits(spec: str) -> list[str]:
@@ -72,22 +63,13 @@ class TorchvisionSource:
         except Exception as error:
             raise Unreadable(_first_line(error)) from error
 
-    def mask(self, i: int) -> np.ndarray:
-        """These datasets have no masks."""
-        raise UsageError(f"torchvision:{self.name} has no masks")
-
 
 def torchvision_splits(name: str) -> dict[str | None, dict[str, Any]]:
-    """The splits of a dataset, each with the arguments that select it; None is what to pretrain on.
-
-    Raises:
-        UsageError: if it is not one of the datasets known here.
-    """
+    """The splits of a dataset known here, each with the arguments that select it; None is what to pretrain on."""
     if name not in _DATASETS:
         hint = did_you_mean(name, _DATASETS, otherwise=f"; there are {', '.join(sorted(_DATASETS))}")
         raise UsageError(f"unknown dataset torchvision:{name}{hint}")
-    splits = _DATASETS[name]
-    return {None: splits["train"], **splits}
+    return {None: _DATASETS[name]["train"], **_DATASETS[name]}
 
 
 _BY_FLAG: dict[str | None, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
@@ -115,9 +97,7 @@ def _labels(data: Any) -> np.ndarray | None:
     labels = next((labels for labels in found if labels is not None), None)
     if labels is None and hasattr(data, "_samples"):
         labels = [sample[1] for sample in data._samples]
-    if labels is None or min(labels) < 0:
-        return None
-    return np.asarray(labels).astype(np.int64)
+    return None if labels is None or min(labels) < 0 else np.asarray(labels).astype(np.int64)
 
 
 def _first_line(error: Exception) -> str:

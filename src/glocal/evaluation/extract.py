@@ -125,12 +125,7 @@ def normalise(encoder: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def load(
-    source: ImageSource,
-    *,
-    image_size: int,
-    batch_size: int = 128,
-    workers: int = 0,
-    crop_pct: float | None = CROP_PCT,
+    source: ImageSource, *, image_size: int, batch_size: int = 128, workers: int = 0, crop_pct: float | None = CROP_PCT
 ) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
     """Batches of (index (B,), pixels (B, h, w, 3) uint8 or None, (position, reason) of the unreadable), in order."""
     return iter(

@@ -84,18 +84,9 @@ def embed_source(
     skipped = [] if skipped is None else skipped
 
     def batches() -> Iterator[Embeddings]:
-        features_of = stream(
-            backbone,
-            source,
-            image_size=size,
-            batch_size=batch_size,
-            workers=workers,
-            progress=progress,
-            skipped=skipped,
-        )
-        found = False
-        for index, features in features_of:
-            found = True
+        settings: dict[str, Any] = {"image_size": size, "batch_size": batch_size, "workers": workers}
+        index = None
+        for index, features in stream(backbone, source, **settings, progress=progress, skipped=skipped):
             yield Embeddings(
                 pooled=features.pooled.float().cpu().numpy(),
                 dense=features.dense.half().cpu().numpy() if dense else None,
@@ -104,7 +95,7 @@ def embed_source(
                 about=_about(backbone, source, size, features.grid if dense else None),
                 skipped=skipped,
             )
-        if not found:
+        if index is None:
             raise UsageError(f"none of the {len(source)} images of {source.name} can be read; is it the right folder?")
 
     if out is None:

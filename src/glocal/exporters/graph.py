@@ -1,16 +1,19 @@
-"""The encoder as one self-contained graph: RGB in [0, 1] in, one vector per image and one per location out."""
+"""The encoder as one self-contained graph, RGB in [0, 1] in, one vector per image and one per location out: a file for
+ONNX or torch.export."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +21,10 @@ from torch.export import Dim, ExportedProgram
 
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
+from glocal.exporters.staging import MARK, staged_file
 
-OUTPUTS = ("pooled", "dense")
+OPSET = 18
+OUTPUTS = ["pooled", "dense"]
 TOLERANCE = 1e-3
 
 
@@ -51,14 +56,6 @@ class Trace:
     any_size: bool
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The largest absolute difference between a written file and PyTorch, over every shape that was tried."""
-
-    pooled: float
-    dense: float
-
-
 def trace(backbone: Backbone, image_size: int) -> Trace:
     """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows.
 
@@ -76,7 +73,7 @@ def _capture(graph: EncoderGraph, image: Tensor) -> tuple[ExportedProgram, bool]
     batch, sizes = {0: Dim.DYNAMIC}, {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with quiet():
         if _may_vary(graph.backbone.model):
-            with suppress(Exception):  # the exporter refuses in many ways a size that only looks free
+            with contextlib.suppress(Exception):  # the exporter refuses in many ways a size that only looks free
                 program = torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,))
                 torch.export.save(program, io.BytesIO())  # some size arithmetic is captured and cannot be written
                 return program, True
@@ -94,8 +91,11 @@ def _may_vary(model: nn.Module) -> bool:
     return getattr(model, "dynamic_img_size", False) or "Attention" not in names  # MobileViT unfolds windows for it
 
 
-def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what: str) -> Difference:
+def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what: str) -> dict[str, float]:
     """Runs a written file against PyTorch at batch sizes 1 and 3, and at an oblong larger image where sizes are free.
+
+    Returns:
+        The largest absolute difference of each output.
 
     Raises:
         RuntimeError: if an output differs by more than 1e-3 of its largest value, or in shape.
@@ -107,15 +107,13 @@ def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what:
         image = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             for name, ours, theirs in zip(OUTPUTS, traced.graph(image), run(image), strict=True):
-                if ours.shape != theirs.shape:
-                    raise RuntimeError(
-                        f"{what}: '{name}' is {tuple(theirs.shape)} where PyTorch gives {tuple(ours.shape)}"
-                    )
+                if (got := tuple(theirs.shape)) != tuple(ours.shape):
+                    raise RuntimeError(f"{what}: '{name}' is {got} where PyTorch gives {tuple(ours.shape)}")
                 gap = float((ours - theirs).abs().max())
                 if not gap <= TOLERANCE * float(ours.abs().max()):
                     raise RuntimeError(f"{what}: '{name}' differs from PyTorch by {gap:.2g} on {tuple(image.shape)}")
                 worst[name] = max(worst[name], gap)
-    return Difference(**worst)
+    return worst
 
 
 def description(traced: Trace) -> dict[str, str]:
@@ -138,17 +136,79 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences the exporters' progress lines, warnings and loggers; their errors still arrive as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
+
+
+def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None) -> dict[str, float]:
+    """Writes an ONNX file with input `image` and outputs `pooled` (B, D) and `dense` (B, D, H, W).
+
+    `image` is RGB float32 (B, 3, h, w) in [0, 1], *not* normalised: mean and standard deviation are inside the graph.
+    The batch is dynamic; height and width are too where the architecture allows (metadata `any_image_size`). The
+    metadata also holds where each dense cell looks at `image_size`.
+
+    Args:
+        backbone: the encoder.
+        out: a path ending in `.onnx`. An earlier export is replaced, any other file is not.
+        image_size: pixels per side the graph is captured at; the backbone's own by default.
+
+    Returns:
+        The largest absolute difference between onnxruntime and PyTorch, of each output.
+
+    Raises:
+        UsageError: if the packages for ONNX are missing, `out` will not do or ONNX cannot express the encoder.
+        RuntimeError: if onnxruntime disagrees with PyTorch by more than 1e-3 relative; nothing is written then.
+    """
+    missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if find_spec(package) is None]
+    if missing:
+        raise UsageError(f"ONNX export needs {', '.join(missing)}: pip install 'glocal[onnx]'")
+    with staged_file(out, ".onnx") as path:
+        traced, said = trace(backbone, image_size or backbone.image_size), io.StringIO()
+        with quiet(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                program = torch.onnx.export(
+                    traced.program, input_names=["image"], output_names=OUTPUTS, opset_version=OPSET, verbose=False
+                )
+            except Exception as error:
+                what = f"{backbone.name} cannot be said in ONNX ({first_line(error)})"
+                raise UsageError(f"{what}; export it as torch-export instead") from error
+        assert program is not None
+        program.model.producer_name = MARK
+        program.model.metadata_props.update(description(traced))
+        program.save(path)
+        return compare(traced, _onnxruntime(path), f"{out} in onnxruntime")
+
+
+def _onnxruntime(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, dense = session.run(OUTPUTS, {"image": image.numpy()})
+        return torch.from_numpy(pooled), torch.from_numpy(dense)
+
+    return run
+
+
+def export_torch(backbone: Backbone, out: Path, *, image_size: int | None = None) -> dict[str, float]:
+    """Writes a `.pt2` program: `torch.export.load(out).module()(image)` gives `(pooled, dense)`, as the ONNX file does.
+
+    It needs PyTorch and not this package. Arguments, result and errors are those of `export_onnx`.
+    """
+    with staged_file(out, ".pt2") as path:
+        traced = trace(backbone, image_size or backbone.image_size)
+        with quiet():
+            torch.export.save(traced.program, path, extra_files={f"{MARK}.json": json.dumps(description(traced))})
+            module = torch.export.load(path).module()
+        return compare(traced, module, f"{out} reloaded")

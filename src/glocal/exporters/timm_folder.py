@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone
+from glocal.config import PretrainConfig
 from glocal.errors import UsageError
 from glocal.evaluation.extract import CROP_PCT
 from glocal.exporters.staging import MARK, staged_folder
+from glocal.methods import citation
+from glocal.run import Run
 
 _POOL_ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "native": [{}],
@@ -30,7 +33,7 @@ _MOVED_NORMS = {"fc_norm.": "norm.", "head.norm.": "norm_pre."}
 TOLERANCE = 1e-4
 
 
-def export_timm(backbone: Backbone, out: str | Path, *, about: Mapping[str, str] | None = None) -> None:
+def export_timm(backbone: Backbone, out: Path, *, about: Mapping[str, str] | None = None) -> None:
     """Writes config.json, model.safetensors and a model card for `timm.create_model('local-dir:OUT', pretrained=True)`.
 
     Args:
@@ -47,7 +50,7 @@ def export_timm(backbone: Backbone, out: str | Path, *, about: Mapping[str, str]
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     architecture = encoder.name.partition(".")[0]
     # Building models draws from the global generator, whose state is put back.
-    with staged_folder(Path(out)) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
+    with staged_folder(out) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
         pooled = encoder(pixels).pooled
         if not pooled.isfinite().all():
             raise UsageError(f"the features of this {architecture} are not finite: its training diverged")
@@ -55,7 +58,7 @@ def export_timm(backbone: Backbone, out: str | Path, *, about: Mapping[str, str]
         (folder / "config.json").write_text(json.dumps(_config(encoder, architecture, arguments), indent=2) + "\n")
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         late_norm = next((name for name in ("fc_norm", "head.norm") if f"{name}.weight" in state), None)
-        card = _card(encoder, architecture, Path(out).name, same_pool, late_norm, about or {})
+        card = _card(encoder, architecture, out.name, same_pool, late_norm, about or {})
         (folder / "README.md").write_text(card, encoding="utf-8")
         opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         expected = pooled if same_pool else encoder.model(pixels)
@@ -68,10 +71,13 @@ def _express(
 ) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
     """(timm's arguments, weights under the names that go with them, whether timm then pools as the encoder does).
 
-    timm does not say which arguments an architecture takes or what they do to its pooling, so they are tried in turn.
+    timm does not say which arguments an architecture takes or what they do to its pooling, so they are tried in turn,
+    from the most to the least telling.
     """
-    fallback = None
-    for arguments in _candidates(encoder):
+    size, stride, fallback = {"img_size": encoder.image_size}, encoder.config["output_stride"], None
+    sizes: list[dict[str, Any]] = [{**size, "dynamic_img_size": True}, {**size}, {}]
+    for size_arguments, pool_arguments in itertools.product(sizes, _POOL_ARGUMENTS[encoder.pool]):
+        arguments = size_arguments | ({"output_stride": stride} if stride else {}) | pool_arguments
         try:
             model = timm.create_model(architecture, num_classes=0, **arguments).eval()
             state = _renamed(encoder.model.state_dict(), model)
@@ -90,18 +96,9 @@ def _express(
     return fallback
 
 
-def _candidates(encoder: Backbone) -> Iterator[dict[str, Any]]:
-    """Arguments to try, from the most to the least telling."""
-    size = {"img_size": encoder.image_size}
-    stride = encoder.config["output_stride"]
-    for sizes, pool in itertools.product(({**size, "dynamic_img_size": True}, size, {}), _POOL_ARGUMENTS[encoder.pool]):
-        yield {**sizes, **({"output_stride": stride} if stride else {}), **pool}
-
-
 def _renamed(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The weights with a final norm under the name that the model has for it."""
-    own = model.state_dict()
-    renamed = {}
+    own, renamed = model.state_dict(), {}
     for key, value in state.items():
         for old, new in _MOVED_NORMS.items():
             if key not in own and key.startswith(old):
@@ -156,10 +153,8 @@ def _card(
     if late_norm:
         notes += f" Glocal's dense features are the latter after `model.{late_norm}`, location by location."
     if not same_pool:
-        notes += (
-            f" Note: the pooled features are timm's own. '{encoder.pool}' pooling, as in training, cannot be said to"
-            " timm for this architecture; an ONNX export has it."
-        )
+        notes += f" Note: the pooled features are timm's own. '{encoder.pool}' pooling, as in training, cannot be"
+        notes += " said to timm for this architecture; an ONNX export has it."
     return f"""---
 library_name: timm
 tags: [timm, image-feature-extraction]
@@ -180,3 +175,19 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 
 {notes}
 """
+
+
+def encoder_card(encoder: str | Path) -> dict[str, str] | None:
+    """Rows for the model card of an encoder that a run has trained; None for another."""
+    run = Run(encoder)
+    if not run.config_file.exists():
+        return None
+    config, facts = PretrainConfig.from_dict(run.config()), run.encoder().get("extra", {})
+    title, paper = citation(config.method)
+    return {
+        "Method": title,
+        "Paper": paper,
+        "Images": f"{facts.get('images', 0):,}",
+        "Steps": f"{facts.get('steps', 0):,}",
+        "Image size": f"{config.image_size} px",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -73,7 +74,7 @@ class DeepCluster(nn.Module):
     def optimization(self) -> Optimization:
         """A constant rate; the classifier, new in each epoch, without momentum."""
         sgd = Optimization("sgd", 0.05, 1e-5, warmup_epochs=0.0, final_lr=1.0, no_momentum=("top.",))
-        return suited_to(self.encoder.norm, sgd)
+        return suited_to(self.encoder.norm, replace(sgd, no_decay=("top.bias",)))
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))

@@ -84,7 +84,8 @@ class DeeperCluster(nn.Module):
     @property
     def optimization(self) -> Optimization:
         """A constant rate, published as .1 at batch 3072: give `lr` for batches as large."""
-        return suited_to(self.encoder.norm, Optimization("sgd", 0.1, 1e-5, warmup_epochs=0.0, final_lr=1.0))
+        sgd = Optimization("sgd", 0.1, 1e-5, warmup_epochs=0.0, final_lr=1.0, no_decay=("super.bias", "sub.bias"))
+        return suited_to(self.encoder.norm, sgd)
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         if bank.plan is None or bank.epoch % self.every == 0:

@@ -59,7 +59,8 @@ class DINO(nn.Module):
     teacher_momentum = "momentum"  # the option that a short run may lower
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
-        "convnet": lambda batch: {"scale": (0.14, 1.0), "small_scale": (0.05, 0.14)},
+        "paper-vit": lambda batch: {"drop_path": 0.1},
+        "paper-resnet": lambda batch: {"scale": (0.14, 1.0), "small_scale": (0.05, 0.14), "head_norm": "batch"},
         # without small crops the authors advise large ones from .14
         "small": lambda batch: SMALL | {"small_crops": 0, "scale": (0.14, 1.0), "teacher_temperature": (0.04, 0.04)},
     }
@@ -122,7 +123,8 @@ class DINO(nn.Module):
 
     def objective(self, students: list[Features], teachers: list[Features]) -> Loss:
         targets = self.target(self.heads, [f.pooled for f in teachers])
-        predictions = [self.predict(self.heads, f.pooled) for f in students]
+        pooled = [f.pooled for f in students]  # in one pass: batch statistics are those of all crops
+        predictions = self.predict(self.heads, torch.cat(pooled)).split([len(x) for x in pooled])
         return Loss.of({"distillation": dino_loss(predictions, targets, self.student_temperature)})
 
     def predict(self, heads: DistillationHeads, x: Tensor) -> Tensor:
@@ -130,8 +132,8 @@ class DINO(nn.Module):
 
     @torch.no_grad()
     def target(self, heads: DistillationHeads, pooled: list[Tensor]) -> list[Tensor]:
-        logits = [heads.target(x) for x in pooled]
-        heads.seen += logits if self.training else []
+        logits = heads.target(torch.cat(pooled)).split([len(x) for x in pooled])
+        heads.seen += logits if self.training else ()
         return [teacher_distribution(each, heads.center, self.temperature) for each in logits]
 
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:

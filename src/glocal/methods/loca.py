@@ -58,7 +58,7 @@ class LOCA(nn.Module):
     pool = "mean"
     teacher_momentum = "momentum"  # the option that a short run may lower
     presets: ClassVar[dict[str, Preset]] = {
-        "paper": lambda batch: {},
+        "paper": lambda batch: {"drop_path": 0.1},
         "small": lambda batch: {"clusters": 512, "hidden": 512, "small_crops": 3, "small_size": 48, "momentum": 0.99},
     }
 

@@ -22,7 +22,7 @@ class MoCoV3(BYOL):
 
     Needs: two views, a second network in memory, and a large batch (published at 4096), whose other images are the
     negatives. Choose it to train vision transformers with two views. Expect, on ImageNet, linear: ResNet-50 100 / 300 /
-    1000 epochs 68.9 / 72.8 / 74.6; ViT-S 300 epochs 73.2, ViT-B 76.7 (preset "vit").
+    1000 epochs 68.9 / 72.8 / 74.6; ViT-S 300 epochs 73.2, ViT-B 76.7.
 
     Args:
         backbone: the encoder to train.
@@ -42,7 +42,7 @@ class MoCoV3(BYOL):
     term = "contrast"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
-        "vit": lambda batch: {"scale": (0.08, 1.0), "projector": (4096, 4096, 256), "temperature": 0.2},
+        "paper-vit": lambda batch: {"scale": (0.08, 1.0), "projector": (4096, 4096, 256), "temperature": 0.2},
         "small": lambda batch: {"projector": (1024, 256), "predictor": (1024, 256), "temperature": 0.2},
     }
 

@@ -99,7 +99,7 @@ class MSN(nn.Module):
     def optimization(self) -> Optimization:
         """AdamW with rising decay, all schedules ending at four fifths."""
         adamw = Optimization("adamw", lr=2.5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=15.0)
-        return replace(adamw, clip=3.0, stretch=STRETCH)
+        return replace(adamw, clip=3.0, stretch=STRETCH, no_decay=("prototypes",))
 
     def forward(self, batch: Batch) -> Loss:
         target, anchor, *small = batch.views

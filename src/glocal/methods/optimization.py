@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Optimization:
         stretch: the schedules are those of a run this many times as long, cut off.
         frozen: beginning of parameters' names -> epochs (at most a tenth of the run) before they start to move.
         no_momentum: beginnings of names of parameters that LARS and SGD move without momentum.
+        no_decay: beginnings of names of parameters that are treated as if they had one dimension.
         lr_of: beginning of parameters' names -> factor on their learning rate; the longest beginning counts.
         constant: beginnings of names of parameters whose learning rate follows no schedule.
     """
@@ -44,10 +45,17 @@ class Optimization:
     stretch: float = 1.0
     frozen: Mapping[str, float] = field(default_factory=dict)
     no_momentum: tuple[str, ...] = ()
+    no_decay: tuple[str, ...] = ()
     lr_of: Mapping[str, float] = field(default_factory=dict)
     constant: tuple[str, ...] = ()
 
 
 def suited_to(norm: Literal["batch", "layer"], published: Optimization) -> Optimization:
-    """The published optimisation for networks with BatchNorm; AdamW, as papers on transformers, for LayerNorm."""
-    return published if norm == "batch" else Optimization("adamw", lr=5e-4, weight_decay=0.05)
+    """The published optimisation for networks with BatchNorm; for LayerNorm AdamW, as papers on transformers.
+
+    What stands still at first, what is not decayed and where the rate ends are the method's, whatever the network.
+    """
+    if norm == "batch":
+        return published
+    kept: dict[str, Any] = {"final_lr": published.final_lr, "frozen": published.frozen, "no_decay": published.no_decay}
+    return Optimization("adamw", lr=5e-4, weight_decay=0.05, **kept)

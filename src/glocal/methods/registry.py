@@ -63,8 +63,13 @@ def method_options(cls: Any) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
-def resolve_options(cls: Any, preset: str, batch: int, given: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_options(
+    cls: Any, preset: str, batch: int, given: Mapping[str, Any], family: str | None = None
+) -> dict[str, Any]:
     """Every option of a method: its defaults, under the preset's for a batch size, under those given.
+
+    A family of backbones has a preset of its own where the method has one of that name: "paper-vit". A preset may also
+    name `drop_path`, which is the backbone's.
 
     Raises:
         UsageError: for an unknown option or preset, with the nearest name.
@@ -72,9 +77,9 @@ def resolve_options(cls: Any, preset: str, batch: int, given: Mapping[str, Any])
     known, presets = method_options(cls), {**_PRESETS, **cls.presets}
     if preset not in presets:
         raise UsageError(f"{cls.title} has no preset '{preset}' (there are: {', '.join(presets)})")
-    chosen = {**presets[preset](batch), **given}
+    chosen = {**presets.get(f"{preset}-{family}", presets[preset])(batch), **given}
     for name in chosen:
-        if name not in known:
+        if name not in known and name != "drop_path":
             raise UsageError(f"{cls.title} has no option '{name}'{did_you_mean(name, known)}")
     return {name: parameter.default for name, parameter in known.items()} | chosen
 

@@ -64,7 +64,7 @@ class VICRegL(nn.Module):
             "matches": 0.4,
         },
         "official": lambda batch: OFFICIAL,
-        "convnext": lambda batch: {"scale": (0.4, 1.0), "small_crops": 6},
+        "paper-convnext": lambda batch: {"scale": (0.4, 1.0), "small_crops": 6, "drop_path": 0.1},
     }
 
     def __init__(

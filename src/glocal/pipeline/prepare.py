@@ -13,7 +13,7 @@ from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.heads import sync_batch_norms
-from glocal.methods import check_built, check_fits, method_class
+from glocal.methods import check_built, check_fits, method_class, method_options
 from glocal.random import derive
 from glocal.training import Machine, resolve
 from glocal.training.compilation import worth_compiling
@@ -27,9 +27,9 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
     Returns:
         What is now known for `resolve`, and the method, initialised from the seed.
     """
-    least_cells = method_class(config.method).least_cells
-    if least_cells and config.output_stride is None:
-        machine = measure_stride(config, machine, least_cells)
+    cls = method_class(config.method)
+    if not method_options(cls).keys() <= {"image_size", *config.options} or config.output_stride is None:
+        machine = measure_backbone(config, machine, cls.least_cells)
     resolved, _ = resolve(config, source, machine)
     method = build_method(resolved.config)
     check_fits(method.encoder, method.recipe)
@@ -55,18 +55,18 @@ def build_method(config: PretrainConfig) -> Any:
         return check_built(cls(encoder, image_size=config.image_size, **config.options))
 
 
-def measure_stride(config: PretrainConfig, machine: Machine, least_cells: int) -> Machine:
+def measure_backbone(config: PretrainConfig, machine: Machine, least_cells: int) -> Machine:
     """Build the backbone as it is, and with a finer stride where its maps are too coarse to match cells."""
     options = {**config.encoder_options, "pretrained": False}
     with torch.random.fork_rng():
-        stride = build_backbone(config.backbone, **options).stride
+        backbone = build_backbone(config.backbone, **options)
         refused = ""
-        if finer := finer_stride(config.image_size, stride, least_cells):
+        if finer := finer_stride(config.image_size, backbone.stride, least_cells):
             try:
                 build_backbone(config.backbone, **{**options, "output_stride": finer})
             except UsageError as refusal:  # this architecture cannot dilate
                 refused = str(refusal)
-    return replace(machine, stride=stride, finer_refused=refused)
+    return replace(machine, family=backbone.family, stride=backbone.stride, finer_refused=refused)
 
 
 def compile_encoders(method: Any) -> None:

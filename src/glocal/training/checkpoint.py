@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,6 +14,7 @@ from lightning.fabric.plugins.precision import Precision
 from torch import nn
 
 from glocal.errors import UsageError
+from glocal.methods import Optimization
 from glocal.run import Run, write_atomically
 from glocal.views import EpochPlan
 
@@ -43,12 +44,18 @@ class Position:
 
 
 def save_checkpoint(
-    run: Run, method: Any, optimizer: torch.optim.Optimizer, precision: Precision, position: Position
+    run: Run,
+    method: Any,
+    optimization: Optimization,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    position: Position,
 ) -> None:
     """Write the run's checkpoint, and keep the one before."""
     plan = position.plan and vars(position.plan)
     state = {
         "method": method.state_dict(),
+        "optimization": asdict(optimization),
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),  # the scale of losses in fp16
         "position": {**vars(position), "plan": plan},
@@ -57,6 +64,18 @@ def save_checkpoint(
     if run.has_checkpoint:
         run.checkpoint_file.replace(run.previous_checkpoint)
     write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
+
+
+def begun_under(run: Run, optimization: Optimization, steps: int) -> Optimization:
+    """The optimisation that a run goes on with: its checkpoint's, whatever would be decided for a new one today.
+
+    Older checkpoints hold none: their runs knew no `no_decay`, and gave momentum to all in less than 30,000 steps.
+    """
+    if not run.has_checkpoint:
+        return optimization
+    if stored := read_checkpoint(run).get("optimization"):
+        return Optimization(**stored)
+    return replace(optimization, no_decay=(), no_momentum=() if steps < 30_000 else optimization.no_momentum)
 
 
 def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:

@@ -16,10 +16,10 @@ from glocal.training.schedule import Schedule
 
 SMALL = 200_000
 """Below this many images the published widths and learning rates do not fit; preset "small" applies."""
-SHORT_RUN = 30_000
-"""Steps under which published optimisers hardly move the weights."""
-SHORT_TRUST = 0.02
-"""LARS's η in short runs."""
+SHORT = 30_000
+"""Length, in steps of 256 images, up to which published optimisers hardly move the weights."""
+SHORT_LARS = {"lr": 0.3, "weight_decay": 1e-4, "trust_coefficient": 0.02}
+"""What LARS is given there, in the order of solo-learn's recipes for CIFAR."""
 FORGETTING = 5.0
 """By how many e-foldings a teacher should have forgotten the weights it began with."""
 
@@ -32,6 +32,7 @@ class Machine:
         cores: that this process may use.
         threads: that PyTorch would use.
         fast_bf16: whether bfloat16 autocast is worth it.
+        family: of the backbone, see `Backbone.family`; None: not measured.
         stride: of the backbone as it is built by default, pixels; None: not measured.
         finer_refused: why it cannot be built with a finer stride; "" where it can.
         published: the method's own optimisation of this backbone; None: not built yet.
@@ -41,6 +42,7 @@ class Machine:
     cores: int
     threads: int
     fast_bf16: bool
+    family: str | None = None
     stride: int | None = None
     finer_refused: str = ""
     published: Optimization | None = None
@@ -85,7 +87,15 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
     images, processes, cls = len(source), config.processes, method_class(config.method)
     _decide_sizes(decisions, images, machine)
     given = {**config.options, "image_size": config.image_size}
-    options = resolve_options(cls, decisions.config.preset or "", decisions.config.batch_size * processes, given)
+    preset, batch = decisions.config.preset or "", decisions.config.batch_size * processes
+    options = resolve_options(cls, preset, batch, given, machine.family)
+    published = resolve_options(cls, "paper", batch, given, machine.family)
+    decisions.fill("drop_path", options.pop("drop_path", 0.0))
+    decisions.notes += [
+        f"{name.replace('_', '-')} {value}: preset {preset}; in the paper {published[name]}"
+        for name, value in options.items()
+        if value != published[name]
+    ]
     steps = _steps(decisions.config, images)
     name = cls.teacher_momentum
     if name is not None and name not in config.options:
@@ -138,10 +148,15 @@ def _decide_sizes(decisions: _Decisions, images: int, machine: Machine) -> None:
     config = decisions.config
     few = images < SMALL
     decisions.fill("preset", "small" if few else "paper", f"{images:,} images ({'under' if few else 'over'} {SMALL:,})")
-    fitting = 2 ** max(1, int(math.log2(max(2, images // (8 * config.processes)))))
+    processes = config.processes
+    fitting = 2 ** max(1, int(math.log2(max(2, images // (8 * processes)))))
     decisions.fill("batch_size", min(256, fitting), "at least eight steps an epoch, at most 256")
     scaled = round(100 * math.sqrt(1_281_167 / max(1, images)))
-    decisions.fill("epochs", min(800, max(100, scaled)), "100 at ImageNet's size, more for less, at most 800")
+    epochs, why = min(800, max(100, scaled)), "100 at ImageNet's size, more for less, at most 800"
+    if config.max_steps:
+        enough = -(-config.max_steps // max(1, images // (decisions.config.batch_size * processes)))
+        epochs, why = min((epochs, why), (enough, f"{config.max_steps:,} steps"))
+    decisions.fill("epochs", epochs, why)
     decisions.fill("monitor_every", max(1, decisions.config.epochs // 20), "a twentieth of the run")
     decisions.fill("workers", min(8, max(1, machine.cores // config.devices)), f"{machine.cores} cores")
     fast = "bf16-mixed" if machine.fast_bf16 else "32-true"
@@ -192,18 +207,35 @@ def _momentum(published: float, steps: int, notes: list[str]) -> float:
     return most
 
 
+def _towards(length: float, reached: float) -> float:
+    """How far a run of a length is on its way, on a logarithmic scale, from a short one (0) to the paper's (1)."""
+    return min(1.0, max(0.0, math.log(length / SHORT) / math.log(reached / SHORT))) if reached > SHORT else 1.0
+
+
+def _lars_for(spec: Optimization, length: float) -> Optimization:
+    """LARS between what a short run needs and what was published, without a step anywhere in between.
+
+    LARS changes each weight tensor by about η·lr of its norm a step, at published rates by 1e-4: made for 10^5 steps.
+    Over a short run Σ η·lr rises to 180; from there on rate, decay and η go to the published ones such that it stays at
+    180, until the published ones reach it themselves (lr .3: at 600,000 steps of 256), and beyond it rises again.
+    """
+    moved = SHORT * SHORT_LARS["lr"] * SHORT_LARS["trust_coefficient"]
+    share = _towards(length, moved / max(spec.lr * spec.trust_coefficient, 1e-12))
+    mixed = {name: short ** (1 - share) * getattr(spec, name) ** share for name, short in SHORT_LARS.items()}
+    return replace(spec, **mixed)
+
+
 def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, processes: int) -> Optimization:
     """The method's own optimisation, adapted to short runs, under the options that were given.
 
-    LARS at its published rates changes each weight tensor by about η·lr = 1e-4 of its norm a step: made for 10^5 steps.
-    A run of a few thousand takes η .02, lr .3 and weight decay 1e-4, in the order of solo-learn's recipes for CIFAR,
-    which cap the adapted rate in place of scaling it. Parameters of one dimension keep their share of the rate: without
-    adaptation it goes with the size of the loss. Momentum is for all: what a paper exempts had 10^3 steps an epoch.
-    AdamW's rate goes with the root of the batch (Malladi et al., NeurIPS 2022, arXiv:2205.10287) from the 1024 that its
-    recipes were published for: in proportion to it, a small batch would hardly move the weights in so few steps.
+    Parameters of one dimension keep their share of LARS's rate: without adaptation it goes with the size of the loss.
+    Momentum is for all in short runs: what a paper exempts had 10^3 steps an epoch. AdamW's rate goes with the root of
+    the batch (Malladi et al., NeurIPS 2022, arXiv:2205.10287) from the 1024 that its recipes were published for: in
+    proportion to it, a small batch would hardly move the weights in so few steps; twenty times as many, and it may.
     """
-    short = steps < SHORT_RUN
-    if short and spec.optimizer == "sgd" and decisions.config.lr is None:
+    batch = decisions.config.batch_size * processes
+    length = max(1, steps) * batch / 256
+    if length < SHORT and spec.optimizer == "sgd" and decisions.config.lr is None:
         why = f"SGD at the paper's rate would hardly move the weights in {steps:,} steps"
         decisions.fill("optimizer", "adamw", why)
     decisions.fill("optimizer", spec.optimizer, "the method's paper")
@@ -211,24 +243,25 @@ def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, 
     if config.optimizer != spec.optimizer:
         lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config.optimizer]
         spec = replace(spec, optimizer=config.optimizer, lr=lr, weight_decay=weight_decay, final_weight_decay=None)
-    if short:
+    if length < SHORT:
         spec = replace(spec, no_momentum=())
-    # a trust coefficient of .02 stands in the config.yaml of such a run, which must give the same run again
-    if short and spec.optimizer == "lars" and config.trust_coefficient in (None, SHORT_TRUST):
-        spec = replace(spec, lr=0.3, weight_decay=1e-4, trust_coefficient=SHORT_TRUST)
-        decisions.notes.append(f"LARS for short runs: only {steps:,} steps, and the paper's rates are made for 10^5")
-    batch = config.batch_size * processes
-    by_root = short and spec.optimizer == "adamw"
-    share, said = (math.sqrt(1024 * batch), f"1024/256 × √({batch}/1024)") if by_root else (batch, f"{batch}/256")
-    decisions.fill("lr", spec.lr * share / 256, f"{spec.lr:g} × {said}")
-    for name in ("weight_decay", "warmup_epochs", "trust_coefficient"):
+    share, said = batch / 256, f"{batch}/256"
+    if spec.optimizer == "lars":
+        published, spec = spec, _lars_for(spec, length)
+        if spec != published:
+            why = f"LARS for {steps:,} steps: the paper's {published.trust_coefficient:g} is made for 10^5"
+            decisions.fill("trust_coefficient", spec.trust_coefficient, why)
+    elif spec.optimizer == "adamw" and (root := 1 - _towards(length, 20 * SHORT)):
+        share = math.sqrt(1024 * batch) ** root * batch ** (1 - root) / 256
+        said = f"1024/256 × √({batch}/1024)" if root == 1 else f"{share:.3g}"
+    decisions.fill("lr", spec.lr * share, f"{spec.lr:g} × {said}")
+    names = ["weight_decay", "warmup_epochs"] + ["trust_coefficient"] * (spec.optimizer == "lars")
+    for name in names:
         decisions.fill(name, getattr(spec, name), "goes with the optimizer")
     config = decisions.config
     if config.weight_decay != spec.weight_decay:  # one that was given stays constant
         spec = replace(spec, final_weight_decay=None)
-    return replace(
-        spec, **{name: getattr(config, name) for name in ("weight_decay", "warmup_epochs", "trust_coefficient")}
-    )
+    return replace(spec, **{name: getattr(config, name) for name in names})
 
 
 def this_machine(accelerator: str) -> Machine:

@@ -15,7 +15,7 @@ from glocal.methods import Optimization
 from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
-from glocal.training.checkpoint import Position, all_finite, load_checkpoint, save_checkpoint
+from glocal.training.checkpoint import Position, all_finite, begun_under, load_checkpoint, save_checkpoint
 from glocal.training.idle import idle_parameters
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, set_rates
@@ -93,13 +93,16 @@ class _Training:
         quiet: bool,
     ) -> None:
         self.fabric, self.method, self.loader, self.appearance, self.run = fabric, method, loader, appearance, run
-        self.optimization, self.schedule, self.seed, self.monitor = optimization, schedule, seed, monitor
+        self.schedule, self.seed, self.monitor = schedule, seed, monitor
         self.stopping: Callable[[], int] = lambda: 0
         self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, False
 
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
         steps = schedule.epochs * self.steps_per_epoch
         self.total_steps = min(steps, schedule.max_steps or steps)
+        if resume:
+            optimization = begun_under(run, optimization, self.total_steps)
+        self.optimization = optimization
         self.stretched = round(self.total_steps * optimization.stretch)
         self.warmup_steps = self._first_epochs(optimization.warmup_epochs)
         starts = {name: self._first_epochs(epochs) for name, epochs in optimization.frozen.items()}
@@ -240,7 +243,8 @@ class _Training:
             )
         check_buffers(self.method)
         if self.fabric.is_global_zero:
-            save_checkpoint(self.run, self.method, self.optimizer, self.fabric.strategy.precision, self.at)
+            precision = self.fabric.strategy.precision
+            save_checkpoint(self.run, self.method, self.optimization, self.optimizer, precision, self.at)
         self.fabric.barrier()
 
     def sync_flags(self) -> None:

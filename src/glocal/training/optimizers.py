@@ -86,7 +86,8 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
         if parameter.requires_grad:
             light = name.startswith(spec.no_momentum) and spec.optimizer != "adamw"
             start = max((start for start in spec.lr_of if name.startswith(start)), key=len, default="")
-            kind = light, parameter.ndim <= 1, name.startswith(spec.constant), spec.lr_of.get(start, 1.0)
+            flat = parameter.ndim <= 1 or name.startswith(spec.no_decay)
+            kind = light, flat, name.startswith(spec.constant), spec.lr_of.get(start, 1.0)
             found.setdefault(kind, []).append(parameter)
     groups: list[dict[str, Any]] = []
     for kind in sorted(found, key=lambda kind: (*kind[:3], kind[3] != 1, kind[3])):  # the usual ones first
@@ -95,9 +96,9 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
         groups.append({"params": found[kind], "weight_decay": decay, "lr_share": share})
         groups[-1] |= {"momentum": 0.0} if light else {}
         groups[-1] |= {"constant": True} if constant else {}
+        groups[-1] |= {"adapt": not flat} if spec.optimizer == "lars" else {}
+        groups[-1] |= {"decays": not flat}
     if spec.optimizer == "lars":
-        for group in groups:
-            group["adapt"] = group["params"][0].ndim > 1
         return LARS(groups, lr=lr, momentum=spec.momentum, trust_coefficient=spec.trust_coefficient)
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, foreach=True)
@@ -120,7 +121,7 @@ def set_rates(
     share = warmup_cosine(step, steps, warmup_steps, spec.final_lr)
     for group in optimizer.param_groups:
         group["lr"] = lr * (1.0 if group.get("constant") else share) * group["lr_share"]
-        if group["params"][0].ndim > 1:
+        if group.get("decays", group["params"][0].ndim > 1):  # a checkpoint from before the key
             group["weight_decay"] = decay_at(step / steps, spec)
 
 

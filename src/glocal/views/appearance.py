@@ -46,11 +46,7 @@ class Appearance:
 
     @torch.no_grad()
     def __call__(
-        self,
-        batch: Batch,
-        epoch: int,
-        device: torch.device | str | None = None,
-        out: Sequence[Tensor] | None = None,
+        self, batch: Batch, epoch: int, device: torch.device | str | None = None, out: Sequence[Tensor] | None = None
     ) -> Batch:
         """The batch with pixels (B, 3, size, size) float32, channels-last in memory.
 

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +25,6 @@ from glocal.data.source import ImageSource, Unreadable, fingerprint
 from glocal.views.cache_files import FILLED, LAYOUT, amount, create, read_at, read_layout, write_at
 from glocal.views.geometry import magnification, reduction, resize
 from glocal.views.recipe import Crop
-
-_SAMPLED = 64
 
 
 def cache_folder() -> Path | None:
@@ -43,8 +40,7 @@ def cache_folder() -> Path | None:
 def worth_caching(source: ImageSource, crops: Sequence[Crop]) -> tuple[bool, str]:
     """Whether a cache of these images would help and fit, and why, in a few words.
 
-    It must fit half of the free disk, and half of the memory: beyond that, reading raw pixels may cost more than
-    decoding.
+    It must fit half of the free disk, and half of the memory: beyond, reading pixels may cost more than decoding.
     """
     if fingerprint(source) is None:
         return False, "the images are not files"
@@ -63,8 +59,7 @@ def worth_caching(source: ImageSource, crops: Sequence[Crop]) -> tuple[bool, str
     return True, f"about {amount(expected)} of pixels, decoded once"
 
 
-FORMAT = 2
-"""To be raised when what is kept for the same image changes."""
+FORMAT = 2  # to be raised when what is kept for the same image changes
 
 
 class PixelCache:
@@ -89,36 +84,30 @@ class PixelCache:
         same = _digest(FORMAT, place, needs)
         folder = folder or cache_folder()
         self.folder = (folder or Path()) / f"{same}-{_digest(state, PIL.__version__, torch.__version__, len(source))}"
-        self.source = source
-        self._opened: tuple[int, FileIO, FileIO, np.ndarray] | None = None
-        problem, said, layout = "", "", None
+        self.source, self._known = source, np.zeros(len(source), FILLED)  # whose checksums were looked at
+        self._keep, said, layout = True, "", None
         try:
             if found is None or folder is None:  # without a fingerprint nothing tells these images from others
                 raise OSError("there is no home folder" if found else "the images are not files")
-            layout = read_layout(self.folder, len(source))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            problem = error.strerror or str(error)
-        except ValueError:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            said = " (it was damaged and is made anew)"
-        self._layout = _plan(source, crops) if layout is None else layout
-        total = int(self._layout["start"][-1])
-        if folder is not None and layout is None and not problem:
             try:
-                if total > _free(folder):
+                layout = read_layout(self.folder, len(source))
+            except FileNotFoundError:
+                pass
+            except ValueError:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                said = " (it was damaged and is made anew)"
+            if layout is None:
+                layout = _plan(source, crops)
+                if layout["start"][-1] > _free(folder):
                     raise OSError(f"{amount(_free(folder))} free")
                 about = {"data": place.replace("\0", " + "), "images": len(source), "crops": needs}
-                create(self.folder, self._layout, about)
-                for old in folder.glob(f"{same}-*"):
-                    if old != self.folder:
-                        shutil.rmtree(old, ignore_errors=True)
-            except OSError as error:
-                problem = error.strerror or str(error)
-        self._keep = not problem
-        said = f", not kept: {problem}" if problem else said
-        self.note = f"cache: {len(source):,} images, {amount(total)} at {self.folder}{said}"
+                create(self.folder, layout, about)
+                for old in {*folder.glob(f"{same}-*")} - {self.folder}:
+                    shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            self._keep, said = False, f", not kept: {error.strerror or error}"
+        self._layout = _plan(source, crops) if layout is None else layout
+        self.note = f"cache: {len(source):,} images, {amount(self._layout['start'][-1])} at {self.folder}{said}"
 
     def size(self, i: int) -> tuple[int, int]:
         """(width, height) of source image i.
@@ -143,16 +132,16 @@ class PixelCache:
         width, height = self._layout["kept"][i].tolist()
         start = int(self._layout["start"][i])
         kept = torch.empty(3 * width * height, dtype=torch.uint8)
+        pixels, filled = self.folder / "pixels.bin", self.folder / "filled.bin"
+        entry = self._known[i : i + 1].copy()
+        trusted = entry["sum"][0] != 0
         try:
-            pixels, filled, known = self._files()
-            entry = known[i : i + 1].copy()
-            trusted = entry["sum"][0] != 0
             if not trusted:
                 read_at(filled, i * FILLED.itemsize, entry.view(np.uint8))
             if entry["sum"][0]:
                 read_at(pixels, start, kept.numpy())
                 if trusted or _checksum(kept) == entry["sum"][0]:
-                    known[i] = entry[0]
+                    self._known[i] = entry[0]
                     x, y = entry["shrink"][0].tolist()
                     return kept.view(height, width, 3), (x, y)
         except OSError:  # removed, by a run that found the files changed, or cut off
@@ -161,20 +150,11 @@ class PixelCache:
         try:
             if self._keep:
                 entry = np.array((shrink, _checksum(made.view(-1))), dtype=FILLED)
-                write_at(self.folder / "pixels.bin", start, made.numpy())
-                write_at(self.folder / "filled.bin", i * FILLED.itemsize, entry)  # last: what it announces is there
+                write_at(pixels, start, made.numpy())
+                write_at(filled, i * FILLED.itemsize, entry)  # last: what it announces is there
         except OSError:  # the disk is full
             self._keep = False
         return made, shrink
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_opened": None}  # a worker opens the files itself
-
-    def _files(self) -> tuple[FileIO, FileIO, np.ndarray]:
-        if self._opened is None or self._opened[0] != os.getpid():
-            pixels, filled = (FileIO(self.folder / name) for name in ("pixels.bin", "filled.bin"))
-            self._opened = os.getpid(), pixels, filled, np.zeros(len(self.source), FILLED)
-        return self._opened[1:]
 
     def _make(self, i: int) -> tuple[Tensor, tuple[float, float]]:
         image = self.source.open(i)
@@ -220,7 +200,7 @@ def _kept_size(crops: Sequence[Crop], width: int, height: int) -> tuple[int, int
 def _expected_bytes(source: ImageSource, crops: Sequence[Crop]) -> int | None:
     """From the headers of some of the images."""
     sizes = []
-    for i in np.linspace(0, len(source) - 1, min(_SAMPLED, len(source))).astype(int).tolist():
+    for i in np.linspace(0, len(source) - 1, min(64, len(source))).astype(int).tolist():
         with suppress(Unreadable):
             sizes.append(3 * math.prod(_kept_size(crops, *source.open(i).size)))
     return int(np.mean(sizes) * len(source)) if sizes else None
@@ -250,7 +230,7 @@ def _free(folder: Path) -> int:
 
 
 def _memory() -> float:
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:  # Windows
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows
         return math.inf
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +25,7 @@ _NAMES = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}(\.\d+\.partial)?|\.partial-\w+")
 
 
 def create(folder: Path, layout: np.ndarray, about: dict) -> None:
-    """Make the files.
-
-    Args:
-        folder: the cache's.
-        layout: (N + 1,) `LAYOUT`; the last entry is the end.
-        about: what of, see `KeptCache`.
-
-    Raises:
-        OSError: if they cannot be made.
-    """
+    """Make the files of a cache: `layout` (N + 1,) `LAYOUT`, whose last entry is the end; `about` as in `KeptCache`."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))  # its mode is 0700
     try:
@@ -80,28 +70,16 @@ def read_layout(folder: Path, images: int) -> np.ndarray:
     return layout
 
 
-def read_at(file: FileIO, offset: int, out: np.ndarray) -> None:
-    """Fill `out` (n,) uint8 with the bytes at a place.
-
-    Raises:
-        OSError: if the file ends before.
-    """
-    if hasattr(os, "preadv"):
-        count = os.preadv(file.fileno(), [out.data], offset)
-    else:  # Windows: no position but the file's own, which threads share
-        with open(file.name, "rb", buffering=0) as own:
-            own.seek(offset)
-            count = own.readinto(out.data) or 0
-    if count < out.nbytes:
-        raise OSError(f"{file.name} is cut off")
+def read_at(path: Path, offset: int, out: np.ndarray) -> None:
+    """Fill `out` (n,) uint8 with the bytes at a place of a file; `OSError` if it ends before."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        if (file.readinto(out.data) or 0) < out.nbytes:
+            raise OSError(f"{path} is cut off")
 
 
 def write_at(path: Path, offset: int, values: np.ndarray) -> None:
-    """Write bytes at a place of a file.
-
-    Raises:
-        OSError: if it cannot be done, or the file ends before: to make it longer would leave a hole of zeros.
-    """
+    """Write bytes at a place of a file; `OSError` if it ends before: to make it longer would leave a hole of zeros."""
     with open(path, "r+b") as file:
         if os.fstat(file.fileno()).st_size < offset + values.nbytes:
             raise OSError(f"{path} is cut off")
@@ -111,17 +89,11 @@ def write_at(path: Path, offset: int, values: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class KeptCache:
-    """A cache on disk.
-
-    Attributes:
-        folder: where.
-        size: bytes that it takes.
-        about: what of: {"data": ..., "images": ..., "crops": [(size, smallest scale, ratio), ...]}; {} if not known.
-    """
+    """A cache on disk."""
 
     folder: Path
-    size: int
-    about: dict
+    size: int  # bytes
+    about: dict  # {"data": ..., "images": ..., "crops": [(size, smallest scale, ratio), ...]}; {} if not known
 
 
 def kept_caches(folder: Path) -> list[KeptCache]:
