@@ -43,13 +43,12 @@ from glocal.backbones.receptive_field import effective_receptive_field, receptiv
 receptive_field(build_backbone("co_resnet50_rf99"))  # ReceptiveField(size=99, stride=16, offset=0.5)
 ```
 
-`receptive_field` follows a convolutional network's graph: size r grows by (k - 1)·dilation·j at each convolution or
-pooling, the jump j is multiplied by its stride, and where branches meet the widest span counts. It is confirmed in the
-tests by the support of the gradient, for every row. Attention, squeeze-and-excitation and GroupNorm see everything, and
-are an error.
+`receptive_field` spoils pixels: a NaN makes NaN of every cell that can see it, whatever the weights. It is confirmed in
+the tests by the support of the gradient, for every row. Attention, squeeze-and-excitation and GroupNorm see everything,
+and are an error.
 """
 NOTES = """
-The names are the computed sizes. For the standard ResNet-50 the paper says 425; the recurrence and the gradient both
+The names are the computed sizes. For the standard ResNet-50 the paper says 425; `receptive_field` and the gradient both
 give 427. Each 3×3 convolution adds 2·j, so that a ResNet-34 sees 899 px; of the `co_*`, whose third block and all later
 ones are 1×1, the size does not depend on the number of blocks. A 3×3 stem has 7,680 parameters fewer than the 7×7; all
 else of the `rf*` is equal, so that weights of the standard network load. BagNets pad nothing (24×24 cells of 224 px for

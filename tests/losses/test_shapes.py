@@ -42,7 +42,7 @@ from glocal.losses.distillation import (
     soft_cross_entropy,
     teacher_distribution,
 )
-from glocal.losses.shapes import check_shapes
+from glocal.losses.loss import check_shapes
 
 NAN = float("nan")
 

@@ -5,23 +5,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from glocal.backbones.cells import grid_positions
-from glocal.backbones.dropping import Dropped, dropping
+from glocal.backbones.cells import evaluating, grid_positions
+from glocal.backbones.dropping import can_drop, dropping
 from glocal.backbones.layout import learn_layout
 from glocal.backbones.small_maps import SmallMaps
-from glocal.backbones.traits import Traits, learn_traits
 from glocal.errors import UsageError
 from glocal.features import Features
 
 logger = logging.getLogger(__name__)
 
 Pool = Literal["native", "mean", "cls"]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an architecture can do beside encoding whole images of its own size.
+
+    Attributes:
+        any_size: takes images of other sizes, if perhaps only those that its patches divide.
+        drops_patches: can be run on some of an image's patches.
+    """
+
+    any_size: bool
+    drops_patches: bool
 
 
 class Backbone(nn.Module):
@@ -55,12 +68,7 @@ class Backbone(nn.Module):
     model: Any
 
     def __init__(self, model: Any, arguments: dict[str, Any]):
-        """Wrap a model built with `num_classes=0`; one image passes through it to learn its layout.
-
-        Args:
-            model: a timm model.
-            arguments: of `build_backbone`.
-        """
+        """Wrap a timm model built with `num_classes=0`, by the arguments of `build_backbone`; learn its layout."""
         super().__init__()
         cfg: dict[str, Any] = model.pretrained_cfg
         self.model = model
@@ -69,10 +77,8 @@ class Backbone(nn.Module):
         self.std: tuple[float, ...] = tuple(cfg["std"])
         self.image_size: int = arguments["image_size"] or cfg["input_size"][-1]
         self._layout = learn_layout(model, self.name, self.image_size)
-        self.dim = self._layout.dim
-        self.stride = self._layout.stride
-        self.offset = self._layout.offset
-        self.norm = self._layout.norm
+        self.dim, self.norm = self._layout.dim, self._layout.norm
+        self.stride, self.offset = self._layout.stride, self._layout.offset
         self.pretrained: bool | str = arguments["pretrained"]
         self._arguments = dict(arguments)
         self._positions: dict[tuple[int, int, torch.device | None], Tensor] = {}
@@ -115,8 +121,8 @@ class Backbone(nn.Module):
         Raises:
             UsageError: if it does not take this size, or cannot leave out patches.
         """
-        with dropping(self.model, self.name, kept, self._layout.prefix) as dropped:
-            pooled, tokens, grid = self._encode(x, dropped)
+        with nullcontext() if kept is None else dropping(self.model, self.name, kept, self._layout.prefix):
+            pooled, tokens, grid = self._encode(x, whole=kept is None)
         positions = self.cells(*grid, device=x.device).flatten(0, 1)
         return Features(pooled, tokens, positions, grid) if kept is None else Features(pooled, tokens, positions[kept])
 
@@ -129,8 +135,21 @@ class Backbone(nn.Module):
 
     @cached_property
     def traits(self) -> Traits:
-        """What it can do beside encoding whole images of its own size."""
-        return learn_traits(self)
+        """What it can do, learnt by trying an image that is larger by about a cell."""
+        larger = (self.image_size // self.stride + 1) * self.stride
+        return Traits(any_size=self.refusal(larger) is None, drops_patches=can_drop(self.model))
+
+    def refusal(self, size: int) -> str | None:
+        """Why it does not take square images of this side in pixels; None where it does."""
+        try:
+            with evaluating(self):
+                self(next(self.parameters()).new_zeros(1, 3, size, size))
+        except UsageError as error:
+            return str(error).rstrip(".")
+        except (AssertionError, RuntimeError) as error:  # of an image of its own size, too small for its layers
+            reason = str(error).partition("\n")[0].rstrip(".")
+            return f"{self.name} does not take {size}×{size} images: {reason}"
+        return None
 
     def compile_training(self) -> None:
         """From now on train with `torch.compile`: whole images, in training mode. All else runs as before."""
@@ -158,15 +177,11 @@ class Backbone(nn.Module):
                 self._positions[key] = grid_positions(height, width, self.offset, self.stride, device)
         return self._positions[key]
 
-    def extra_repr(self) -> str:
-        """The attributes that matter, for `print`."""
-        return f"{self.name}, dim={self.dim}, stride={self.stride}, pool={self.pool}, norm={self.norm}"
-
-    def _encode(self, x: Tensor, dropped: Dropped | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def _encode(self, x: Tensor, *, whole: bool = True) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """(pooled (B, D), tokens (B, N, D), grid of the whole image)."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise UsageError(f"{self.name} takes normalised float images (B, 3, h, w), not {tuple(x.shape)} {x.dtype}")
-        raw = self._features(x, whole=dropped is None)
+        raw = self._features(x, whole=whole)
         layout = self._layout
         normed = raw if layout.head_norm is None else self.model.get_submodule(layout.head_norm)(raw)
         grid: tuple[int, int]
@@ -177,9 +192,11 @@ class Backbone(nn.Module):
             grid = (normed.shape[1], normed.shape[2])
             tokens = normed.flatten(1, 2)
         else:
-            tokens = normed[:, layout.prefix :]
-            number = dropped.before if dropped else tokens.shape[1]
-            grid = self._token_grid(number, x.shape[2], x.shape[3])
+            tokens, sides = normed[:, layout.prefix :], x.shape[2:]
+            # of the plain transformers that can drop patches, which know it
+            grid = (
+                self._token_grid(tokens.shape[1], *sides) if whole else self.model.patch_embed.dynamic_feat_size(sides)
+            )
         if self._pool == "mean":
             return tokens.mean(1), tokens, grid
         if self._pool == "cls":

@@ -19,16 +19,15 @@ from glocal.backbones.rf_resnet import set_strides
 
 
 class BagNet(ResNet):
-    """timm's ResNet-50 with strides (2, 2, 2, 1), and with as many 3×3 convolutions as asked for."""
+    """timm's ResNet-50, initialised as there, with strides (2, 2, 2, 1) and few 3×3 convolutions.
+
+    Args:
+        stages: how many have a 3×3 convolution: 2, 3, 4 give receptive fields of 9, 17, 33 px.
+        num_classes: of the classifier, 0 for none.
+        drop_path_rate: see `build_backbone`.
+    """
 
     def __init__(self, stages: int, *, num_classes: int = 0, drop_path_rate: float = 0.0):
-        """Initialised as timm's ResNet.
-
-        Args:
-            stages: how many stages have a 3×3 convolution: 2, 3, 4 give receptive fields of 9, 17, 33 px.
-            num_classes: of the classifier, 0 for none.
-            drop_path_rate: see `build_backbone`.
-        """
         block: Any = _Block  # timm's annotation asks for an instance
         super().__init__(block, (3, 4, 6, 3), num_classes=num_classes, drop_path_rate=drop_path_rate)
         self.pretrained_cfg = {"input_size": (3, 224, 224), "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}

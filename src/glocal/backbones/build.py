@@ -1,10 +1,16 @@
-"""`build_backbone`: any timm architecture by name, and those that timm lacks."""
+"""`build_backbone`: any timm architecture by name, and those that timm lacks, ours and others' (`glocal.plugins`).
+
+What builds such a model is a function of keyword arguments (what it knows of `num_classes`, which is 0,
+`drop_path_rate`, `output_stride`, `img_size`); the model has what a timm model has: `forward_features`, `forward_head`,
+and `pretrained_cfg` with "input_size", "mean" and "std".
+"""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +18,9 @@ from typing import Any, Literal
 from torch import nn
 
 from glocal.backbones.backbone import Backbone, Pool
-from glocal.backbones.registry import check_model, registered_backbone, registered_names
 from glocal.backbones.weights import load_weights, read_weights
 from glocal.errors import UsageError
+from glocal.plugins import GUIDE, find, names
 
 
 def build_backbone(
@@ -47,10 +53,10 @@ def build_backbone(
     """
     import timm  # seconds: only when a model is built
 
-    check_name(name)
+    create = _builder(name, download=pretrained is True)
     if stem not in ("native", "cifar"):
         raise UsageError(f"unknown stem '{stem}'; choose native or cifar")
-    if stem != "native" and name in registered_names():
+    if stem != "native" and name in names("backbones"):
         raise UsageError(f"{name} comes with a stem of its own; leave out stem={stem}")
     if pretrained is True and not timm.models.is_model_pretrained(name):
         raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
@@ -60,7 +66,7 @@ def build_backbone(
     if drop_path:
         required["drop_path_rate"] = drop_path
     optional: dict[str, Any] = {"num_classes": 0, "img_size": image_size, "dynamic_img_size": True}
-    model = check_model(_create(name, required, optional, download=pretrained is True), name)
+    model = _checked(_create(name, create, required, optional, download=pretrained is True), name)
     if stem == "cifar":
         _replace_stem(model, name)
     if pretrained and pretrained is not True:
@@ -85,20 +91,16 @@ def list_backbones(pattern: str = "*") -> list[str]:
     import timm
 
     pattern = pattern if "*" in pattern else f"*{pattern}*"
-    return sorted([*timm.list_models(pattern), *fnmatch.filter(registered_names(), pattern)])
+    return sorted([*timm.list_models(pattern), *fnmatch.filter(names("backbones"), pattern)])
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that neither timm has nor anybody registered, naming the nearest ones.
-
-    Raises:
-        UsageError: if the architecture or the tag of its weights is unknown.
-    """
+def _builder(name: str, *, download: bool) -> Callable[..., nn.Module]:
+    """What builds the model of that name; one that neither timm has nor anybody registered is refused."""
     import timm
 
-    registered = registered_names()
-    if name in registered or registered_backbone(name):
-        return
+    registered = names("backbones")
+    if ":" in name or name in registered:
+        return find("backbones", name)
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, [*timm.list_models(), *registered], n=3, cutoff=0.5)
@@ -106,6 +108,7 @@ def check_name(name: str) -> None:
         raise UsageError(f"unknown backbone '{name}'; {hint}")
     if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
         raise UsageError(f"unknown weights '{tag}' of {architecture}; timm has {', '.join(known) or 'none'}")
+    return partial(timm.create_model, name, pretrained=download)
 
 
 def _timm_output_stride(output_stride: int, stem: str) -> int:
@@ -117,11 +120,10 @@ def _timm_output_stride(output_stride: int, stem: str) -> int:
     return output_stride * factor
 
 
-def _create(name: str, required: dict[str, Any], optional: dict[str, Any], *, download: bool) -> nn.Module:
+def _create(
+    name: str, create: Callable[..., Any], required: dict[str, Any], optional: dict[str, Any], *, download: bool
+) -> nn.Module:
     """The model with those optional arguments that this architecture knows; only trying tells."""
-    import timm
-
-    create = registered_backbone(name) or partial(timm.create_model, name, pretrained=download)
     while True:
         try:
             return create(**required, **optional)
@@ -153,3 +155,13 @@ def _replace_stem(model: nn.Module, name: str) -> None:
     model.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
+
+
+def _checked(model: Any, name: str) -> nn.Module:
+    """The model, if it has what `Backbone` asks of it."""
+    lacking = [part for part in ("forward_features", "forward_head", "pretrained_cfg") if not hasattr(model, part)]
+    config = getattr(model, "pretrained_cfg", {})
+    lacking += [f"pretrained_cfg[{key!r}]" for key in ("input_size", "mean", "std") if key not in config]
+    if lacking:
+        raise UsageError(f"backbone '{name}': `{type(model).__name__}` lacks `{lacking[0]}` ({GUIDE})")
+    return model

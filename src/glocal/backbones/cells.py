@@ -53,22 +53,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def trace(model: Any, image: Tensor) -> tuple[Any, list[Step]]:
-    """What `model.forward_features` gives, and the operations that change the resolution or move the grid, in order.
+    """What a timm model's `forward_features` gives of an image (1, 3, h, w), and the operations on its way, in order.
 
-    Args:
-        model: a timm model.
-        image: (1, 3, h, w).
+    Only those that change the resolution or move the grid.
     """
     steps: list[Step] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        step = step_of(module, inputs[0].shape[-1], output.shape[-1])
+        step = _step_of(module, inputs[0].shape[-1], output.shape[-1])
         # At equal size only an even convolution moves the trunk (a dilated ConvNeXt); even poolings are in shortcuts.
         if step.size_out != step.size_in or (isinstance(module, nn.Conv2d) and step.shift != 0):
             steps.append(step)
 
-    spatial = [module for module in model.modules() if isinstance(module, spatial_modules())]
-    handles = [module.register_forward_hook(record) for module in spatial]
+    from timm.layers import BlurPool2d
+
+    kinds = nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d, BlurPool2d
+    handles = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, kinds)]
     try:
         with evaluating(model):
             return model.forward_features(image), steps
@@ -109,26 +109,16 @@ def grid_positions(height: int, width: int, offset: float, stride: int, device=N
     return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
 
 
-def spatial_modules() -> tuple[type[nn.Module], ...]:
-    """The modules that `step_of` describes."""
-    from timm.layers import BlurPool2d
-
-    return nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d, BlurPool2d
-
-
-def step_of(module: Any, size_in: int, size_out: int) -> Step:
+def _step_of(module: Any, size_in: int, size_out: int) -> Step:
     """Kernel, stride, padding and dilation of one operation along the horizontal axis."""
     if isinstance(module, nn.ConstantPad2d):
         return Step(size_in, size_out, kernel=1, stride=1, padding=module.padding[0], dilation=1)
-    kernel = _last(module.filt_size if hasattr(module, "filt_size") else module.kernel_size)
-    stride, dilation = _last(module.stride), _last(getattr(module, "dilation", 1))
+    last = lambda value: value[-1] if isinstance(value, (tuple, list)) else value
+    kernel = last(module.filt_size if hasattr(module, "filt_size") else module.kernel_size)
+    stride, dilation = last(module.stride), last(getattr(module, "dilation", 1))
     if "Same" in type(module).__name__ or module.padding == "same":
         # TensorFlow's rule: what the last window lacks, its smaller half in front.
         padding = max((-(-size_in // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size_in, 0) // 2
     else:
-        padding = 0 if module.padding == "valid" else _last(module.padding)
+        padding = 0 if module.padding == "valid" else last(module.padding)
     return Step(size_in, size_out, kernel, stride, padding, dilation)
-
-
-def _last(value: Any) -> int:
-    return value[-1] if isinstance(value, (tuple, list)) else value

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from glocal.errors import UsageError
-
-
-@dataclass
-class Dropped:
-    """What happened in a forward pass. `before`: number of patches before some were dropped."""
-
-    before: int = 0
 
 
 def can_drop(model: Any) -> bool:
@@ -28,29 +20,24 @@ def can_drop(model: Any) -> bool:
 
 
 @contextmanager
-def dropping(model: Any, name: str, kept: Tensor | None, prefix: int) -> Iterator[Dropped | None]:
+def dropping(model: Any, name: str, kept: Tensor, prefix: int) -> Iterator[None]:
     """Within this context the model goes on with `kept` patches only, once their positions are added.
 
     Args:
         model: a timm model.
         name: what to call it.
-        kept: (K,) or (B, K) int64, or None for all.
+        kept: (K,) or (B, K) int64.
         prefix: class and register tokens in front of the patches, which stay.
 
     Raises:
         UsageError: if the model needs all of its patches.
     """
-    if kept is None:
-        yield None
-        return
     if not can_drop(model):
         raise UsageError(
             f"{name} cannot leave out patches; choose a plain vision transformer such as vit_small_patch16_224"
         )
-    dropped = Dropped()
 
     def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
-        dropped.before = tokens.shape[1] - prefix
         first, patches = tokens[:, :prefix], tokens[:, prefix:]
         if kept.ndim == 1:
             patches = patches[:, kept]
@@ -60,6 +47,6 @@ def dropping(model: Any, name: str, kept: Tensor | None, prefix: int) -> Iterato
 
     handle = model.patch_drop.register_forward_hook(keep)
     try:
-        yield dropped
+        yield
     finally:
         handle.remove()

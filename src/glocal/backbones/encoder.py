@@ -29,21 +29,12 @@ def save_encoder(backbone: Backbone, directory: str | Path, **extra: Any) -> Non
     """
     weights, about = Run(directory).encoder_files
     description = {
-        "name": backbone.name,
-        "config": backbone.config,
-        "dim": backbone.dim,
-        "stride": backbone.stride,
-        "mean": backbone.mean,
-        "std": backbone.std,
-        "image_size": backbone.image_size,
-        "glocal": version("glocal"),
-        "timm": version("timm"),
-        "extra": extra,
+        key: getattr(backbone, key) for key in ("name", "config", "dim", "stride", "mean", "std", "image_size")
     }
-    text = json.dumps(description, indent=2) + "\n"
+    description |= {"glocal": version("glocal"), "timm": version("timm"), "extra": extra}
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.model.state_dict().items()}
     write_atomically(weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    write_atomically(about, text)
+    write_atomically(about, json.dumps(description, indent=2) + "\n")
 
 
 def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from glocal.backbones.cells import Step, evaluating, locate, trace
 from glocal.errors import UsageError
 
+Order = Literal["NCHW", "NHWC", "NLC"]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -19,17 +21,14 @@ class Layout:
 
     Attributes:
         order: dimensions of the output; "NLC" is a sequence of tokens.
-        dim: channels per location.
+        dim, stride, offset, norm: see `Backbone`.
         native_dim: channels of timm's own pooled feature.
-        stride: pixels from one cell to the next.
-        offset: continuous pixel coordinate that cell 0 looks at.
         prefix: class and register tokens in front of the sequence.
         class_token: whether the first of them is a class token.
         head_norm: name of the normalisation that timm applies after pooling, or None.
-        norm: the kind that most of its normalisations are.
     """
 
-    order: Literal["NCHW", "NHWC", "NLC"]
+    order: Order
     dim: int
     native_dim: int
     stride: int
@@ -41,13 +40,9 @@ class Layout:
 
 
 def learn_layout(model: Any, name: str, image_size: int) -> Layout:
-    """Pass one image through a timm model and look at what comes out.
-
-    Raises:
-        UsageError: if the model does not take images of its size, or gives no feature per location.
-    """
+    """Pass one image through a timm model and look at what comes out; refuse what gives no feature per location."""
     output, steps, size = _probe(model, name, image_size)
-    order: Literal["NCHW", "NHWC", "NLC"] = "NLC"
+    order: Order = "NLC"
     prefix = side = 0
     if isinstance(output, Tensor) and output.ndim == 4:
         order = "NCHW" if output.shape[2] == output.shape[3] else "NHWC"  # the image is square
@@ -61,17 +56,9 @@ def learn_layout(model: Any, name: str, image_size: int) -> Layout:
     stride, offset = locate(steps, size, side)
     with evaluating(model):
         native_dim = model.forward_head(output, pre_logits=True).shape[-1]
-    return Layout(
-        order=order,
-        dim=dim,
-        native_dim=native_dim,
-        stride=stride,
-        offset=offset,
-        prefix=prefix,
-        class_token=prefix > 0 and getattr(model, "cls_token", None) is not None,
-        head_norm=_head_norm(model, dim),
-        norm=_norm_kind(model),
-    )
+    class_token = prefix > 0 and getattr(model, "cls_token", None) is not None
+    head_norm, norm = _head_norm(model, dim), _norm_kind(model)
+    return Layout(order, dim, native_dim, stride, offset, prefix, class_token, head_norm, norm)
 
 
 def _probe(model: Any, name: str, image_size: int) -> tuple[Any, list[Step], int]:

@@ -1,17 +1,19 @@
-"""What a cell of a convolutional network can see, computed from its modules, and what it does see, measured."""
+"""What a cell of a network can see, found by spoiling pixels, and what it does see, measured by gradients."""
 
 from __future__ import annotations
 
-import operator
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from glocal.backbones import Backbone
-from glocal.backbones.cells import evaluating, spatial_modules, step_of
+from glocal.backbones.cells import evaluating
 from glocal.errors import UsageError
+
+LARGEST = 8192
+"""Side in pixels of an image of which a cell must not see a half."""
 
 
 @dataclass(frozen=True)
@@ -31,130 +33,41 @@ class ReceptiveField:
 
 
 def receptive_field(backbone: Backbone) -> ReceptiveField:
-    """The exact receptive field of the last map, computed without running the network.
+    """The exact receptive field of the last map, whatever the weights.
 
-    The network is traced to a graph; along each edge, a convolution or pooling of kernel k, dilation δ, stride s and
-    padding p takes the span [a, b) that cell 0 sees at jump j to [a - p·j, b + ((k - 1)·δ - p)·j) and j to j·s: the
-    size grows by (k - 1)·δ·j (Araujo et al. 2019). Where branches meet, the span is what either of them sees.
+    A pixel that is NaN makes NaN of every cell that can see it. All columns left of some x are spoilt, then all right
+    of it; where the cells begin and end that stay clear is found by bisection.
 
     Args:
         backbone: a convolutional one.
 
     Raises:
-        UsageError: where an operation sees the whole image (attention, squeeze-and-excitation, GroupNorm) or cannot be
-            followed.
+        UsageError: where a cell sees the whole image (attention, squeeze-and-excitation, GroupNorm).
     """
-    body = _Body(backbone.model)
+    stride, side = backbone.stride, 16 * backbone.stride
+
+    def clear(spoilt: slice) -> list[int]:
+        """The cells of a row that see none of these columns."""
+        strip = next(backbone.parameters()).new_zeros(1, 3, 64, side)
+        strip[..., spoilt] = torch.nan
+        return backbone.forward_tensors(strip)[1].isfinite().all(2).all(1)[0].nonzero()[:, 0].tolist()
+
     try:
-        with evaluating(body):
-            tracer = _Tracer()
-            graph = fx.GraphModule(body, tracer.trace(body))
-        span = _Follow(graph).run(_Span(0, 1, 1, channels_last=False))
-    except (_Unfollowed, fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
+        with evaluating(backbone):
+            while not (clear(slice(side // 2)) and clear(slice(side // 2, None))):
+                if (side := 2 * side) > LARGEST:
+                    raise UsageError("a cell sees the whole image")
+            right, left, middle = clear(slice(side // 2))[0], clear(slice(side // 2, None))[-1], side // 2
+            columns = range(side)
+            start = bisect_left(columns, True, middle, middle + stride, key=lambda x: right not in clear(slice(x + 1)))
+            stop = bisect_left(columns, True, middle - stride, middle, key=lambda x: left in clear(slice(x, None)))
+    except UsageError as error:
+        reason = str(error).rstrip(".")
         raise UsageError(
             f"{backbone.name} has no receptive field that can be computed: {reason}; choose a convolutional backbone"
         ) from error
-    return ReceptiveField(span.stop - span.start, span.jump, (span.start + span.stop) / 2)
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Cell k sees the pixels [start + jump·k, stop + jump·k)."""
-
-    start: int
-    stop: int
-    jump: int
-    channels_last: bool
-
-
-class _Unfollowed(Exception):
-    pass
-
-
-class _Body(nn.Module):
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.forward_features(x)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, spatial_modules()) or _is_pointwise(module) or super().is_leaf_module(module, name)
-
-
-def _is_pointwise(module: nn.Module) -> bool:
-    """Whether each location goes its own way through it, in eval mode."""
-    local = (nn.BatchNorm2d, nn.LayerNorm, nn.Linear, nn.Identity, nn.Dropout, nn.Dropout2d)
-    kind = type(module)
-    activation = ".activation" in kind.__module__ and kind not in (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d)
-    return isinstance(module, local) or activation or kind.__name__ == "DropPath"
-
-
-class _Follow(fx.Interpreter):
-    """Runs a graph on spans in place of tensors."""
-
-    def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        module: Any = self.fetch_attr(target)
-        span: _Span = args[0]
-        if isinstance(module, spatial_modules()):
-            return _advance(span, module, target)
-        # These work on the last dimension: behind a permutation the channels, else the cells of a row.
-        last = isinstance(module, (nn.Linear, nn.LayerNorm)) and not type(module).__name__.endswith("2d")
-        if _is_pointwise(module) and (span.channels_last or not last):
-            return span
-        raise _Unfollowed(f"{target.removeprefix('model.')} ({type(module).__name__}) mixes more than neighbours")
-
-    def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        return self._apply(target.__name__, args, super().call_function, target, kwargs)
-
-    def call_method(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        return self._apply(target, args, super().call_method, target, kwargs)
-
-    def _apply(self, name: str, args: tuple, run: Any, target: Any, kwargs: dict) -> Any:
-        flat = [item for arg in args for item in (arg if isinstance(arg, (list, tuple)) else (arg,))]
-        spans = [item for item in flat if isinstance(item, _Span)]
-        if not spans:
-            return run(target, args, kwargs)
-        if name in _ELEMENTWISE:
-            return _union(spans)
-        if name == "permute" and flat[1:] in ([0, 2, 3, 1], [0, 3, 1, 2]):
-            return _Span(spans[0].start, spans[0].stop, spans[0].jump, channels_last=flat[1:] == [0, 2, 3, 1])
-        if name == operator.getitem.__name__ and _crops_the_end(args[1]):
-            return spans[0]
-        raise _Unfollowed(f"its operation '{name}' mixes more than neighbours, or is unknown")
-
-
-_ELEMENTWISE = {
-    *("add", "iadd", "add_", "mul", "imul", "mul_", "sub", "cat", "contiguous", "clone", "relu", "relu_", "gelu"),
-    *("silu", "sigmoid", "hardtanh", "dropout"),
-}
-
-
-def _advance(span: _Span, module: nn.Module, name: str) -> _Span:
-    """Through one convolution or pooling. "Same" padding is that of images divisible by the stride."""
-    if span.channels_last:
-        raise _Unfollowed(f"{name.removeprefix('model.')} convolves over channels")
-    stride = getattr(module, "stride", 1)
-    step = step_of(module, stride[-1] if isinstance(stride, (tuple, list)) else stride, 1)
-    start = span.start - step.padding * span.jump
-    stop = span.stop + (step.reach - 1 - step.padding) * span.jump
-    return _Span(start, stop, span.jump * step.stride, span.channels_last)
-
-
-def _union(spans: list[_Span]) -> _Span:
-    if len({(span.jump, span.channels_last) for span in spans}) > 1:
-        raise _Unfollowed("branches of different strides meet")
-    first = spans[0]
-    return _Span(min(s.start for s in spans), max(s.stop for s in spans), first.jump, first.channels_last)
-
-
-def _crops_the_end(index: Any) -> bool:
-    """Whether cell 0 stays where it is: no slice has a start or a step."""
-    return isinstance(index, tuple) and all(isinstance(i, slice) and not i.start and i.step is None for i in index)
+    start, stop = start - stride * right, stop - stride * left
+    return ReceptiveField(stop - start, stride, (start + stop) / 2)
 
 
 @dataclass(frozen=True)
@@ -193,21 +106,15 @@ def effective_receptive_field(backbone: Backbone, images: Tensor, *, channels: i
         raise UsageError(f"channels is {channels}; measure an effective receptive field on one at least")
     if not len(images):
         raise UsageError("no image to measure an effective receptive field on; give at least one")
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
-    try:
+    with evaluating(backbone), torch.enable_grad():
         pixels = images.detach().requires_grad_()
-        with torch.enable_grad():
-            dense = backbone.forward_tensors(pixels)[1]
-            row, column = dense.shape[2] // 2, dense.shape[3] // 2
-            cell = dense[:, :, row, column]
-            total = torch.zeros(images.shape[2:], dtype=torch.float64, device=images.device)
-            for c in torch.linspace(0, cell.shape[1] - 1, min(channels, cell.shape[1])).round().long().tolist():
-                (gradient,) = torch.autograd.grad(cell[:, c].sum(), pixels, retain_graph=True)
-                total += gradient.abs().sum((0, 1)).double()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+        dense = backbone.forward_tensors(pixels)[1]
+        row, column = dense.shape[2] // 2, dense.shape[3] // 2
+        cell = dense[:, :, row, column]
+        total = torch.zeros(images.shape[2:], dtype=torch.float64, device=images.device)
+        for c in torch.linspace(0, cell.shape[1] - 1, min(channels, cell.shape[1])).round().long().tolist():
+            (gradient,) = torch.autograd.grad(cell[:, c].sum(), pixels, retain_graph=True)
+            total += gradient.abs().sum((0, 1)).double()
     if not (total.isfinite().all() and total.sum() > 0):
         raise UsageError(f"the central cell of {backbone.name} does not depend on the pixels, or not finitely")
     x, y = backbone.cells(*dense.shape[2:])[row, column].tolist()

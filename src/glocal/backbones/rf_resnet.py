@@ -74,12 +74,9 @@ def co_resnet(depth: int, **options: Any) -> nn.Module:
 
 
 def set_strides(model, strides: tuple[int, ...], stem: int) -> None:
-    """Set the strides of a timm ResNet's stages, in place.
+    """Set the stride of the first block of each stage of a timm ResNet without dilation, in place.
 
-    Args:
-        model: the ResNet, without dilation.
-        strides: of the first block of each stage.
-        stem: stride at which the first stage starts.
+    `stem` is the stride at which the first stage starts.
     """
     model.feature_info[0]["reduction"] = model.conv1.stride[0] if isinstance(model.conv1, nn.Conv2d) else stem
     for stride, info in zip(strides, model.feature_info[1:], strict=True):

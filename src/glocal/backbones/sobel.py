@@ -31,9 +31,6 @@ class AlexNet(nn.Module):
     """The convolutions of AlexNet on Sobel gradients, with BatchNorm in place of response normalisation.
 
     Krizhevsky, Sutskever, Hinton 2012, as DeepCluster has it. Its fully connected layers are the method's.
-
-    Args:
-        num_classes: of a classifier, 0 for none.
     """
 
     def __init__(self, num_classes: int = 0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise UsageError(
             f"cannot read weights from {path}: damaged, or more than a plain state dict ({reason})"
         ) from error
-    if isinstance(state, dict) and "method" in state and "position" in state:
+    state = state if isinstance(state, dict) else {}
+    if {"method", "position"} <= state.keys():
         return encoder_weights(state)
     for key in ("state_dict", "model_state_dict", "model", "teacher", "encoder", "backbone"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    tensors = (
-        {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
-    )
+        state = state[key] if isinstance(state.get(key), dict) else state
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UsageError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
     return tensors
@@ -58,8 +57,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def encoder_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The encoder's tensors in a run's checkpoint, under timm's names."""
     start = "encoder.model."
-    method = checkpoint["method"]
-    return {name.removeprefix(start): value for name, value in method.items() if name.startswith(start)}
+    return {key.removeprefix(start): value for key, value in checkpoint["method"].items() if key.startswith(start)}
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Path, minimum: float = 0.8) -> None:
@@ -81,7 +79,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Pa
     wanted = [key for key in own if not key.endswith("num_batches_tracked")]  # absent from old files, and no weight
     prefix = _prefix(state, own)
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    state = max((state, _convert(state, model)), key=lambda candidate: len(_matching(candidate, own)))
+    converted = state
+    with suppress(Exception):  # this architecture has none, or it expects another release of the weights
+        converted = sys.modules[type(model).__module__].checkpoint_filter_fn(dict(state), model)
+    state = max(state, converted, key=lambda candidate: len(_matching(candidate, own)))
     matching = _matching(state, own)
     missing = [key for key in wanted if key not in matching]
     found = len(wanted) - len(missing)
@@ -112,14 +113,3 @@ def _prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
             if ".".join(parts[start:]) in own:
                 counts["".join(f"{part}." for part in parts[:start])] += 1
     return counts.most_common(1)[0][0] if counts else ""
-
-
-def _convert(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """timm's conversion for this architecture; the state unchanged where there is none or it does not apply."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return state
-    try:
-        return convert(dict(state), model)
-    except Exception:  # it expects another release of the weights; the count of matches decides
-        return state

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from glocal.heads.batch_norm import BatchNorm
 from glocal.heads.projector import _Projector
-from glocal.losses.covariance import upcast
+from glocal.losses.loss import upcast
 
 
 class DINOHead(nn.Module):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
 from glocal.errors import UsageError
 from glocal.heads.batch_norm import BatchNorm
+
+RELU = partial(nn.ReLU, inplace=True)
 
 
 class _Projector(nn.Sequential):
@@ -19,12 +22,8 @@ class _Projector(nn.Sequential):
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-def _relu() -> nn.Module:
-    return nn.ReLU(inplace=True)
-
-
 def projector(
-    dims: Sequence[int], norm: Literal["batch", "layer", "none"], activation: Callable[[], nn.Module] | None = None
+    dims: Sequence[int], norm: Literal["batch", "layer", "none"], activation: Callable[[], nn.Module] = RELU
 ) -> nn.Sequential:
     """A perceptron D-...-D': linear, normalisation, activation for each hidden layer, then a linear layer without bias.
 
@@ -32,7 +31,7 @@ def projector(
         dims: widths, from the input's to the output's, e.g. (512, 2048, 2048, 2048).
         norm: normalise each unit over the batch and all locations ("batch", for ResNets) or each vector over its units
             ("layer", for ConvNeXts and transformers), or not at all ("none").
-        activation: makes one, for example `nn.GELU`; default ReLU.
+        activation: makes one, for example `nn.GELU`.
 
     Returns:
         A module (..., D) -> (..., D').
@@ -49,5 +48,5 @@ def projector(
     *hidden, last = itertools.pairwise(dims)
     for before, after in hidden:
         # batch normalisation takes a unit's bias away again
-        layers += [nn.Linear(before, after, bias=norm != "batch"), normalise(after), (activation or _relu)()]
+        layers += [nn.Linear(before, after, bias=norm != "batch"), normalise(after), activation()]
     return _Projector(*layers, nn.Linear(*last, bias=False))

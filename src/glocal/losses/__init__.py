@@ -1,38 +1,18 @@
-"""Pure functions on tensors."""
+"""Pure functions on tensors.
 
-from glocal.losses.clustering import mean_entropy, sharpen, sinkhorn
+All compute in float32, or float64 where the inputs are, whatever the autocast. Shapes that do not fit together are a
+`UsageError`. Losses say which value, and gradient, they give on several processes: that of the joined batch.
+"""
+
+from glocal.losses.assignment import mean_entropy, sharpen, sinkhorn
 from glocal.losses.contrastive import contrast, dcl, decoupled_contrast, info_nce, mises_fisher_weights
 from glocal.losses.correlation import barlow_twins_loss
-from glocal.losses.covariance import (
-    covariance_penalty,
-    entropy,
-    invariance,
-    variance_hinge,
-    vicreg_loss,
-    vicregl_global_loss,
-    without_autocast,
-)
-from glocal.losses.loss import Loss
-from glocal.losses.matching import vicregl_local_loss, vicregl_loss
+from glocal.losses.covariance import covariance_penalty, entropy, invariance, variance_hinge, vicreg_loss
+from glocal.losses.loss import Loss, without_autocast
+from glocal.losses.matching import vicregl_global_loss, vicregl_local_loss, vicregl_loss
 
 __all__ = [
-    "Loss",
-    "barlow_twins_loss",
-    "contrast",
-    "covariance_penalty",
-    "dcl",
-    "decoupled_contrast",
-    "entropy",
-    "info_nce",
-    "invariance",
-    "mean_entropy",
-    "mises_fisher_weights",
-    "sharpen",
-    "sinkhorn",
-    "variance_hinge",
-    "vicreg_loss",
-    "vicregl_global_loss",
-    "vicregl_local_loss",
-    "vicregl_loss",
-    "without_autocast",
-]
+    "Loss", "barlow_twins_loss", "contrast", "covariance_penalty", "dcl", "decoupled_contrast", "entropy", "info_nce",
+    "invariance", "mean_entropy", "mises_fisher_weights", "sharpen", "sinkhorn", "variance_hinge", "vicreg_loss",
+    "vicregl_global_loss", "vicregl_local_loss", "vicregl_loss", "without_autocast",
+]  # fmt: skip

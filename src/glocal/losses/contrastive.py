@@ -4,8 +4,7 @@ InfoNCE in the NT-Xent form of SimCLR (Chen et al. 2020, eq. 1), its decoupled f
 `contrast`, between queries and keys that come from different networks (MoCo-v3, NNCLR). Vectors are L2-normalised here.
 
 On several processes each rank takes its own images as anchors and those of all ranks as negatives: the mean of its loss
-over ranks, and the averaged gradient, are those of the joined batch. Everything is in float32, or float64 where the
-inputs are, whatever the autocast.
+over ranks, and the averaged gradient, are those of the joined batch, which is to have 2 images at least.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from glocal.distributed import gather, rank
 from glocal.errors import UsageError
-from glocal.losses.covariance import upcast, without_autocast
-from glocal.losses.shapes import check_shapes
+from glocal.losses.loss import check_shapes, upcast, without_autocast
 
 
 def _similarities(queries: Tensor, keys: Tensor) -> Tensor:
@@ -30,11 +28,9 @@ def _unit(z: Tensor) -> Tensor:
 
 
 def _log_negatives(logits: Tensor, copies: int = 1) -> Tensor:
-    """log Σ exp over the columns that show another image than the row does.
+    """log Σ exp over the columns of (..., copies·B, copies·B·W) that show another image than the row does.
 
-    Args:
-        logits: (..., copies·B, copies·B·W), rows and columns in `copies` blocks that list the same images in order.
-        copies: number of blocks.
+    Rows and columns come in `copies` blocks that list the same images in order.
     """
     rows, columns = logits.shape[-2] // copies, logits.shape[-1] // copies
     if columns < 2:
@@ -62,9 +58,6 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
         queries: (B, D), or (..., B, D), whose leading dimensions are averaged over.
         keys: (B, D), row i of the same image as row i of `queries`.
         temperature: τ.
-
-    Raises:
-        UsageError: if the joined batch has fewer than 2 images.
     """
     positive, negatives = _decoupled_terms(queries, keys, temperature)
     return (torch.logaddexp(positive, negatives) - positive).mean()
@@ -88,12 +81,8 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float = 0.1) -> Tensor:
     """NT-Xent, (). SimCLR, eq. 1: each of the 2B views finds the other view of its image among all other views.
 
     Args:
-        z_a: (B, D) embeddings of one view.
-        z_b: (B, D) embeddings of the other.
+        z_a, z_b: (B, D) embeddings of the two views.
         temperature: τ.
-
-    Raises:
-        UsageError: if the joined batch has fewer than 2 images.
     """
     positive, negatives = _nt_xent_terms(z_a, z_b, temperature)
     return (torch.logaddexp(positive, negatives) - positive).mean()
@@ -106,13 +95,9 @@ def dcl(z_a: Tensor, z_b: Tensor, temperature: float = 0.1, weights: Tensor | No
     small and the negatives are easy; DCL has it not.
 
     Args:
-        z_a: (B, D) embeddings of one view.
-        z_b: (B, D) embeddings of the other.
+        z_a, z_b: (B, D) embeddings of the two views.
         temperature: τ.
         weights: (B,) weights of the positives (DCLW, eq. 7), see `mises_fisher_weights`; None for 1.
-
-    Raises:
-        UsageError: if the joined batch has fewer than 2 images.
     """
     positive, negatives = _nt_xent_terms(z_a, z_b, temperature)
     if weights is not None:

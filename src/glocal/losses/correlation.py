@@ -2,8 +2,7 @@
 
 The batch is first joined over processes: value and gradient are those of the joined batch. (The authors' in-place
 all-reduce of C passes 1/W of its gradient on W processes. LARS's adaptation hides that for weights, not for the biases
-and norms: to repeat a run of their code on W processes, divide `Optimization.bias_lr_scale` by W.) All is computed
-in float32, or float64 where the inputs are, whatever the autocast.
+and norms: to repeat a run of their code on W processes, divide `Optimization.bias_lr_scale` by W.)
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from torch import Tensor
 
 from glocal.distributed import gather
 from glocal.errors import UsageError
-from glocal.losses.covariance import upcast, without_autocast
-from glocal.losses.loss import Loss
-from glocal.losses.shapes import check_shapes
+from glocal.losses.loss import Loss, check_shapes, upcast, without_autocast
 
 
 def _standardise(z: Tensor) -> Tensor:
@@ -37,15 +34,11 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, *, redundancy_weight: float = 0.
     """Σ_i (1 − C_ii)² + λ·Σ_{i≠j} C_ij², with C the cross-correlation matrix. Barlow Twins, eq. 1 and 2.
 
     Args:
-        z_a: (B, D) embeddings of one view.
-        z_b: (B, D) embeddings of the other.
+        z_a, z_b: (B, D) embeddings of the two views; 2 images at least in the joined batch.
         redundancy_weight: λ.
 
     Returns:
         A `Loss` with terms "invariance" and "redundancy".
-
-    Raises:
-        UsageError: if the joined batch has fewer than 2 images.
     """
     check_shapes(z_a=(z_a, "B D"), z_b=(z_b, "B D"))
     a, b = (_standardise(gather(upcast(z))) for z in (z_a, z_b))

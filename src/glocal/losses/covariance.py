@@ -1,13 +1,10 @@
-"""Invariance, variance and covariance: VICReg (Bardes, Ponce, LeCun 2022a) and the global half of VICRegL (2022b).
+"""Invariance, variance and covariance: VICReg (Bardes, Ponce, LeCun 2022).
 
 `invariance`, `variance_hinge` and `covariance_penalty` work on the samples they are given. The `*_loss` functions first
-join the batch over processes: their statistics, values and gradients are those of the joined batch. Everything is
-computed in float32, or float64 where the inputs are, whatever the autocast.
+join the batch over processes, which is to have 2 images at least: their statistics, values and gradients are its own.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -17,18 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from glocal.distributed import all_sum, exchange, gather, world_size
 from glocal.errors import UsageError
-from glocal.losses.loss import Loss
-from glocal.losses.shapes import check_shapes
-
-
-def upcast(x: Tensor) -> Tensor:
-    """`x` in at least float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def without_autocast(x: Tensor) -> torch.autocast:
-    """A context in which products on the device of `x` keep the precision of their operands."""
-    return torch.autocast(x.device.type, enabled=False)
+from glocal.losses.loss import Loss, check_shapes, upcast, without_autocast
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -115,7 +101,7 @@ def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
     return _hinge(variance).mean(dim=-1), _off_diagonal(variance, squared_norm) / z.shape[-1]
 
 
-def _joined(z: Tensor) -> tuple[Tensor, Tensor]:
+def joined_variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
     """This process's share of `variance_and_covariance` of the batch joined over processes: (V, B, D) -> (V,) and (V,).
 
     Each process takes some of the columns, of all samples; the shares add up.
@@ -128,12 +114,7 @@ def _joined(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def invariance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of two tensors, (). VICReg, eq. 5, over D as its code has it.
-
-    Args:
-        a: (..., B, D).
-        b: (..., B, D); one of them may stand for several.
-    """
+    """Mean squared difference of two tensors (..., B, D), (); one may stand for several. VICReg, eq. 5, over D."""
     check_shapes(a=(a, "... B D"), b=(b, "... B D"))
     a, b = torch.broadcast_tensors(upcast(a), upcast(b))
     return F.mse_loss(a, b)
@@ -207,14 +188,12 @@ def vicreg_loss(
 
     Returns:
         A `Loss` with terms "invariance", "variance" and "covariance", and "entropy" where it has a weight.
-
-    Raises:
-        UsageError: if the joined batch has fewer than 2 images.
     """
     check_shapes(z_a=(z_a, "B D" if z_a.ndim < 3 else "B N D"), z_b=(z_b, "B D"))
     z_a, z_b = upcast(z_a).transpose(0, -2), upcast(z_b)
     sets = [z.reshape(-1, *z.shape[-2:]) for z in (z_a, z_b)]
-    variance, covariance = (moment.split([len(s) for s in sets]) for moment in _joined(torch.cat(sets)))
+    moments = joined_variance_and_covariance(torch.cat(sets))
+    variance, covariance = (moment.split([len(s) for s in sets]) for moment in moments)
     shares = [
         invariance(z_a, z_b) / world_size(),
         (variance[0].mean() + variance[1].mean()) / 2,
@@ -230,53 +209,3 @@ def vicreg_loss(
         joined = [gather(s.transpose(0, 1)).transpose(0, 1) for s in sets]
         terms["entropy"] = -entropy_weight * (entropy(joined[0]) + entropy(joined[1])) / 2
     return Loss.of(terms)
-
-
-def weighted(prefix: str, shares: Tensor, *weights: float) -> Loss:
-    """The loss of invariance, variance and covariance (3,), each the sum of the processes' shares of it."""
-    names = (f"{prefix}{name}" for name in ("invariance", "variance", "covariance"))
-    return Loss.of({name: w * term for name, w, term in zip(names, weights, all_sum(shares).unbind(), strict=True)})
-
-
-def check_views(views: int) -> None:
-    """Refuse fewer than two views."""
-    if views < 2:
-        raise UsageError(f"VICRegL compares views of the same image and got {views}; give at least 2")
-
-
-def vicregl_global_loss(
-    embeddings: Sequence[Tensor],
-    *,
-    invariance_weight: float = 25.0,
-    variance_weight: float = 25.0,
-    covariance_weight: float = 1.0,
-) -> Loss:
-    """The global half of the VICRegL loss, on the batch joined over processes.
-
-    Invariance is averaged over the 2(V−1) comparisons of views i in {0, 1} with every j ≠ i, variance and covariance
-    over the views (so that the effective weight of the covariance is half that of `vicreg_loss`, which sums it over its
-    two views).
-
-    Args:
-        embeddings: V tensors (B, D); the first two are those of the large crops.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
-
-    Returns:
-        A `Loss` with terms "global_invariance", "global_variance" and "global_covariance".
-
-    Raises:
-        UsageError: if there are fewer than 2 views, or fewer than 2 images in the joined batch.
-    """
-    views = len(embeddings)
-    check_views(views)
-    check_shapes(**{f"view {k}": (each, "B D") for k, each in enumerate(embeddings)})
-    z = torch.stack([upcast(z) for z in embeddings])
-    a, b = z[0], z[1]
-    distances = 2 * invariance(a, b)
-    if views > 2:  # ‖a − z‖² + ‖b − z‖² = 2‖(a + b)/2 − z‖² + ½‖a − b‖²: half the comparisons with small views
-        distances = (2 + (views - 2) / 2) * invariance(a, b) + 2 * (views - 2) * invariance((a + b) / 2, z[2:])
-    variance, covariance = _joined(z)
-    terms = torch.stack([distances / (2 * (views - 1) * world_size()), variance.mean(), covariance.mean()])
-    return weighted("global_", terms, invariance_weight, variance_weight, covariance_weight)

@@ -1,7 +1,7 @@
 """A student learns what a teacher says: cosine regression (BYOL) and self-distillation (DINO).
 
-Teachers carry no gradient: whoever makes the targets detaches them. Everything is computed in float32, or float64 where
-the inputs are. All losses are means over the batch, hence their rank-mean is that of the joined batch.
+Teachers carry no gradient: whoever makes the targets detaches them. All losses are means over the batch, hence their
+rank-mean is that of the joined batch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from glocal.distributed import all_sum, world_size
 from glocal.errors import UsageError
-from glocal.losses.covariance import upcast
-from glocal.losses.shapes import check_shapes
+from glocal.losses.loss import check_shapes, upcast
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
@@ -34,7 +33,7 @@ def teacher_distribution(logits: Tensor, center: Tensor, temperature: float | Te
     """softmax((t − c)/τ), (B, K): the teacher's centred and sharpened output. DINO (Caron et al. 2021), sec. 3.1.
 
     Args:
-        logits: (B, K).
+        logits: (B, K), t.
         center: (K,), c.
         temperature: τ.
     """
@@ -83,13 +82,7 @@ def dino_loss(students: Sequence[Tensor], targets: Sequence[Tensor], temperature
 
 @torch.no_grad()
 def moved_center(center: Tensor, logits: Sequence[Tensor], momentum: float = 0.9) -> Tensor:
-    """c ← m·c + (1 − m)·mean of the teacher's logits over views, images and processes, (K,). DINO, eq. 4.
-
-    Args:
-        center: (K,).
-        logits: tensors (B, K).
-        momentum: m.
-    """
+    """c ← m·c + (1 − m)·mean of the teacher's logits (B, K) over views, images and processes, (K,). DINO, eq. 4."""
     check_shapes(center=(center, "K"), **{f"logits {i}": (each, "B K") for i, each in enumerate(logits)})
     mean = torch.stack([upcast(each).mean(dim=0) for each in logits]).mean(dim=0)
     return momentum * center + (1 - momentum) * all_sum(mean) / world_size()

@@ -1,4 +1,4 @@
-"""The local half of VICRegL (Bardes, Ponce, LeCun 2022b): VICReg between matched locations of two feature maps.
+"""VICRegL (Bardes, Ponce, LeCun 2022b): VICReg of whole views, and between matched locations of their feature maps.
 
 Two views of an image are matched twice: by distance between their features and by distance between the source points
 that their cells look at. In each direction every cell finds its nearest in the other map; the k closest of these pairs
@@ -16,18 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.distributed import exchange, rank, share, world_size
+from glocal.distributed import all_sum, exchange, rank, share, world_size
 from glocal.errors import UsageError
-from glocal.losses.covariance import (
-    check_views,
-    upcast,
-    variance_and_covariance,
-    vicregl_global_loss,
-    weighted,
-    without_autocast,
-)
-from glocal.losses.loss import Loss
-from glocal.losses.shapes import check_shapes
+from glocal.losses.covariance import invariance, joined_variance_and_covariance, variance_and_covariance
+from glocal.losses.loss import Loss, check_shapes, upcast, without_autocast
 
 SlotOrder = Literal["index", "distance"]
 
@@ -191,8 +183,7 @@ def find_matches(
         distances: `feature_distances` or `point_distances`.
         kept: how many matches to keep, at most N, or which fractions of N.
         slot_order: see `closest`.
-        matches_by_crop_type: whether the two numbers are those of large source crops (views 0 and 1) and of small ones,
-            as in the paper, or those of i→j and of j→i, as in the authors' code.
+        matches_by_crop_type: see `vicregl_local_loss`.
         like: a tensor of the type of the weights.
     """
     found = []
@@ -228,8 +219,19 @@ def slot_weights(ks: list[int], slot_order: SlotOrder, like: Tensor) -> Iterator
         yield max(shared), weight
 
 
+def _weighted(prefix: str, shares: Tensor, *weights: float) -> Loss:
+    """The loss of invariance, variance and covariance (3,), each the sum of the processes' shares of it."""
+    names = (f"{prefix}{name}" for name in ("invariance", "variance", "covariance"))
+    return Loss.of({name: w * term for name, w, term in zip(names, weights, all_sum(shares).unbind(), strict=True)})
+
+
+def _check_views(views: int) -> None:
+    if views < 2:
+        raise UsageError(f"VICRegL compares views of the same image and got {views}; give at least 2")
+
+
 def _check(maps: Sequence[Tensor], centers: Sequence[Tensor], matches: tuple[float, float], slot_order: str) -> None:
-    check_views(len(maps))
+    _check_views(len(maps))
     if len(maps) != len(centers):
         raise UsageError(f"got {len(maps)} maps and {len(centers)} grids of centers; give one grid for each map")
     for view, (m, c) in enumerate(zip(maps, centers, strict=True)):
@@ -239,6 +241,41 @@ def _check(maps: Sequence[Tensor], centers: Sequence[Tensor], matches: tuple[flo
         raise UsageError(f"matches={matches}: keep at least 1 match in each direction, or a fraction of up to 1.0")
     if slot_order not in ("index", "distance"):
         raise UsageError(f"slot_order={slot_order!r}: choose 'index' or 'distance'")
+
+
+def vicregl_global_loss(
+    embeddings: Sequence[Tensor],
+    *,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+) -> Loss:
+    """The global half of the VICRegL loss, on the batch joined over processes.
+
+    Invariance is averaged over the 2(V−1) comparisons of views i in {0, 1} with every j ≠ i, variance and covariance
+    over the views (so that the effective weight of the covariance is half that of `vicreg_loss`, which sums it over its
+    two views).
+
+    Args:
+        embeddings: V ≥ 2 tensors (B, D); the first two are those of the large crops.
+        invariance_weight: λ.
+        variance_weight: μ.
+        covariance_weight: ν.
+
+    Returns:
+        A `Loss` with terms "global_invariance", "global_variance" and "global_covariance".
+    """
+    views = len(embeddings)
+    _check_views(views)
+    check_shapes(**{f"view {k}": (each, "B D") for k, each in enumerate(embeddings)})
+    z = torch.stack([upcast(z) for z in embeddings])
+    a, b = z[0], z[1]
+    distances = 2 * invariance(a, b)
+    if views > 2:  # ‖a − z‖² + ‖b − z‖² = 2‖(a + b)/2 − z‖² + ½‖a − b‖²: half the comparisons with small views
+        distances = (2 + (views - 2) / 2) * invariance(a, b) + 2 * (views - 2) * invariance((a + b) / 2, z[2:])
+    variance, covariance = joined_variance_and_covariance(z)
+    terms = torch.stack([distances / (2 * (views - 1) * world_size()), variance.mean(), covariance.mean()])
+    return _weighted("global_", terms, invariance_weight, variance_weight, covariance_weight)
 
 
 def vicregl_local_loss(
@@ -267,7 +304,8 @@ def vicregl_local_loss(
             the fraction of its cells.
         l2_top_k: whether matching by feature keeps that many as well, as the authors intended; else it keeps every
             cell, as their code does by default.
-        matches_by_crop_type: False for the authors' code, where `matches` are those of i→j and of j→i instead.
+        matches_by_crop_type: whether `matches` are those of large source crops (views 0 and 1) and of small ones, as in
+            the paper, or those of i→j and of j→i, as in the authors' code.
         slot_order: whether the kept matches fill a sample's slots in the order of their cells, as in the authors' code,
             or of their distances, nearest first.
         invariance_weight: λ.
@@ -282,18 +320,13 @@ def vicregl_local_loss(
     """
     kept = matches if isinstance(matches, Sequence) else (matches, matches)
     _check(maps, centers, kept, slot_order)
-    sizes = [m.shape[2] * m.shape[3] for m in maps]
-    pairs = view_pairs(sizes)
+    pairs = view_pairs([m.shape[2] * m.shape[3] for m in maps])
     tokens = torch.cat([upcast(m.flatten(2).transpose(1, 2)) for m in maps], dim=1)
     points = upcast(torch.cat([c.flatten(1, 2) for c in centers], dim=1))
-    options: dict[str, Any] = {
-        "slot_order": slot_order,
-        "matches_by_crop_type": matches_by_crop_type,
-        "like": tokens.detach(),
-    }
+    options: dict[str, Any] = {"matches_by_crop_type": matches_by_crop_type, "like": tokens.detach()}
     by_feature = kept if l2_top_k else (1.0, 1.0)
-    found = find_matches(pairs, tokens.detach(), feature_distances, by_feature, **options)
-    found += find_matches(pairs, points, point_distances, kept, **options)
+    found = find_matches(pairs, tokens.detach(), feature_distances, by_feature, slot_order, **options)
+    found += find_matches(pairs, points, point_distances, kept, slot_order, **options)
 
     # each process matches its own samples; then each takes the statistics of some of the slots, of all samples
     sides = [cells for m in found for cells in (m.source, m.target)]
@@ -308,11 +341,11 @@ def vicregl_local_loss(
         ((x - y).square().sum(dim=(0, 2, 3, 4)) * m.weight).sum()
         for x, y, m in zip(by_side[::2], by_side[1::2], found, strict=True)
     ]
-    invariance = torch.stack(squares).sum() / slots[0].numel() / world_size()
+    distance = torch.stack(squares).sum() / slots[0].numel() / world_size()
     # sums of products, since autocast would take a dot product in half precision
     spreads = ((weights * variance).sum(), (weights * covariance).sum())
-    terms = torch.stack([invariance, *spreads]) / (4 * len(maps) - 4)
-    return weighted("local_", terms, invariance_weight, variance_weight, covariance_weight)
+    terms = torch.stack([distance, *spreads]) / (4 * len(maps) - 4)
+    return _weighted("local_", terms, invariance_weight, variance_weight, covariance_weight)
 
 
 def vicregl_loss(
@@ -321,13 +354,10 @@ def vicregl_loss(
     centers: Sequence[Tensor],
     *,
     alpha: float = 0.9,
-    matches: tuple[int, int] | float = (20, 4),
-    l2_top_k: bool = True,
-    matches_by_crop_type: bool = True,
-    slot_order: SlotOrder = "index",
     invariance_weight: float = 25.0,
     variance_weight: float = 25.0,
     covariance_weight: float = 1.0,
+    **matching: Any,
 ) -> Loss:
     """The VICRegL loss, α·global + (1−α)·local (Bardes, Ponce, LeCun 2022b), on the batch joined over processes.
 
@@ -336,19 +366,13 @@ def vicregl_loss(
         maps: V tensors (B, C, H, W), see `vicregl_local_loss`; not looked at where α is 1.
         centers: V tensors (B, H, W, 2), the source points of the maps' cells; not looked at where α is 1.
         alpha: the weight α of the global half, in [0, 1].
-        matches: see `vicregl_local_loss`, as the other options.
-        l2_top_k: as there.
-        matches_by_crop_type: as there.
-        slot_order: as there.
         invariance_weight: λ, of both halves.
         variance_weight: μ, of both halves.
         covariance_weight: ν, of both halves.
+        matching: the other options of `vicregl_local_loss`.
 
     Returns:
         A `Loss` with the terms of both halves, each times its α or 1−α.
-
-    Raises:
-        UsageError: if α is not in [0, 1], or as the two halves do.
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha={alpha}: choose a weight of the global loss between 0 and 1")
@@ -361,15 +385,6 @@ def vicregl_loss(
     if alpha > 0:
         parts.append((alpha, vicregl_global_loss(embeddings, **weights)))
     if alpha < 1:
-        local = vicregl_local_loss(
-            maps,
-            centers,
-            matches=matches,
-            l2_top_k=l2_top_k,
-            matches_by_crop_type=matches_by_crop_type,
-            slot_order=slot_order,
-            **weights,
-        )
-        parts.append((1 - alpha, local))
+        parts.append((1 - alpha, vicregl_local_loss(maps, centers, **weights, **matching)))
     total = torch.stack([weight * loss.total for weight, loss in parts]).sum()
     return Loss(total, {name: weight * term for weight, loss in parts for name, term in loss.terms.items()})

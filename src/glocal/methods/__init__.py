@@ -29,8 +29,7 @@ from glocal.methods.deepcluster_v2 import DeepClusterV2
 from glocal.methods.deepercluster import DeeperCluster
 from glocal.methods.dino import DINO
 from glocal.methods.directclr import DirectCLR
-from glocal.methods.encode import encode
-from glocal.methods.fits import check_fits
+from glocal.methods.encode import check_fits, encode
 from glocal.methods.loca import LOCA
 from glocal.methods.mocov3 import MoCoV3
 from glocal.methods.msn import MSN

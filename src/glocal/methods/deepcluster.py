@@ -11,7 +11,7 @@ from torch import nn
 
 from glocal.backbones import Backbone
 from glocal.clustering import balanced_order, kmeans, whiten
-from glocal.heads.top_layers import TopLayers
+from glocal.heads.clusters import TopLayers
 from glocal.losses import Loss
 from glocal.methods.bank import bank_features, for_all
 from glocal.methods.fully_connected import FullyConnected

@@ -12,8 +12,8 @@ from glocal.backbones import Backbone
 from glocal.clustering import kmeans
 from glocal.distributed import rank, world_size
 from glocal.heads import projector as build_projector
+from glocal.heads.clusters import Prototypes
 from glocal.heads.memory import Memory
-from glocal.heads.prototypes import Prototypes
 from glocal.losses import Loss
 from glocal.methods.bank import bank_features, for_all
 from glocal.methods.optimization import Optimization, suited_to

@@ -1,4 +1,7 @@
-"""Which crops share a forward pass, hence BatchNorm statistics: part of a method's meaning, never of speed."""
+"""How views pass through a backbone: which together, with which of their patches, and whether it takes them at all.
+
+Which crops share a forward pass, hence BatchNorm statistics, is part of a method's meaning, never of speed.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,11 @@ from itertools import groupby
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
 from glocal.features import Features
-from glocal.views import View
+from glocal.views import Recipe, View
 
 
 def encode(encoder: Backbone, views: list[View], group: Literal["view", "size"] = "view") -> list[Features]:
@@ -28,12 +30,12 @@ def encode(encoder: Backbone, views: list[View], group: Literal["view", "size"] 
         One Features per view, in order.
     """
     if group == "view":
-        return [_forward(encoder, view.pixels, view.kept) for view in views]
+        return [encoder(view.pixels, view.kept) for view in views]
     features: list[Features] = []
     for _, run in groupby(views, key=lambda view: (view.pixels.shape[-2:], view.kept is None or view.kept.shape)):
         together = list(run)
         sizes, kept = [len(view.pixels) for view in together], [view.kept for view in together if view.kept is not None]
-        joined = _forward(encoder, torch.cat([view.pixels for view in together]), torch.cat(kept) if kept else None)
+        joined = encoder(torch.cat([view.pixels for view in together]), torch.cat(kept) if kept else None)
         positions = joined.positions.split(sizes) if joined.positions.ndim == 3 else [joined.positions] * len(together)
         parts = zip(joined.pooled.split(sizes), joined.tokens.split(sizes), positions, strict=True)
         features += [Features(pooled, tokens, where, joined.grid) for pooled, tokens, where in parts]
@@ -70,5 +72,21 @@ def check_drops(encoder: Backbone, share: float, option: str) -> None:
         )
 
 
-def _forward(encoder: Backbone, pixels: Tensor, kept: Tensor | None) -> Features:
-    return encoder(pixels) if kept is None else encoder(pixels, kept)
+def check_fits(encoder: Backbone, recipe: Recipe) -> None:
+    """Refuse crops of a size that the encoder does not take; each size is tried once.
+
+    Raises:
+        UsageError: with the options that fix it, and the nearest sizes that it takes.
+    """
+    support = recipe.support.views if recipe.support else ()
+    for size in sorted({crop.size for crop in (*recipe.views, *support)}, reverse=True):
+        if (reason := encoder.refusal(size)) is None:
+            continue
+        if not encoder.traits.any_size:
+            reason = f"{encoder.name} takes images of one size only, not of {size} px"
+        below, large = size // encoder.stride * encoder.stride, size == encoder.image_size
+        near = dict.fromkeys((below, below + encoder.stride, encoder.image_size))
+        fitting = " or ".join(str(side) for side in near if side and encoder.refusal(side) is None)
+        options = [f"--{'image' if large else 'small'}-size {fitting}"] if fitting else []
+        options += [] if large else ["--small-crops 0"]
+        raise UsageError(f"{reason}; set {', or '.join(options)}" if options else f"{reason}; take another --backbone")

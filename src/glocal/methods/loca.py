@@ -14,7 +14,7 @@ from glocal.heads.cross_attention import CrossAttentionBlock
 from glocal.heads.dino_head import DINOHead
 from glocal.losses import Loss, mean_entropy
 from glocal.losses.assignment import balanced_targets, masked_mean
-from glocal.losses.covariance import upcast
+from glocal.losses.loss import upcast
 from glocal.methods.encode import check_drops, encode, keep_random
 from glocal.methods.optimization import Optimization
 from glocal.methods.presets import Preset

@@ -12,10 +12,10 @@ from glocal.backbones import Backbone
 from glocal.distributed import rank, world_size
 from glocal.heads import SupportQueue
 from glocal.heads import projector as build_projector
-from glocal.heads.prototypes import Prototypes
+from glocal.heads.clusters import Prototypes
 from glocal.losses import Loss, sinkhorn
-from glocal.losses.covariance import upcast, without_autocast
 from glocal.losses.distillation import dino_loss
+from glocal.losses.loss import upcast, without_autocast
 from glocal.methods.encode import encode
 from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset

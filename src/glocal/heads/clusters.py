@@ -1,4 +1,4 @@
-"""Linear classifiers of cluster labels, which change with every clustering."""
+"""What predicts clusters: similarities to prototypes, and linear classifiers that change with every clustering."""
 
 from __future__ import annotations
 
@@ -6,7 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glocal.losses.covariance import upcast
+from glocal.losses.loss import upcast
+
+
+class Prototypes(nn.Module):
+    """Scores (..., K), dot products of vectors (..., D) with K rows of length 1, in float32.
+
+    The rows are put back on the sphere before each forward pass in training, as in SwAV; the gradient does not go
+    through that.
+
+    Args:
+        dim: D.
+        number: K.
+    """
+
+    def __init__(self, dim: int, number: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(number, dim))
+        nn.init.uniform_(self.weight, -(dim**-0.5), dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.weight.copy_(F.normalize(self.weight, dim=1))
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.to(self.weight.dtype), self.weight)
 
 
 class TopLayers(nn.Module):
@@ -31,12 +55,7 @@ class TopLayers(nn.Module):
 
     @torch.no_grad()
     def renew(self, seed: int, present: Tensor) -> None:
-        """Start anew: weights N(0, .01²), biases 0.
-
-        Args:
-            seed: of the weights.
-            present: (G, C) bool, the classes that are not empty.
-        """
+        """Start anew: weights N(0, .01²) by the seed, biases 0; `present` (G, C) says which classes are not empty."""
         weight = torch.empty(self.weight.shape).normal_(std=0.01, generator=torch.Generator().manual_seed(seed))
         self.weight.copy_(weight)
         self.bias.zero_()
