@@ -91,8 +91,9 @@ class _Joined(torch.autograd.Function):
         if _cuda_kernels(x):
             kept = mean, deviation, weight
             *sums, by_gain, by_bias = torch.batch_norm_backward_reduce(_dense(grad), x, *kept, True, affine, affine)
-            sums, counts = all_sum(torch.stack(sums)), count.to(torch.int32).view(1)
-            by_x = torch.batch_norm_backward_elemt(_dense(grad), x, *kept, *sums, counts)
+            by_mean, by_deviation = all_sum(torch.stack(sums))
+            counts = count.to(torch.int32).view(1)
+            by_x = torch.batch_norm_backward_elemt(_dense(grad), x, *kept, by_mean, by_deviation, counts)
             return by_x, by_gain if affine else None, by_bias if affine else None, None
         gain = torch.ones_like(mean) if weight is None else weight
         # as if the statistics were constants: γ/σ·grad, and the sums over this process's values of grad·x̂ and grad

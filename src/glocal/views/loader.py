@@ -59,6 +59,9 @@ class ViewLoader:
         notes: what a person should know.
     """
 
+    _stream: Iterator[Packed | Exception]
+    _next: tuple[int, int] | None
+
     def __init__(
         self,
         source: ImageSource,
@@ -139,9 +142,9 @@ class ViewLoader:
         """Stop the workers. Another epoch would start new ones."""
         if self._support:
             self._support.loader.close()
-        self._stream: Iterator[Packed | Exception] = iter(())
+        self._stream = iter(())
         self._reader = self._new_reader()
-        self._next: tuple[int, int] | None = None
+        self._next = None
 
     def _take(self, epoch: int, step: int) -> Packed:
         # The stream runs on into the next epoch, so that workers don't idle in between; any other place restarts it.
