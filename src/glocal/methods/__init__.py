@@ -3,7 +3,7 @@
 A method is an `nn.Module` whose constructor takes a backbone and, by keyword, its whole configuration. It has:
 
 - `recipe`: the views it wants (`glocal.views.Recipe`); `optimization`: how its paper trains it;
-- `forward(batch: Batch) -> Loss`; `encoder`: what is exported;
+- `forward(batch: Batch) -> Loss`; `encoder`: what is exported; if it has one, `teacher`, which can be, too;
 - on the class, all optional: `title`, `paper`, `pool` (how its backbone pools), `presets` (see `Preset`), `least_cells`
   (along a side of the large crop's map, for methods that match cells).
 
@@ -41,7 +41,7 @@ from glocal.methods.registry import check_built, citation, method_class, method_
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
-from glocal.methods.teacher import ema_copy, update_ema
+from glocal.methods.teacher import ema_copy, teacher_of, update_ema
 from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
@@ -82,6 +82,7 @@ __all__ = [
     "method_options",
     "resolve_options",
     "suited_to",
+    "teacher_of",
     "update_ema",
     "width_for",
 ]
