@@ -6,10 +6,11 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Annotated, Any
 
 from glocal import __version__
-from glocal.commands import COMMANDS, Command, kinds, options_of, overview, read_config
+from glocal.commands import COMMANDS, Command, Lasting, kinds, options_of, overview, read_config
 from glocal.config import RENAMED, PretrainConfig
 from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import find, names
@@ -17,11 +18,11 @@ from glocal.plugins import find, names
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
+    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
     try:
-        run(list(sys.argv[1:] if argv is None else argv))
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+            run(list(sys.argv[1:] if argv is None else argv))
+            out.flush()
     except KeyboardInterrupt:
         print("glocal: interrupted", file=sys.stderr)
         sys.exit(130)

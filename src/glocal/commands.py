@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -84,6 +85,30 @@ def cache(*, clear: bool = False) -> None:
         print(f"{total} freed in {folder}")
     else:
         print(f"{total} in {folder}; one cache per folder and crop setting; glocal cache --clear removes them all")
+
+
+class Lasting:
+    """A stream that falls silent when its reader has gone (`glocal pretrain photos/ | head`): the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream."""
+        return self._unless_gone(self.stream.write, text)
+
+    def flush(self) -> None:
+        """As the stream."""
+        self._unless_gone(self.stream.flush)
+
+    def _unless_gone(self, call: Callable[..., Any], *given: str) -> Any:
+        try:
+            return call(*given)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def show(result: Any) -> None:

@@ -121,10 +121,11 @@ def evaluate(
 
 def embed(
     encoder: str | Backbone,
-    data: str,
+    data: str | list[str],
     *,
     which: Which = "student",
     out: str | None = None,
+    split: Literal["train", "val", "test", "all"] = "all",
     dense: bool = False,
     image_size: int | None = None,
     batch_size: int = 128,
@@ -135,9 +136,10 @@ def embed(
 
     Args:
         encoder: what `load` takes, or a Backbone.
-        data: images.
+        data: images; several folders one after the other.
         which: as for `load`.
         out: a .parquet or .npz file; in Python, leave out to get arrays.
+        split: of data that has splits.
         dense: also the feature maps.
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
@@ -153,10 +155,11 @@ def embed(
     model = _opened(encoder, which, image_size, trust_code)
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     skipped: list[tuple[str, str]] = []
-    result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
-    if skipped:
-        said = f"{len(skipped)} images could not be read and were skipped, the first being {skipped[0][0]}"
-        print(said, file=sys.stderr)
+    source = open_source(data, split=split)
+    result = embed_source(model, source, out=out, skipped=skipped, **settings)
+    said = f"{len(source) - len(skipped):,} of {len(source):,} images embedded"
+    said += f"; the others could not be read, the first being {skipped[0][0]}" if skipped else ""
+    print(said, file=sys.stderr)
     return result
 
 

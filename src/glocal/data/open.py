@@ -27,16 +27,20 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
             see `complete`), a plug-in as `NAME`, `NAME:ARGUMENT`, `module:attribute` or `module:attribute:ARGUMENT`
             (`parts:n=500`, `torchvision:CIFAR10:ROOT`, `mine:Cells`), or a list of these, one after the other. A text
             with a colon is a path where one exists; a folder that is called like a plug-in is given as ./NAME.
-        split: "train", "val" or "test". None means what to pretrain on: train where there are splits, else everything.
+        split: "train", "val" or "test"; "all", one after the other. None means what to pretrain on: train where there
+            are splits, else everything.
 
     Raises:
         UsageError: if there is nothing there, or nothing usable, or no such split.
     """
-    if split is not None and split not in SPLITS.values():
-        raise UsageError(f"unknown split {split!r}: train, val or test")
+    if split not in (None, "all", *SPLITS.values()):
+        raise UsageError(f"unknown split {split!r}: train, val, test or all")
     if isinstance(spec, list | tuple):
         parts = [open_source(part, split=split) for part in spec]
         return parts[0] if len(parts) == 1 else ConcatSource(parts)
+    if split == "all":
+        parts = [open_source(spec, split=name) for name in ("train", "val", "test") if has_split(spec, name)]
+        return ConcatSource(parts) if len(parts) > 1 else open_source(spec)
     plugin, said = _plugin(spec), str(spec) if isinstance(spec, str | Path) else f"this {type(spec).__name__}"
     kind = "plugin" if plugin else _kind(spec)
     if split is not None and kind != "folder" and not has_split(spec, split):
