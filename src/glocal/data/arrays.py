@@ -66,7 +66,8 @@ class ConcatSource(ImageSource):
             raise UsageError("no data: give at least one folder, list or array")
         self.sources, first = list(sources), sources[0]
         self._ends = np.cumsum([len(source) for source in sources])
-        self.name = " + ".join(source.name for source in sources)
+        names = dict.fromkeys(source.name for source in sources)
+        self.name, self._named = " + ".join(names), len(names) > 1
         self.note = "; ".join(f"{source.name}: {source.note}" for source in sources if source.note)
         labels = [source.labels for source in sources if source.labels is not None and source.classes == first.classes]
         if len(labels) == len(sources):
@@ -83,9 +84,9 @@ class ConcatSource(ImageSource):
         return int(self._ends[-1])
 
     def key(self, i: int) -> str:
-        """The key of the sample in its collection, after the collection's name."""
+        """The key of the sample in its collection, after the collection's name where these differ."""
         source, k = self._find(i)
-        return f"{source.name}/{source.key(k)}"
+        return f"{source.name}/{source.key(k)}" if self._named else source.key(k)
 
     def open(self, i: int) -> OpenImage:
         """Sample i with its header read."""
