@@ -24,10 +24,6 @@ class BarlowTwins(nn.Module):
     1000 epochs: 73.5% linear (73.2% in the paper).
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers.
         redundancy_weight: λ, weight of the squared correlations between different dimensions.
     """
 

@@ -31,13 +31,11 @@ class DeepCluster(nn.Module):
     `deepcluster_v2` learns better features. Expect, on ImageNet, linear on conv5: AlexNet 38.2%, VGG-16 48.4%.
 
     Args:
-        backbone: the encoder to train. Its pooled features are what is clustered, or those of `hidden`.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         clusters: K; published at 10,000 for 1.3 million images, about ten times their kinds.
         components: principal components that are clustered.
         iterations: of k-means.
-        hidden: widths of fully connected layers on the map, trained with it; none for `()`. By default 4096, 4096 for
+        hidden: widths of fully connected layers on the map, trained with it, whose output is clustered; none for `()`,
+            with which pooled features are. By default 4096, 4096 for
             AlexNets and VGGs, whose fully connected output the paper clusters, and none for others.
     """
 

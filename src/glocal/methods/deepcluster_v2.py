@@ -34,13 +34,6 @@ class DeepClusterV2(nn.Module):
     74.3% (400 epochs, crops of 2×160 + 4×96).
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the two large crops, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
-        small_crops: number of small crops, which only predict.
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
-        projector: widths of the projector's layers.
         prototypes: K, clusters in each clustering.
         clusterings: how many, of either large crop in turn.
         temperature: τ of the predictions.

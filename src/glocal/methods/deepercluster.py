@@ -34,9 +34,6 @@ class DeeperCluster(nn.Module):
     With one cluster and one super-cluster it is RotNet (Gidaris et al. 2018); without turns, DeepCluster.
 
     Args:
-        backbone: the encoder to train. Its pooled features are what is clustered, or those of `hidden`.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         clusters: number of clusters in all, over the super-clusters.
         super_clusters: m.
         rotate: turn images in training.

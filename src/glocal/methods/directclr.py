@@ -24,9 +24,6 @@ class DirectCLR(nn.Module):
     62.7% linear (SimCLR with its projector 66.5%, with a linear one 61.1%, without 51.5%).
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         fraction: of the backbone's channels, those that enter the loss (published: 360 of 2048).
         temperature: τ of the softmax over cosine similarities.
     """

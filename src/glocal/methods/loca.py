@@ -33,7 +33,6 @@ class LOCA(nn.Module):
     linear decoder. Convolutional networks cannot leave out patches: give `query_keep=1`.
 
     Args:
-        backbone: the encoder to train.
         image_size: side of the reference and of the large query, pixels.
         scale: area of these two as a fraction of their image, (least, most).
         small_crops: number of small queries.

@@ -25,9 +25,6 @@ class NNCLR(nn.Module):
     batch 512: 72.3%.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         projector: widths of the projector's layers, the last followed by BatchNorm.
         predictor: widths of the predictor's hidden layers.
         queue: number of embeddings in which neighbours are sought.

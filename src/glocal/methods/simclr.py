@@ -25,9 +25,6 @@ class SimCLR(nn.Module):
     a better loss. Expect, ResNet-50 on ImageNet, 1000 epochs at batch 4096: 69.3% linear; 200 epochs at 256: 61.8%.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         projector: widths of the projector's layers, each followed by BatchNorm.
         temperature: τ of the softmax over cosine similarities (published: .1 for long training of large batches; up to
             .5 for small ones).

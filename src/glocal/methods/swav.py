@@ -35,13 +35,6 @@ class SwAV(nn.Module):
     for longer.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the two large crops, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
-        small_crops: number of small crops, which only predict.
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
-        projector: widths of the projector's layers.
         projector_norm: normalisation in the projector.
         prototypes: K, number of prototypes.
         temperature: τ of the predictions.

@@ -23,9 +23,6 @@ class VICReg(nn.Module):
     baseline of VICRegL. Expect, ResNet-50 on ImageNet, 1000 epochs: 73.2% linear.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         projector: widths of the expander's layers.
         invariance_weight: λ, weight of the mean squared difference between the views.
         variance_weight: μ, weight of the hinge that keeps each dimension's standard deviation at 1.

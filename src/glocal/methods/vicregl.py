@@ -30,12 +30,7 @@ class VICRegL(nn.Module):
     against VICReg: +6 to +8 points of frozen segmentation for about one of classification, the more the lower α.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the two large crops, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
         small_crops: number of small crops beside the two large ones (published: 0 for ResNet, 6 for ConvNeXt).
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
         alpha: weight of the global loss; 1 − alpha weighs the local one.
         projector: widths of the global projector's layers.
         local_projector: widths of the local projector's layers, applied at every cell.
