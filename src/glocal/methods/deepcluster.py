@@ -44,7 +44,6 @@ class DeepCluster(nn.Module):
         "Caron, Bojanowski, Joulin, Douze. Deep Clustering for Unsupervised Learning of Visual Features. ECCV 2018."
         " arXiv:1807.05520"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"clusters": min(10_000, 2 * batch), "components": 64},
@@ -67,12 +66,9 @@ class DeepCluster(nn.Module):
         self.top = TopLayers(self.hidden.dim, 1, clusters)
         self.clusters, self.components, self.iterations = clusters, components, iterations
         self.recipe = crops_only(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """A constant rate; the classifier, new in each epoch, without momentum."""
+        # a constant rate; the classifier, new in each epoch, without momentum
         sgd = Optimization("sgd", 0.05, 1e-5, warmup_epochs=0.0, final_lr=1.0, no_momentum=("top.",))
-        return suited_to(self.encoder.norm, replace(sgd, no_decay=("top.bias",)))
+        self.optimization = suited_to(backbone.norm, replace(sgd, no_decay=("top.bias",)))
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))

@@ -49,7 +49,6 @@ class DeeperCluster(nn.Module):
         "Caron, Bojanowski, Mairal, Joulin. Unsupervised Pre-Training of Image Features on Non-Curated Data. ICCV 2019."
         " arXiv:1905.01278"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"clusters": 4 * max(1, min(80_000, batch // 2)), "components": 64},
@@ -77,12 +76,9 @@ class DeeperCluster(nn.Module):
         self.sub = TopLayers(self.hidden.dim, self.parts * self.turns, self.clusters)
         self.components, self.iterations, self.every = components, iterations, every
         self.recipe = crops_only(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """A constant rate, published as .1 at batch 3072: give `lr` for batches as large."""
+        # a constant rate, published as .1 at batch 3072: give `lr` for batches as large
         sgd = Optimization("sgd", 0.1, 1e-5, warmup_epochs=0.0, final_lr=1.0, no_decay=("super.bias", "sub.bias"))
-        return suited_to(self.encoder.norm, sgd)
+        self.optimization = suited_to(backbone.norm, sgd)
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         if bank.plan is None or bank.epoch % self.every == 0:

@@ -94,10 +94,7 @@ class LOCA(nn.Module):
         query = reference.but(flip=0.5, blur=0.1, solarize=0.2)
         small = query.but(size=small_size, scale=small_scale, blur=0.5, solarize=0.0)
         self.recipe = Recipe((reference, query) + (small,) * small_crops)
-
-    @property
-    def optimization(self) -> Optimization:
-        return Optimization("adamw", lr=2.5e-4, weight_decay=0.1, warmup_epochs=15.0, final_lr=0.01, clip=1.0)
+        self.optimization = Optimization("adamw", 2.5e-4, 0.1, warmup_epochs=15.0, final_lr=0.01, clip=1.0)
 
     def forward(self, batch: Batch) -> Loss:
         reference, query, *small = batch.views

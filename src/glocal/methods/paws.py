@@ -46,7 +46,6 @@ class PAWS(nn.Module):
         "Assran et al. Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View Assignments"
         " with Support Samples. ICCV 2021. arXiv:2104.13963"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {
@@ -84,11 +83,7 @@ class PAWS(nn.Module):
         self.temperature, self.sharpening, self.smoothing = temperature, sharpening, smoothing
         views = swav_views(image_size, small_crops, small_size, scale, small_scale).views
         self.recipe = Recipe(views, Support(views[:1], support_classes, support_images, labelled))
-
-    @property
-    def optimization(self) -> Optimization:
-        lars = Optimization("lars", lr=0.4, weight_decay=1e-6, final_lr=0.01)
-        return suited_to(self.encoder.norm, lars)
+        self.optimization = suited_to(backbone.norm, Optimization("lars", lr=0.4, weight_decay=1e-6, final_lr=0.01))
 
     def forward(self, batch: Batch) -> Loss:
         support = batch.support

@@ -16,8 +16,8 @@ from glocal.plugins import GUIDE, find, names
 from glocal.views import Recipe
 
 SHARED_OPTIONS = {
-    "image_size": "side in pixels of the crops, of the large ones where there are small ones too.",
-    "scale": "area of a crop, of a large one where there are small ones too, as a fraction of its image, (least, most).",
+    "image_size": "side in pixels of the crops: of the large ones, where there are small ones too.",
+    "scale": "area of a crop (a large one, where there are small ones) as a fraction of its image, (least, most).",
     "small_crops": "number of small crops, which only predict.",
     "small_size": "side of the small crops, pixels.",
     "small_scale": "area of a small crop as a fraction of its image, (least, most).",

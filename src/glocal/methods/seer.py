@@ -63,10 +63,6 @@ class SEER(SwAV):
             rounds=rounds,
             frozen_epochs=frozen_epochs,
         )
-
-    @property
-    def optimization(self) -> Optimization:
-        """Warm-up over 8,000 of 122,000 steps."""
-        frozen = {"prototypes": self.frozen_epochs}
+        frozen = {"prototypes": frozen_epochs}  # warm-up over 8,000 of 122,000 steps
         lars = Optimization("lars", lr=0.3, weight_decay=1e-5, warmup_epochs=0.066, frozen=frozen)
-        return suited_to(self.encoder.norm, lars)
+        self.optimization = suited_to(backbone.norm, lars)

@@ -103,13 +103,9 @@ class VICRegL(nn.Module):
             "slot_order": slot_order,
         }
         self.recipe = multi_crop(image_size, small_crops, small_size, large_scale=scale, small_scale=small_scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """LARS for networks with BatchNorm (300-epoch recipe); AdamW for those with LayerNorm (ConvNeXt-S recipe)."""
-        if self.encoder.norm == "batch":
-            return Optimization("lars", lr=0.2, weight_decay=1e-6)
-        return Optimization("adamw", lr=7.5e-4, weight_decay=0.05)
+        lars = Optimization("lars", lr=0.2, weight_decay=1e-6)  # 300-epoch recipe
+        adamw = Optimization("adamw", lr=7.5e-4, weight_decay=0.05)  # ConvNeXt-S recipe
+        self.optimization = lars if backbone.norm == "batch" else adamw
 
     def forward(self, batch: Batch) -> Loss:
         features = encode(self.encoder, batch.views)
