@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from glocal import __version__
-from glocal.commands import COMMANDS, Command, Lasting, kinds, options_of, overview, read_config
+from glocal.commands import COMMANDS, Command, kinds, lasting_streams, options_of, overview, read_config
 from glocal.config import RENAMED, PretrainConfig
 from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import find, names
@@ -18,19 +17,17 @@ from glocal.plugins import find, names
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
-    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
-    try:
-        with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+    with lasting_streams():
+        try:
             run(list(sys.argv[1:] if argv is None else argv))
-            out.flush()
-    except KeyboardInterrupt:
-        print("glocal: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if type(error).__name__ not in ("UsageError", "TrainingStopped", "Interrupted"):  # importing training is slow
-            raise
-        print(f"glocal: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(getattr(error, "code", 2))
+        except KeyboardInterrupt:
+            print("glocal: interrupted", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            if type(error).__name__ not in ("UsageError", "TrainingStopped", "Interrupted"):  # importing it is slow
+                raise
+            print(f"glocal: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(getattr(error, "code", 2))
 
 
 def run(args: list[str]) -> None:
@@ -81,13 +78,15 @@ def call(name: str, command: Command, args: list[str]) -> None:
     chosen(*bound.args, **bound.kwargs)
 
 
-def parameters(function: Any, *, needed: str | None = None, title: str = "Options") -> list[inspect.Parameter]:
-    """A callable's options as the parser takes them, listed under a title."""
+def parameters(
+    function: Any, *, needed: str | None = None, title: str = "Options", shared: Mapping[str, str] = {}
+) -> list[inspect.Parameter]:
+    """A callable's options as the parser takes them, listed under a title, with its help or that which many share."""
     from cyclopts import Group, Parameter
 
     made = []
-    for option, said in options_of(function):
-        allowed = kinds(option.annotation)
+    for option, own in options_of(function):
+        allowed, said = kinds(option.annotation), own or shared.get(option.name)
         words: dict[str, Any] = {"n_tokens": -1, "consume_multiple": True} if list in allowed else {}
         about = Parameter(help=said, group=Group(title), metavar="N,..." if tuple in allowed else None, **words)
         default = option.empty if option.name == needed else option.default
@@ -100,7 +99,7 @@ def of_method(words: list[str]) -> tuple[Any, list[inspect.Parameter]]:
     from cyclopts import App, Parameter
     from cyclopts.config import Dict
 
-    from glocal.methods import method_class, method_options
+    from glocal.methods.registry import SHARED_OPTIONS, method_class, method_options
 
     def peek(*, method="", backbone="", config="", trust_code=False): ...
 
@@ -110,7 +109,7 @@ def of_method(words: list[str]) -> tuple[Any, list[inspect.Parameter]]:
     file = Parameter(help="a YAML file of these options, such as a run's config.yaml", metavar="FILE")
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter("config", kind, default=None, annotation=Annotated[str, file])]
-    for option in parameters(cls, title=f"Options of {cls.title}"):
+    for option in parameters(cls, title=f"Options of {cls.title}", shared=SHARED_OPTIONS):
         if option.name in method_options(cls) and option.name != "image_size":  # which is the run's
             options.append(option.replace(kind=kind))
     return Dict(written, source=f"--config {given.get('config')}"), options

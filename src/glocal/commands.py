@@ -6,7 +6,9 @@ import inspect
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import UnionType
@@ -111,6 +113,15 @@ class Lasting:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """What is printed in this context may be read by nobody."""
+    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+        yield
+        out.flush()
+
+
 def show(result: Any) -> None:
     """Print what a command gives, if anything."""
     if result is not None:
@@ -170,7 +181,7 @@ def overview() -> str:
 
 
 def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
-    """Every parameter of a function or class, its annotation resolved to types, with its help.
+    """Every parameter of a function or class, its annotation resolved to types, with its help, inherited or its own.
 
     A name that its module imports for type checkers only is something that no word can give: it stands for `str`.
     """
@@ -178,7 +189,8 @@ def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
 
     hints: dict[str, Any] = {}
     checkers_only: dict[str, Any] = {}
-    owners = [cls.__init__ for cls in reversed(getattr(function, "__mro__", ()))] or [function]
+    classes = [*reversed(getattr(function, "__mro__", ()))]
+    owners = [cls.__init__ for cls in classes] or [function]
     while owners:
         try:
             hints |= get_type_hints(owners[0], None, checkers_only)
@@ -186,7 +198,8 @@ def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
             checkers_only[str(error.name)] = str
         else:
             owners.pop(0)
-    said = {about.arg_name: about.description for about in parse(inspect.getdoc(function) or "").params}
+    texts = [inspect.cleandoc(owner.__doc__ or "") for owner in classes or [function]]
+    said = {about.arg_name: about.description for text in texts for about in parse(text).params}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.VAR_KEYWORD:
             unsaid = str if parameter.default in (None, parameter.empty) else type(parameter.default)

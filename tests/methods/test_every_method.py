@@ -11,7 +11,9 @@ from torch import nn
 
 import glocal
 from glocal.backbones import build_backbone
-from glocal.methods import method_class, method_names, method_options, resolve_options
+from glocal.cli import parameters
+from glocal.methods import method_class, method_names, resolve_options
+from glocal.methods.registry import SHARED_OPTIONS
 from glocal.training import optimizers
 from replications.evidence import checks, code_lines
 
@@ -101,8 +103,9 @@ def test_it_says_what_it_is_what_it_needs_and_what_to_expect(name) -> None:
     assert "arXiv:" in cls.paper
     for word in ("Need", "Choose", "Expect"):
         assert word in document or word.lower() in document, f"the docstring of {name} lacks '{word}'"
-    for option in method_options(cls):
-        assert f"{option}:" in document, f"the docstring of {name} does not explain '{option}'"
+    for option in parameters(cls, shared=SHARED_OPTIONS)[1:]:
+        help_ = option.annotation.__metadata__[0].help
+        assert help_, f"neither the docstring of {name} nor its parents' explain '{option.name}'"
 
 
 @pytest.mark.parametrize("path", sorted(Path(glocal.__file__).parent.glob("methods/*.py")), ids=lambda path: path.stem)

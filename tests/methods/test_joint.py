@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from joint import PAIRS, TINY, build, same_gradients, sizes, train, views
 
+from glocal.commands import options_of
 from glocal.errors import UsageError
 from glocal.methods import Optimization, method_class, method_options, resolve_options
 from glocal.methods.joint import cross_view
@@ -279,8 +280,9 @@ def test_registered_with_a_signature_that_is_its_configuration(name):
     options = resolve_options(co, "small", 64, {"cells": 3})
     assert options["cells"] == 3
     assert options["local_weight"] == 0.5
-    for option in method_options(co):
-        assert f"        {option}: " in co.__doc__, option
+    said, inherited = ({option.name: said for option, said in options_of(cls)} for cls in (co, plain))
+    assert said == inherited | {name: said[name] for name in added}
+    assert all(said[name] for name in added)
     assert inspect.signature(co).parameters["backbone"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 

@@ -1,22 +1,14 @@
 """One file per published system.
 
-A method is an `nn.Module` whose constructor takes a backbone and, by keyword, its whole configuration. It has:
-
-- `recipe`: the views it wants (`glocal.views.Recipe`); `optimization`: how its paper trains it;
-- `forward(batch: Batch) -> Loss`; `encoder`: what is exported; if it has one, `teacher`, which can be, too;
-- on the class, all optional: `title`, `paper`, `pool` (how its backbone pools), `presets` (see `Preset`), `least_cells`
-  (along a side of the large crop's map, for methods that match cells).
+A method is an `nn.Module` whose constructor takes a backbone and, by keyword, its whole configuration; what it has
+besides, and what of that is optional, stands in docs/architecture.md. It works in any training loop; for
+`glocal pretrain --method` it is found as `glocal.plugins` says. What the options mean that many methods have says
+`glocal.methods.registry.SHARED_OPTIONS`.
 
 **Buffers are equal on all processes**, after every step: queues, centres, covariances, running statistics, and all
-parameters that DDP does not average. Training refuses a run in which they drift apart. What keeps them equal:
-
-- `glocal.distributed.gather(x)`: the samples of all processes, `all_sum(x)`: their sum, both with gradients; what is
-  made of these is the same everywhere, and the loss that of the joined batch;
-- `glocal.losses.without_autocast(x)`: a context in which sums are not rounded to 16 bits;
-- `ema_copy(student)`: a teacher, which `update_ema(teacher, student, momentum)` moves alike on all processes;
-- BatchNorm layers need nothing: on several processes theirs are replaced by those of the joined batch.
-
-It works in any training loop; for `glocal pretrain --method` it is found as `glocal.plugins` says.
+parameters that DDP does not average. Training refuses a run in which they drift apart. What is made of
+`glocal.distributed.gather(x)` or `all_sum(x)` is the same everywhere, and `update_ema` moves teachers alike; BatchNorm
+layers need nothing: on several processes theirs are replaced by those of the joined batch.
 """
 
 from glocal.methods.barlow_twins import BarlowTwins
@@ -46,43 +38,10 @@ from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
 __all__ = [
-    "BYOL",
-    "COBYOL",
-    "CODINO",
-    "DCL",
-    "DCLW",
-    "DINO",
-    "LOCA",
-    "MSN",
-    "NNCLR",
-    "PAWS",
-    "SEER",
-    "BarlowTwins",
-    "COMoCoV3",
-    "COVICReg",
-    "DeepCluster",
-    "DeepClusterV2",
-    "DeeperCluster",
-    "DirectCLR",
-    "MoCoV3",
-    "Optimization",
-    "Preset",
-    "SimCLR",
-    "SwAV",
-    "VICReg",
-    "VICRegL",
-    "check_built",
-    "check_fits",
-    "citation",
-    "co",
-    "ema_copy",
-    "encode",
-    "method_class",
-    "method_names",
-    "method_options",
-    "resolve_options",
-    "suited_to",
-    "teacher_of",
-    "update_ema",
+    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "BarlowTwins",
+    "COMoCoV3", "COVICReg", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR", "MoCoV3", "Optimization",
+    "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits", "citation", "co", "ema_copy",
+    "encode", "method_class", "method_names", "method_options", "resolve_options", "suited_to",
+    "teacher_of", "update_ema",
     "width_for",
-]
+]  # fmt: skip

@@ -24,10 +24,6 @@ class BarlowTwins(nn.Module):
     1000 epochs: 73.5% linear (73.2% in the paper).
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers.
         redundancy_weight: λ, weight of the squared correlations between different dimensions.
     """
 
@@ -36,7 +32,6 @@ class BarlowTwins(nn.Module):
         "Zbontar, Jing, Misra, LeCun, Deny. Barlow Twins: Self-Supervised Learning via Redundancy Reduction. ICML 2021."
         " arXiv:2103.03230"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"projector": (width_for(batch),) * 3},
@@ -56,12 +51,9 @@ class BarlowTwins(nn.Module):
         self.projector = build_projector((backbone.dim, *projector), norm=backbone.norm)
         self.redundancy_weight = redundancy_weight
         self.recipe = two_views(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """Rates of .2 for weights and .0048 for biases and norms."""
+        # rates of .2 for weights and .0048 for biases and norms
         lars = Optimization("lars", lr=0.2, weight_decay=1e-6, bias_lr_scale=0.0048 / 0.2)
-        return suited_to(self.encoder.norm, lars)
+        self.optimization = suited_to(backbone.norm, lars)
 
     def forward(self, batch: Batch) -> Loss:
         z_a, z_b = (self.projector(features.pooled) for features in encode(self.encoder, batch.views))

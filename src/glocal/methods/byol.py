@@ -32,10 +32,6 @@ class BYOL(nn.Module):
     The loss is −cos, averaged over the two directions: the published sum of two squared distances is 4 + 4 × it.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers.
         predictor: widths of the predictor's layers.
         momentum: of the teacher at the start; it goes to 1 along a cosine (published: .99 for 100 and 300 epochs, .996
             for 1000).
@@ -46,7 +42,6 @@ class BYOL(nn.Module):
         "Grill et al. Bootstrap your own latent: A new approach to self-supervised learning. NeurIPS 2020."
         " arXiv:2006.07733"
     )
-    pool = "native"
     teacher_momentum = "momentum"  # the option that a short run may lower
     term = "cosine"
     presets: ClassVar[dict[str, Preset]] = {

@@ -24,15 +24,14 @@ from glocal.methods.mocov3 import MoCoV3
 from glocal.random import derive
 from glocal.views import Batch
 
-_IDEA = """Each cell of one view predicts the target of the whole other view, beside the loss of {title} itself.
+_DOCUMENT = """Each cell of one view predicts the target of the whole other view, beside the loss of {title} itself.
 
     {title} + local_weight · the same comparison between cells and wholes: every part learns what it is a part of. Needs
     what {title} needs, and a feature map of some cells. Choose it over {title} for accuracy at few epochs and for
     robustness to noise, occlusion and small attacks. Expect nothing by numbers: the 71.5% published for CO-BYOL on
     ImageNet, 100 epochs, are of an RF-ResNet-50 that only its authors have; `co_resnet50_rf99` is our reading of it.
-"""
 
-_OPTIONS = """
+    Args:
         local_weight: w_s, weight of the local loss (published: .2 to .5); with 0 this is {title}, pooled by the mean.
         separate_heads: give the cells heads of their own, or those of the whole.
         cells: cells drawn from each map for the local loss; None for all.
@@ -95,9 +94,7 @@ def co(base: Any) -> Any:
     ours, theirs = (inspect.signature(cls.__init__).parameters for cls in (CO, base))
     own = [ours[name] for name in ("local_weight", "separate_heads", "cells")]
     CO.__signature__ = inspect.Signature([p for p in theirs.values() if p.name != "self"] + own)
-    document = next(cls.__doc__ for cls in base.__mro__ if "\n    Args:" in (cls.__doc__ or ""))
-    arguments = document[document.index("\n    Args:") :].rstrip()
-    CO.__doc__ = _IDEA.format(title=base.title) + arguments + _OPTIONS.format(title=base.title)
+    CO.__doc__ = _DOCUMENT.format(title=base.title)
     CO.__name__ = CO.__qualname__ = "CO" + base.title.replace("-v", "V")
     return CO
 

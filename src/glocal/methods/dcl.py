@@ -14,13 +14,6 @@ class DCL(SimCLR):
 
     Needs: SimCLR's views; any batch from 32. Choose it instead of SimCLR, above all at small batches. Expect, ResNet-50
     on ImageNet, 200 epochs at batch 256: 68.2% linear, 66.9% with SimCLR's own settings, where SimCLR has 61.8%.
-
-    Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers, each followed by BatchNorm.
-        temperature: τ of the softmax over cosine similarities.
     """
 
     title = "DCL"
@@ -37,11 +30,6 @@ class DCLW(SimCLR):
     less. Gradients flow through the weights, as in the authors' code (lightly's stops them).
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
-        projector: widths of the projector's layers, each followed by BatchNorm.
-        temperature: τ of the softmax over cosine similarities.
         sigma: σ of the weights 2 − N·softmax(similarity/σ); the larger, the more equal they are.
     """
 

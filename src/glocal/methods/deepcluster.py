@@ -31,13 +31,11 @@ class DeepCluster(nn.Module):
     `deepcluster_v2` learns better features. Expect, on ImageNet, linear on conv5: AlexNet 38.2%, VGG-16 48.4%.
 
     Args:
-        backbone: the encoder to train. Its pooled features are what is clustered, or those of `hidden`.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         clusters: K; published at 10,000 for 1.3 million images, about ten times their kinds.
         components: principal components that are clustered.
         iterations: of k-means.
-        hidden: widths of fully connected layers on the map, trained with it; none for `()`. By default 4096, 4096 for
+        hidden: widths of fully connected layers on the map, trained with it, whose output is clustered; none for `()`,
+            with which pooled features are. By default 4096, 4096 for
             AlexNets and VGGs, whose fully connected output the paper clusters, and none for others.
     """
 
@@ -46,7 +44,6 @@ class DeepCluster(nn.Module):
         "Caron, Bojanowski, Joulin, Douze. Deep Clustering for Unsupervised Learning of Visual Features. ECCV 2018."
         " arXiv:1807.05520"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"clusters": min(10_000, 2 * batch), "components": 64},
@@ -69,12 +66,9 @@ class DeepCluster(nn.Module):
         self.top = TopLayers(self.hidden.dim, 1, clusters)
         self.clusters, self.components, self.iterations = clusters, components, iterations
         self.recipe = crops_only(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """A constant rate; the classifier, new in each epoch, without momentum."""
+        # a constant rate; the classifier, new in each epoch, without momentum
         sgd = Optimization("sgd", 0.05, 1e-5, warmup_epochs=0.0, final_lr=1.0, no_momentum=("top.",))
-        return suited_to(self.encoder.norm, replace(sgd, no_decay=("top.bias",)))
+        self.optimization = suited_to(backbone.norm, replace(sgd, no_decay=("top.bias",)))
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))

@@ -34,13 +34,6 @@ class DeepClusterV2(nn.Module):
     74.3% (400 epochs, crops of 2×160 + 4×96).
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the two large crops, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
-        small_crops: number of small crops, which only predict.
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
-        projector: widths of the projector's layers.
         prototypes: K, clusters in each clustering.
         clusterings: how many, of either large crop in turn.
         temperature: τ of the predictions.
@@ -54,7 +47,6 @@ class DeepClusterV2(nn.Module):
         "Caron, Misra, Mairal, Goyal, Bojanowski, Joulin. Unsupervised Learning of Visual Features by Contrasting"
         " Cluster Assignments. NeurIPS 2020. arXiv:2006.09882"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"projector": (512, 128), "prototypes": min(3000, 4 * batch), "small_crops": 0},
@@ -84,10 +76,7 @@ class DeepClusterV2(nn.Module):
         self.memory = Memory(2, projector[-1])
         self.temperature, self.iterations = temperature, iterations
         self.recipe = swav_views(image_size, small_crops, small_size, scale, small_scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        return suited_to(self.encoder.norm, Optimization("lars", lr=0.3, weight_decay=1e-6))
+        self.optimization = suited_to(backbone.norm, Optimization("lars", lr=0.3, weight_decay=1e-6))
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         if self.memory.embeddings.shape[1] != len(bank):  # nothing was seen yet

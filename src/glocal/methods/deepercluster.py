@@ -34,9 +34,6 @@ class DeeperCluster(nn.Module):
     With one cluster and one super-cluster it is RotNet (Gidaris et al. 2018); without turns, DeepCluster.
 
     Args:
-        backbone: the encoder to train. Its pooled features are what is clustered, or those of `hidden`.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         clusters: number of clusters in all, over the super-clusters.
         super_clusters: m.
         rotate: turn images in training.
@@ -52,7 +49,6 @@ class DeeperCluster(nn.Module):
         "Caron, Bojanowski, Mairal, Joulin. Unsupervised Pre-Training of Image Features on Non-Curated Data. ICCV 2019."
         " arXiv:1905.01278"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"clusters": 4 * max(1, min(80_000, batch // 2)), "components": 64},
@@ -80,12 +76,9 @@ class DeeperCluster(nn.Module):
         self.sub = TopLayers(self.hidden.dim, self.parts * self.turns, self.clusters)
         self.components, self.iterations, self.every = components, iterations, every
         self.recipe = crops_only(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """A constant rate, published as .1 at batch 3072: give `lr` for batches as large."""
+        # a constant rate, published as .1 at batch 3072: give `lr` for batches as large
         sgd = Optimization("sgd", 0.1, 1e-5, warmup_epochs=0.0, final_lr=1.0, no_decay=("super.bias", "sub.bias"))
-        return suited_to(self.encoder.norm, sgd)
+        self.optimization = suited_to(backbone.norm, sgd)
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         if bank.plan is None or bank.epoch % self.every == 0:

@@ -24,9 +24,6 @@ class DirectCLR(nn.Module):
     62.7% linear (SimCLR with its projector 66.5%, with a linear one 61.1%, without 51.5%).
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         fraction: of the backbone's channels, those that enter the loss (published: 360 of 2048).
         temperature: τ of the softmax over cosine similarities.
     """
@@ -36,7 +33,6 @@ class DirectCLR(nn.Module):
         "Jing, Vincent, LeCun, Tian. Understanding Dimensional Collapse in Contrastive Self-supervised Learning."
         " ICLR 2022. arXiv:2110.09348"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"temperature": 0.2},
@@ -58,10 +54,7 @@ class DirectCLR(nn.Module):
         self.channels = max(1, round(fraction * backbone.dim))
         self.temperature = temperature
         self.recipe = two_views(image_size, scale)  # as in the authors' code, rather than SimCLR's
-
-    @property
-    def optimization(self) -> Optimization:
-        return suited_to(self.encoder.norm, Optimization("lars", lr=0.3, weight_decay=1e-6))
+        self.optimization = suited_to(backbone.norm, Optimization("lars", lr=0.3, weight_decay=1e-6))
 
     def forward(self, batch: Batch) -> Loss:
         a, b = (features.pooled[:, : self.channels] for features in encode(self.encoder, batch.views))

@@ -50,7 +50,7 @@ def cross_view(method: JointEmbedding, heads: Any, inputs: Sequence[Tensor], poo
 
     Args:
         method: says what a prediction, a target and their comparison are.
-        heads: one of its heads.
+        heads: its own, or other ones like them.
         inputs: features of each view, (B, D), or (B, N, D) where each cell predicts.
         pooled: (B, D) of the first views, what targets are made from.
     """

@@ -33,7 +33,6 @@ class LOCA(nn.Module):
     linear decoder. Convolutional networks cannot leave out patches: give `query_keep=1`.
 
     Args:
-        backbone: the encoder to train.
         image_size: side of the reference and of the large query, pixels.
         scale: area of these two as a fraction of their image, (least, most).
         small_crops: number of small queries.
@@ -95,10 +94,7 @@ class LOCA(nn.Module):
         query = reference.but(flip=0.5, blur=0.1, solarize=0.2)
         small = query.but(size=small_size, scale=small_scale, blur=0.5, solarize=0.0)
         self.recipe = Recipe((reference, query) + (small,) * small_crops)
-
-    @property
-    def optimization(self) -> Optimization:
-        return Optimization("adamw", lr=2.5e-4, weight_decay=0.1, warmup_epochs=15.0, final_lr=0.01, clip=1.0)
+        self.optimization = Optimization("adamw", 2.5e-4, 0.1, warmup_epochs=15.0, final_lr=0.01, clip=1.0)
 
     def forward(self, batch: Batch) -> Loss:
         reference, query, *small = batch.views

@@ -25,9 +25,6 @@ class NNCLR(nn.Module):
     batch 512: 72.3%.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         projector: widths of the projector's layers, the last followed by BatchNorm.
         predictor: widths of the predictor's hidden layers.
         queue: number of embeddings in which neighbours are sought.
@@ -40,7 +37,6 @@ class NNCLR(nn.Module):
         "Dwibedi, Aytar, Tompson, Sermanet, Zisserman. With a Little Help from My Friends: Nearest-Neighbor Contrastive"
         " Learning of Visual Representations. ICCV 2021. arXiv:2104.14548"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"queue": min(98_304, 32 * batch), "temperature": 0.2, "decoupled": True},
@@ -66,10 +62,7 @@ class NNCLR(nn.Module):
         self.queue = SupportQueue(queue, width)
         self.temperature, self.contrast = temperature, decoupled_contrast if decoupled else contrast
         self.recipe = simclr_views(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        return suited_to(self.encoder.norm, Optimization("lars", lr=0.3, weight_decay=1e-6, final_lr=0.0))
+        self.optimization = suited_to(backbone.norm, Optimization("lars", lr=0.3, weight_decay=1e-6, final_lr=0.0))
 
     def forward(self, batch: Batch) -> Loss:
         z_a, z_b = (self.projector(features.pooled) for features in encode(self.encoder, batch.views))

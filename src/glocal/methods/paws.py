@@ -31,17 +31,11 @@ class PAWS(nn.Module):
     epochs, with 1% of the labels: 64.2% by nearest neighbours, 66.5% fine-tuned; with 10%: 73.1% and 75.5%.
 
     Args:
-        backbone: the encoder to train.
         image_size: side of the two large crops and of the labelled ones, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
-        small_crops: number of small crops, which only predict.
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
         labelled: how much of each class may be seen with its label, chosen by the seed: a fraction below 1, or from 1
             on a number of images.
         support_classes: classes in a support set, over all processes; all, where there are fewer.
         support_images: labelled images of each.
-        projector: widths of the projector's layers.
         temperature: τ of the similarities.
         sharpening: T of the targets.
         smoothing: of the labels.
@@ -52,7 +46,6 @@ class PAWS(nn.Module):
         "Assran et al. Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View Assignments"
         " with Support Samples. ICCV 2021. arXiv:2104.13963"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {
@@ -90,11 +83,7 @@ class PAWS(nn.Module):
         self.temperature, self.sharpening, self.smoothing = temperature, sharpening, smoothing
         views = swav_views(image_size, small_crops, small_size, scale, small_scale).views
         self.recipe = Recipe(views, Support(views[:1], support_classes, support_images, labelled))
-
-    @property
-    def optimization(self) -> Optimization:
-        lars = Optimization("lars", lr=0.4, weight_decay=1e-6, final_lr=0.01)
-        return suited_to(self.encoder.norm, lars)
+        self.optimization = suited_to(backbone.norm, Optimization("lars", lr=0.4, weight_decay=1e-6, final_lr=0.01))
 
     def forward(self, batch: Batch) -> Loss:
         support = batch.support

@@ -15,6 +15,15 @@ from glocal.methods.presets import Preset
 from glocal.plugins import GUIDE, find, names
 from glocal.views import Recipe
 
+SHARED_OPTIONS = {
+    "image_size": "side in pixels of the crops: of the large ones, where there are small ones too.",
+    "scale": "area of a crop (a large one, where there are small ones) as a fraction of its image, (least, most).",
+    "small_crops": "number of small crops, which only predict.",
+    "small_size": "side of the small crops, pixels.",
+    "small_scale": "area of a small crop as a fraction of its image, (least, most).",
+    "projector": "widths of the projector's layers.",
+}
+"""What options mean that many methods have, whose docstrings say the others."""
 _LEFT_OUT: dict[str, Any] = {"paper": "", "pool": "native", "presets": {}, "least_cells": 0, "teacher_momentum": None}
 _PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 

@@ -18,20 +18,6 @@ class SEER(SwAV):
     rather than thousands: there, SwAV's many passes win. Choose it for a stream of images as they come. Expect,
     fine-tuned on ImageNet from a billion images: RegNetY-32GF 83.4%, -256GF 84.2%. timm has the published encoders as
     `regnety_320.seer`, `regnety_640.seer` and `regnety_1280.seer`.
-
-    Args:
-        backbone: the encoder to train, for example `regnety_032`.
-        image_size: side of the two large crops, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
-        small_crops: number of small crops, which only predict.
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
-        projector: widths of the projector's layers.
-        prototypes: K, number of prototypes.
-        temperature: τ of the predictions.
-        epsilon: ε of the codes.
-        rounds: of Sinkhorn normalisation.
-        frozen_epochs: epochs in which the prototypes do not move (at most a tenth of the run).
     """
 
     title = "SEER"
@@ -77,10 +63,6 @@ class SEER(SwAV):
             rounds=rounds,
             frozen_epochs=frozen_epochs,
         )
-
-    @property
-    def optimization(self) -> Optimization:
-        """Warm-up over 8,000 of 122,000 steps."""
-        frozen = {"prototypes": self.frozen_epochs}
+        frozen = {"prototypes": frozen_epochs}  # warm-up over 8,000 of 122,000 steps
         lars = Optimization("lars", lr=0.3, weight_decay=1e-5, warmup_epochs=0.066, frozen=frozen)
-        return suited_to(self.encoder.norm, lars)
+        self.optimization = suited_to(backbone.norm, lars)

@@ -25,9 +25,6 @@ class SimCLR(nn.Module):
     a better loss. Expect, ResNet-50 on ImageNet, 1000 epochs at batch 4096: 69.3% linear; 200 epochs at 256: 61.8%.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         projector: widths of the projector's layers, each followed by BatchNorm.
         temperature: τ of the softmax over cosine similarities (published: .1 for long training of large batches; up to
             .5 for small ones).
@@ -38,7 +35,6 @@ class SimCLR(nn.Module):
         "Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual Representations."
         " ICML 2020. arXiv:2002.05709"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"temperature": 0.2},
@@ -59,10 +55,7 @@ class SimCLR(nn.Module):
         self.projector = build_projector((backbone.dim, *projector), norm="batch").append(BatchNorm(projector[-1]))
         self.temperature = temperature
         self.recipe = simclr_views(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        return suited_to(self.encoder.norm, Optimization("lars", lr=0.3, weight_decay=1e-6, final_lr=0.0))
+        self.optimization = suited_to(backbone.norm, Optimization("lars", lr=0.3, weight_decay=1e-6, final_lr=0.0))
 
     def forward(self, batch: Batch) -> Loss:
         # both views share a forward pass, as in the authors' code

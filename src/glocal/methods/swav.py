@@ -35,13 +35,6 @@ class SwAV(nn.Module):
     for longer.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the two large crops, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
-        small_crops: number of small crops, which only predict.
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
-        projector: widths of the projector's layers.
         projector_norm: normalisation in the projector.
         prototypes: K, number of prototypes.
         temperature: τ of the predictions.
@@ -60,7 +53,6 @@ class SwAV(nn.Module):
         "Caron, Misra, Mairal, Goyal, Bojanowski, Joulin. Unsupervised Learning of Visual Features by Contrasting"
         " Cluster Assignments. NeurIPS 2020. arXiv:2006.09882"
     )
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {"queue": 3840} if batch <= 512 else {},
         "small": lambda batch: {
@@ -99,17 +91,11 @@ class SwAV(nn.Module):
         self.temperature, self.epsilon, self.rounds = temperature, epsilon, rounds
         self.queue_from, self.frozen_epochs = queue_from, frozen_epochs
         self.recipe = swav_views(image_size, small_crops, small_size, scale, small_scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """Of the paper's large batches, or with a queue that of its small ones.
-
-        The authors' LARC adapts the rates of biases and norms too, which LARS, here, leaves as they are.
-        """
-        lr, warmup = (0.6, 0.0) if self.queues else (0.3, 10.0)
-        frozen = {"prototypes": self.frozen_epochs}
+        # The authors' LARC adapts the rates of biases and norms too, which LARS, here, leaves as they are.
+        lr, warmup = (0.6, 0.0) if queue else (0.3, 10.0)  # of the paper's small batches, and of its large ones
+        frozen = {"prototypes": frozen_epochs}
         lars = Optimization("lars", lr=lr, weight_decay=1e-6, warmup_epochs=warmup, frozen=frozen)
-        return suited_to(self.encoder.norm, lars)
+        self.optimization = suited_to(backbone.norm, lars)
 
     def forward(self, batch: Batch) -> Loss:
         z = embed_together(self.encoder, self.projector, batch.views)

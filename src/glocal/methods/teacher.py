@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from glocal.backbones import Backbone
 from glocal.losses.distillation import moved_center
 
-Buffers = Literal["keep", "copy", "average"]
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -38,25 +37,12 @@ def teacher_of(method: nn.Module) -> Backbone | None:
 
 
 @torch.no_grad()
-def update_ema(teacher: nn.Module, student: nn.Module, momentum: float, buffers: Buffers = "keep") -> None:
-    """Move every parameter of the teacher: ξ ← m·ξ + (1 − m)·θ. With m = 1 it stays to the bit.
+def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move every parameter of the teacher, an `ema_copy`: ξ ← m·ξ + (1 − m)·θ. With m = 1 it stays to the bit.
 
-    Args:
-        teacher: an `ema_copy` of the student.
-        student: what it follows.
-        momentum: m.
-        buffers: what becomes of running statistics. "keep": the teacher's are its own (BYOL, DINO, MoCo-v3). "copy": it
-            takes the student's. "average": they move as parameters do (counters are copied).
+    Running statistics are not moved: the teacher has its own.
     """
-    weight = 1.0 - momentum
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), weight)
-    if buffers == "keep":
-        return
-    for ours, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-        if buffers == "average" and ours.is_floating_point():
-            ours.lerp_(theirs, weight)
-        else:
-            ours.copy_(theirs)
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
 
 
 def cosine(progress: float, start: float, end: float) -> float:

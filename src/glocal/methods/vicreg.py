@@ -10,7 +10,7 @@ from glocal.backbones import Backbone
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicreg_loss
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization
+from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.presets import Preset, width_for
 from glocal.views import Batch, two_views
 
@@ -23,9 +23,6 @@ class VICReg(nn.Module):
     baseline of VICRegL. Expect, ResNet-50 on ImageNet, 1000 epochs: 73.2% linear.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the crops, pixels.
-        scale: area of a crop as a fraction of its image, (least, most).
         projector: widths of the expander's layers.
         invariance_weight: λ, weight of the mean squared difference between the views.
         variance_weight: μ, weight of the hinge that keeps each dimension's standard deviation at 1.
@@ -37,7 +34,6 @@ class VICReg(nn.Module):
 
     title = "VICReg"
     paper = "Bardes, Ponce, LeCun. VICReg: Variance-Invariance-Covariance Regularization. ICLR 2022. arXiv:2105.04906"
-    pool = "native"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"projector": (width_for(batch),) * 3},
@@ -65,13 +61,7 @@ class VICReg(nn.Module):
             "entropy_weight": entropy_weight,
         }
         self.recipe = two_views(image_size, scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """LARS for networks with BatchNorm, as published; AdamW for those with LayerNorm."""
-        if self.encoder.norm == "batch":
-            return Optimization("lars", lr=0.2, weight_decay=1e-6)
-        return Optimization("adamw", lr=5e-4, weight_decay=0.05)
+        self.optimization = suited_to(backbone.norm, Optimization("lars", lr=0.2, weight_decay=1e-6))
 
     def forward(self, batch: Batch) -> Loss:
         z_a, z_b = (self.projector(features.pooled) for features in encode(self.encoder, batch.views))

@@ -30,12 +30,7 @@ class VICRegL(nn.Module):
     against VICReg: +6 to +8 points of frozen segmentation for about one of classification, the more the lower α.
 
     Args:
-        backbone: the encoder to train.
-        image_size: side of the two large crops, pixels.
-        scale: area of a large crop as a fraction of its image, (least, most).
         small_crops: number of small crops beside the two large ones (published: 0 for ResNet, 6 for ConvNeXt).
-        small_size: side of the small crops, pixels.
-        small_scale: area of a small crop as a fraction of its image.
         alpha: weight of the global loss; 1 − alpha weighs the local one.
         projector: widths of the global projector's layers.
         local_projector: widths of the local projector's layers, applied at every cell.
@@ -108,13 +103,9 @@ class VICRegL(nn.Module):
             "slot_order": slot_order,
         }
         self.recipe = multi_crop(image_size, small_crops, small_size, large_scale=scale, small_scale=small_scale)
-
-    @property
-    def optimization(self) -> Optimization:
-        """LARS for networks with BatchNorm (300-epoch recipe); AdamW for those with LayerNorm (ConvNeXt-S recipe)."""
-        if self.encoder.norm == "batch":
-            return Optimization("lars", lr=0.2, weight_decay=1e-6)
-        return Optimization("adamw", lr=7.5e-4, weight_decay=0.05)
+        lars = Optimization("lars", lr=0.2, weight_decay=1e-6)  # 300-epoch recipe
+        adamw = Optimization("adamw", lr=7.5e-4, weight_decay=0.05)  # ConvNeXt-S recipe
+        self.optimization = lars if backbone.norm == "batch" else adamw
 
     def forward(self, batch: Batch) -> Loss:
         features = encode(self.encoder, batch.views)
