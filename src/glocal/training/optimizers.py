@@ -56,10 +56,9 @@ class LARS(torch.optim.Optimizer):
             if group["weight_decay"]:
                 torch._foreach_add_(updates, params, alpha=group["weight_decay"])
             if group["adapt"]:
-                norms = zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True)
-                eta = group["trust_coefficient"]
-                scales = [torch.where((w > 0) & (d > 0), eta * w / d, 1.0) for w, d in norms]
-                torch._foreach_mul_(updates, scales)
+                w, d = (torch.stack(torch._foreach_norm(each)) for each in (params, updates))
+                scales = torch.where((w > 0) & (d > 0), group["trust_coefficient"] * w / d, 1.0)
+                torch._foreach_mul_(updates, scales.unbind())
             for p in params:
                 if "velocity" not in self.state[p]:
                     self.state[p]["velocity"] = torch.zeros_like(p)
@@ -94,7 +93,8 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
     if spec.optimizer == "lars":
         return LARS(groups, lr=lr, momentum=spec.momentum, trust_coefficient=spec.trust_coefficient)
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, foreach=True)
+        fused = all(p.is_cuda for each in found.values() for p in each)  # one kernel, there
+        return torch.optim.AdamW(groups, lr=lr, foreach=not fused, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
 
 
@@ -147,8 +147,8 @@ def clip_per_parameter(parameters: Iterable[Tensor], largest: float) -> None:
     """Scale down each parameter's gradient whose norm exceeds `largest`, by itself (DINO); in place."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if grads:
-        scales = [(largest / (norm + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(grads)]
-        torch._foreach_mul_(grads, scales)
+        norms = torch.stack(torch._foreach_norm(grads))
+        torch._foreach_mul_(grads, (largest / (norms + 1e-6)).clamp(max=1.0).unbind())
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, final: float) -> float:
