@@ -95,6 +95,12 @@ class ViewLoader:
         if appearance and not can_share(4 * values * 3 * workers * world_size):
             appearance = None
             self.notes.append("too little shared memory (/dev/shm): training finishes views itself")
+        raw = 3 * values * world_size  # bytes of a worker's batches as pixels
+        fitting = workers if appearance else next((n for n in range(workers, 0, -1) if can_share(raw * n)), 0)
+        if fitting < workers:
+            wanted = f"{workers}: a container would need --shm-size {(2 * raw * workers >> 30) + 1}g"
+            self.notes.append(f"{fitting} loader workers, since shared memory (/dev/shm) has no room for {wanted}")
+            workers = fitting
         self.images = len(source)
         self._positions = _Positions(len(source), self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
         self._sizes = [crop.size for crop in recipe.views]
