@@ -69,7 +69,7 @@ def start_of(encoder: Backbone, *, seed: int = 0, random: bool = False) -> Backb
     Raises:
         UsageError: if the pretrained weights are no longer to be had.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         start = build_backbone(**encoder.config | ({"pretrained": False} if random else {}))
     return start.to(device_of(encoder)).eval()

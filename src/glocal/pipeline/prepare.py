@@ -46,7 +46,7 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
 def build_method(config: PretrainConfig) -> Any:
     """A resolved configuration's method around its encoder, both initialised from the seed."""
     cls = method_class(config.method)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
         encoder = build_backbone(config.backbone, pool=cls.pool, **config.encoder_options)
         return check_built(cls(encoder, image_size=config.image_size, **config.options))
@@ -55,7 +55,7 @@ def build_method(config: PretrainConfig) -> Any:
 def measure_backbone(config: PretrainConfig, machine: Machine, least_cells: int) -> Machine:
     """Build the backbone as it is, and with a finer stride where its maps are too coarse to match cells."""
     options = {**config.encoder_options, "pretrained": False}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         backbone = build_backbone(config.backbone, **options)
         refused = ""
         if finer := finer_stride(config.image_size, backbone.stride, least_cells):

@@ -29,7 +29,7 @@ def worth_compiling(fabric: Fabric, encoder: Backbone, image_size: int, images: 
     if steps < MANY:
         return False, f"{steps:,} steps, too few to repay it"
     shown = min(images, 8 if fabric.device.type == "cpu" else 128)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
         trial = copy.deepcopy(encoder).to(fabric.device).to(memory_format=torch.channels_last).train()
         x = torch.randn(shown, 3, image_size, image_size, device=fabric.device)
         x = x.to(memory_format=torch.channels_last)

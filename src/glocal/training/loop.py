@@ -81,7 +81,8 @@ def fit(
     """
     training = _Training(fabric, method, loader, appearance, run, optimization, schedule, seed, resume, monitor, quiet)
     try:
-        with torch.random.fork_rng(), stop_signals() as stopping:
+        devices = [fabric.device] if fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), stop_signals() as stopping:
             training.stopping = stopping
             training.run_to_the_end()
     finally:

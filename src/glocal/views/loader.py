@@ -112,7 +112,7 @@ class ViewLoader:
             sampler=self._positions,
             num_workers=workers,
             collate_fn=_as_is,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not low_priority,  # which is for training on the CPU
             worker_init_fn=partial(init_worker, low_priority),
             persistent_workers=workers > 0,
             generator=torch.Generator(),
