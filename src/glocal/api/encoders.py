@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from glocal.errors import UsageError
+from glocal.progress import shown_progress
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +114,9 @@ def evaluate(
     model = _opened(encoder, which, image_size, trust_code)
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
     settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers}
-    result = (score_with_baselines if baselines else score)(model, data, **settings)
+    with shown_progress() as progress:
+        measure = score_with_baselines if baselines else score
+        result = measure(model, data, **settings, progress=progress)
     if json is not None:
         write_json(Path(json), result)
     return result
@@ -156,7 +159,8 @@ def embed(
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     skipped: list[tuple[str, str]] = []
     source = open_source(data, split=split)
-    result = embed_source(model, source, out=out, skipped=skipped, **settings)
+    with shown_progress() as progress:
+        result = embed_source(model, source, out=out, skipped=skipped, progress=progress, **settings)
     said = f"{len(source) - len(skipped):,} of {len(source):,} images embedded"
     said += f"; the others could not be read, the first being {skipped[0][0]}" if skipped else ""
     print(said, file=sys.stderr)

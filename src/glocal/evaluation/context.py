@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.extract import FeatureBank, Progress, device_of, extract
+from glocal.evaluation.extract import FeatureBank, device_of, extract
+from glocal.progress import Progress
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ from glocal.data import Subset, has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
-from glocal.evaluation.extract import Progress
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import held_out, same_classes
+from glocal.progress import Progress
 
 _LACKING = {
     "labels": "labels: a folder with one sub-folder per class, or a list file with a label column",

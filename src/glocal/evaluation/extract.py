@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
 from glocal.features import Features
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total)."""
+from glocal.progress import Progress
 
 CROP_PCT = 0.875
 

@@ -16,8 +16,9 @@ import numpy as np
 from glocal.backbones import Backbone
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.extract import CROP_PCT, Progress, stream
+from glocal.evaluation.extract import CROP_PCT, stream
 from glocal.exporters.staging import MARK, staged_file
+from glocal.progress import Progress
 
 ROW_GROUP_BYTES = 64 << 20
 

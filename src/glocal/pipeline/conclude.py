@@ -15,6 +15,7 @@ from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score, score_with_baselines
 from glocal.methods import teacher_of
+from glocal.progress import shown_progress
 from glocal.report import write_report
 from glocal.run import Run, write_json
 from glocal.training.checkpoint import Position
@@ -41,12 +42,15 @@ def conclude(
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
     data = source if config.data is None else config.data
-    scores = score_with_baselines(encoder, data, **settings)
-    if teacher := teacher_of(method):
-        scores["teacher"] = score(teacher, data, **settings)
-    write_json(run.scores_file, scores)
-    shown = source if config.data is None else None  # else its test images
-    page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
+    with shown_progress(quiet) as progress:
+        scores = score_with_baselines(encoder, data, **settings, progress=progress)
+        if teacher := teacher_of(method):
+            scores["teacher"] = score(teacher, data, **settings, progress=progress)
+        write_json(run.scores_file, scores)
+        if progress:
+            progress("the report", 0, 1)
+        shown = source if config.data is None else None  # else its test images
+        page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:
         print(f"{score_table(scores)}\nreport: {page}")
 
