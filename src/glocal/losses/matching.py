@@ -376,7 +376,7 @@ def vicregl_loss(
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha={alpha}: choose a weight of the global loss between 0 and 1")
-    weights = {
+    weights: dict[str, Any] = {
         "invariance_weight": invariance_weight,
         "variance_weight": variance_weight,
         "covariance_weight": covariance_weight,

@@ -15,8 +15,7 @@ from glocal.heads.dino_head import DINOHead
 from glocal.losses import Loss
 from glocal.losses.distillation import dino_loss, soft_cross_entropy, teacher_distribution
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import DistillationHeads, cosine, ema_copy, update_ema
 from glocal.views import Batch, Crop, Recipe
 

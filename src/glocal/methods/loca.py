@@ -16,8 +16,7 @@ from glocal.losses import Loss, mean_entropy
 from glocal.losses.assignment import balanced_targets, masked_mean
 from glocal.losses.loss import upcast
 from glocal.methods.encode import check_drops, encode, keep_random
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import cosine, ema_copy, update_ema
 from glocal.views import Batch, Crop, Recipe
 

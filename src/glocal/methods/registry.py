@@ -10,8 +10,7 @@ from torch import nn
 
 from glocal.config import reserved_names
 from glocal.errors import UsageError, did_you_mean
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.plugins import GUIDE, find, names
 from glocal.views import Recipe
 
