@@ -181,10 +181,7 @@ def vicreg_loss(
     Args:
         z_a: (B, D) embeddings of one view; or (B, N, D), N of them, whose statistics and terms are averaged over the N.
         z_b: (B, D) embeddings of the other.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
-        entropy_weight: η.
+        invariance_weight, variance_weight, covariance_weight, entropy_weight: λ, μ, ν, η.
 
     Returns:
         A `Loss` with terms "invariance", "variance" and "covariance", and "entropy" where it has a weight.

@@ -258,9 +258,7 @@ def vicregl_global_loss(
 
     Args:
         embeddings: V ≥ 2 tensors (B, D); the first two are those of the large crops.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν.
 
     Returns:
         A `Loss` with terms "global_invariance", "global_variance" and "global_covariance".
@@ -308,9 +306,7 @@ def vicregl_local_loss(
             the paper, or those of i→j and of j→i, as in the authors' code.
         slot_order: whether the kept matches fill a sample's slots in the order of their cells, as in the authors' code,
             or of their distances, nearest first.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν.
 
     Returns:
         A `Loss` with terms "local_invariance", "local_variance" and "local_covariance".
@@ -366,9 +362,7 @@ def vicregl_loss(
         maps: V tensors (B, C, H, W), see `vicregl_local_loss`; not looked at where α is 1.
         centers: V tensors (B, H, W, 2), the source points of the maps' cells; not looked at where α is 1.
         alpha: the weight α of the global half, in [0, 1].
-        invariance_weight: λ, of both halves.
-        variance_weight: μ, of both halves.
-        covariance_weight: ν, of both halves.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν, of both halves.
         matching: the other options of `vicregl_local_loss`.
 
     Returns:
