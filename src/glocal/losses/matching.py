@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.distributed import all_sum, exchange, rank, share, world_size
+from glocal.distributed import exchange, rank, share, world_size
 from glocal.errors import UsageError
-from glocal.losses.covariance import invariance, joined_variance_and_covariance, variance_and_covariance
+from glocal.losses.covariance import invariance, joined_variance_and_covariance, variance_and_covariance, weighted
 from glocal.losses.loss import Loss, check_shapes, upcast, without_autocast
 
 SlotOrder = Literal["index", "distance"]
@@ -219,12 +219,6 @@ def slot_weights(ks: list[int], slot_order: SlotOrder, like: Tensor) -> Iterator
         yield max(shared), weight
 
 
-def _weighted(prefix: str, shares: Tensor, *weights: float) -> Loss:
-    """The loss of invariance, variance and covariance (3,), each the sum of the processes' shares of it."""
-    names = (f"{prefix}{name}" for name in ("invariance", "variance", "covariance"))
-    return Loss.of({name: w * term for name, w, term in zip(names, weights, all_sum(shares).unbind(), strict=True)})
-
-
 def _check_views(views: int) -> None:
     if views < 2:
         raise UsageError(f"VICRegL compares views of the same image and got {views}; give at least 2")
@@ -273,7 +267,7 @@ def vicregl_global_loss(
         distances = (2 + (views - 2) / 2) * invariance(a, b) + 2 * (views - 2) * invariance((a + b) / 2, z[2:])
     variance, covariance = joined_variance_and_covariance(z)
     terms = torch.stack([distances / (2 * (views - 1) * world_size()), variance.mean(), covariance.mean()])
-    return _weighted("global_", terms, invariance_weight, variance_weight, covariance_weight)
+    return Loss.of(weighted("global_", terms, invariance_weight, variance_weight, covariance_weight))
 
 
 def vicregl_local_loss(
@@ -341,7 +335,7 @@ def vicregl_local_loss(
     # sums of products, since autocast would take a dot product in half precision
     spreads = ((weights * variance).sum(), (weights * covariance).sum())
     terms = torch.stack([distance, *spreads]) / (4 * len(maps) - 4)
-    return _weighted("local_", terms, invariance_weight, variance_weight, covariance_weight)
+    return Loss.of(weighted("local_", terms, invariance_weight, variance_weight, covariance_weight))
 
 
 def vicregl_loss(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glocal.backbones import Backbone
 from glocal.features import Features
-from glocal.heads.dino_head import DINOHead
+from glocal.heads.projector import DINOHead
 from glocal.losses import Loss
 from glocal.losses.distillation import dino_loss, soft_cross_entropy, teacher_distribution
 from glocal.methods.encode import encode

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glocal.backbones import Backbone
 from glocal.heads.cross_attention import CrossAttentionBlock
-from glocal.heads.dino_head import DINOHead
+from glocal.heads.projector import DINOHead
 from glocal.losses import Loss, mean_entropy
 from glocal.losses.assignment import balanced_targets, masked_mean
 from glocal.losses.loss import upcast
