@@ -71,7 +71,7 @@ def build_backbone(
         _replace_stem(model, name)
     if pretrained and pretrained is not True:
         load_weights(model, read_weights(pretrained), origin=pretrained)
-    arguments = {"name": name, "image_size": image_size, "stem": stem, "output_stride": output_stride}
+    arguments: dict[str, Any] = {"name": name, "image_size": image_size, "stem": stem, "output_stride": output_stride}
     arguments |= {"drop_path": drop_path, "pool": pool}
     arguments["pretrained"] = pretrained if isinstance(pretrained, bool) else str(pretrained)
     backbone = Backbone(model, arguments)

@@ -28,10 +28,7 @@ SlotOrder = Literal["index", "distance"]
 class Group:
     """Views with equally large maps, next to each other in the concatenation of all maps' cells.
 
-    Attributes:
-        first: where its cells begin.
-        views: how many views.
-        cells: N, how many cells each of them has.
+    `first` is where its cells begin, `cells` how many each of its views has, N.
     """
 
     first: int

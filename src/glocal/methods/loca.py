@@ -34,9 +34,6 @@ class LOCA(nn.Module):
     Args:
         image_size: side of the reference and of the large query, pixels.
         scale: area of these two as a fraction of their image, (least, most).
-        small_crops: number of small queries.
-        small_size: side of the small queries, pixels.
-        small_scale: area of a small query as a fraction of its image.
         query_keep: share of the large query's patches that are kept, at random (70 of 196).
         context: share of the reference's tokens that queries see, consecutive ones (39 of 196).
         clusters: K.
