@@ -1,4 +1,4 @@
-"""`python -m benchmarks [losses pretrain loader evaluation growth profile quality]`: measure, write JSON, make the page."""
+"""`python -m benchmarks [NAME ...]`: measure, write JSON, make the page."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ from benchmarks.photos import photos
 from glocal.backbones import build_backbone
 from glocal.data import open_source
 from glocal.methods import encode, method_class
+from glocal.pipeline.launch import keep_freed_memory
 from glocal.run import Run
 from glocal.training import this_machine
-from glocal.training.allocation import keep_freed_memory
 from glocal.training.optimizers import build_optimizer
 from glocal.views import View, two_views
 
-BF16 = this_machine("auto").fast_bf16
+BF16 = this_machine("auto").precision == "bf16-mixed"
 """What `glocal.pretrain` decides for this machine; both libraries train so."""
 PRECISION: Any = "bf16-mixed" if BF16 else "32-true"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from glocal.report.photographs import choose, load
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from torch import nn
@@ -20,7 +21,6 @@ from glocal.backbones import build_backbone, list_backbones, load_encoder
 from glocal.backbones.receptive_field import EffectiveField, effective_receptive_field, receptive_field
 from glocal.data import open_source
 from glocal.evaluation.extract import normalise
-from glocal.report.photographs import choose, load
 
 PAGE = Path(__file__).with_suffix(".md")
 PICTURE = PAGE.with_suffix(".png")

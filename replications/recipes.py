@@ -134,7 +134,7 @@ def decided(method: str) -> dict[str, float]:
     from glocal.training.defaults import Machine, resolve
 
     asked = {**LONG, "method": method, "backbone": backbone(method), "image_size": 32}
-    config, images, machine = PretrainConfig.from_dict(asked), range(50_000), Machine(1, 1, fast_bf16=False)
+    config, images, machine = PretrainConfig.from_dict(asked), range(50_000), Machine(1, 1, "32-true")
     options = resolve(config, images, machine)[0].config.options
     cls = method_class(method)
     built = cls(build_backbone(backbone(method), image_size=32, pool=cls.pool), image_size=32, **options)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import glocal
 from glocal.commands import COMMANDS, cache
 from glocal.data import ConcatSource, FolderSource
 from glocal.views import Crop, PixelCache
@@ -74,3 +77,29 @@ def test_without_a_home_there_is_nothing_to_list(monkeypatch, capsys):
 
 def test_it_is_registered_as_a_command():
     assert COMMANDS["cache"].function is cache
+
+
+def test_what_nobody_reads_any_more_stops_no_work(tmp_path):
+    """`glocal pretrain photos/ | true` trains to its end."""
+    words = "pretrain parts:n=16,size=40 --method vicreg --backbone test_resnet --image-size 32 --batch-size 8"
+    words += f" --max-steps 3 --workers 0 --report=false --out {tmp_path / 'run'}"
+    command = [sys.executable, "-m", "glocal", *words.split()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for stream in (process.stdout, process.stderr):
+        stream.close()
+    assert process.wait(120) == 0
+    assert (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+def test_embed_takes_every_image_of_every_folder(tmp_path, capsys):
+    for name in ("train/a/1", "train/b/2", "test/a/3", "test/b/4"):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(path)
+    encoder, photos = glocal.load("timm:test_resnet:random"), str(tmp_path / "photos")
+    found = glocal.embed(encoder, photos)
+    assert found.paths == ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"]
+    assert found.labels.tolist() == [0, 1, 0, 1]
+    assert "4 of 4 images embedded" in capsys.readouterr().err
+    assert glocal.embed(encoder, photos, split="test").paths == ["test/a/3.png", "test/b/4.png"]
+    assert len(glocal.embed(encoder, [photos, f"{photos}/train"]).paths) == 6

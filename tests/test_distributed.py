@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from glocal.distributed import all_sum, gather, rank, world_size
-from glocal.heads import BatchNorm, projector, sync_batch_norms
+from glocal.heads import BatchNorm, batch_norm, projector, sync_batch_norms
 from glocal.losses import vicreg_loss, vicregl_loss
 from two_processes import on_processes
 
@@ -90,6 +90,37 @@ def normalise_maps(dtype):
     return out.detach().double(), x.grad.double()
 
 
+def as_on_cuda(function, *arguments):
+    """With PyTorch's kernels for `nn.SyncBatchNorm` on CUDA as their documentation has them, for double precision."""
+
+    def elemt(x, weight, bias, mean, invstd, eps):
+        out = (x - along(mean, x)) * along(invstd, x)
+        return out if weight is None else out * along(weight, x) + along(bias, x)
+
+    def reduce(grad, x, mean, invstd, weight, by_input, by_weight, by_bias):
+        dims = [d for d in range(x.ndim) if d != 1]
+        total, with_x = grad.sum(dims), (grad * (x - along(mean, x))).sum(dims)
+        return total, with_x, with_x * invstd if by_weight else None, total if by_bias else None
+
+    def backward_elemt(grad, x, mean, invstd, weight, total, with_x, counts):
+        assert counts.dtype == torch.int32
+        n, centred = counts.sum(), x - along(mean, x)
+        out = grad - along(total, x) / n - centred * along(invstd.square() * with_x, x) / n
+        return out * along(invstd if weight is None else invstd * weight, x)
+
+    kernels = {"elemt": elemt, "backward_reduce": reduce, "backward_elemt": backward_elemt}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_norm, "_cuda_kernels", lambda x: True)
+        for name, kernel in kernels.items():
+            patch.setattr(torch, f"batch_norm_{name}", kernel)
+        return function(*arguments)
+
+
+def along(values, x):
+    """(C,) over the channels of x."""
+    return values.view(1, -1, *[1] * (x.ndim - 2))
+
+
 def collect():
     x = mine(normal(4, 3, 2, seed=40)).clone().requires_grad_()
     joined = gather(x)
@@ -118,6 +149,8 @@ def everything():
         "uneven": normalise([5, 2]),
         "maps": normalise_maps(torch.float64),
         "half": normalise_maps(torch.bfloat16),
+        "uneven, on cuda": as_on_cuda(normalise, [5, 2]),
+        "maps, on cuda": as_on_cuda(normalise_maps, torch.float64),
         "collect": collect(),
     }
 
@@ -149,9 +182,9 @@ def test_vicreg_of_cells_with_entropy_is_that_of_the_joined_batch(two):
         torch.testing.assert_close(theirs, gradient, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("sizes", ["even", "uneven"])
+@pytest.mark.parametrize("sizes", ["even", "uneven", "uneven, on cuda"])
 def test_batch_norm_is_pytorchs_on_the_joined_batch(two, sizes):
-    out, x_grad, weight_grad, bias_grad, buffers, frozen = normalise({"even": [4, 4], "uneven": [5, 2]}[sizes])
+    out, x_grad, weight_grad, bias_grad, buffers, frozen = normalise([4, 4] if sizes == "even" else [5, 2])
     close = lambda ours, theirs: torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     parts = [result[sizes] for result in two]
     close(torch.cat([part[0] for part in parts]), out)
@@ -166,7 +199,8 @@ def test_batch_norm_is_pytorchs_on_the_joined_batch(two, sizes):
 def test_batch_norm_of_maps_is_pytorchs_in_half_precision_too(two):
     exact = normalise_maps(torch.float64)
     for k, truth in enumerate(exact):
-        torch.testing.assert_close(torch.cat([result["maps"][k] for result in two]), truth, rtol=1e-9, atol=1e-9)
+        for kind in ("maps", "maps, on cuda"):
+            torch.testing.assert_close(torch.cat([result[kind][k] for result in two]), truth, rtol=1e-9, atol=1e-9)
     for k, (truth, usual) in enumerate(zip(exact, normalise_maps(torch.bfloat16), strict=True)):
         ours = torch.cat([result["half"][k] for result in two])
         assert (ours - truth).norm() < 1.5 * (usual - truth).norm()
@@ -188,3 +222,21 @@ def test_one_process_needs_no_process_group():
     assert (world_size(), rank()) == (1, 0)
     assert gather(x) is x
     assert all_sum(x) is x
+
+
+def test_the_backward_of_joined_statistics_is_told_them_all(monkeypatch):
+    """CUDA's kernel for an evaluation's backward asks for the saved mean and deviation, which the CPU's ignores."""
+    seen = []
+
+    class Op:
+        def __call__(self, *arguments):
+            seen.append(arguments)
+            return native(*arguments)
+
+    native = torch.ops.aten.native_batch_norm_backward
+    monkeypatch.setattr(torch.ops.aten, "native_batch_norm_backward", Op())
+    x = torch.randn(8, 4, requires_grad=True)
+    batch_norm._Joined.apply(x, None, None, 1e-5)[0].square().sum().backward()
+    ((_, _, _, mean, variance, saved_mean, saved_deviation, *_),) = seen
+    torch.testing.assert_close(saved_mean, mean)
+    torch.testing.assert_close(saved_deviation, (variance + 1e-5).rsqrt())

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from glocal import __version__
-from glocal.commands import COMMANDS, Command, kinds, options_of, overview, read_config
+from glocal.commands import COMMANDS, Command, kinds, lasting_streams, options_of, overview, read_config
 from glocal.config import RENAMED, PretrainConfig
 from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import find, names
@@ -17,19 +17,17 @@ from glocal.plugins import find, names
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
-    try:
-        run(list(sys.argv[1:] if argv is None else argv))
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    except KeyboardInterrupt:
-        print("glocal: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if type(error).__name__ not in ("UsageError", "TrainingStopped", "Interrupted"):  # importing training is slow
-            raise
-        print(f"glocal: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(getattr(error, "code", 2))
+    with lasting_streams():
+        try:
+            run(list(sys.argv[1:] if argv is None else argv))
+        except KeyboardInterrupt:
+            print("glocal: interrupted", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            if type(error).__name__ not in ("UsageError", "TrainingStopped", "Interrupted"):  # importing it is slow
+                raise
+            print(f"glocal: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(getattr(error, "code", 2))
 
 
 def run(args: list[str]) -> None:
@@ -39,9 +37,8 @@ def run(args: list[str]) -> None:
         print(overview())
     elif name in ("-V", "--version"):
         print(f"glocal {__version__}")
-    elif name not in COMMANDS and ":" not in name and name not in names("commands"):
-        near = did_you_mean(name, [*COMMANDS, *names("commands")])
-        raise UsageError(f"no command '{name}'{near}; see glocal --help")
+    elif name not in COMMANDS and ":" not in name and name not in (known := [*COMMANDS, *names("commands")]):
+        raise UsageError(f"no command '{name}'{did_you_mean(name, known)}; see glocal --help")
     else:
         call(name, COMMANDS.get(name) or Command("", find("commands", name)), words)
 

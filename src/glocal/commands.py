@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import UnionType
@@ -50,12 +53,12 @@ def backbones(pattern: str = "*") -> str:
 
 def tasks() -> str:
     """List the evaluation tasks and what they need."""
-    from glocal.evaluation import TASKS
+    from glocal.evaluation import all_tasks
 
     return "\n".join(
         f"{name:<12} {task.what}; needs {' and '.join(sorted(task.needs)) or 'images'}"
         f"{', on request' if task.on_request else ''}"
-        for name, task in TASKS.items()
+        for name, task in all_tasks().items()
     )
 
 
@@ -75,12 +78,8 @@ def cache(*, clear: bool = False) -> None:
     found = [] if folder is None else kept_caches(folder)
     for kept in found:
         crops = " and ".join(f"{size} px of at least {scale:.0%}" for size, scale, _ in kept.about.get("crops", ()))
-        of = (
-            f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
-            if crops
-            else "unfinished"
-        )
-        print(f"{amount(kept.size):>10}  {of}")
+        of = crops and f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
+        print(f"{amount(kept.size):>10}  {of or 'unfinished'}")
         if clear:
             shutil.rmtree(kept.folder)
     total = amount(sum(kept.size for kept in found))
@@ -90,10 +89,48 @@ def cache(*, clear: bool = False) -> None:
         print(f"{total} in {folder}; one cache per folder and crop setting; glocal cache --clear removes them all")
 
 
+class Lasting:
+    """A stream that falls silent when its reader has gone (`glocal pretrain photos/ | head`): the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream."""
+        return self._unless_gone(self.stream.write, text)
+
+    def flush(self) -> None:
+        """As the stream."""
+        self._unless_gone(self.stream.flush)
+
+    def _unless_gone(self, call: Callable[..., Any], *given: str) -> Any:
+        try:
+            return call(*given)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """What is printed in this context may be read by nobody."""
+    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+        yield
+        out.flush()
+
+
 def show(result: Any) -> None:
     """Print what a command gives, if anything."""
     if result is not None:
         print(result)
+
+
+def show_comparison(folder: Path) -> None:
+    """Print the table of a comparison."""
+    print((folder / "comparison.md").read_text())
 
 
 def show_scores(scores: dict[str, Any]) -> None:
@@ -104,31 +141,18 @@ def show_scores(scores: dict[str, Any]) -> None:
 
 
 class Command(NamedTuple):
-    """A function as a command.
+    """A function as a command."""
 
-    Attributes:
-        group: where `glocal --help` lists it.
-        function: its signature and docstring are the command's.
-        example: its arguments, for the help.
-        show: prints the result.
-        needed: an option that Python may leave out, and the command may not.
-    """
-
-    group: str
-    function: Callable[..., Any]
-    example: str = ""
-    show: Callable[[Any], None] = show
-    needed: str | None = None
+    group: str  # where `glocal --help` lists it
+    function: Callable[..., Any]  # its signature and docstring are the command's
+    example: str = ""  # its arguments, for the help
+    show: Callable[[Any], None] = show  # prints the result
+    needed: str | None = None  # an option that Python may leave out, and the command may not
 
 
 COMMANDS = {
     "pretrain": Command("train", api.pretrain, "photos/ --method vicregl --backbone resnet50", lambda run: None),
-    "compare": Command(
-        "train",
-        api.compare,
-        "vicreg vicregl:alpha=.5 --data photos/ --budget 20m",
-        lambda folder: print((folder / "comparison.md").read_text()),
-    ),
+    "compare": Command("train", api.compare, "vicreg vicregl:alpha=.5 --data photos/ --budget 20m", show_comparison),
     "evaluate": Command("measure", api.evaluate, "runs/NAME --data labelled/ --tasks knn linear", show_scores),
     "report": Command("measure", report, "runs/NAME"),
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
@@ -152,11 +176,8 @@ def overview() -> str:
     lines = ["glocal: learn the whole and the parts of images, without labels", ""]
     for group, entries in groups.items():
         lines += [f"{group}:", *entries, ""]
-    lines += [
-        "for example:",
-        *(f"  glocal {name} {COMMANDS[name].example}" for name in ("pretrain", "evaluate", "embed", "export")),
-    ]
-    return "\n".join([*lines, "", "glocal COMMAND --help says more about each."])
+    examples = [f"  glocal {name} {COMMANDS[name].example}" for name in ("pretrain", "evaluate", "embed", "export")]
+    return "\n".join([*lines, "for example:", *examples, "", "glocal COMMAND --help says more about each."])
 
 
 def options_of(function: Any) -> Iterator[tuple[inspect.Parameter, str | None]]:
@@ -192,14 +213,7 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def read_config(given: dict[str, Any]) -> dict[str, Any]:
-    """The options in a --config file, those of older ones by their new names.
-
-    Args:
-        given: options of the command line, `config` among them.
-
-    Raises:
-        UsageError: if the file cannot be read, holds no options, or names code that is not trusted.
-    """
+    """The options in the --config file that those of the command line name, older ones by their new names."""
     import yaml
 
     from glocal.pipeline import code_in
@@ -213,14 +227,9 @@ def read_config(given: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"--config {path} is not valid YAML: {error}") from error
     if not isinstance(options, dict):
         raise UsageError(f"--config {path} holds no options; write lines like 'epochs: 100'")
-    refuse_untrusted(
-        code_in({name: value for name, value in options.items() if name not in given}),
-        origin=f"--config {path}",
-        trust_code=given.get("trust_code", False),
-        command=f"glocal pretrain --config {path} --trust-code",
-    )
+    code = code_in({name: value for name, value in options.items() if name not in given})
+    trust, command = given.get("trust_code", False), f"glocal pretrain --config {path} --trust-code"
+    refuse_untrusted(code, origin=f"--config {path}", trust_code=trust, command=command)
     options.pop("trust_code", None)  # is not the file's to say
-    return {
-        RENAMED.get(name, str(name)): json.dumps(value) if isinstance(value, dict) else value
-        for name, value in options.items()
-    }
+    plain = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in options.items()}
+    return {RENAMED.get(name, str(name)): value for name, value in plain.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from glocal.errors import UsageError, did_you_mean
+from glocal.errors import UsageError
 
 RENAMED = {"trust": "trust_coefficient"}
 """Options by the names that older config.yaml files have."""
@@ -16,61 +18,7 @@ ABSENT = {"cache": False, "compile": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """Which network, as `glocal.backbones.build_backbone` takes it."""
-
-    backbone: str = "resnet50"
-    image_size: int = 224
-    pretrained: bool | str = False
-    stem: Literal["native", "cifar"] = "native"
-    output_stride: int | None = None
-    drop_path: float | None = None
-
-    @property
-    def encoder_options(self) -> dict[str, Any]:
-        """The keywords of `build_backbone`, beside the name and the method's pool."""
-        return {
-            "image_size": self.image_size,
-            "pretrained": self.pretrained,
-            "stem": self.stem,
-            "output_stride": self.output_stride,
-            "drop_path": self.drop_path or 0.0,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizationConfig:
-    """What of the method's own optimisation is replaced; None keeps it."""
-
-    optimizer: Literal["lars", "adamw", "sgd"] | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
-    warmup_epochs: float | None = None
-    trust_coefficient: float | None = None
-    clip: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineConfig:
-    """Where and how it is computed."""
-
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None
-    workers: int | None = None
-    threads: int | None = None
-    cache: bool | None = None
-    compile: bool | None = None
-
-    @property
-    def processes(self) -> int:
-        """On all machines together."""
-        return self.devices * self.num_nodes
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(MachineConfig, OptimizationConfig, EncoderConfig):
+class PretrainConfig:
     """All of a run: what each option means is said at `glocal.pretrain`, whose keywords these are.
 
     None is what `glocal.training.resolve` decides. `options` are the method's own: keywords of its constructor.
@@ -79,6 +27,30 @@ class PretrainConfig(MachineConfig, OptimizationConfig, EncoderConfig):
         UsageError: for a value of another type, or one that makes no sense.
     """
 
+    # the network
+    backbone: str = "resnet50"
+    image_size: int = 224
+    pretrained: bool | str = False
+    stem: Literal["native", "cifar"] = "native"
+    output_stride: int | None = None
+    drop_path: float | None = None
+    # what of the method's own optimisation is replaced
+    optimizer: Literal["lars", "adamw", "sgd"] | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float | None = None
+    trust_coefficient: float | None = None
+    clip: float = 0.0
+    # the machine
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None
+    workers: int | None = None
+    threads: int | None = None
+    cache: bool | None = None
+    compile: bool | None = None
+    # the run
     data: str | list[str] | None = None
     method: str = "vicregl"
     preset: str | None = None
@@ -98,14 +70,25 @@ class PretrainConfig(MachineConfig, OptimizationConfig, EncoderConfig):
         for name, value in self.settings().items():
             if not _fits(value, hints[name]):
                 raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
-            least, most = _RANGES.get(name, (None, None))
-            if value is not None and least is not None and not least <= value <= most:
+            least, most = _RANGES.get(name, (-math.inf, math.inf))
+            if name in _RANGES and value is not None and not least <= value <= most:
                 bound = (
                     f"small; it must be at least {least}" if value < least else f"large; it must be at most {most:g}"
                 )
                 raise UsageError(f"{_flag(name)} {value} is too {bound}")
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
+
+    @property
+    def encoder_options(self) -> dict[str, Any]:
+        """The keywords of `build_backbone`, beside the name and the method's pool."""
+        names = "image_size", "pretrained", "stem", "output_stride"
+        return {name: getattr(self, name) for name in names} | {"drop_path": self.drop_path or 0.0}
+
+    @property
+    def processes(self) -> int:
+        """On all machines together."""
+        return self.devices * self.num_nodes
 
     def settings(self) -> dict[str, Any]:
         """The run's options without the method's."""
@@ -120,12 +103,7 @@ class PretrainConfig(MachineConfig, OptimizationConfig, EncoderConfig):
     def from_dict(cls, values: Mapping[str, Any], *, origin: str = "") -> PretrainConfig:
         """Read what `to_dict` wrote, this version's or an older one's: what is no option of a run is the method's.
 
-        Args:
-            values: option -> value.
-            origin: the file, for messages.
-
-        Raises:
-            UsageError: as the constructor, with the file's name.
+        `UsageError` as of the constructor, with the file's name `origin`.
         """
         known = {name.name for name in fields(cls)} - {"options"}
         values = {RENAMED.get(name, name): value for name, value in values.items()}
@@ -141,10 +119,9 @@ class PretrainConfig(MachineConfig, OptimizationConfig, EncoderConfig):
         return {name: value for name, value in mine.items() if value != default.get(name)}
 
 
+_COUNTS = "epochs", "max_steps", "accumulate", "devices", "num_nodes", "monitor_every", "threads"
 _RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(
-        ("epochs", "max_steps", "accumulate", "devices", "num_nodes", "monitor_every", "threads"), (1, 1e9)
-    ),
+    **dict.fromkeys(_COUNTS, (1, 1e9)),
     **dict.fromkeys(("workers", "checkpoint_steps", "seed"), (0, 1e18)),
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs", "trust_coefficient", "clip"), (0, 1e30)),
     "image_size": (8, 8192),
@@ -160,18 +137,11 @@ def reserved_names() -> frozenset[str]:
     return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"} | beside
 
 
-def unknown_option(owner: str, name: str, known: Any) -> UsageError:
-    """What to say of an option that nobody has."""
-    return UsageError(f"{owner} has no option '{name}'{did_you_mean(name, known)}")
-
-
 def _number(value: Any, name: str) -> Any:
     """YAML reads 1e-3 as a word: the number it means, where the option is one."""
     if isinstance(value, str) and get_type_hints(PretrainConfig)[name] in (float, float | None):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
 
 

@@ -31,7 +31,6 @@ class Features:
             ValueError: if the tokens do not fill a grid (dropped or packed patches).
         """
         if self.grid is None:
-            raise ValueError(
-                f"these {self.tokens.shape[1]} tokens do not fill a grid; use .tokens and .positions instead of .dense"
-            )
+            count = self.tokens.shape[1]
+            raise ValueError(f"these {count} tokens do not fill a grid; use .tokens and .positions instead of .dense")
         return self.tokens.transpose(1, 2).unflatten(2, self.grid)

@@ -45,12 +45,7 @@ def split(group: str, text: str) -> tuple[str, str]:
 
 
 def find(group: str, name: str) -> Any:
-    """What is registered as `name` in one of the `GROUPS`, or stands at the place "module:attribute".
-
-    Raises:
-        UsageError: for a name nobody registered, with the nearest one; a module that is not there, or does not import;
-            an attribute that it lacks.
-    """
+    """What is registered as `name` in one of the `GROUPS`, or stands at the place "module:attribute"."""
     said, points = f"{group.removesuffix('s')} '{name}'", [point for point in _registered(group) if point.name == name]
     packages = [point.dist.name for point in points if point.dist]
     if len(points) > 1:
@@ -59,9 +54,8 @@ def find(group: str, name: str) -> Any:
         return _load(f"{said} of the package {packages[0]}" if packages else said, points[0].value, "")
     hint = did_you_mean(name.partition(":")[0], names(group))
     if not all(word.isidentifier() for word in re.split("[.:]", name)) or name.count(":") != 1:
-        raise UsageError(
-            f"unknown {said}{hint}; there are {', '.join(names(group))}, and any other as module:attribute"
-        )
+        known = ", ".join(names(group))
+        raise UsageError(f"unknown {said}{hint}; there are {known}, and any other as module:attribute")
     return _load(said, name, hint)
 
 
@@ -72,11 +66,7 @@ def refuse_untrusted(names: Iterable[str], *, origin: str | Path, trust_code: bo
         names: as the file has them; registered ones pass.
         origin: the file.
         trust_code: the person's consent.
-        command: what to type or paste to give it. Under the `glocal` command that is the very line that was typed, with
-            --trust-code.
-
-    Raises:
-        UsageError: before anything is imported.
+        command: what to paste to give it. Under `glocal` it is the very line that was typed, with --trust-code.
     """
     code = [name for name in names if ":" in name]
     if not code or trust_code:
@@ -123,9 +113,7 @@ def _import(module: str) -> ModuleType:
         if not _is_missing(module, error):
             raise
     before = list(sys.path)
-    sys.path.append(
-        os.getcwd()
-    )  # last, so that it hides nothing; it stays for imports inside functions and for workers
+    sys.path.append(os.getcwd())  # last: it hides nothing; it stays for imports inside functions and for workers
     try:
         importlib.invalidate_caches()  # the file may be new
         return importlib.import_module(module)

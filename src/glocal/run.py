@@ -21,9 +21,7 @@ from glocal.errors import UsageError
 def write_atomically(path: Path, content: str | Callable[[Path], Any]) -> None:
     """Write a file whole or not at all: beside its place, synced, then renamed; with the permissions of any new file.
 
-    Args:
-        path: its folder is made where it is missing.
-        content: a text, or what writes the file at the path it is given.
+    Its folder is made where it is missing. `content` is a text, or what writes the file at the path it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -43,27 +41,15 @@ def write_atomically(path: Path, content: str | Callable[[Path], Any]) -> None:
 
 
 class Run:
-    """The directory of a run.
-
-    Args:
-        path: there or not; `create` and `open` check.
-
-    Attributes:
-        path: the directory.
-        metrics_file: one JSON object a line, training and monitor lines, told apart by their keys.
-        checkpoint_file: all that going on needs; previous_checkpoint, the one before.
-        encoder_files: weights and description of the finished encoder.
-        tensorboard, report_file, skipped_file: as they are called.
-        resume_command: what to paste to go on.
-    """
+    """The directory of a run, there or not: `create` and `open` check."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.checkpoint_file = self.path / "checkpoints" / "last.pt"
+        self.metrics_file = self.path / "metrics.jsonl"  # an object a line, training and monitor lines
+        self.checkpoint_file = self.path / "checkpoints" / "last.pt"  # all that going on needs
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"
-        self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"
+        self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"  # weights and description
         self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"
@@ -71,28 +57,21 @@ class Run:
         self.tensorboard = self.path / "tensorboard"
         self.resume_command = f"glocal pretrain --resume {shlex.quote(str(self.path))}"
 
-    def __fspath__(self) -> str:
-        return str(self.path)
-
     def __str__(self) -> str:
         return str(self.path)
 
+    __fspath__ = __str__
+
     @classmethod
     def create(cls, out: str | None, stem: str) -> Run:
-        """The run at `out`, or at the first free runs/STEM-K. Its directory is made; what it holds is not touched.
-
-        Raises:
-            UsageError: if there is a run that can be gone on with, a file, or no permission.
-        """
+        """The run at `out`, or at the first free runs/STEM-K. Its directory is made; what it holds is not touched."""
         try:
             if out is None:
                 return cls(_first_free(Path("runs"), stem))
             run = cls(out)
             run.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError(
-                f"--out {out} is a file, or below one; name a directory that does not exist yet"
-            ) from error
+            raise UsageError(f"--out {out} is a file, or below one; name a directory that is not there yet") from error
         except OSError as error:
             raise UsageError(f"cannot make the run's directory {out or 'runs'}: {error.strerror}") from error
         if run.has_encoder or run.has_checkpoint:
@@ -101,11 +80,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """The run that is at `path`.
-
-        Raises:
-            UsageError: if there is none.
-        """
+        """The run that is at `path`; `UsageError` if there is none."""
         run = cls(path)
         if not run.config_file.exists():
             what = "is not a run (it has no config.yaml)" if run.path.exists() else "does not exist"
@@ -133,9 +108,6 @@ class Run:
 
         The lock is the process's own (POSIX `lockf`): forked loader workers don't inherit it, and it is gone when the
         process is, however that ends. Where the file system has no locks, says so and goes on.
-
-        Raises:
-            UsageError: if another process holds it.
         """
         try:
             import fcntl
@@ -151,18 +123,13 @@ class Run:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise UsageError(
-                        f"another process is training in {self}; wait for it, or choose another --out"
-                    ) from error
+                    hint = "wait for it, or choose another --out"
+                    raise UsageError(f"another process is training in {self}; {hint}") from error
                 print(f"{self}: no locks on this file system; see that only one process trains here", file=sys.stderr)
             yield
 
     def config(self) -> dict[str, Any]:
-        """config.yaml as it stands.
-
-        Raises:
-            UsageError: if it cannot be read.
-        """
+        """config.yaml as it stands; `UsageError` if it cannot be read."""
         try:
             config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -179,9 +146,8 @@ class Run:
 
     def inventory(self) -> str | None:
         """What the data held when the run was begun (`glocal.data.inventory`); None of a run from before."""
-        if not self.inventory_file.exists():
-            return None
-        return gzip.decompress(self.inventory_file.read_bytes()).decode()
+        file = self.inventory_file
+        return gzip.decompress(file.read_bytes()).decode() if file.exists() else None
 
     def write_inventory(self, text: str) -> None:
         """Keep what the data holds."""
@@ -199,16 +165,8 @@ class Run:
         return lines
 
     def scores(self) -> dict[str, Any]:
-        """What evaluation found; empty before.
-
-        Raises:
-            UsageError: if the file is damaged.
-        """
+        """What evaluation found; empty before."""
         return _read_json(self.scores_file, "delete it and evaluate the run again")
-
-    def write_scores(self, scores: dict[str, Any]) -> None:
-        """Keep what evaluation found."""
-        write_json(self.scores_file, scores)
 
     def encoder(self) -> dict[str, Any]:
         """The description of the finished encoder; empty before."""
@@ -216,9 +174,9 @@ class Run:
 
     def skipped(self) -> list[str]:
         """A line for each image that could not be read: its key, a tab, the reason."""
-        if not self.skipped_file.exists():
-            return []
-        return [line for line in self.skipped_file.read_text(encoding="utf-8", errors="replace").split("\n") if line]
+        file = self.skipped_file
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        return [line for line in text.split("\n") if line]
 
     def write_skipped(self, reasons: dict[str, str]) -> None:
         """Name the images that could not be read. Names that are not UTF-8 are escaped."""

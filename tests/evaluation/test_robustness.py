@@ -9,12 +9,12 @@ from torch import nn
 from glocal.backbones import build_backbone
 from glocal.errors import UsageError
 from glocal.evaluation import EvalContext, all_tasks, evaluate_encoder, find_task, possible_tasks
-from glocal.evaluation.attack import differentiable, fgsm, pgd
+from glocal.evaluation.attack import fgsm, pgd
 from glocal.evaluation.classify import Classifier, photographs
-from glocal.evaluation.internal import find_stage, masked
+from glocal.evaluation.extract import eval_mode
+from glocal.evaluation.label_free import pearson, similarity_of_cells
 from glocal.evaluation.rank import similarity_within
-from glocal.evaluation.redundancy import pearson, similarity_of_cells
-from glocal.evaluation.robustness import relative_drop
+from glocal.evaluation.robustness import find_stage, masked, relative_drop
 
 ON_REQUEST = ["robustness", "internal", "attack", "crops", "redundancy"]
 
@@ -160,11 +160,11 @@ def test_attacks_are_those_of_an_attack_library(resnet):
     from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
     from art.estimators.classification import PyTorchClassifier
 
-    classifier = Classifier.of(resnet).eval()
+    classifier = Classifier(resnet).eval()
     x, y = torch.rand(6, 3, 32, 32), torch.arange(6) % 3
     theirs = PyTorchClassifier(classifier, nn.CrossEntropyLoss(), (3, 32, 32), 3, clip_values=(0.0, 1.0))
     radius = 2 / 255
-    with differentiable(resnet.encoder):
+    with eval_mode(resnet.encoder):
         ours = fgsm(classifier, x, y, radius), pgd(classifier, x, y, radius, steps=5)
         first = FastGradientMethod(theirs, eps=radius).generate(x.numpy(), y=y.numpy())
         more = ProjectedGradientDescent(

@@ -7,9 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glocal.report.charts import epoch_length, spectrum_charts
-from glocal.report.figures import BOTTOM, LEFT, RIGHT, TOP, data_uri, line_chart, thin
-from glocal.report.labels import duration, score, short_number
+from glocal.report.figures import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    data_uri,
+    duration,
+    epoch_length,
+    line_chart,
+    short_number,
+    spectrum_charts,
+    thin,
+)
+from glocal.report.scores import score
 
 
 def test_lines_stand_where_their_numbers_say():

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from glocal.features import Features
-from glocal.report.photographs import Photograph
-from glocal.report.visuals import falloff, neighbours_of, pca_maps, principal_colours
+from glocal.report.visuals import Photograph, falloff, neighbours_of, pca_maps, principal_colours
 
 
 def test_falloff_is_the_singular_values_of_centred_features():

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from glocal.training import allocation
+from glocal.pipeline import launch
 
 PROGRAM = """
 import os, sys, torch
-from glocal.training.allocation import keep_freed_memory
+from glocal.pipeline.launch import keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -36,5 +36,5 @@ def test_elsewhere_it_does_nothing(monkeypatch):
     def no_library(name):
         raise TypeError("no such thing on Windows")
 
-    monkeypatch.setattr(allocation.ctypes, "CDLL", no_library)
-    allocation.keep_freed_memory()
+    monkeypatch.setattr(launch.ctypes, "CDLL", no_library)
+    launch.keep_freed_memory()

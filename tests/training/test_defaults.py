@@ -15,7 +15,7 @@ from glocal.run import Run
 from glocal.training import Machine, Resolved, resolve, this_machine
 from glocal.training.defaults import SHORT, _momentum, finer_stride
 
-MACHINE = Machine(cores=4, threads=3, fast_bf16=False)
+MACHINE = Machine(cores=4, threads=3, precision="32-true")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,9 @@ def decided(spec: Optimization, steps: int, **given) -> Resolved:
 def test_what_was_decided_gives_the_same_again(optimizer) -> None:
     spec = Optimization(optimizer, lr=0.2, weight_decay=1e-6, bias_lr_scale=0.024)
     first = decided(spec, 1000)
-    again, notes = resolve(first.config, range(64_000), replace(MACHINE, published=spec, cores=64, fast_bf16=True))
+    again, notes = resolve(
+        first.config, range(64_000), replace(MACHINE, published=spec, cores=64, precision="bf16-mixed")
+    )
     assert again == first
     assert not [note for note in notes if "goes with" in note]
     # Barlow Twins' loss is a sum over dimensions: its biases, which LARS does not adapt, need their small rate
@@ -222,7 +224,10 @@ def test_what_the_number_of_images_decides() -> None:
     assert (small.preset, small.batch_size, small.epochs, small.monitor_every) == ("small", 128, 800, 40)
     assert (large.preset, large.batch_size, large.epochs, large.monitor_every) == ("paper", 256, 100, 5)
     assert (small.workers, small.precision, small.threads) == (4, "32-true", 3)
-    assert resolve(PretrainConfig(devices=2), range(1_600), replace(MACHINE, fast_bf16=True))[0].config.batch_size == 64
+    assert (
+        resolve(PretrainConfig(devices=2), range(1_600), replace(MACHINE, precision="bf16-mixed"))[0].config.batch_size
+        == 64
+    )
 
 
 def test_what_was_not_measured_stays_open_and_what_was_is_taken() -> None:
@@ -240,6 +245,26 @@ def test_bf16_is_chosen_where_the_processor_has_instructions_for_it(monkeypatch,
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-    assert this_machine("auto").fast_bf16 == this_machine("cpu").fast_bf16 == instructions
+    fast = "bf16-mixed" if instructions else "32-true"
+    assert this_machine("auto").precision == this_machine("cpu").precision == fast
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert not this_machine("auto").fast_bf16
+    assert this_machine("auto").precision == "32-true"
+
+
+@pytest.mark.parametrize(("instructions", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])
+def test_gpus_that_emulate_bf16_train_in_half_precision(monkeypatch, instructions, precision) -> None:
+    """T4, V100 and RTX 20 say that they support bfloat16, by emulation."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or instructions
+    )
+    assert this_machine("auto").precision == this_machine("cuda").precision == precision
+
+
+def test_wheels_without_a_question_about_instructions_are_not_asked_it(monkeypatch) -> None:
+    """As those for Apple Silicon."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert this_machine("auto").precision == "32-true"

@@ -8,7 +8,7 @@ import torch
 
 from glocal.backbones import build_backbone
 from glocal.methods import VICReg
-from glocal.training.idle import idle_parameters
+from glocal.training.optimizers import idle_parameters
 
 
 @pytest.mark.parametrize(

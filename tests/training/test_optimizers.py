@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glocal.backbones import build_backbone
 from glocal.methods import Optimization, method_class
@@ -207,3 +208,32 @@ def test_an_older_checkpoint_loads_into_the_groups_and_is_set_right():
     optimizer.load_state_dict(build_optimizer(two_layers(), spec, lr=0.7).state_dict())
     set_rates(optimizer, spec, 0, lr=0.3, steps=10, warmup_steps=0)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.3, 0.3])
+
+
+class Count(TorchDispatchMode):
+    """Operations in this context, but for those that are one call for each tensor by their nature."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_steps_cost_few_operations_however_many_parameters_there_are():
+    def cost(layers: int) -> dict[str, int]:
+        module = nn.Sequential(*(nn.Linear(3, 3) for _ in range(layers)))
+        optimizer = build_optimizer(module, Optimization("lars", 0.1, 1e-4), 0.1)
+        spent = {}
+        for _ in range(2):  # the first makes the velocities
+            module(torch.ones(2, 3)).sum().backward()
+            with Count() as clip:
+                clip_per_parameter(module.parameters(), 3.0)
+            with Count() as lars:
+                optimizer.step()
+            spent = {"clip": len(clip.names), "lars": len(lars.names)}
+        return spent
+
+    assert cost(2) == cost(40)

@@ -17,10 +17,10 @@ import torch
 import glocal
 from glocal.errors import UsageError
 from glocal.methods import MSN, Optimization
+from glocal.pipeline.launch import Autocast
 from glocal.run import Run
 from glocal.training import optimizers
 from glocal.training.checkpoint import Position, begun_under, load_checkpoint, save_checkpoint
-from glocal.training.precision import Autocast
 
 TINY = {
     "method": "vicregl",

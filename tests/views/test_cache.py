@@ -318,12 +318,6 @@ def test_a_cache_that_is_cut_off_while_it_is_read_is_decoded_again(photos, store
     assert int(size) == (5000 if name == "pixels.bin" else 30)
 
 
-def test_systems_that_cannot_read_at_a_place_read_all_the_same(photos, store, monkeypatch):
-    expected = batches(photos, store)
-    monkeypatch.delattr(os, "preadv", raising=False)
-    assert_same(expected, batches(photos, store))
-
-
 def test_a_run_that_was_killed_while_it_made_a_cache_is_in_nobodys_way(photos, store):
     (store / f".partial-{os.getpid()}").mkdir(parents=True)
     assert "not kept" not in PixelCache(FolderSource(photos), RECIPE.views, store).note

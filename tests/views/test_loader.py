@@ -145,6 +145,20 @@ def test_where_little_memory_can_be_shared_views_come_unfinished_and_it_is_said(
     assert "/dev/shm" in poor.notes[0]
 
 
+def test_workers_are_as_many_as_shared_memory_has_room_for(make_loader, monkeypatch):
+    """Where training finishes the views on a GPU, workers hand over pixels: 64 MB in a container hold few of them."""
+    batch = 4 * 3 * sum(crop.size**2 for crop in RECIPE.views)  # bytes
+    monkeypatch.setattr(loading, "can_share", lambda size: size <= 2 * 3 * batch)
+    loader = make_loader(noise(12), RECIPE, batch_size=4, seed=0, workers=3)
+    assert "2 loader workers" in loader.notes[0]
+    assert "--shm-size" in loader.notes[0]
+    assert loader._new_reader.keywords["num_workers"] == 2
+    monkeypatch.setattr(loading, "can_share", lambda size: False)
+    none = make_loader(noise(12), RECIPE, batch_size=4, seed=0, workers=3)
+    assert none._new_reader.keywords["num_workers"] == 0
+    assert len(list(none.epoch(0))) == none.steps_per_epoch
+
+
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="where Linux keeps what is shared")
 def test_what_can_be_shared_is_asked_of_the_system():
     assert can_share(0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from glocal.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,11 +15,18 @@ if TYPE_CHECKING:
     from glocal.exporters.embed import Embeddings
 
 
-def load(encoder: str, *, image_size: int | None = None, trust_code: bool = False) -> Backbone:
+Which = Literal["student", "teacher"]
+
+
+def load(
+    encoder: str, *, which: Which = "student", image_size: int | None = None, trust_code: bool = False
+) -> Backbone:
     """An encoder from a run, an exported folder or file, or timm.
 
     Args:
         encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
+        which: of a run of BYOL, MoCo-v3, DINO, MSN or LOCA, and of their CO- variants, also the "teacher", the moving
+            average that the papers of DINO and MSN evaluate: as its last checkpoint has it.
         image_size: for vision transformers built for one size.
         trust_code: import the module:function of an unregistered backbone, which the encoder's file names.
 
@@ -28,7 +37,13 @@ def load(encoder: str, *, image_size: int | None = None, trust_code: bool = Fals
         UsageError: if there is no encoder there.
     """
     from glocal.backbones import load_encoder
+    from glocal.methods import teacher_of
 
+    if which == "teacher":
+        method = load_method(encoder, trust_code=trust_code)
+        if (teacher := teacher_of(method)) is None:
+            raise UsageError(f"{encoder}: {type(method).__name__} keeps no teacher; leave out which=teacher")
+        return teacher
     return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
 
 
@@ -55,6 +70,7 @@ def evaluate(
     encoder: str | Backbone,
     data: str,
     *,
+    which: Which = "student",
     tasks: list[str] | None = None,
     image_size: int | None = None,
     batch_size: int = 128,
@@ -72,6 +88,7 @@ def evaluate(
         encoder: what `load` takes, or a Backbone.
         data: labelled images; train and test splits are kept apart (a stratified fifth is held out where there are
             none).
+        which: as for `load`.
         tasks: see `glocal tasks`; by default all that the data allows.
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
@@ -93,17 +110,10 @@ def evaluate(
     from glocal.evaluation.baseline import score, score_with_baselines
     from glocal.run import write_json
 
-    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
-    settings: dict[str, Any] = {
-        "tasks": tasks,
-        "image_size": image_size,
-        "batch_size": batch_size,
-        "workers": workers,
-        "seed": seed,
-        "limit": limit,
-        "options": task_options,
-    }
-    result = score_with_baselines(model, data, **settings) if baselines else score(model, data, **settings)
+    model = _opened(encoder, which, image_size, trust_code)
+    settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
+    settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers}
+    result = (score_with_baselines if baselines else score)(model, data, **settings)
     if json is not None:
         write_json(Path(json), result)
     return result
@@ -111,9 +121,11 @@ def evaluate(
 
 def embed(
     encoder: str | Backbone,
-    data: str,
+    data: str | list[str],
     *,
+    which: Which = "student",
     out: str | None = None,
+    split: Literal["train", "val", "test", "all"] = "all",
     dense: bool = False,
     image_size: int | None = None,
     batch_size: int = 128,
@@ -124,8 +136,10 @@ def embed(
 
     Args:
         encoder: what `load` takes, or a Backbone.
-        data: images.
+        data: images; several folders one after the other.
+        which: as for `load`.
         out: a .parquet or .npz file; in Python, leave out to get arrays.
+        split: of data that has splits.
         dense: also the feature maps.
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
@@ -138,25 +152,31 @@ def embed(
     from glocal.data import open_source
     from glocal.exporters.embed import embed_source
 
-    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    model = _opened(encoder, which, image_size, trust_code)
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     skipped: list[tuple[str, str]] = []
-    result = embed_source(model, open_source(data), out=out, skipped=skipped, **settings)
-    if skipped:
-        print(
-            f"{len(skipped)} images could not be read and were skipped, the first being {skipped[0][0]}",
-            file=sys.stderr,
-        )
+    source = open_source(data, split=split)
+    result = embed_source(model, source, out=out, skipped=skipped, **settings)
+    said = f"{len(source) - len(skipped):,} of {len(source):,} images embedded"
+    said += f"; the others could not be read, the first being {skipped[0][0]}" if skipped else ""
+    print(said, file=sys.stderr)
     return result
 
 
 def export(
-    encoder: str | Backbone, *, format: str = "timm", out: str, image_size: int | None = None, trust_code: bool = False
+    encoder: str | Backbone,
+    *,
+    which: Which = "student",
+    format: str = "timm",
+    out: str,
+    image_size: int | None = None,
+    trust_code: bool = False,
 ) -> Path:
     """Hand an encoder over to timm, ONNX or torch.export.
 
     Args:
         encoder: what `load` takes, or a Backbone.
+        which: as for `load`.
         format: "timm", a folder that timm.create_model('local-dir:OUT', pretrained=True) opens; "onnx" or
             "torch-export", a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
         out: the folder or file to write.
@@ -169,6 +189,12 @@ def export(
     from glocal.exporters import export_encoder
     from glocal.exporters.timm_folder import encoder_card
 
-    model = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    model = _opened(encoder, which, image_size, trust_code)
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     return export_encoder(model, format=format, out=out, image_size=image_size, about=about)
+
+
+def _opened(encoder: str | Backbone, which: Which, image_size: int | None, trust_code: bool) -> Backbone:
+    if isinstance(encoder, str):
+        return load(encoder, which=which, image_size=image_size, trust_code=trust_code)
+    return encoder

@@ -105,46 +105,14 @@ def pretrain(
         UsageError: for bad options or unusable data.
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
+    given = dict(locals())
     from glocal.config import PretrainConfig
     from glocal.data import describe_spec, open_source
     from glocal.pipeline import continue_run, start_run, stored_config
     from glocal.run import Run
 
-    config = PretrainConfig(
-        data=describe_spec(data),
-        method=method,
-        backbone=backbone,
-        image_size=image_size,
-        preset=preset,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        seed=seed,
-        pretrained=pretrained,
-        stem=stem,
-        output_stride=output_stride,
-        drop_path=drop_path,
-        optimizer=optimizer,
-        lr=lr,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        trust_coefficient=trust_coefficient,
-        clip=clip,
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
-        precision=precision,
-        workers=workers,
-        threads=threads,
-        cache=cache,
-        compile=compile,
-        monitor_every=monitor_every,
-        checkpoint_steps=checkpoint_steps,
-        report=report,
-        report_images=report_images,
-        options=options,
-    )
+    names = PretrainConfig.__dataclass_fields__
+    config = PretrainConfig(**{name: given[name] for name in names} | {"data": describe_spec(data)})
     if resume is not None:
         run = Run.open(resume)
         if more := sorted(config.given().keys() - {"workers", "data"}):
@@ -219,14 +187,8 @@ def compare(
     labelled = evaluate_on or images[0]
     names = ("backbone", "image_size", "batch_size", "pretrained", "stem", "output_stride", "workers", "threads")
     given = locals()
-    protocol = Protocol(
-        data=images,
-        evaluate_on=labelled,
-        budget=budget,
-        seeds=seeds,
-        tasks=tasks or possible_tasks(labelled),
-        limit=limit,
-        settings={name: given[name] for name in names},
-    )
+    settings = {name: given[name] for name in names}
+    scored: dict[str, Any] = {"evaluate_on": labelled, "tasks": tasks or possible_tasks(labelled), "limit": limit}
+    protocol = Protocol(data=images, budget=budget, seeds=seeds, settings=settings, **scored)
     folder = Path(out or Path("comparisons") / f"{Path(images[0]).name}-{budget}".replace(":", "-"))
     return compare_methods([Entry.parse(text) for text in methods], protocol, folder)

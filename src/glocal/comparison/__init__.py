@@ -1,7 +1,6 @@
 """Methods side by side: the same data, backbone and budget, several seeds, one table and one figure."""
 
-from glocal.comparison.budget import Budget
 from glocal.comparison.compare import compare_methods
-from glocal.comparison.entry import Entry
+from glocal.comparison.protocol import Budget, Entry
 
 __all__ = ["Budget", "Entry", "compare_methods"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ import torch
 import yaml
 
 from glocal.backbones import load_encoder
-from glocal.comparison.budget import Budget
-from glocal.comparison.entry import Entry
-from glocal.comparison.measure import train
+from glocal.comparison.measure import Cost, train
 from glocal.comparison.page import write_page
+from glocal.comparison.protocol import Budget, Entry, Protocol
 from glocal.config import PretrainConfig
 from glocal.data import open_source
 from glocal.data.source import ImageSource
@@ -28,29 +27,6 @@ from glocal.run import Run, write_json
 from glocal.training import resolve, this_machine
 
 CALIBRATION_STEPS = 21  # rates are logged at steps 1, 10 and 20; the first holds the start
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What all lines of a comparison share.
-
-    Attributes:
-        data: images to pretrain on.
-        evaluate_on: labelled images; train and test apart.
-        budget: as written.
-        seeds: how many, from 0.
-        tasks: evaluation tasks.
-        limit: images that evaluation looks at, at most.
-        settings: of `glocal.pretrain`: backbone, image_size, batch_size and so on.
-    """
-
-    data: list[str]
-    evaluate_on: str
-    budget: str
-    seeds: int
-    tasks: list[str]
-    limit: int | None
-    settings: dict[str, Any]
 
 
 def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say: Any = print) -> Path:
@@ -74,30 +50,26 @@ def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say:
     for seed in range(protocol.seeds):
         for entry in entries:
             path = out / "runs" / f"{entry.folder}-{seed}"
-            done = path.with_suffix(path.suffix + ".json")
-            if not done.exists():
-                settings = {
-                    "data": protocol.data,
-                    "method": entry.method,
-                    **protocol.settings,
-                    **shared,
-                    **entry.options,
-                    "seed": seed,
-                    "report": False,
-                    "monitor_every": 10**6,
-                }
-                steps = _steps(entry, settings, budget, len(source), out)
-                settings |= {"max_steps": steps, "epochs": -(-steps // max(1, len(source) // shared["batch_size"]))}
-                file = path.with_suffix(path.suffix + ".yaml")
-                file.write_text(yaml.safe_dump(settings, sort_keys=False))
-                cost = train(file, path)
-                scores = _score(load_encoder(str(path), trust_code=True).eval(), protocol, settings["image_size"], seed)
-                write_json(
-                    done, {"entry": entry.text, "seed": seed, "steps": steps, "cost": asdict(cost), "scores": scores}
-                )
-                say(f"{entry.text}, seed {seed}: {steps} steps in {cost.seconds:.0f} s")
+            done = Path(f"{path}.json")
+            if done.exists():
+                continue
+            settings = {"data": protocol.data, "method": entry.method, **protocol.settings, **shared, **entry.options}
+            settings |= {"seed": seed, "report": False, "monitor_every": 10**6}
+            steps = _steps(entry, settings, budget, len(source), out)
+            settings |= {"max_steps": steps, "epochs": -(-steps // max(1, len(source) // shared["batch_size"]))}
+            cost = _train(settings, path)
+            scores = _score(load_encoder(str(path), trust_code=True).eval(), protocol, settings["image_size"], seed)
+            about = {"entry": entry.text, "seed": seed, "steps": steps}
+            write_json(done, about | {"cost": asdict(cost), "scores": scores})
+            say(f"{entry.text}, seed {seed}: {steps} steps in {cost.seconds:.0f} s")
     write_page(out, asdict(protocol), _results(out), _baselines(entries, protocol, out))
     return out
+
+
+def _train(settings: dict[str, Any], path: Path) -> Cost:
+    file = Path(f"{path}.yaml")
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return train(file, path)
 
 
 def _results(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -142,11 +114,9 @@ def _steps(entry: Entry, settings: dict[str, Any], budget: Budget, images: int, 
     if budget.unit != "seconds":
         return budget.steps(images, settings["batch_size"], 0.0)
     path = out / "runs" / f"{entry.folder}-speed"
-    file = path.with_suffix(path.suffix + ".yaml")
     if not any(line.get("step") == CALIBRATION_STEPS - 1 for line in Run(path).metrics()):
         shutil.rmtree(path, ignore_errors=True)  # interrupted: what is gone on with has to start its workers again
-        file.write_text(yaml.safe_dump(settings | {"max_steps": CALIBRATION_STEPS, "epochs": 10**6}, sort_keys=False))
-        train(file, path)
+        _train(settings | {"max_steps": CALIBRATION_STEPS, "epochs": 10**6}, path)
     rate = next(line["images_per_second"] for line in Run(path).metrics() if line.get("step") == CALIBRATION_STEPS - 1)
     return budget.steps(images, settings["batch_size"], settings["batch_size"] / rate)
 

@@ -38,10 +38,8 @@ class Cost:
 def train(settings: Path, run: Path) -> Cost:
     """Run `glocal pretrain --config SETTINGS --out RUN`, or go on with it if it was interrupted, and wait.
 
-    What a finished run took is kept in its folder, since going on with it takes nothing.
-
-    Raises:
-        UsageError: if it fails, with its last line.
+    What a finished run took is kept in its folder, since going on with it takes nothing. If it fails, a `UsageError`
+    has its last line.
     """
     kept = run / "cost.json"
     if kept.exists():

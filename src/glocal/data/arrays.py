@@ -29,9 +29,8 @@ class ArraySource(ImageSource):
         if channels_first and images.ndim == 4:
             images = images.transpose(0, 2, 3, 1)
         if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))):
-            raise UsageError(
-                f"images of shape {images.shape} and type {images.dtype}: expected uint8, (N, H, W, 3) or (N, H, W)"
-            )
+            found = f"images of shape {images.shape} and type {images.dtype}"
+            raise UsageError(f"{found}: expected uint8, (N, H, W, 3) or (N, H, W)")
         if images.size == 0:
             raise UsageError(f"no images in an array of shape {images.shape}")
         self.images, self.name = images, name
@@ -67,7 +66,8 @@ class ConcatSource(ImageSource):
             raise UsageError("no data: give at least one folder, list or array")
         self.sources, first = list(sources), sources[0]
         self._ends = np.cumsum([len(source) for source in sources])
-        self.name = " + ".join(source.name for source in sources)
+        names = dict.fromkeys(source.name for source in sources)
+        self.name, self._named = " + ".join(names), len(names) > 1
         self.note = "; ".join(f"{source.name}: {source.note}" for source in sources if source.note)
         labels = [source.labels for source in sources if source.labels is not None and source.classes == first.classes]
         if len(labels) == len(sources):
@@ -84,9 +84,9 @@ class ConcatSource(ImageSource):
         return int(self._ends[-1])
 
     def key(self, i: int) -> str:
-        """The key of the sample in its collection, after the collection's name."""
+        """The key of the sample in its collection, after the collection's name where these differ."""
         source, k = self._find(i)
-        return f"{source.name}/{source.key(k)}"
+        return f"{source.name}/{source.key(k)}" if self._named else source.key(k)
 
     def open(self, i: int) -> OpenImage:
         """Sample i with its header read."""

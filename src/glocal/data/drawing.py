@@ -15,17 +15,11 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Canvas:
-    """What has been drawn so far.
+    """What has been drawn so far."""
 
-    Attributes:
-        color: (H, W, 3) float32 in [0, 1].
-        mask: (H, W) uint8, the part number on top, 0 for none.
-        coordinates: (H, W, 2) float32, the local (u, v) of the part on top, 0 where there is none.
-    """
-
-    color: Array
-    mask: Array
-    coordinates: Array
+    color: Array  # (H, W, 3) float32 in [0, 1]
+    mask: Array  # (H, W) uint8, the part number on top, 0 for none
+    coordinates: Array  # (H, W, 2) float32, the local (u, v) of the part on top, 0 where there is none
 
 
 # Shapes: the signed distance (about) to the edge, negative inside.
@@ -65,7 +59,7 @@ def stamp(canvas: Canvas, frame: Array, shape, texture, colors: Array, *, number
         canvas: drawn on.
         frame: (2, 3) float, the map from local (u, v) to pixels.
         shape, texture: functions of (u, v).
-        colors: (2, 3), the colours of negative and positive texture values.
+        colors: (2, 3), of negative and positive texture values.
         number: what to write into the mask (0: not a part).
         reach: no part of the shape is farther than this from its centre, in local units.
     """
@@ -102,12 +96,9 @@ def color(hue: Array, chroma: Array, lightness: Array) -> Array:
 
 
 def ground(size: int, draws: Array, *, clutter: float) -> Array:
-    """A background, (size, size, 3): soft coloured waves of random direction and length.
+    """A background, (size, size, 3): soft coloured waves of random direction and length, of strength `clutter`.
 
-    Args:
-        size: pixels per side.
-        draws: (5, 1 + W) uniform numbers for W waves.
-        clutter: their strength, 0 to 1.
+    `draws` (5, 1 + W) are uniform numbers for W waves.
     """
     waves = draws.shape[1] - 1
     (angle, length, phase, weight, hue), first = draws[:, 1:], draws[:, 0]

@@ -13,22 +13,15 @@ from glocal.data.source import Groups, ImageSource
 from glocal.errors import UsageError
 
 _PATHS = ("path", "file", "filename", "image", "filepath", "image_path")
-_LABELS = ("label", "class")
 
 
 class Files(ImageSource):
-    """Image files below a folder.
+    """Image files below a folder."""
 
-    Attributes:
-        root: the folder.
-        files: relative to it.
-        window: the values that become black and white in 16- and 32-bit grey images; None: each image's own.
-    """
-
-    root: Path
-    files: list[str]
-    window: Window | None = None
-    _place: Path
+    root: Path  # the folder
+    files: list[str]  # relative to it
+    window: Window | None = None  # values that become black and white in 16- and 32-bit grey; None: each image's own
+    _place: Path  # a folder or a list: which collection it is
 
     def __len__(self) -> int:
         return len(self.files)
@@ -83,7 +76,8 @@ class FileListSource(Files):
         by_word = {name.lower(): name for name in columns}
         captions = columns.pop(by_word.get("caption", "caption"), [])
         self.captions = [caption or None for caption in captions] if any(captions) else None
-        labels = columns.pop(next((by_word[word] for word in _LABELS if word in by_word), [*header, ""][1]), [])
+        named = [by_word[word] for word in ("label", "class") if word in by_word]
+        labels = columns.pop([*named, *header[1:], ""][0], [])
         if any(labels):
             if "" in labels:
                 raise UsageError(f"{path}: line {lines[labels.index('')]} has no label, others do")

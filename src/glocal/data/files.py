@@ -26,11 +26,7 @@ _NOT_REGULAR = "not a regular file"
 
 
 def existing(path: Path) -> Path:
-    """`path` itself, if there is something there.
-
-    Raises:
-        UsageError: naming the first missing part of the path and the nearest name beside it.
-    """
+    """`path` itself; `UsageError` if nothing is there, naming its first missing part and the nearest name beside it."""
     if os.path.exists(path):
         return path
     missing = path
@@ -73,10 +69,7 @@ def visible(
 ) -> list[tuple[os.DirEntry[str], str]]:
     """What a folder holds, by name, each with its kind: "folder", "file" or why it is neither. Hidden names stay out.
 
-    Args:
-        folder: where to look.
-        skipped: path → reason; the folder joins it where it cannot be read.
-        seen: folders (device, inode) that count as empty; this one joins them.
+    The folder joins `skipped`, path → reason, where it cannot be read, and `seen`, which count as empty: device, inode.
     """
     try:
         found = os.stat(folder)
@@ -133,11 +126,7 @@ def stem(file: str, folder: str | Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file.
-
-    Raises:
-        Unreadable: if it is none, cannot be read, or is larger than `MAX_BYTES`.
-    """
+    """The content of a regular file; `Unreadable` if it is none, cannot be read, or is larger than `MAX_BYTES`."""
     try:
         # a pipe without a writer opens at once, and is refused like a device; Windows has neither
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:

@@ -36,12 +36,9 @@ class FolderSource(Files):
     """The images below a folder (see the rules at the top of this file).
 
     Args:
-        root: the folder.
+        root: the folder; `UsageError` if it is missing, or has no image.
         split: "train", "val" or "test", or None for train if there is one and for everything if not.
         window: see `Files`.
-
-    Raises:
-        UsageError: if the folder, the split, or any image in it is missing.
     """
 
     def __init__(self, root: str | Path, split: str | None = None, *, window: Window | None = None):
@@ -81,11 +78,7 @@ class FolderSource(Files):
         self.note = "; ".join(notes)
 
     def mask(self, i: int) -> np.ndarray:
-        """(H, W) uint8 class of each pixel of image i.
-
-        Raises:
-            Unreadable: if the mask is broken or not of the image's size.
-        """
+        """(H, W) uint8 class of each pixel of image i; `Unreadable` if it is broken or not of the image's size."""
         if self._masks is None:
             raise UsageError(f"{self.root} has no masks: put them in a folder masks/ beside images/, with equal names")
         mask = read_mask(self.root / self._masks[i], self._legend.palette)

@@ -26,7 +26,6 @@ Window = tuple[float, float]
 """The values of a 16- or 32-bit image that become black and white."""
 
 _STRIP = 2**20  # pixels converted at once
-_SAMPLE = 2**20  # pixels looked at for a window
 
 # By content, not by extension. Named one by one because some of Pillow's other formats run programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -48,11 +47,8 @@ class EncodedImage:
     """An image file in memory with its header read; the file itself is already closed.
 
     Args:
-        data: the bytes of the file.
+        data: the bytes of the file; `Unreadable` if it is no image, or one too large to decode.
         window: of 16- and 32-bit grey; None: the image's own.
-
-    Raises:
-        Unreadable: if the header is not that of an image, or the image is too large to decode.
     """
 
     def __init__(self, data: bytes, window: Window | None = None):
@@ -162,7 +158,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _own_window(image: Image.Image) -> Window:
     """The values of a wide image that become black and white, from at most some million of its pixels."""
-    every = math.ceil((image.width * image.height / _SAMPLE) ** 0.5)
+    every = math.ceil((image.width * image.height / 2**20) ** 0.5)
     values = np.concatenate([np.asarray(strip)[::every, ::every].ravel() for _, strip in strips(image)])
     values = values[np.isfinite(values)]
     if not values.size:
@@ -210,8 +206,7 @@ def _bytes_needed(image: ImageFile.ImageFile, data: bytes, step: int = 8) -> int
 def read_header(data: bytes) -> ImageFile.ImageFile:
     """What `Image.open` does, without its decompression-bomb check, whose limit is shared by the whole process.
 
-    Raises:
-        Unreadable: if it is no image, or one that takes more than `MAX_BYTES`.
+    `Unreadable` if it is no image, or one that takes more than `MAX_BYTES`.
     """
     if not data:
         raise Unreadable("empty file")

@@ -21,24 +21,17 @@ NO_CLASS = 255
 """What a pixel of none of the palette's colours becomes; segmentation does not count it."""
 
 _MOST_COLORS = 255
-_LOOKED_AT = 8  # masks that tell whether all hold colours
 _GREYS = frozenset(0x01010100 * value + 0xFF for value in range(256))
 _BLACK_AND_WHITE = {0x000000FF, 0xFFFFFFFF}
 
 
 @dataclass(frozen=True)
 class Legend:
-    """What is known of the classes in some masks.
+    """What is known of the classes in some masks."""
 
-    Attributes:
-        names: of the classes 0, 1, ..., or None.
-        ignore_index: the class that does not count, or None.
-        palette: the colour of each class, 0xRRGGBBAA, and 0 for all that is transparent; None: masks of class numbers.
-    """
-
-    names: list[str] | None = None
-    ignore_index: int | None = None
-    palette: tuple[int, ...] | None = None
+    names: list[str] | None = None  # of the classes 0, 1, ...
+    ignore_index: int | None = None  # the class that does not count
+    palette: tuple[int, ...] | None = None  # 0xRRGGBBAA of each, 0 for all that is transparent; None: class numbers
 
 
 def read_legend(folders: Sequence[Path]) -> Legend:
@@ -66,16 +59,10 @@ def with_palette(legend: Legend, root: Path, files: Sequence[str]) -> Legend:
     """The legend with the colours that occur in masks, in the order of their codes, where they hold no class numbers.
 
     That is, where they have colours other than grey, or nothing but black and white. The classes are called by colour.
-
-    Args:
-        legend: what is known; a palette in it is kept.
-        root: a folder.
-        files: below it, the masks of all splits, in which the classes are to be the same.
-
-    Raises:
-        Unreadable: if there are too many colours.
+    A palette that is known is kept. `files` below `root` are the masks of all splits, in which classes are to be the
+    same; `Unreadable` if there are too many colours.
     """
-    some = files[:: -(-len(files) // _LOOKED_AT)]
+    some = files[:: -(-len(files) // 8)]  # they tell whether all hold colours
     if legend.palette or legend.ignore_index == NO_CLASS or not any(_may_hold_colors(root / file) for file in some):
         return legend
     colors = _colors(root, tuple(files), state_of(root, files))

@@ -27,17 +27,21 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
             see `complete`), a plug-in as `NAME`, `NAME:ARGUMENT`, `module:attribute` or `module:attribute:ARGUMENT`
             (`parts:n=500`, `torchvision:CIFAR10:ROOT`, `mine:Cells`), or a list of these, one after the other. A text
             with a colon is a path where one exists; a folder that is called like a plug-in is given as ./NAME.
-        split: "train", "val" or "test". None means what to pretrain on: train where there are splits, else everything.
+        split: "train", "val" or "test"; "all", one after the other. None means what to pretrain on: train where there
+            are splits, else everything.
 
     Raises:
         UsageError: if there is nothing there, or nothing usable, or no such split.
     """
-    if split is not None and split not in SPLITS.values():
-        raise UsageError(f"unknown split {split!r}: train, val or test")
+    if split not in (None, "all", *SPLITS.values()):
+        raise UsageError(f"unknown split {split!r}: train, val, test or all")
     if isinstance(spec, list | tuple):
         parts = [open_source(part, split=split) for part in spec]
         return parts[0] if len(parts) == 1 else ConcatSource(parts)
-    plugin, said = _plugin(spec), describe_spec(spec) or f"this {type(spec).__name__}"
+    if split == "all":
+        parts = [open_source(spec, split=name) for name in ("train", "val", "test") if has_split(spec, name)]
+        return ConcatSource(parts) if len(parts) > 1 else open_source(spec)
+    plugin, said = _plugin(spec), str(spec) if isinstance(spec, str | Path) else f"this {type(spec).__name__}"
     kind = "plugin" if plugin else _kind(spec)
     if split is not None and kind != "folder" and not has_split(spec, split):
         raise UsageError(f"{said} has no split {split!r}")
@@ -95,8 +99,7 @@ def code_of(spec: Any) -> list[str]:
 def complete(source: Any, said: str) -> ImageSource:
     """The collection itself, given what it may leave out: all of `ImageSource` but `__len__`, `key` and `open`.
 
-    Raises:
-        UsageError: to its author, if it breaks the contract of `ImageSource`; begins with `said`.
+    `UsageError` to its author, beginning with `said`, if it breaks the contract of `ImageSource`.
     """
     breach = next((f"lacks `{name}`" for name in ("__len__", "key", "open") if not hasattr(source, name)), None)
     if breach is None:
@@ -165,10 +168,8 @@ def _kind(spec: Any) -> str:
         return "array"
     if hasattr(spec, "open") or hasattr(spec, "key"):
         return "source"
-    raise UsageError(
-        f"cannot read images from a {type(spec).__name__}: give a folder, a list file, an array, `parts`, or a"
-        " collection with __len__, key and open"
-    )
+    kinds = "a folder, a list file, an array, `parts`, or a collection with __len__, key and open"
+    raise UsageError(f"cannot read images from a {type(spec).__name__}: give {kinds}")
 
 
 def _usable(source: FolderSource | FileListSource, where: str | Path) -> ImageSource:

@@ -186,11 +186,9 @@ class PartsWorld(ImageSource):
         return np.stack((x + 0.5, y + 0.5), 1)[seen], there[seen]
 
     def write_folder(self, out: str | Path, *, test: int | None = None) -> Path:
-        """Write this world as out/{train,test}/{images,masks}/CLASS/NUMBER.png and out/classes.json.
+        """Write this world, and `test` images (None: a quarter of its own), as data that people keep.
 
-        Args:
-            out: folder, made if needed.
-            test: number of test images; a quarter of the training images if None.
+        That is out/{train,test}/{images,masks}/CLASS/NUMBER.png and out/classes.json.
         """
         out, names = Path(out), list(_PLANS)
         options = {"classes": len(self._plans), "difficulty": self.difficulty, "nuisance": self.nuisance}

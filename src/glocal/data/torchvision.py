@@ -17,9 +17,6 @@ class TorchvisionSource(ImageSource):
     Args:
         spec: `NAME` or `NAME:ROOT`, e.g. `CIFAR10` or `CIFAR10:/data`; the root is `./data` if not given.
         split: "train", "val" or "test"; None means train (for STL10, its unlabelled images too).
-
-    Raises:
-        UsageError: if the name is unknown, the split does not exist, or the data is not there.
     """
 
     def __init__(self, spec: str, split: str | None = None):
@@ -27,8 +24,7 @@ class TorchvisionSource(ImageSource):
         root = root or "data"
         choices = torchvision_splits(self.name)
         if split not in choices:
-            there = ", ".join(name for name in choices if name)
-            raise UsageError(f"torchvision:{self.name} has no split {split!r}; it has {there}")
+            raise UsageError(f"torchvision:{self.name} has no split {split!r}; it has {', '.join(self.splits(spec))}")
         from torchvision import datasets  # takes a second, and few need it
 
         try:

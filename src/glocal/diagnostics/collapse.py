@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -23,51 +24,46 @@ FALL = 4.0
 """How many times lower than its best the rank must be to be called falling."""
 
 
+COMPLETE, DIMENSIONAL, LOCAL = "complete collapse", "dimensional collapse", "local collapse"
+REMEDIES = {
+    COMPLETE: (
+        "every image gets the same feature, which satisfies the invariance term alone",
+        "raise --variance-weight or lower --invariance-weight, lower --lr, and check that the images differ",
+    ),
+    DIMENSIONAL: (
+        "the features use few of their dimensions",
+        "raise --covariance-weight, lower --lr, or give a larger --batch-size",
+    ),
+    LOCAL: (
+        "all locations of an image get the same feature although images differ",
+        "lower --alpha (more weight on the local loss) or set --output-stride 8 for larger maps",
+    ),
+    "not finite": (
+        "the training diverged, or half precision overflowed",
+        "lower --lr, set --clip 1, or use --precision 32",
+    ),
+    "stuck": (
+        "the learning rate is too low, or too high to settle, or the loss sits at its collapsed value",
+        "change --lr by a factor of three either way, and see that --warmup-epochs is shorter than the run",
+    ),
+}
+"""What is wrong -> the usual cause, and which option to change."""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong.
-
-    Attributes:
-        name: "complete collapse", "dimensional collapse", "local collapse", "not finite", "stuck".
-        evidence: the numbers that say so.
-        cause: the usual one.
-        suggestion: which option to change.
-    """
+    """What is wrong, by its name in `REMEDIES`, and the numbers that say so."""
 
     name: str
     evidence: str
-    cause: str
-    suggestion: str
+
+    @property
+    def suggestion(self) -> str:
+        """Which option to change."""
+        return REMEDIES[self.name][1]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.evidence}): {self.cause}; {self.suggestion}"
-
-
-def _complete(evidence: str) -> Diagnosis:
-    return Diagnosis(
-        "complete collapse",
-        evidence,
-        "every image gets the same feature, which satisfies the invariance term alone",
-        "raise --variance-weight or lower --invariance-weight, lower --lr, and check that the images differ",
-    )
-
-
-def _dimensional(evidence: str) -> Diagnosis:
-    return Diagnosis(
-        "dimensional collapse",
-        evidence,
-        "the features use few of their dimensions",
-        "raise --covariance-weight, lower --lr, or give a larger --batch-size",
-    )
-
-
-def _local(evidence: str) -> Diagnosis:
-    return Diagnosis(
-        "local collapse",
-        evidence,
-        "all locations of an image get the same feature although images differ",
-        "lower --alpha (more weight on the local loss) or set --output-stride 8 for larger maps",
-    )
+        return f"{self.name} ({self.evidence}): {'; '.join(REMEDIES[self.name])}"
 
 
 def check_features(pooled: Tensor, dense: Tensor | None = None) -> Diagnosis | None:
@@ -78,32 +74,25 @@ def check_features(pooled: Tensor, dense: Tensor | None = None) -> Diagnosis | N
         dense: (N·S, D'), S locations of each image one after the other, or None. Local collapse needs S ≥ 2.
     """
     if not bool(pooled.isfinite().all()) or (dense is not None and not bool(dense.isfinite().all())):
-        return _not_finite("the features")
+        return Diagnosis("not finite", "the features became NaN or infinite")
     images = len(pooled)
     if images < 2:
         return None
     width = spread(pooled)
     if width < LEAST_SPREAD:
-        return _complete(f"features of {images} images differ by {width:.1e} of their length")
+        return Diagnosis(COMPLETE, f"features of {images} images differ by {width:.1e} of their length")
     rank = rankme(pooled, centred=True)
     if images >= 16 and pooled.shape[1] >= 16 and rank < LEAST_RANK:
-        return _dimensional(f"pooled features of {images} images vary in {rank:.1f} of {pooled.shape[1]} dimensions")
+        return Diagnosis(
+            DIMENSIONAL, f"pooled features of {images} images vary in {rank:.1f} of {pooled.shape[1]} dimensions"
+        )
     if dense is not None and len(dense) >= 2 * images and len(dense) % images == 0:
         tokens = dense.detach().double().unflatten(0, (images, -1))
         away = tokens - tokens.mean(1, keepdim=True)
         variation = float(away.norm(dim=-1).mean() / tokens.norm(dim=-1).mean().clamp_min(1e-30))
         if variation < LEAST_VARIATION:
-            return _local(f"locations of one image differ by {variation:.1e} of their length")
+            return Diagnosis(LOCAL, f"locations of one image differ by {variation:.1e} of their length")
     return None
-
-
-def _not_finite(what: str, when: str = "") -> Diagnosis:
-    return Diagnosis(
-        "not finite",
-        f"{what} became NaN or infinite{when}",
-        "the training diverged, or half precision overflowed",
-        "lower --lr, set --clip 1, or use --precision 32",
-    )
 
 
 def diagnose(history: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
@@ -121,7 +110,8 @@ def _finite(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
         broken = [k.removeprefix("loss/") for k, v in line.items() if k.startswith("loss") and not _is_finite(v)]
         if broken:
             terms = [name for name in broken if name != "loss"] or broken
-            return _not_finite("the loss (" + ", ".join(terms) + ")", f" at step {line.get('step', '?')}")
+            where = f"at step {line.get('step', '?')}"
+            return Diagnosis("not finite", f"the loss ({', '.join(terms)}) became NaN or infinite {where}")
     return None
 
 
@@ -135,14 +125,16 @@ def _ranks(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
         return None
     last, best = looks[-1]["rank_pooled"], max(line["rank_pooled"] for line in looks)
     if last < 1.5:
-        return _complete(f"effective rank {last:.1f} of pooled features")
+        return Diagnosis(COMPLETE, f"effective rank {last:.1f} of pooled features")
     if last < LEAST_RANK:
-        return _dimensional(f"effective rank {last:.1f} of pooled features")
+        return Diagnosis(DIMENSIONAL, f"effective rank {last:.1f} of pooled features")
     if last < best / FALL:
-        return _dimensional(f"effective rank of pooled features fell from {best:.0f} to {last:.0f}")
+        return Diagnosis(DIMENSIONAL, f"effective rank of pooled features fell from {best:.0f} to {last:.0f}")
     dense = [line["rank_dense"] for line in looks if _is_finite(line.get("rank_dense"))]
     if dense and (dense[-1] < LEAST_RANK or dense[-1] < max(dense) / FALL):
-        return _local(f"effective rank of dense features {dense[-1]:.1f}, at best {max(dense):.1f}; pooled {last:.1f}")
+        return Diagnosis(
+            LOCAL, f"effective rank of dense features {dense[-1]:.1f}, at best {max(dense):.1f}; pooled {last:.1f}"
+        )
     return None
 
 
@@ -151,12 +143,14 @@ def _embeddings(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
     lines = [line for line in history if _is_finite(line.get("loss"))]
     if len(lines) < 5:
         return None
-    start, end = lines[0]["loss"], _mean([line["loss"] for line in lines[-3:]])
+    start, end = lines[0]["loss"], fmean([line["loss"] for line in lines[-3:]])
     if 0 <= end < VANISHED * start:
-        return _complete(f"the loss fell from {start:.3g} to {end:.3g}, nothing is left to learn")
-    invariance, variance = (_mean([_term(line, name) for line in lines[-3:]]) for name in ("invariance", "variance"))
+        return Diagnosis(COMPLETE, f"the loss fell from {start:.3g} to {end:.3g}, nothing is left to learn")
+    invariance, variance = (fmean([_term(line, name) for line in lines[-3:]]) for name in ("invariance", "variance"))
     if variance > 0.9 * end and 0 < invariance < 0.001 * end:
-        return _complete(f"the variance term is {variance / end:.0%} of the loss, the invariance term {invariance:.1e}")
+        return Diagnosis(
+            COMPLETE, f"the variance term is {variance / end:.0%} of the loss, the invariance term {invariance:.1e}"
+        )
     return None
 
 
@@ -171,17 +165,8 @@ def _progress(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
         return None
     size = len(losses) // 5
     late = losses[-size:]
-    before, after = max(_mean(losses[:5]), _mean(losses[:size])), _mean(late)
-    noise = math.sqrt(_mean([(value - after) ** 2 for value in late]))
+    before, after = max(fmean(losses[:5]), fmean(losses[:size])), fmean(late)
+    noise = math.sqrt(fmean([(value - after) ** 2 for value in late]))
     if before - after > max(0.5 * noise, 0.01 * abs(before)):
         return None
-    return Diagnosis(
-        "stuck",
-        f"loss {before:.3g} at the beginning of the log, {after:.3g} at its end",
-        "the learning rate is too low, or too high to settle, or the loss sits at its collapsed value",
-        "change --lr by a factor of three either way, and see that --warmup-epochs is shorter than the run",
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return Diagnosis("stuck", f"loss {before:.3g} at the beginning of the log, {after:.3g} at its end")

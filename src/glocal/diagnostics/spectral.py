@@ -6,7 +6,8 @@ arXiv:2205.11508; HaoChen et al. 2021, arXiv:2106.04156). Scaled to rows that su
 eigenmaps), the squared contrastive objective factorises the graph, Barlow Twins finds canonical correlations, the ρ.
 
 An embedding is free, a row of numbers for each image, or linear, Z = XW for given inputs X. An objective is that of the
-batch that lists each pair (i, j) as often as the graph counts it. Which objective each closed form speaks about:
+batch that lists each pair (i, j) as often as the graph counts it. Functions take the graph (N, N) of `graph_spectrum`,
+K (`dim`) and, of a linear encoder, its `inputs` (N, D). What they speak about:
 
 | function | objective | under which condition |
 |---|---|---|
@@ -32,12 +33,7 @@ from glocal.errors import UsageError
 
 @dataclass(frozen=True)
 class Optimum:
-    """What an objective reaches at best.
-
-    Attributes:
-        embedding: (N, K) float64 that reaches it, one of several: dimensions may be permuted, mirrored.
-        loss: the objective there.
-    """
+    """What an objective reaches at best, and where: at (N, K) float64, dimensions permuted or mirrored as one likes."""
 
     embedding: Tensor
     loss: float
@@ -76,24 +72,14 @@ def _largest(graph: Tensor, dim: int, inputs: Tensor | None, *, centred: bool) -
 
 
 def vicreg_optimum(
-    graph: Tensor,
-    dim: int,
-    *,
-    invariance_weight: float = 25.0,
-    variance_weight: float = 25.0,
-    inputs: Tensor | None = None,
+    graph: Tensor, dim: int, *, invariance_weight: float = 25, variance_weight: float = 25, inputs: Tensor | None = None
 ) -> Optimum:
     """The optimum of `glocal.losses.vicreg_loss` among embeddings with uncorrelated dimensions.
 
     Each dimension takes one eigenvector, on which a unit of variance costs 2λ(1 − ρ) of invariance. It grows until the
     hinge pays less, at √(var + ε) = μ / 4λ(1 − ρ), or is satisfied, at 1.
 
-    Args:
-        graph: (N, N), see `graph_spectrum`; integer counts.
-        dim: K.
-        invariance_weight: λ.
-        variance_weight: μ.
-        inputs: of a linear encoder.
+    The weights are λ and μ. The graph's counts are whole numbers.
     """
     rho, vectors = _largest(graph, dim, inputs, centred=True)
     pairs, eps = float(graph.sum()), 1e-4
@@ -111,14 +97,7 @@ def squared_vicreg_optimum(
     """The optimum of β·‖Cov(Z) − I‖² + γ·tr ZᵀLZ / N, with L the Laplacian: VICReg's hinge replaced by a square.
 
     γ·tr ZᵀLZ / N = γ/2 · the mean squared distance of pairs, summed over dimensions; Cov divides by N. Z* has the
-    eigenvectors as columns, each of variance (1 − γ(1 − ρ)/2β)₊.
-
-    Args:
-        graph: (N, N), see `graph_spectrum`.
-        dim: K.
-        variance_weight: β.
-        invariance_weight: γ.
-        inputs: of a linear encoder.
+    eigenvectors as columns, each of variance (1 − γ(1 − ρ)/2β)₊. β and γ weigh variance and invariance.
     """
     rho, vectors = _largest(graph, dim, inputs, centred=True)
     variance = (1 - invariance_weight * (1 - rho) / (2 * variance_weight)).clamp_min(0)
@@ -131,11 +110,6 @@ def squared_contrast_optimum(graph: Tensor, dim: int, *, inputs: Tensor | None =
 
     Up to a constant it is ‖A − ZZᵀ/N‖², A the graph with rows that sum to 1: Z*Z*ᵀ/N is A's best positive approximation
     of rank K, and what it misses is the energy of A's other eigenvalues (Eckart & Young 1936).
-
-    Args:
-        graph: (N, N), see `graph_spectrum`.
-        dim: K.
-        inputs: of a linear encoder.
     """
     rho, vectors = _largest(graph, dim, inputs, centred=False)
     rho = rho.clamp_min(0)
@@ -147,10 +121,6 @@ def info_nce_optimum(images: int, temperature: float) -> Optimum:
 
     Positives then have similarity 1 and negatives −1/(N − 1), the least that N vectors can all have (Lu & Steinerberger
     2022, arXiv:2012.08465). It takes at least N − 1 dimensions; the embedding has N.
-
-    Args:
-        images: N.
-        temperature: τ.
     """
     margin = images / (images - 1) / temperature
     return Optimum(_simplex(images), math.log1p((2 * images - 2) * math.exp(-margin)))
@@ -173,15 +143,7 @@ def barlow_twins_optimum(graph: Tensor, dim: int, *, inputs: Tensor | None = Non
     variates themselves, unless all ρ are 1: the objective rewards equal correlations, and mixed such that no redundancy
     comes up, all dimensions can have the harmonic mean h of the ρ. Proof: dimensions without redundancy have
     correlations 1/x_k with x the diagonal of QᵀR⁻¹Q, R = diag(ρ), for some orthonormal Q; (1 − 1/x)² is convex and
-    increasing for 1 ≤ x ≤ 3/2; hence, by Schur and Horn, x constant is best.
-
-    Args:
-        graph: (N, N), see `graph_spectrum`.
-        dim: K.
-        inputs: of a linear encoder.
-
-    Raises:
-        UsageError: if ρ_K < 2/3, where the closed form ends.
+    increasing for 1 ≤ x ≤ 3/2; hence, by Schur and Horn, x constant is best. A `UsageError` where ρ_K < 2/3.
     """
     rho, vectors = _largest(graph, dim, inputs, centred=True)
     if rho[-1] < 2 / 3 - 1e-12:

@@ -12,16 +12,13 @@ under the entry-point group `glocal.tasks`:
 
 from __future__ import annotations
 
-from typing import Any
-
+from glocal.evaluation.baseline import Pixels
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.evaluate import evaluate_encoder, open_splits, possible_tasks
 from glocal.evaluation.extract import FeatureBank, extract, stream
-from glocal.evaluation.pixels import Pixels
 from glocal.evaluation.registry import Task, all_tasks, declared, find_task, task
 
 __all__ = [
-    "TASKS",
     "EvalContext",
     "FeatureBank",
     "Pixels",
@@ -36,9 +33,3 @@ __all__ = [
     "stream",
     "task",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "TASKS":  # some live in rooms above this one: loaded when asked for
-        return all_tasks()
-    raise AttributeError(f"module 'glocal.evaluation' has no attribute '{name}'")

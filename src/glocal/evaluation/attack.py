@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from glocal.errors import UsageError
 from glocal.evaluation.classify import Classifier, check_each, photographs
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.extract import eval_mode
 from glocal.evaluation.registry import task
 
 
@@ -40,34 +40,13 @@ def pgd(
 ) -> Tensor:
     """Steps along the sign of the gradient, projected onto the L∞ ball and [0, 1]; starts at the image itself.
 
-    Args:
-        logits: of images in [0, 1].
-        x: (B, 3, h, w) in [0, 1].
-        y: (B,) the true classes.
-        radius: of the ball, on the scale of [0, 1].
-        steps: how many.
-        step: length of one, as a share of the radius.
+    Arguments as for `fgsm`; `step` is the length of one, as a share of the radius.
     """
     low, high = (x - radius).clamp_min(0), (x + radius).clamp_max(1)
     adversarial = x
     for _ in range(steps):
         adversarial = (adversarial + step * radius * ascent(logits, adversarial, y)).clamp(low, high)
     return adversarial
-
-
-@contextmanager
-def differentiable(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients for the images but not for the weights; all is restored afterwards."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in encoder.parameters()]
-    encoder.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, grad in wanted:
-            parameter.requires_grad_(grad)
 
 
 @task(needs={"labels"}, on_request=True, title="Adversarial images", shares={"*": "images"})
@@ -80,25 +59,22 @@ def attack(
     image and takes steps of a quarter of the radius.
 
     Args:
-        radii: L∞ distances in steps of 1/255.
+        radii: L∞ distances in steps of 1/255, above 0.
         steps: of PGD.
         images: test images looked at, spread evenly over all.
 
     Returns:
         clean; fgsm_RADIUS and pgd_RADIUS for each radius; images.
-
-    Raises:
-        UsageError: for no radius, one that is not above 0, no steps, or no images.
     """
     check_each("attack: radii", radii, lambda radius: radius > 0, "above 0")
     if steps < 1:
         raise UsageError(f"attack: steps is {steps}; take one at least")
-    shown, classifier = photographs(context, images), Classifier.of(context)
+    shown, classifier = photographs(context, images), Classifier(context)
     right = dict.fromkeys(["clean", *(f"{kind}_{radius:g}" for kind in ("fgsm", "pgd") for radius in radii)], 0)
     done = 0
     for pixels, y, _ in shown.batches(context):
         x = (pixels.float() / 255).permute(0, 3, 1, 2).contiguous()
-        with differentiable(context.encoder):
+        with eval_mode(context.encoder):
             tried = {"clean": x}
             for radius in radii:
                 tried[f"fgsm_{radius:g}"] = fgsm(classifier, x, y, radius / 255)

@@ -12,22 +12,11 @@ from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import encode, frozen, load, normalise
 from glocal.evaluation.linear import trained_probe
-from glocal.evaluation.probe import Probes, Standardise
 from glocal.evaluation.split import spread_over
 
 
 def check_each(option: str, values: Sequence[Any], fits: Callable[[Any], bool], such: str) -> None:
-    """That there are values, and that each of them fits.
-
-    Args:
-        option: its name, with the task's.
-        values: what was given.
-        fits: whether one will do.
-        such: what each has to be, in words.
-
-    Raises:
-        UsageError: otherwise.
-    """
+    """Refuse no values, and one that does not fit; `such` says what each of an `option` has to be."""
     if len(values) == 0:
         raise UsageError(f"{option} is empty; give at least one, each {such}")
     for value in values:
@@ -36,23 +25,11 @@ def check_each(option: str, values: Sequence[Any], fits: Callable[[Any], bool], 
 
 
 class Classifier(nn.Module):
-    """The encoder with the `linear` task's classifier, trained on clean features: images in [0, 1] to logits.
+    """The encoder with the `linear` task's classifier, trained on clean features: images in [0, 1] to logits."""
 
-    Args:
-        encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
-        standardise: of the training features.
-        probe: one classifier.
-    """
-
-    def __init__(self, encoder: nn.Module, standardise: Standardise, probe: Probes) -> None:
+    def __init__(self, context: EvalContext) -> None:
         super().__init__()
-        self.encoder, self.standardise, self.probe = encoder, standardise, probe
-
-    @classmethod
-    def of(cls, context: EvalContext) -> Classifier:
-        """The context's encoder with the probe that `linear` trains by default."""
-        standardise, probe, _ = trained_probe(context)
-        return cls(context.encoder, standardise, probe)
+        self.encoder, (self.standardise, self.probe, _) = context.encoder, trained_probe(context)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, h, w) in [0, 1], differentiable."""
@@ -74,11 +51,8 @@ class Photographs:
 
     def __init__(self, context: EvalContext, most: int) -> None:
         source = spread_over(context.test, most)
-        if source.labels is None:
-            raise UsageError("this task needs labels; give a folder with one sub-folder per class")
-        batches = list(
-            load(source, image_size=context.image_size, batch_size=context.batch_size, workers=context.workers)
-        )
+        settings = {name: getattr(context, name) for name in ("image_size", "batch_size", "workers")}
+        batches = list(load(source, **settings))
         context.skipped.extend((source.key(i), reason) for _, _, bad in batches for i, reason in bad)
         readable = [pixels for _, pixels, _ in batches if pixels is not None]
         if not readable:

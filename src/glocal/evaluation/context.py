@@ -44,10 +44,6 @@ class EvalContext:
     _banks: dict[str, FeatureBank] = field(default_factory=dict, repr=False)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def source(self, split: str) -> ImageSource:
-        """The collection called "train" or "test"."""
-        return {"train": self.train, "test": self.test}[split]
-
     def extract(self, source: ImageSource, **options) -> FeatureBank:
         """Features of a collection with this context's settings; `options` as in `glocal.evaluation.extract`."""
         settings = {name: getattr(self, name) for name in ("batch_size", "workers", "precision", "progress")}
@@ -56,7 +52,7 @@ class EvalContext:
     def bank(self, split: str) -> FeatureBank:
         """Pooled features of "train" or "test", centre-cropped; computed at the first call and kept."""
         if split not in self._banks:
-            self._banks[split] = self.extract(self.source(split))
+            self._banks[split] = self.extract({"train": self.train, "test": self.test}[split])
             self.skipped.extend(self._banks[split].skipped)
         return self._banks[split]
 
@@ -67,11 +63,7 @@ class EvalContext:
         return self._kept[key]
 
     def labels(self, bank: FeatureBank) -> Tensor:
-        """The bank's labels (N,).
-
-        Raises:
-            UsageError: if the collection has none.
-        """
+        """The bank's labels (N,); a `UsageError` if the collection has none."""
         if bank.labels is None:
             raise UsageError("this task needs labels; give a folder with one sub-folder per class")
         return bank.labels

@@ -29,15 +29,9 @@ def two_crops(context: EvalContext, *, images: int, crop: Crop = CROP) -> Iterat
     crop = crop.but(size=context.image_size)
     recipe = Recipe((crop, crop))
     source = spread_over(context.test, images)
-    loader = ViewLoader(
-        source,
-        recipe,
-        batch_size=min(context.batch_size, len(source), 16),  # all pairs of cells are held at once
-        seed=context.seed,
-        workers=context.workers,
-        shuffle=False,
-        drop_last=False,
-    )
+    size = min(context.batch_size, len(source), 16)  # all pairs of cells are held at once
+    settings: dict[str, Any] = {"seed": context.seed, "workers": context.workers, "shuffle": False, "drop_last": False}
+    loader = ViewLoader(source, recipe, batch_size=size, **settings)
     appearance = Appearance(recipe, encoder.mean, encoder.std, context.seed)
     done = 0
     for batch in loader.epoch(0):
@@ -95,7 +89,7 @@ def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
 
     A cell's truth is its place in the source image, taken from where the encoder really looks (its cells' positions)
     and, under the keys ending in `_uniform`, from the centres of a uniform grid. Cells that the other crop does not
-    show don't count. Needs no labels.
+    show don't count.
 
     Returns:
         within_1_cell, median_error (cells), chance (of a random match), cells (how many counted); each also `_uniform`.

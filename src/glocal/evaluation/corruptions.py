@@ -24,13 +24,7 @@ from glocal.evaluation.severities import SEVERITIES, nearest_size
 
 
 class Draws:
-    """Random numbers of a batch of samples, each sample from a generator of its own.
-
-    Args:
-        seed: of the evaluation.
-        stream: what the numbers are for.
-        samples: B integers that name the samples.
-    """
+    """Random numbers of B samples, which integers name; each has a generator of its own for what is called `stream`."""
 
     def __init__(self, seed: int, stream: str, samples: Sequence[int]) -> None:
         self._each = [np.random.default_rng(random.derive(seed, stream, int(i))) for i in samples]
@@ -210,10 +204,8 @@ def _pixelate(x: Tensor, share: float, draws: Draws) -> Tensor:
     """Shrunk to that share of each side and enlarged again, both by box filters."""
 
     def blocks(image: Image.Image) -> Image.Image:
-        small = image.resize(
-            (max(1, int(image.width * share)), max(1, int(image.height * share))), Image.Resampling.BOX
-        )
-        return small.resize(image.size, Image.Resampling.BOX)
+        width, height = (max(1, int(side * share)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.BOX).resize(image.size, Image.Resampling.BOX)
 
     return _by_pillow(x, blocks)
 
@@ -297,13 +289,9 @@ def _zoom(x: Tensor, factor: float) -> Tensor:
 
 
 def _smear(x: Tensor, radius: float, deviation: float, angle: Tensor) -> Tensor:
-    """The falling half of a Gaussian along each sample's direction, over 2·radius pixels.
+    """x (B, C, H, W), smeared by the falling half of a Gaussian, over 2·radius pixels, along each sample's direction.
 
-    Args:
-        x: (B, C, H, W).
-        radius: in pixels.
-        deviation: in pixels.
-        angle: (B,) radians, from the horizontal.
+    Radius and deviation are in pixels, the angle (B,) in radians from the horizontal.
     """
     weights = _gauss(deviation, int(2 * radius))[int(2 * radius) :]
     weights = weights[weights > 1e-3 * weights[0]]

@@ -70,27 +70,16 @@ def limited(splits: Splits, limit: int, seed: int) -> Splits:
     return Splits(some(splits.train, "train"), some(splits.test, "test"), said)
 
 
-def _check(name: str, task: Task, splits: Splits) -> None:
-    for which, source in (("training", splits.train), ("test", splits.test)):
-        if lacking := _lacks(source, task):
-            needs = " and ".join(_LACKING.get(need, need) for need in lacking)
-            raise UsageError(f"task '{name}' needs {needs}; the {which} images of {source.name} have none")
-
-
 def _lacks(source: ImageSource, task: Task) -> list[str]:
     """What the task needs and the images don't come with; what the source has never heard of, it does not have."""
-    return sorted(
-        need
-        for need in task.needs
-        if not (source.has_masks if need == "masks" else getattr(source, need, None) is not None)
-    )
+    has = lambda need: source.has_masks if need == "masks" else getattr(source, need, None) is not None
+    return sorted(need for need in task.needs if not has(need))
 
 
 def possible_tasks(data: Any) -> list[str]:
     """The names of the tasks that the data has labels or masks enough for, but for those that run on request only."""
-    splits = open_splits(data)
-    usual = ((name, task) for name, task in all_tasks().items() if not task.on_request)
-    return [name for name, task in usual if not (_lacks(splits.train, task) or _lacks(splits.test, task))]
+    splits, usual = open_splits(data), {name: task for name, task in all_tasks().items() if not task.on_request}
+    return [name for name, task in usual.items() if not (_lacks(splits.train, task) or _lacks(splits.test, task))]
 
 
 def evaluate_encoder(
@@ -140,26 +129,27 @@ def evaluate_encoder(
     if limit is not None:
         splits = limited(splits, limit, seed)
     for name, task in found.items():
-        _check(name, task, splits)
+        for which, source in (("training", splits.train), ("test", splits.test)):
+            if lacking := _lacks(source, task):
+                needs = " and ".join(_LACKING.get(need, need) for need in lacking)
+                raise UsageError(f"task '{name}' needs {needs}; the {which} images of {source.name} have none")
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
     context = EvalContext(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
-    scores: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
+    scores, seconds = {}, {}
     for name, task in found.items():
         started = time.perf_counter()
         scores[name] = task(context, **options.get(name, {}))
         seconds[name] = round(time.perf_counter() - started, 2)
-    return scores | {
-        "meta": {
-            "encoder": getattr(backbone, "name", type(backbone).__name__),
-            "data": splits.train.name,
-            "split": splits.split,
-            "image_size": size,
-            "n_train": len(splits.train),
-            "n_test": len(splits.test),
-            "skipped": sorted({key for key, _ in context.skipped}),
-            "seed": seed,
-            "precision": precision,
-            "seconds": seconds,
-        }
+    meta = {
+        "encoder": getattr(backbone, "name", type(backbone).__name__),
+        "data": splits.train.name,
+        "split": splits.split,
+        "image_size": size,
+        "n_train": len(splits.train),
+        "n_test": len(splits.test),
+        "skipped": sorted({key for key, _ in context.skipped}),
+        "seed": seed,
+        "precision": precision,
+        "seconds": seconds,
     }
+    return scores | {"meta": meta}

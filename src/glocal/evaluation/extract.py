@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def eval_image(image: Image.Image, image_size: int, crop_pct: float | None = CRO
         image: RGB.
         image_size: side of the square result in pixels.
         crop_pct: the short side becomes image_size / crop_pct and the centre is kept; None squeezes the whole image
-            into the square (segmentation: every pixel counts).
+            into the square.
     """
     if crop_pct is None:
         return image.resize((image_size, image_size), Image.Resampling.BICUBIC)
@@ -92,22 +93,26 @@ def _collate(samples: list[tuple[int, np.ndarray | str]]) -> tuple[Tensor, Tenso
 
 def device_of(encoder: nn.Module) -> torch.device:
     """Where the encoder's parameters (or buffers) live; the CPU when it has neither."""
-    for tensor in (*encoder.parameters(), *encoder.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    return next((tensor.device for tensor in (*encoder.parameters(), *encoder.buffers())), torch.device("cpu"))
+
+
+@contextmanager
+def eval_mode(encoder: nn.Module) -> Iterator[None]:
+    """Evaluation mode; every submodule's own mode is restored afterwards."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
 def frozen(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every submodule's own mode is restored afterwards."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """Evaluation mode without gradients."""
+    with eval_mode(encoder), torch.inference_mode():
+        yield
 
 
 def encode(encoder: nn.Module, pixels: Tensor, precision: str = "fp32") -> Features:
@@ -125,18 +130,12 @@ def normalise(encoder: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def load(
-    source: ImageSource, *, image_size: int, batch_size: int = 128, workers: int = 0, crop_pct: float | None = CROP_PCT
+    source: ImageSource, *, image_size: int, batch_size: int, workers: int, crop_pct: float | None = CROP_PCT
 ) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
     """Batches of (index (B,), pixels (B, h, w, 3) uint8 or None, (position, reason) of the unreadable), in order."""
-    return iter(
-        DataLoader(
-            _Images(source, image_size, crop_pct),
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),  # a DataLoader without its own draws from the global one
-        )
-    )
+    images = _Images(source, image_size, crop_pct)
+    generator = torch.Generator()  # a DataLoader without its own draws from the global one
+    return iter(DataLoader(images, batch_size, num_workers=workers, collate_fn=_collate, generator=generator))
 
 
 def stream(
@@ -155,6 +154,13 @@ def stream(
 
     Args:
         encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        source: the images.
+        image_size: side of the square given to the encoder, pixels.
+        batch_size: images per forward pass.
+        workers: loader processes.
+        crop_pct: centre crop as a fraction of the short side; None squeezes the whole image into the square.
+        precision: "fp32" or "bf16" (autocast).
+        progress: called as progress(what, done, total).
         skipped: a list that receives (key, reason) of unreadable images.
     """
     loader = load(source, image_size=image_size, batch_size=batch_size, workers=workers, crop_pct=crop_pct)
@@ -171,28 +177,14 @@ def stream(
             progress(f"features of {source.name}", done, len(source))
 
 
-def extract(
-    encoder: nn.Module,
-    source: ImageSource,
-    *,
-    image_size: int,
-    batch_size: int = 128,
-    workers: int = 0,
-    crop_pct: float | None = CROP_PCT,
-    dense: bool = False,
-    precision: str = "fp32",
-    progress: Progress | None = None,
-) -> FeatureBank:
+def extract(encoder: nn.Module, source: ImageSource, *, dense: bool = False, **options: Any) -> FeatureBank:
     """The features of a whole collection.
 
     Args:
-        encoder: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        encoder: as for `stream`.
         source: the images.
-        image_size: side of the square given to the encoder, pixels.
-        crop_pct: centre crop as a fraction of the short side; None squeezes the whole image into the square.
         dense: keep the feature maps too, in half precision.
-        precision: "fp32" or "bf16" (autocast).
-        progress: called as progress(what, done, total).
+        options: those of `stream`; `image_size` at least.
 
     Raises:
         UsageError: if no image can be read.
@@ -202,19 +194,8 @@ def extract(
     skipped: list[tuple[str, str]] = []
     maps: Tensor | None = None
     looks: Tensor | None = None
-    batches = stream(
-        encoder,
-        source,
-        image_size=image_size,
-        batch_size=batch_size,
-        workers=workers,
-        crop_pct=crop_pct,
-        precision=precision,
-        progress=progress,
-        skipped=skipped,
-    )
     done = 0
-    for index, features in batches:
+    for index, features in stream(encoder, source, skipped=skipped, **options):
         indices.append(index)
         pooled.append(features.pooled.float().cpu())
         if dense:

@@ -15,8 +15,7 @@ _ROWS, _COLUMNS = 1024, 65536
 def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k most cosine-similar rows of `bank` (N, D) for each query (M, D), in blocks: never an M×N matrix.
 
-    Returns:
-        Similarities and positions in the bank, both (M, k), most similar first.
+    Returns similarities and positions in the bank, both (M, k), most similar first.
     """
     queries, bank = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
     values, positions = [], []

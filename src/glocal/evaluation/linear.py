@@ -59,19 +59,13 @@ def linear_probe(
 ) -> tuple[Standardise, Probes, dict]:
     """Choose (lr, wd) on a held-out fifth of the training images, then train on all of them with it.
 
-    Args:
-        x: (N, D) pooled features of the training images.
-        y: (N,) int64 classes.
-        classes: K.
-        settings: G pairs (learning rate, weight decay).
-        training: how long, both times.
+    Arguments as for `train_probes`, but for `x`, which is not standardised yet.
 
     Returns:
         The standardisation, one trained probe (G = 1), and {"lr", "wd", "validation_top1"}.
     """
-    kept, held = (
-        torch.from_numpy(rows).to(x.device) for rows in held_out(len(x), training.seed, "probe", labels=y.cpu().numpy())
-    )
+    split = held_out(len(x), training.seed, "probe", labels=y.cpu().numpy())
+    kept, held = (torch.from_numpy(rows).to(x.device) for rows in split)
     if len(held) == 0:
         raise UsageError("linear needs at least two training images of one class, to choose its learning rate on")
     standardise = Standardise.of(x[kept])
@@ -88,7 +82,6 @@ def linear_probe(
 
 def trained_probe(
     context: EvalContext,
-    *,
     lrs: Sequence[float] = LRS,
     wds: Sequence[float] = WDS,
     epochs: int = 100,
@@ -97,15 +90,9 @@ def trained_probe(
     """`linear_probe` on the context's training images, trained once for all tasks that ask for the same."""
 
     def train() -> tuple[Standardise, Probes, dict]:
-        bank = context.bank("train")
-        y = context.labels(bank)
-        return linear_probe(
-            bank.pooled.to(context.device),
-            y.to(context.device),
-            int(y.max()) + 1,
-            list(product(lrs, wds)),
-            Training(epochs, batch_size, context.seed),
-        )
+        bank, training = context.bank("train"), Training(epochs, batch_size, context.seed)
+        x, y = bank.pooled.to(context.device), context.labels(bank)
+        return linear_probe(x, y.to(context.device), int(y.max()) + 1, list(product(lrs, wds)), training)
 
     return context.once(("linear", tuple(lrs), tuple(wds), epochs, batch_size), train)
 
@@ -127,16 +114,15 @@ def linear(
 ) -> dict:
     """Accuracy of a linear classifier on frozen pooled features.
 
-    SGD with momentum .9 and cosine decay on features standardised by the training images. The learning rate and weight
-    decay are chosen on a held-out stratified fifth of the training images; then one classifier is trained on all of
-    them and tested once.
+    SGD with momentum .9 and cosine decay on features standardised by the training images; `lrs` and `wds` are chosen
+    from on a held-out stratified fifth of them. Then one classifier is trained on all and tested once.
 
     Returns:
         top1; balanced (mean recall over the classes present in the test images); the chosen lr and wd; validation_top1.
     """
     test = context.bank("test")
     truth = context.labels(test).numpy()
-    standardise, probe, chosen = trained_probe(context, lrs=lrs, wds=wds, epochs=epochs, batch_size=batch_size)
+    standardise, probe, chosen = trained_probe(context, lrs, wds, epochs, batch_size)
     right = probe.logits(standardise(test.pooled.to(context.device)))[:, 0].argmax(-1).cpu().numpy() == truth
     recalls = [right[truth == c].mean() for c in np.unique(truth)]
     return {"top1": float(right.mean()), "balanced": float(np.mean(recalls)), **chosen}

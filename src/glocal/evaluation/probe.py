@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,30 +27,25 @@ class Standardise:
         return (x - self.mean) / self.std
 
 
-@dataclass
 class Probes:
-    """G linear classifiers of D features into K classes, and their SGD with momentum and cosine decay.
+    """G linear classifiers of D features into K classes, and their SGD with momentum .9 and cosine decay.
 
     Starts at zero: softmax regression is convex, so a random start gains nothing. Weight decay spares the bias.
 
-    Attributes:
-        weight: (D, G, K).
-        bias: (G, K).
+    Args:
+        settings: G pairs (learning rate, weight decay).
+        dim: D.
+        classes: K.
+        device: of the `weight` (D, G, K) and the `bias` (G, K).
     """
 
-    settings: Sequence[tuple[float, float]]
-    dim: int
-    classes: int
-    device: torch.device | str = "cpu"
-    momentum: float = 0.9
-    weight: Tensor = field(init=False)
-    bias: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        count = len(self.settings)
-        self.weight = torch.zeros(self.dim, count, self.classes, device=self.device)
-        self.bias = torch.zeros(count, self.classes, device=self.device)
-        self._lr, self._wd = torch.tensor(self.settings, dtype=torch.float32, device=self.device).T.unsqueeze(-1)
+    def __init__(
+        self, settings: Sequence[tuple[float, float]], dim: int, classes: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.settings, self.classes = settings, classes
+        self.weight = torch.zeros(dim, len(settings), classes, device=device)
+        self.bias = torch.zeros(len(settings), classes, device=device)
+        self._lr, self._wd = torch.tensor(settings, dtype=torch.float32, device=device).T.unsqueeze(-1)
         self._moving_weight, self._moving_bias = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -72,10 +67,10 @@ class Probes:
         error = (_softmax(self.logits(x)) - targets[:, None]) / len(x)  # the gradient with respect to the logits
         lr = self._lr * (0.5 * (1 + math.cos(math.pi * progress)))
         # in place: the weights of all settings are large, and each pass over them counts
-        self._moving_weight.flatten(1).addmm_(x.T, error.flatten(1), beta=self.momentum).view_as(self.weight).addcmul_(
+        self._moving_weight.flatten(1).addmm_(x.T, error.flatten(1), beta=0.9).view_as(self.weight).addcmul_(
             self._wd, self.weight
         )
-        self._moving_bias.mul_(self.momentum).add_(error.sum(0))
+        self._moving_bias.mul_(0.9).add_(error.sum(0))
         self.weight.addcmul_(lr, self._moving_weight, value=-1)
         self.bias.addcmul_(lr, self._moving_bias, value=-1)
 

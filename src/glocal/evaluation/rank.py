@@ -14,47 +14,35 @@ def _rows(features: Tensor) -> Tensor:
 
 
 def spectrum(features: Tensor, *, centred: bool = False) -> Tensor:
-    """Singular values of a feature matrix, largest first, divided by their sum.
+    """Singular values (min(N, D),) of features (N, D), largest first, in float64.
 
-    Computed from the smaller of the two Gram matrices: never a D×D one when N < D.
+    They are divided by their sum; all zeros where the features are.
 
     Args:
         features: (N, D).
         centred: subtract the mean feature first (principal components rather than RankMe's convention).
-
-    Returns:
-        (min(N, D),) float64, sums to 1; all zeros where the features are.
     """
     x = _rows(features)
     if centred:
         x = x - x.mean(0)
-    gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
+    gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x  # the smaller one
     values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
     values = torch.where(values > values[0] * 1e-7, values, 0.0)  # rounding of the squared spectrum
     return values / values.sum().clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def rankme(features: Tensor, *, centred: bool = False) -> float:
-    """RankMe, the effective rank: exp of the entropy of the normalised singular values (Garrido et al. 2023).
+    """RankMe, the effective rank of features (N, D), 1 to min(N, D); compare only numbers from equal N.
 
-    Args:
-        features: (N, D). Compare only numbers from equal N.
-        centred: subtract the mean feature first.
-
-    Returns:
-        1 to min(N, D).
+    It is exp of the entropy of the normalised singular values (Garrido et al. 2023).
     """
-    p = spectrum(features, centred=centred)
-    return float(torch.special.entr(p).sum().exp())
+    return float(torch.special.entr(spectrum(features, centred=centred)).sum().exp())
 
 
 def redundancy(features: Tensor) -> float:
-    """Mean absolute correlation between different feature dimensions, 0 (independent) to 1 (copies of one another).
+    """Mean absolute correlation between dimensions of features (N, D), 0 (independent) to 1 (copies of one another).
 
     Dimensions that never vary are left out. Computed in blocks of columns, so D×D is never held at once.
-
-    Args:
-        features: (N, D).
     """
     x = _rows(features)
     x = x - x.mean(0)
@@ -69,23 +57,14 @@ def redundancy(features: Tensor) -> float:
 
 
 def spread(features: Tensor) -> float:
-    """Standard deviation of the L2-normalised features times √D: about 1 for isotropic ones, 0 when all are the same.
-
-    Args:
-        features: (N, D).
-    """
-    x = F.normalize(_rows(features), dim=1)
-    return float(x.std(0, correction=0).square().sum().sqrt())
+    """Deviation of L2-normalised features (N, D) times √D: about 1 for isotropic ones, 0 if all are the same."""
+    return float(F.normalize(_rows(features), dim=1).std(0, correction=0).square().sum().sqrt())
 
 
 def similarity_within(maps: Tensor) -> tuple[float, float]:
     """Mean cosine similarity between the locations of one image, and between those of different images.
 
-    Args:
-        maps: (B, D, H, W) dense features, B ≥ 2 and H·W ≥ 2.
-
-    Returns:
-        (within, between). Within ≫ between: locations say which image, little about where.
+    Of maps (B, D, H, W), B ≥ 2 and H·W ≥ 2. Within ≫ between: locations say which image, little about where.
     """
     tokens = F.normalize(_rows(maps).flatten(2), dim=1)
     images, _, cells = tokens.shape

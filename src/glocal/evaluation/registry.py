@@ -66,21 +66,11 @@ class Task:
         return self.words.get(name, name.replace("_", " "))
 
 
-def task(
-    *,
-    needs: Collection[str],
-    on_request: bool = False,
-    title: str = "",
-    main: str | None = None,
-    higher_is_better: bool = True,
-    words: Mapping[str, str] | None = None,
-    shares: Mapping[str, str] | None = None,
-) -> Callable[[Callable[..., dict[str, Any]]], Task]:
-    """Make a function a task, saying what it needs of the data and how its scores are read. See `Task`."""
+def task(*, needs: Collection[str], **declared: Any) -> Callable[[Callable[..., dict[str, Any]]], Task]:
+    """Make a function a task, saying what it needs of the data and, as `Task` does, how its scores are read."""
     if isinstance(needs, str):
         raise TypeError(f'needs={needs!r} is text; give a set: needs={{"{needs}"}}, or set() for images alone')
-    about = (frozenset(needs), on_request, title, main, higher_is_better, words or {}, shares or {})
-    return lambda run: Task(run, *about)
+    return lambda run: Task(run, frozenset(needs), **declared)
 
 
 def all_tasks() -> dict[str, Task]:

@@ -47,9 +47,8 @@ class Classes:
         found = range(len(names)) if names else np.unique(np.concatenate([np.unique(mask) for mask in masks]))
         values = [int(value) for value in found if value not in (IGNORE, source.ignore_index)]
         if len(values) < 2:
-            raise UsageError(
-                f"the masks of {source.name} hold {len(values)} class(es) besides the ignored one; segment needs two"
-            )
+            few = f"{len(values)} class(es) besides the ignored one; segment needs two"
+            raise UsageError(f"the masks of {source.name} hold {few}")
         table = np.full(256, IGNORE, dtype=np.uint8)
         table[values] = np.arange(len(values))
         return cls([names[value] if names else str(value) for value in values], table)
@@ -71,15 +70,14 @@ class Scenes:
         self._starts = np.cumsum(self._sizes.prod(1)) - self._sizes.prod(1)
 
     def sample(self, u: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Features and classes of random mask pixels.
+        """Features (M', D) float32 and classes (M',) int64 of random mask pixels, without the ignored ones.
+
+        A feature is interpolated bilinearly between the cells that look around the pixel's centre; beyond the outermost
+        ones it is theirs.
 
         Args:
             u: (M, 3) uniform numbers: which image, how far right, how far down.
             rows: (R,) the images to draw from.
-
-        Returns:
-            (M', D) float32 and (M',) int64, without the ignored pixels. A feature is interpolated bilinearly between
-            the cells that look around the pixel's centre; beyond the outermost ones it is theirs.
         """
         images = rows[(u[:, 0] * len(rows)).astype(np.int64)]
         sizes = self._sizes[images]
@@ -123,23 +121,8 @@ def spread(pixels: int, looks: np.ndarray) -> Tensor:
     return torch.from_numpy(np.maximum(0, 1 - np.abs(cell[:, None] - np.arange(len(looks)))))
 
 
-@dataclass(frozen=True)
-class Training:
-    """How long to train: `steps` steps of `batch_size` pixels, on `device`, in the order that `seed` gives."""
-
-    steps: int
-    batch_size: int
-    seed: int
-    device: torch.device
-
-
 def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Counts (K, K), truth by prediction, of the pixels whose truth is a class (below K).
-
-    Args:
-        predicted: integers in 0..K-1, any shape.
-        truth: same shape; values of K and above are ignored.
-    """
+    """Counts (K, K), truth by prediction, of the pixels (of any shape) whose truth is a class, below K."""
     keep = truth < classes
     flat = truth[keep].long() * classes + predicted[keep].long()
     return torch.bincount(flat, minlength=classes * classes).reshape(classes, classes)
@@ -161,29 +144,6 @@ def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standard
     mean, square = moments / len(rows)
     deviation = ((square - mean.square()).clamp_min(0) + 1e-5).sqrt()
     return Standardise(mean.float().to(device), deviation.float().to(device))
-
-
-def train_segmenters(
-    scenes: Scenes, rows: np.ndarray, classes: int, settings: Sequence[tuple[float, float]], training: Training
-) -> tuple[Standardise, Probes]:
-    """One 1×1 convolution per (lr, wd), all at once, each the same as if trained alone.
-
-    Args:
-        scenes: features and masks.
-        rows: the images to learn from.
-        classes: K.
-        settings: G pairs (learning rate, weight decay).
-        training: how long.
-    """
-    standardise = statistics(scenes.maps, rows, training.device)
-    probes = Probes(settings, scenes.maps.shape[-1], classes, training.device)
-    numbers = np.arange(training.batch_size)
-    for step in range(training.steps):
-        x, y = scenes.sample(random.uniform(training.seed, "segment", step, numbers, n=3), rows)
-        if len(x):
-            targets = F.one_hot(y, classes).float()
-            probes.learn(standardise(x.to(training.device)), targets.to(training.device), step / training.steps)
-    return standardise, probes
 
 
 @torch.inference_mode()
@@ -239,31 +199,40 @@ def segment(
 
     The whole image is squeezed into the square, the map has the encoder's own output stride, and the score is taken at
     the masks' full resolution. The learning rate is chosen on a held-out fifth of the training images; then one
-    classifier is trained on all of them and tested once. A cell is read where it looks; `miou_uniform` is that of the
-    same with the map stretched over the image, as is usual.
+    classifier is trained on all of them and tested once. `miou_uniform` is that of the same with the map stretched over
+    the image, as is usual.
 
     Returns:
         miou and pixel_accuracy on the test images; iou per class (None: neither present nor predicted); the chosen lr;
         validation_miou; output_stride in pixels; miou_uniform.
     """
     maps, raw, looks = _gather(context, context.train)
-    classes = Classes.of(context.train, raw)
-    train = Scenes(maps, [classes.table[mask] for mask in raw], looks)
+    classes, device = Classes.of(context.train, raw), context.device
+    train, count = Scenes(maps, [classes.table[mask] for mask in raw], looks), len(classes.names)
     kept, held = held_out(len(raw), context.seed, "segment")
     if len(held) == 0:
         raise UsageError("segment needs at least two training images, to choose its learning rate on")
     maps, raw, _ = _gather(context, context.test)
     test = Scenes(maps, [classes.table[mask] for mask in raw], looks)
     settings = [(lr, weight_decay) for lr in lrs]
-    training = Training(steps, batch_size, context.seed, context.device)
+
+    def trained(rows: np.ndarray, settings: list[tuple[float, float]]) -> tuple[Standardise, Probes]:
+        """One convolution per (lr, wd), all at once, each the same as if trained alone, on some training images."""
+        standardise = statistics(train.maps, rows, device)
+        probes = Probes(settings, train.maps.shape[-1], count, device)
+        for step in range(steps):
+            x, y = train.sample(random.uniform(context.seed, "segment", step, np.arange(batch_size), n=3), rows)
+            if len(x):
+                targets = F.one_hot(y, count).float()
+                probes.learn(standardise(x.to(device)), targets.to(device), step / steps)
+        return standardise, probes
 
     def measure() -> tuple[Tensor, float, float]:
         """Counts on the test images, the learning rate chosen, and what it was chosen for."""
-        count, device = len(classes.names), context.device
-        standardise, probes = train_segmenters(train, kept, count, settings, training)
+        standardise, probes = trained(kept, settings)
         scores = iou(count_confusions(probes, standardise, train, held.tolist(), device)).nanmean(1)
         chosen = best(scores, probes.finite())
-        standardise, probe = train_segmenters(train, np.arange(len(train.masks)), count, [settings[chosen]], training)
+        standardise, probe = trained(np.arange(len(train.masks)), [settings[chosen]])
         (counts,) = count_confusions(probe, standardise, test, range(len(test.masks)), device)
         return counts, settings[chosen][0], float(scores[chosen])
 

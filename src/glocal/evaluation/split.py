@@ -40,8 +40,7 @@ def same_classes(train: ImageSource, test: ImageSource) -> ImageSource:
     """
     if train.classes is None or test.classes is None or test.labels is None or train.classes == test.classes:
         return test
-    unknown = sorted(set(test.classes) - set(train.classes))
-    if unknown:
+    if unknown := sorted(set(test.classes) - set(train.classes)):
         raise UsageError(f"{test.name}: classes {_some(unknown)} are in the test images but not in the training ones")
     numbers = np.array([train.classes.index(name) for name in test.classes], dtype=np.int64)
     renumbered = Subset(test, np.arange(len(test)))

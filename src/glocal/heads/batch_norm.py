@@ -60,35 +60,61 @@ class _BatchNormAct(BatchNorm):
 class _Joined(torch.autograd.Function):
     """Normalised x, and mean (C,), biased variance (C,) and number () of the values of each channel over all processes.
 
-    PyTorch's own kernels, told the joined statistics, do all passes over x, of which nothing but x itself is kept.
+    PyTorch's own kernels, told the joined statistics, do all passes over x, of which nothing but x itself is kept: on
+    CUDA those of `nn.SyncBatchNorm`, which keep its memory format, elsewhere those of an evaluation. Nothing waits for
+    the device.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = _dense(x) if _cuda_kernels(x) else x
         mean, variance, count = _joined_statistics(x)
         if weight is not None and bias is not None:
             weight, bias = weight.to(mean.dtype), bias.to(mean.dtype)
-        ctx.save_for_backward(x, weight, mean, variance, count)
+        deviation = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(x, weight, mean, variance, deviation, count)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
-        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, count
+        if _cuda_kernels(x):
+            out = torch.batch_norm_elemt(x, weight, bias, mean, deviation, eps)
+        else:
+            out = F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+        return out, mean, variance, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance, count = ctx.saved_tensors
+        x, weight, mean, variance, deviation, count = ctx.saved_tensors
+        affine = weight is not None
+        if _cuda_kernels(x):
+            kept = mean, deviation, weight
+            *sums, by_gain, by_bias = torch.batch_norm_backward_reduce(_dense(grad), x, *kept, True, affine, affine)
+            by_mean, by_deviation = all_sum(torch.stack(sums))
+            counts = count.to(torch.int32).view(1)
+            by_x = torch.batch_norm_backward_elemt(_dense(grad), x, *kept, by_mean, by_deviation, counts)
+            return by_x, by_gain if affine else None, by_bias if affine else None, None
         gain = torch.ones_like(mean) if weight is None else weight
         # as if the statistics were constants: γ/σ·grad, and the sums over this process's values of grad·x̂ and grad
         by_x, by_gain, by_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, gain, mean, variance, None, None, False, ctx.eps, (True, True, True)
+            grad, x, gain, mean, variance, mean, deviation, False, ctx.eps, (True, True, True)
         )
         # they are not: − γ/σ (x̂ · mean of grad·x̂ + mean of grad), over all processes
         means = all_sum(torch.stack([by_gain, by_bias])) / count
-        slope, offset = -gain * torch.rsqrt(variance + ctx.eps) * means
+        slope, offset = -gain * deviation * means
         by_x += F.batch_norm(x, mean, variance, slope, offset, eps=ctx.eps)
-        return by_x, None if weight is None else by_gain, None if weight is None else by_bias, None
+        return by_x, by_gain if affine else None, by_bias if affine else None, None
+
+
+def _cuda_kernels(x: Tensor) -> bool:
+    """Whether PyTorch has, for x, the kernels of `nn.SyncBatchNorm`."""
+    return x.is_cuda
+
+
+def _dense(x: Tensor) -> Tensor:
+    """x without gaps, in its own memory format."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
 def _joined_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,12 +126,10 @@ def _joined_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     unused = x.new_zeros((2, x.shape[1]), dtype=dtype)  # running statistics; they say the precision of the batch's
     mean, variance = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
-    count = mean.new_tensor([x.numel() / x.shape[1]])
+    count = mean.new_full((1,), x.numel() / x.shape[1])
     joined = gather(torch.cat([count, mean, variance])[None])
     counts, means, variances = joined.split([1, len(mean), len(mean)], dim=1)
     total = counts.sum()
-    if total < 2:
-        raise ValueError(f"batch normalisation needs more than one value for each channel, got {tuple(x.shape)}")
     share = counts / total
     mean = (share * means).sum(dim=0)
     return mean, (share * (variances + (means - mean).square())).sum(dim=0), total

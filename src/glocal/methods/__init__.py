@@ -32,7 +32,7 @@ from glocal.methods.registry import check_built, citation, method_class, method_
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
-from glocal.methods.teacher import ema_copy, update_ema
+from glocal.methods.teacher import ema_copy, teacher_of, update_ema
 from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
@@ -40,6 +40,7 @@ __all__ = [
     "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "BarlowTwins",
     "COMoCoV3", "COVICReg", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR", "MoCoV3", "Optimization",
     "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits", "citation", "co", "ema_copy",
-    "encode", "method_class", "method_names", "method_options", "resolve_options", "suited_to", "update_ema",
+    "encode", "method_class", "method_names", "method_options", "resolve_options", "suited_to",
+    "teacher_of", "update_ema",
     "width_for",
 ]  # fmt: skip

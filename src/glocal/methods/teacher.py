@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from glocal.backbones import Backbone
 from glocal.losses.distillation import moved_center
 
 M = TypeVar("M", bound=nn.Module)
@@ -27,6 +28,12 @@ def ema_copy(student: M) -> M:
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
     return teacher
+
+
+def teacher_of(method: nn.Module) -> Backbone | None:
+    """The moving average of the encoder, where a method keeps one, as `teacher`: what DINO's and MSN's papers score."""
+    teacher = getattr(method, "teacher", None)
+    return teacher if isinstance(teacher, Backbone) else None
 
 
 @torch.no_grad()

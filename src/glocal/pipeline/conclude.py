@@ -13,16 +13,21 @@ from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
-from glocal.evaluation.baseline import score_with_baselines
+from glocal.evaluation.baseline import score, score_with_baselines
+from glocal.methods import teacher_of
 from glocal.report import write_report
-from glocal.run import Run
+from glocal.run import Run, write_json
 from glocal.training.checkpoint import Position
+
+BESIDE = ("teacher", "start", "pixels")
+"""Whose scores are printed beside the encoder's."""
 
 
 def conclude(
-    run: Run, config: PretrainConfig, encoder: Backbone, source: ImageSource, ended: Position, *, quiet: bool
+    run: Run, config: PretrainConfig, method: Any, source: ImageSource, ended: Position, *, quiet: bool
 ) -> None:
-    """Save the encoder, say what went wrong, score, report."""
+    """Save the encoder, say what went wrong, score it and its teacher, report."""
+    encoder: Backbone = method.encoder
     save_encoder(encoder, run.path, method=config.method, steps=ended.step, images=len(source), **environment())
     reasons = {source.key(i): reason for i, reason in ended.skipped.items()}
     run.write_skipped(reasons)
@@ -34,9 +39,12 @@ def conclude(
             print(f"warning: {found}")
     if not config.report:
         return
-    settings = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
-    scores = score_with_baselines(encoder, source if config.data is None else config.data, **settings)
-    run.write_scores(scores)
+    settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
+    data = source if config.data is None else config.data
+    scores = score_with_baselines(encoder, data, **settings)
+    if teacher := teacher_of(method):
+        scores["teacher"] = score(teacher, data, **settings)
+    write_json(run.scores_file, scores)
     shown = source if config.data is None else None  # else its test images
     page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:
@@ -47,14 +55,11 @@ def score_table(result: dict[str, Any]) -> str:
     """Scores as lines, one a number, baselines beside it."""
     rows = []
     for task, scores in result.items():
-        if task in ("meta", "start", "pixels") or not isinstance(scores, dict):
+        if task in ("meta", *BESIDE) or not isinstance(scores, dict):
             continue
         for name, value in declared(task).scores(scores).items():
-            beside = [
-                f"{who} {result[who][task][name]:.3f}"
-                for who in ("start", "pixels")
-                if isinstance(result.get(who, {}).get(task, {}).get(name), float)
-            ]
+            others = {who: result.get(who, {}).get(task, {}).get(name) for who in BESIDE}
+            beside = [f"{who} {other:.3f}" for who, other in others.items() if isinstance(other, float)]
             rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
     return "\n".join(rows)
 
@@ -63,11 +68,9 @@ def environment() -> dict[str, str]:
     """Versions and hardware, to be kept with what was trained on them."""
     import timm
 
-    threads = torch.get_num_threads()
-    cpu = f"{platform.system()} {platform.machine()}, {threads} CPU thread{'s' if threads > 1 else ''}"
-    cuda = torch.cuda.is_available()
-    return {
-        "versions": f"glocal {version('glocal')}, PyTorch {torch.__version__}, timm {timm.__version__}, "
-        f"Python {platform.python_version()}",
-        "hardware": f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}" if cuda else cpu,
-    }
+    threads, python = torch.get_num_threads(), platform.python_version()
+    hardware = f"{platform.system()} {platform.machine()}, {threads} CPU thread{'s' if threads > 1 else ''}"
+    if torch.cuda.is_available():
+        hardware = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}"
+    ours = f"glocal {version('glocal')}, PyTorch {torch.__version__}, timm {timm.__version__}, Python {python}"
+    return {"versions": ours, "hardware": hardware}

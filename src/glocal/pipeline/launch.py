@@ -1,25 +1,25 @@
-"""Processes: how many, on what, and how they agree."""
+"""Processes: how many, on what, in which precision, and how they agree."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision import MixedPrecision
 from lightning.fabric.strategies import DDPStrategy
 
 from glocal.config import PretrainConfig
 from glocal.data.inventory import inventory
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.training.allocation import keep_freed_memory
-from glocal.training.precision import precision_arguments
 
 T = TypeVar("T")
 
@@ -33,11 +33,7 @@ def under_torchrun(config: PretrainConfig) -> PretrainConfig:
 
 
 def launch(config: PretrainConfig) -> Fabric:
-    """Start the processes, with precision and threads as configured.
-
-    Raises:
-        UsageError: where this machine has no such accelerator, or not so many.
-    """
+    """Start the processes, with precision and threads as configured; `UsageError` where this machine has none such."""
     assert config.threads is not None
     assert config.precision is not None
     torch.set_num_threads(config.threads)
@@ -62,12 +58,45 @@ def launch(config: PretrainConfig) -> Fabric:
     return fabric
 
 
-def check_same_data(fabric: Fabric, source: ImageSource) -> None:
-    """Refuse processes that see different images, labels or classes, which would wait for each other for ever.
+class Autocast(MixedPrecision):
+    """Automatic mixed precision that leaves the batch as it is.
 
-    Raises:
-        UsageError: on all processes.
+    Fabric's casts every number that goes into a module, not only pixels: also a view's map home. Among coordinates of
+    some hundred pixels bfloat16 has steps of 1 or 2.
     """
+
+    def convert_input(self, data: Any) -> Any:
+        """What a method receives: unchanged; autocast casts where an operation wants it."""
+        return data
+
+
+def precision_arguments(precision: str, accelerator: str) -> dict[str, Any]:
+    """The arguments of `Fabric` for "bf16-mixed", "16-mixed" or a precision without autocast."""
+    if precision not in ("bf16-mixed", "16-mixed"):
+        return {"precision": precision}
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = accelerator if accelerator in ("cpu", "mps") else "cuda"
+    return {"plugins": Autocast(precision, device)}  # type: ignore[arg-type]
+
+
+def keep_freed_memory() -> None:
+    """Keep what tensors free for the next ones, for the rest of this process and its forks. glibc's; elsewhere nothing.
+
+    A training step on a CPU frees and allocates the same hundreds of megabytes over and over. glibc returns them to the
+    system and gets them back page by page, each page zeroed: tens of thousands of page faults a step of a ResNet-18.
+    Kept, there are none; in return the process stays at its peak between steps.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return
+    mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: up to which memory comes from the heap; glibc allows no more
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def check_same_data(fabric: Fabric, source: ImageSource) -> None:
+    """Refuse, on all processes, that they see different images, labels or classes: they would wait for ever."""
     if fabric.world_size == 1:
         return
     mine = hashlib.sha256(inventory(source).encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from glocal.backbones import Backbone, build_backbone
+from glocal.backbones import build_backbone
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
@@ -22,13 +22,10 @@ from glocal.views import worth_caching
 
 
 def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine: Machine) -> tuple[Machine, Any]:
-    """Build the method that the configuration asks for, and measure what is left open.
-
-    Returns:
-        What is now known for `resolve`, and the method, initialised from the seed.
-    """
+    """Measure what is left open, for `resolve`, and build the method that the configuration asks for."""
     cls = method_class(config.method)
-    if not method_options(cls).keys() <= {"image_size", *config.options} or config.output_stride is None:
+    coarse = cls.least_cells and config.output_stride is None
+    if coarse or not method_options(cls).keys() <= {"image_size", *config.options}:
         machine = measure_backbone(config, machine, cls.least_cells)
     resolved, _ = resolve(config, source, machine)
     method = build_method(resolved.config)
@@ -49,7 +46,7 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
 def build_method(config: PretrainConfig) -> Any:
     """A resolved configuration's method around its encoder, both initialised from the seed."""
     cls = method_class(config.method)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
         encoder = build_backbone(config.backbone, pool=cls.pool, **config.encoder_options)
         return check_built(cls(encoder, image_size=config.image_size, **config.options))
@@ -58,7 +55,7 @@ def build_method(config: PretrainConfig) -> Any:
 def measure_backbone(config: PretrainConfig, machine: Machine, least_cells: int) -> Machine:
     """Build the backbone as it is, and with a finer stride where its maps are too coarse to match cells."""
     options = {**config.encoder_options, "pretrained": False}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         backbone = build_backbone(config.backbone, **options)
         refused = ""
         if finer := finer_stride(config.image_size, backbone.stride, least_cells):
@@ -67,10 +64,3 @@ def measure_backbone(config: PretrainConfig, machine: Machine, least_cells: int)
             except UsageError as refusal:  # this architecture cannot dilate
                 refused = str(refusal)
     return replace(machine, family=backbone.family, stride=backbone.stride, finer_refused=refused)
-
-
-def compile_encoders(method: Any) -> None:
-    """Have the encoder and its teacher compiled in their first steps."""
-    for module in method.modules():
-        if isinstance(module, Backbone):
-            module.compile_training()

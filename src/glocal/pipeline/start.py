@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glocal.backbones import Backbone
 from glocal.config import ABSENT, PretrainConfig
 from glocal.data import code_of, describe
 from glocal.data.inventory import changes, inventory
@@ -18,7 +19,7 @@ from glocal.errors import UsageError
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
 from glocal.pipeline.launch import check_same_data, launch, on_main, under_torchrun
-from glocal.pipeline.prepare import build_method, compile_encoders, prepare
+from glocal.pipeline.prepare import build_method, prepare
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
 from glocal.training import Monitor, TrainingStopped, fit, resolve, this_machine
@@ -37,11 +38,7 @@ def start_run(config: PretrainConfig, source: ImageSource, *, out: str | None, q
 def continue_run(
     run: Run, config: PretrainConfig, source: ImageSource, *, quiet: bool, accept_changed_data: bool = False
 ) -> Path:
-    """Go on where a run stopped, exactly as if it had not.
-
-    Raises:
-        UsageError: if the data is no longer what it was, unless that is accepted.
-    """
+    """Go on where a run stopped, exactly as if it had not, unless the data is no longer what it was."""
     before, now = run.inventory(), inventory(source)
     if before is not None and (changed := changes(before, now)) and not accept_changed_data:
         raise UsageError(f"the data of {run} has changed ({changed}); restore it, or accept it: --accept-changed-data")
@@ -49,11 +46,7 @@ def continue_run(
 
 
 def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = False) -> PretrainConfig:
-    """The configuration under which a run was begun; what it says nothing of was then not an option.
-
-    Raises:
-        UsageError: if it cannot be read, or names code to import and is not trusted.
-    """
+    """The configuration under which a run was begun; what it says nothing of was then not an option."""
     config = PretrainConfig.from_dict({**ABSENT, **run.config()}, origin=str(run.config_file))
     code = code_in(config.settings())
     refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, code))
@@ -82,30 +75,23 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
     machine, method = prepare(fabric, config, source, machine)
     check_same_data(fabric, source)
     resolved, notes = resolve(config, source, machine)
-    config, optimization, schedule = resolved.config, resolved.optimization, resolved.schedule
-    assert optimization is not None
+    config, schedule = resolved.config, resolved.schedule
+    assert resolved.optimization is not None
     assert schedule is not None
     pixels = None
     if config.cache:
         with fabric.rank_zero_first():  # the others find it made
             pixels = PixelCache(source, method.recipe.views)
         notes.append(pixels.note)
-    if config.compile:
-        compile_encoders(method)
+    for module in method.modules() if config.compile else ():
+        if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
+            module.compile_training()
     on_cpu = fabric.device.type == "cpu"
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
-    loader = ViewLoader(
-        source,
-        method.recipe,
-        batch_size=schedule.batch_size // schedule.accumulate,
-        seed=config.seed,
-        workers=config.workers or 0,
-        low_priority=on_cpu,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        cache=pixels,
-        appearance=appearance if on_cpu else None,
-    )
+    settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
+    settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
+    settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    loader = ViewLoader(source, method.recipe, appearance=appearance if on_cpu else None, **settings)
     notes += loader.notes
     with ExitStack() as held:
 
@@ -121,24 +107,12 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         run = on_main(fabric, claim)
         if fabric.is_global_zero and not quiet:
             title = method_class(config.method).title
-            print(f"{title} · {config.backbone} · {describe(source)} → {run}")
-            for note in notes:
-                print(f"  {note}")
-        ended = fit(
-            fabric,
-            method,
-            loader,
-            appearance,
-            run,
-            optimization=optimization,
-            schedule=schedule,
-            seed=config.seed,
-            resume=resume,
-            monitor=_monitor(run, source, config),
-            quiet=quiet,
-        )
+            print("\n  ".join([f"{title} · {config.backbone} · {describe(source)} → {run}", *notes]))
+        plan: dict[str, Any] = {"optimization": resolved.optimization, "schedule": schedule, "seed": config.seed}
+        monitor = _monitor(run, source, config)
+        ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         if fabric.is_global_zero:
-            conclude(run, config, method.encoder.cpu().eval(), source, ended, quiet=quiet)
+            conclude(run, config, method.cpu().eval(), source, ended, quiet=quiet)
     return run.path
 
 

@@ -16,10 +16,10 @@ from glocal.diagnostics import Diagnosis, check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import baselines as start_and_pixels
 from glocal.plugins import refuse_untrusted
+from glocal.report import visuals
 from glocal.report.matches import PhotographMatches, match_photographs
-from glocal.report.photographs import Photograph, choose, features_of, load
 from glocal.report.records import RunRecord, read_run
-from glocal.report.visuals import Spectrum, embed, falloff, neighbours_of, pca_maps
+from glocal.report.visuals import Photograph, Spectrum
 
 GALLERY = 384
 """Photographs among which neighbours are sought and spectra measured."""
@@ -59,7 +59,7 @@ class ReportData:
 
 
 def gather(
-    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, trust_code: bool = False
+    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, trust_code: bool
 ) -> ReportData:
     """Read the run and compute its pictures. The arguments are those of `write_report`."""
     run = read_run(run_dir)
@@ -76,13 +76,13 @@ def gather(
 
 
 def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module], source: ImageSource) -> None:
-    size, order = encoder.image_size, choose(source, GALLERY)
-    photographs = load(source, order, size)
+    size, order = encoder.image_size, visuals.choose(source, GALLERY)
+    photographs = visuals.load(source, order, size)
     report.gallery = len(photographs)
     if len(photographs) < 2:
         report.notes["pictures"] = f"{source.name} holds fewer than two readable images."
         return
-    galleries = {arm: embed(network, photographs) for arm, network in arms.items()}
+    galleries = {arm: visuals.embed(network, photographs) for arm, network in arms.items()}
     pooled, tokens = galleries["encoder"]
     if not report.diagnoses and (found := check_features(pooled, tokens)) is not None:
         report.diagnoses.append(_sentence(found))
@@ -90,17 +90,17 @@ def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module],
         report.notes["pictures"] = "The encoder's features are not finite numbers, so there is nothing to draw."
         return
     for k, kind in enumerate(("pooled", "dense")):
-        report.spectra[kind] = {arm: falloff(found[k]) for arm, found in galleries.items() if arm != "pixels"}
+        report.spectra[kind] = {arm: visuals.falloff(found[k]) for arm, found in galleries.items() if arm != "pixels"}
     queries = list(range(min(6, len(photographs))))
-    rows = {arm: neighbours_of(found[0], queries, 5) for arm, found in galleries.items()}
+    rows = {arm: visuals.neighbours_of(found[0], queries, 5) for arm, found in galleries.items()}
     report.neighbours = [
         (photographs[query], {arm: [photographs[i] for i in rows[arm][query]] for arm in rows}) for query in queries
     ]
 
     wide = _dense_side(encoder, size)
-    shown = load(source, order[:12], wide)[:8]
+    shown = visuals.load(source, order[:12], wide)[:8]
     try:
-        maps = {arm: pca_maps(network, shown, size=TILE) for arm, network in arms.items()}
+        maps = {arm: visuals.pca_maps(network, shown, size=TILE) for arm, network in arms.items()}
     except ValueError as error:  # tokens that fill no grid
         report.notes["dense"] = f"{error}."
         return
@@ -115,7 +115,7 @@ def _dense_side(encoder: Backbone, size: int) -> int:
     """
     wide = max(size, min(14 * encoder.stride, 3 * size, 448))
     try:
-        next(features_of(encoder, [Image.new("RGB", (wide, wide))]))
+        next(visuals.features_of(encoder, [Image.new("RGB", (wide, wide))]))
     except (AssertionError, RuntimeError, ValueError):
         return size
     return wide
@@ -123,12 +123,11 @@ def _dense_side(encoder: Backbone, size: int) -> int:
 
 def _open(report: ReportData, source: Any, trust_code: bool) -> None:
     """Open the images: of the run's data those it was not trained on, where they are kept apart."""
-    spec = report.run.config.get("data")
+    spec, note = report.run.config.get("data"), ""
     if source is not None:
         report.source = open_source(source)
     elif spec is None:
         note = "No images were given and config.yaml names none, so there are no pictures."
-        report.notes.setdefault("pictures", note)
     else:
         consent = f"glocal.report.write_report({str(report.run.path)!r}, trust_code=True)"
         refuse_untrusted(code_of(spec), origin="config.yaml", trust_code=trust_code, command=consent)
@@ -137,7 +136,8 @@ def _open(report: ReportData, source: Any, trust_code: bool) -> None:
             report.source = open_source(spec, split=report.split)
         except (UsageError, OSError) as error:
             note = f"The run's images could not be opened ({error}), so there are no pictures."
-            report.notes.setdefault("pictures", note)
+    if note:
+        report.notes.setdefault("pictures", note)
 
 
 def _sentence(found: Diagnosis) -> str:

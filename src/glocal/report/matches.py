@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glocal.data.source import ImageSource, Unreadable
 from glocal.evaluation.correspond import carry
-from glocal.report.photographs import features_of
+from glocal.report.visuals import features_of
 from glocal.views import View
 
 LARGE, SMALL, APART = 0.8, 0.6, 0.2
@@ -21,11 +21,9 @@ LARGE, SMALL, APART = 0.8, 0.6, 0.2
 
 @dataclass(frozen=True)
 class PhotographMatches:
-    """Two crops and the matches from cells of the first to cells of the second.
+    """Two square crops of the photograph that the source calls `key`, and what cells of the first match in the second.
 
     Attributes:
-        crops: the two crops, RGB, square, as the encoder received them.
-        key: what the source calls the photograph.
         start: (M, 2) where each matched cell of the first crop looks, (x, y) in its pixels.
         end: (M, 2) where its nearest cell of the second crop looks, in that crop's pixels.
         hits: (M,) bool, whether that is within one cell of the same spot of the photograph.
@@ -68,8 +66,10 @@ def match(dense: Tensor, cells: Tensor, a: View, b: View) -> tuple[Tensor, Tenso
     """Nearest cells of `b` by cosine, from each cell of `a` that `b` also shows; counted as task `correspond` does.
 
     Args:
-        dense: (2, D, H, W) features of the two crops, each a batch of one.
+        dense: (2, D, H, W) features of the two crops.
         cells: (H·W, 2) where each cell looks, in crop pixels.
+        a: the first crop, a batch of one.
+        b: the second.
 
     Returns:
         start (M, 2), end (M, 2) and hits (M,), as in `PhotographMatches`.

@@ -21,7 +21,7 @@ class RunRecord:
         config: config.yaml.
         training: the lines of metrics.jsonl that carry a loss, in order.
         monitor: its other lines (online kNN and rank), in order.
-        scores: "encoder" and the baselines there are -> task -> what it returned.
+        scores: "encoder", its "teacher" and the baselines, those there are -> task -> what it returned.
         meta: how the encoder was scored ("data", "split", "n_train", "n_test", "start").
         skipped: a line for each image that could not be read.
         encoder: encoder.json.
@@ -43,8 +43,13 @@ class RunRecord:
 
     @property
     def names(self) -> dict[str, str]:
-        """The encoder and the baselines, in words."""
-        return {"encoder": "This run", "start": f"Start: {self.start}", "pixels": "Raw pixels"}
+        """The encoder, its teacher and the baselines, in words."""
+        return {
+            "encoder": "This run",
+            "teacher": "Its teacher",
+            "start": f"Start: {self.start}",
+            "pixels": "Raw pixels",
+        }
 
     @property
     def trained(self) -> int | None:
@@ -53,24 +58,20 @@ class RunRecord:
 
 
 def read_run(run_dir: str | Path) -> RunRecord:
-    """Read what there is.
-
-    Raises:
-        UsageError: if it is no run, or one of its files cannot be parsed.
-    """
+    """Read what there is; a `UsageError` if it is no run, or one of its files cannot be parsed."""
     run = Run.open(run_dir)
     metrics = run.metrics()
     # in older runs the start was always random, and called so
     found = {"start" if name == "random" else name: scores for name, scores in run.scores().items()}
-    own = {name: scores for name, scores in found.items() if name not in BASELINES}
-    arms = {"encoder": own, **{name: found[name] for name in BASELINES if name in found}}
+    others = [name for name in ("teacher", *BASELINES) if name in found]
+    arms = {"encoder": {name: found[name] for name in found if name not in others}, **{k: found[k] for k in others}}
     return RunRecord(
         path=run.path,
         config=run.config(),
         training=[line for line in metrics if "loss" in line],
         monitor=[line for line in metrics if "loss" not in line],
         scores={arm: {task: scores for task, scores in tasks.items() if task != "meta"} for arm, tasks in arms.items()},
-        meta=own.get("meta", {}),
+        meta=arms["encoder"].get("meta", {}),
         skipped=run.skipped(),
         encoder=run.encoder(),
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from glocal.evaluation import Task, declared
-from glocal.report.labels import score
 from glocal.report.records import RunRecord
 
 
@@ -28,12 +27,10 @@ Rows = dict[str, dict[str, Cell]]
 
 @dataclass(frozen=True)
 class TaskTable:
-    """A task's scores.
+    """A task's scores, a row for each.
 
     Attributes:
-        task: what it declares.
         tested: number of test images that it looked at, if known.
-        rows: a row for each score.
         main: the row that the task is judged by; empty where there is none.
         folded: heading -> scores that the task gives for each of many things, such as classes.
     """
@@ -67,12 +64,19 @@ def _cells(task: Task, score_name: str, key: str, each: dict[str, Any], tested: 
     values = {arm: scores.get(key) for arm, scores in each.items()}
     there = {value for value in values.values() if value is not None}
     best = (max if task.higher_is_better else min)(there) if len(there) > 1 and score_name == task.main else None
-    of, cells = task.share_of(score_name), {}
+    of, cells = task.share_of(score_name), dict.fromkeys(values, Cell(None))
     for arm, value in values.items():
-        interval = wilson(value, tested) if value is not None and of == "images" and tested else None
-        text = "–" if value is None else score(value, share=of is not None)
-        cells[arm] = Cell(value, text, interval, value is not None and value == best)
+        if value is not None:
+            interval = wilson(value, tested) if of == "images" and tested else None
+            cells[arm] = Cell(value, score(value, share=of is not None), interval, value == best)
     return cells
+
+
+def score(value: float, *, share: bool) -> str:
+    """A score as it is printed: 62.1% or 84.3."""
+    if share:
+        return f"{100 * value:.1f}%"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from glocal.report.labels import score
 from glocal.report.records import BASELINES, RunRecord
-from glocal.report.scores import TaskTable
+from glocal.report.scores import TaskTable, score
 
 SMALLEST = 0.01
 """A difference under one point (of other numbers: one percent) is called none, however many test images there are."""
@@ -24,14 +23,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The page's answer.
-
-    Attributes:
-        sentence: in words.
-        remarks: what is wrong, a sentence each.
-        good: False when all is not well.
-        gains: task in words -> baseline -> gain, for those that share a score.
-    """
+    """The page's answer, what is wrong (a sentence each), whether all is well, and by task and baseline the gains."""
 
     sentence: str
     remarks: list[str]

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from glocal.distributed import gather, rank, world_size
 from glocal.training.stopping import TrainingStopped
 
-ROUNDING = 1e-5
-"""Distance relative to the norm up to which floats of unlike machines may differ."""
+ROUNDING = 1e-5  # distance relative to the norm up to which floats of unlike machines may differ
 
 
 @torch.no_grad()
@@ -22,10 +21,7 @@ def check_buffers(module: nn.Module) -> None:
     """Refuse a buffer or parameter that is not the same on all processes, each of which has to call this.
 
     One collective compares digests of their bits. Only where these differ are contents sent, to say by how much: more
-    than rounding stops, rounding warns (once, as Python's warnings do).
-
-    Raises:
-        TrainingStopped: on all processes, naming the first that differs.
+    than rounding stops (`TrainingStopped` on all processes), rounding warns (once, as Python's warnings do).
     """
     named = dict(chain(module.named_buffers(), module.named_parameters()))
     if world_size() == 1 or not named:

@@ -24,23 +24,14 @@ BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFErro
 
 @dataclass
 class Position:
-    """Where a run stands.
+    """Where a run stands."""
 
-    Attributes:
-        step: optimiser steps taken.
-        epoch: the epoch under way.
-        batch: batches of that epoch already consumed.
-        seconds: training time so far.
-        skipped: sample id -> why it could not be read.
-        plan: of that epoch, or of the last one, where the method makes plans.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    seconds: float = 0.0
-    skipped: dict[int, str] = field(default_factory=dict)
-    plan: EpochPlan | None = None
+    step: int = 0  # optimiser steps taken
+    epoch: int = 0  # the one under way
+    batch: int = 0  # batches of that epoch already consumed
+    seconds: float = 0.0  # training time so far
+    skipped: dict[int, str] = field(default_factory=dict)  # sample id -> why it could not be read
+    plan: EpochPlan | None = None  # of that epoch, or of the last one, where the method makes plans
 
 
 def save_checkpoint(
@@ -79,11 +70,7 @@ def begun_under(run: Run, optimization: Optimization, steps: int) -> Optimizatio
 
 
 def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
-    """Restore a run and say where it stood. Where its last checkpoint is damaged, the one before serves.
-
-    Raises:
-        UsageError: if none is whole, or it does not fit.
-    """
+    """Restore a run and say where it stood; `UsageError` if its checkpoint does not fit."""
     state = read_checkpoint(run)
     try:
         method.load_state_dict(state["method"])
@@ -98,11 +85,7 @@ def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimize
 
 
 def read_checkpoint(run: Run) -> dict[str, Any]:
-    """What the last whole checkpoint holds; says so where that is not the last one.
-
-    Raises:
-        UsageError: if none is whole.
-    """
+    """What the last whole checkpoint holds; says so where that is not the last one. `UsageError` if none is whole."""
     reason = "there is none"
     for path in filter(Path.is_file, run.checkpoints):
         try:
@@ -110,7 +93,7 @@ def read_checkpoint(run: Run) -> dict[str, Any]:
                 if broken := records.testzip():
                     raise zipfile.BadZipFile(f"{broken} is damaged")
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, UnpicklingError) as error:
+        except (OSError, zipfile.BadZipFile, *BROKEN) as error:
             reason = f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}"
         else:
             if path != run.checkpoint_file:

@@ -11,26 +11,16 @@ from lightning.fabric import Fabric
 
 from glocal.backbones import Backbone
 
-LONG = 1800.0
-"""Seconds of encoding that a run must have ahead before looking; compiling takes half a minute for each crop size."""
-MANY = 2_000
-"""Steps below which not even the time of a step is measured."""
-GAIN = 1.1
-"""Times faster that is worth a compiler."""
+LONG = 1800.0  # seconds of encoding that a run must have ahead: compiling takes half a minute for each crop size
+MANY = 2_000  # steps below which not even the time of a step is measured
+GAIN = 1.1  # times faster that is worth a compiler
 
 
 def worth_compiling(fabric: Fabric, encoder: Backbone, image_size: int, images: int, steps: int) -> tuple[bool, str]:
     """Whether to compile the encoder, and the sentence that says why.
 
     Forward and backward of a copy of the encoder on a few random images, with and without: neither its weights nor its
-    statistics change.
-
-    Args:
-        fabric: says device and precision.
-        encoder: in any mode, on any device.
-        image_size: side of the largest crops, pixels.
-        images: of that size in a step.
-        steps: of the run.
+    statistics change. `images` are those of the largest crops, of `image_size` pixels, in a step.
     """
     if fabric.world_size > 1:  # their batch normalisations talk to each other, which breaks the graph at each
         return False, "several processes"
@@ -39,7 +29,7 @@ def worth_compiling(fabric: Fabric, encoder: Backbone, image_size: int, images: 
     if steps < MANY:
         return False, f"{steps:,} steps, too few to repay it"
     shown = min(images, 8 if fabric.device.type == "cpu" else 128)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
         trial = copy.deepcopy(encoder).to(fabric.device).to(memory_format=torch.channels_last).train()
         x = torch.randn(shown, 3, image_size, image_size, device=fabric.device)
         x = x.to(memory_format=torch.channels_last)

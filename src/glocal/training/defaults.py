@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,6 +24,9 @@ FORGETTING = 5.0
 """By how many e-foldings a teacher should have forgotten the weights it began with."""
 
 
+Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+
+
 @dataclass(frozen=True)
 class Machine:
     """What is known before anything is decided: of the machine, and what was measured on it for this run.
@@ -31,7 +34,7 @@ class Machine:
     Attributes:
         cores: that this process may use.
         threads: that PyTorch would use.
-        fast_bf16: whether bfloat16 autocast is worth it.
+        precision: that it is fast in.
         family: of the backbone, see `Backbone.family`; None: not measured.
         stride: of the backbone as it is built by default, pixels; None: not measured.
         finer_refused: why it cannot be built with a finer stride; "" where it can.
@@ -41,7 +44,7 @@ class Machine:
 
     cores: int
     threads: int
-    fast_bf16: bool
+    precision: Precision
     family: str | None = None
     stride: int | None = None
     finer_refused: str = ""
@@ -159,8 +162,7 @@ def _decide_sizes(decisions: _Decisions, images: int, machine: Machine) -> None:
     decisions.fill("epochs", epochs, why)
     decisions.fill("monitor_every", max(1, decisions.config.epochs // 20), "a twentieth of the run")
     decisions.fill("workers", min(8, max(1, machine.cores // config.devices)), f"{machine.cores} cores")
-    fast = "bf16-mixed" if machine.fast_bf16 else "32-true"
-    decisions.fill("precision", fast, "what this hardware does fast")
+    decisions.fill("precision", machine.precision, "what this hardware does fast")
     decisions.fill("threads", machine.threads)
 
 
@@ -267,14 +269,14 @@ def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, 
 def this_machine(accelerator: str) -> Machine:
     """What is known of this machine at once."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores, torch.get_num_threads(), _fast_bf16(accelerator))
+    return Machine(cores, torch.get_num_threads(), _fast_precision(accelerator))
 
 
-def _fast_bf16(accelerator: str) -> bool:
-    """Whether bfloat16 autocast is worth it here: where there are instructions for it, rather than emulation."""
+def _fast_precision(accelerator: str) -> Precision:
+    """What has instructions here: bfloat16 that is emulated is two to five times slower than float32."""
     if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
-        return False
+        return "32-true"
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not all versions of PyTorch have them
-    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+    return "bf16-mixed" if any(getattr(torch.cpu, name, lambda: False)() for name in asked) else "32-true"

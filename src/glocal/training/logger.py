@@ -15,13 +15,9 @@ from glocal.run import Run, write_atomically
 
 
 class RunLogger:
-    """Writes on the main process only; elsewhere every call does nothing.
+    """Writes on the main process (`active`) only; elsewhere every call does nothing.
 
-    Args:
-        run: whose.
-        steps: total steps, for the progress bar.
-        step: the step a resumed run stands at; later lines of an interrupted run are dropped, since they come again.
-        active: whether this process writes.
+    `step` is where a resumed run of `steps` stands; later lines of the interrupted one are dropped: they come again.
     """
 
     def __init__(self, run: Run, *, steps: int, step: int = 0, active: bool = True, quiet: bool = False) -> None:
@@ -48,8 +44,7 @@ class RunLogger:
             expand=True,
         )
         self.task = self.progress.add_task("training", total=steps, completed=step, note="")
-        self.steps = steps
-        self.spoken = time.monotonic()
+        self.steps, self.spoken = steps, time.monotonic()
         self.progress.start()
 
     def record(self, line: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -16,24 +17,38 @@ from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
 from glocal.training.checkpoint import Position, all_finite, begun_under, load_checkpoint, save_checkpoint
-from glocal.training.idle import idle_parameters
 from glocal.training.logger import RunLogger
-from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, set_rates
-from glocal.training.protocols import Appearance, Loader
+from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, idle_parameters, set_rates
 from glocal.training.schedule import Schedule
 from glocal.training.stopping import Agreement, Interrupted, TrainingStopped, stop_signals
-from glocal.views import Appearance as ViewAppearance
-from glocal.views import PlainImages, ViewLoader
+from glocal.views import Appearance, Batch, PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
+
+CURE = "keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
+
+
+class Loader(Protocol):
+    """Where batches come from, of images (`glocal.views.ViewLoader`) or anything else."""
+
+    steps_per_epoch: int  # batches of an epoch on this process, the same number on all
+
+    def epoch(self, epoch: int, start: int = 0, order: torch.Tensor | None = None, /) -> Iterator[Batch]:
+        """The batches of an epoch but for the first `start`: the same ones whenever they are asked for.
+
+        `order` are sample ids to serve instead of all, shuffled: what an `EpochPlan` of the method says.
+        """
+
+    def close(self) -> None:
+        """Training is over: stop the workers."""
 
 
 def fit(
     fabric: Fabric,
     method: Any,
     loader: Loader,
-    appearance: Appearance,
+    appearance: Callable[[Batch, int, torch.device], Batch],
     run: Run,
     *,
     optimization: Optimization,
@@ -49,7 +64,7 @@ def fit(
         fabric: launched; says devices, processes and precision.
         method: see `glocal.methods`.
         loader: batches of `schedule.batch_size / schedule.accumulate` images of this process.
-        appearance: of the views that the loader has not finished.
+        appearance: (batch, epoch, device) -> the batch there, finished: `glocal.views.Appearance` for images.
         run: where to keep checkpoints and metrics.
         optimization: optimiser and schedule shape.
         schedule: lengths and sizes.
@@ -66,7 +81,8 @@ def fit(
     """
     training = _Training(fabric, method, loader, appearance, run, optimization, schedule, seed, resume, monitor, quiet)
     try:
-        with torch.random.fork_rng(), stop_signals() as stopping:
+        devices = [fabric.device] if fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), stop_signals() as stopping:
             training.stopping = stopping
             training.run_to_the_end()
     finally:
@@ -75,34 +91,33 @@ def fit(
     return training.at
 
 
+@dataclass
 class _Training:
     """What `fit` works with: the position and the pieces of one step, one epoch and one run."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        method: Any,
-        loader: Loader,
-        appearance: Appearance,
-        run: Run,
-        optimization: Optimization,
-        schedule: Schedule,
-        seed: int,
-        resume: bool,
-        monitor: Monitor | None,
-        quiet: bool,
-    ) -> None:
-        self.fabric, self.method, self.loader, self.appearance, self.run = fabric, method, loader, appearance, run
-        self.schedule, self.seed, self.monitor = schedule, seed, monitor
+    fabric: Fabric
+    method: Any
+    loader: Loader
+    appearance: Callable[[Batch, int, torch.device], Batch]
+    run: Run
+    optimization: Optimization
+    schedule: Schedule
+    seed: int
+    resume: bool
+    monitor: Monitor | None
+    quiet: bool
+
+    def __post_init__(self) -> None:
+        fabric, method, loader, run = self.fabric, self.method, self.loader, self.run
+        optimization, schedule = self.optimization, self.schedule
         self.stopping: Callable[[], int] = lambda: 0
-        self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, False
+        self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, 0
 
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
         steps = schedule.epochs * self.steps_per_epoch
         self.total_steps = min(steps, schedule.max_steps or steps)
-        if resume:
-            optimization = begun_under(run, optimization, self.total_steps)
-        self.optimization = optimization
+        if self.resume:
+            self.optimization = optimization = begun_under(run, optimization, self.total_steps)
         self.stretched = round(self.total_steps * optimization.stretch)
         self.warmup_steps = self._first_epochs(optimization.warmup_epochs)
         starts = {name: self._first_epochs(epochs) for name, epochs in optimization.frozen.items()}
@@ -112,7 +127,7 @@ class _Training:
         method.to(device=fabric.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(method, optimization, schedule.lr)
         self.at = Position()
-        if resume and run.has_checkpoint:
+        if self.resume and run.has_checkpoint:
             self.at = load_checkpoint(run, method, self.optimizer, fabric.strategy.precision)
         idle = idle_parameters(method)
         for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
@@ -121,10 +136,12 @@ class _Training:
         self.images: PlainImages | None = None
         if hasattr(method, "before_epoch"):
             assert isinstance(loader, ViewLoader), "methods with before_epoch look at images"
-            assert isinstance(appearance, ViewAppearance)
-            size, rank, world_size = method.recipe.views[0].size, fabric.global_rank, fabric.world_size
-            self.images = PlainImages(loader, size, appearance, device=fabric.device, rank=rank, world_size=world_size)
-        self.log = RunLogger(run, steps=self.total_steps, step=self.at.step, active=fabric.is_global_zero, quiet=quiet)
+            assert isinstance(self.appearance, Appearance)
+            place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+            size = method.recipe.views[0].size
+            self.images = PlainImages(loader, size, self.appearance, device=fabric.device, **place)
+        active, quiet = fabric.is_global_zero, self.quiet
+        self.log = RunLogger(run, steps=self.total_steps, step=self.at.step, active=active, quiet=quiet)
         if idle:
             self.log.say(f"frozen, since no feature depends on them: {', '.join(idle)}")
         self.started = time.monotonic() - self.at.seconds
@@ -161,9 +178,8 @@ class _Training:
         """What is left of the epoch under way; returns earlier when the run ends or somebody asks to stop."""
         if self.images and self.at.batch == 0:
             self.plan_epoch(self.images)
-        order = self.at.plan.order if self.at.plan else None
         schedule, at = self.schedule, self.at
-        for batches in self.batches(order):
+        for batches in self.batches(at.plan.order if at.plan else None):
             loss = self.step(batches)
             self.log.advance(at.step)
             if at.step % schedule.log_steps == 0 or at.step in (1, self.total_steps):
@@ -194,14 +210,8 @@ class _Training:
     def step(self, batches: list[Any]) -> Any:
         """One step of the optimiser on the gradients of all micro-batches; gives the last one's loss."""
         at, fabric = self.at, self.fabric
-        set_rates(
-            self.optimizer,
-            self.optimization,
-            at.step,
-            lr=self.schedule.lr,
-            steps=self.stretched,
-            warmup_steps=self.warmup_steps,
-        )
+        lengths = {"steps": self.stretched, "warmup_steps": self.warmup_steps}
+        set_rates(self.optimizer, self.optimization, at.step, lr=self.schedule.lr, **lengths)
         # Drop-path and dropout draw from torch's generator: make it, too, a function of the step.
         torch.manual_seed(derive(self.seed, "step", at.step, fabric.global_rank))
         for k, batch in enumerate(batches):
@@ -226,21 +236,17 @@ class _Training:
         for parameter, start in self.frozen:
             if self.at.step < start:
                 parameter.grad = None
-        each = self.optimization.clip_per_parameter
+        each, most = self.optimization.clip_per_parameter, self.clip or math.inf
         if self.clip or each:  # infinite: only undoes the scaling of fp16
-            largest = self.clip or math.inf
-            self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=largest, error_if_nonfinite=False)
+            self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=most, error_if_nonfinite=False)
         if each:
             clip_per_parameter(self.method.parameters(), each)
 
     def checkpoint(self) -> None:
         """Save all, unless the weights are lost: the last good checkpoint then stays."""
-        self.at.seconds, self.saved, self.late = time.monotonic() - self.started, time.monotonic(), False
+        self.at.seconds, self.saved, self.late = time.monotonic() - self.started, time.monotonic(), 0
         if not all_finite(self.method):
-            raise TrainingStopped(
-                f"the weights are no longer finite at step {self.at.step}; {self.run} keeps the last good checkpoint. "
-                "Try a lower --lr, --clip 1, or --precision 32"
-            )
+            raise TrainingStopped(f"the weights are no longer finite at step {self.at.step}; {self.run} {CURE}")
         check_buffers(self.method)
         if self.fabric.is_global_zero:
             precision = self.fabric.strategy.precision
@@ -250,8 +256,7 @@ class _Training:
     def sync_flags(self) -> None:
         """Whether to stop, and whether a checkpoint is due: for all processes, if for any."""
         late = time.monotonic() - self.saved > self.schedule.checkpoint_seconds
-        self.stop, late_ = self.agree(self.stopping(), int(late))
-        self.late = bool(late_)
+        self.stop, self.late = self.agree(self.stopping(), int(late))
 
     def write_line(self, loss: Any) -> None:
         """A line of metrics, and the end where the loss is no number."""
@@ -262,16 +267,13 @@ class _Training:
         rate = images / max(now - self.logged[1], 1e-9)
         self.logged = at.step, now
         line = {"step": at.step, "epoch": at.epoch, "loss": total, **{f"loss/{k}": v for k, v in terms.items()}}
-        lr = self.optimizer.param_groups[0]["lr"]
-        self.log.record(line | {"lr": lr, "images_per_second": rate, "time": now - self.started})
+        line |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": rate, "time": now - self.started}
+        self.log.record(line)
         said = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
         self.log.show(at.step, f"loss {total:.2f}  {said}  {rate:.0f} img/s")
         if not math.isfinite(total):
             broken = [name for name, value in terms.items() if not math.isfinite(value)] or ["total"]
-            raise TrainingStopped(
-                f"the loss is not finite at step {at.step} ({', '.join(broken)}); "
-                f"{self.run} keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
-            )
+            raise TrainingStopped(f"the loss is not finite at step {at.step} ({', '.join(broken)}); {self.run} {CURE}")
 
     def plan_epoch(self, images: PlainImages) -> None:
         """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""

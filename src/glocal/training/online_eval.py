@@ -17,22 +17,15 @@ from glocal.evaluation.rank import rankme
 from glocal.evaluation.split import held_out
 from glocal.training.stopping import TrainingStopped
 
-IMAGES = 1000
-"""At most so many training images are looked at."""
-CELLS = 4
-"""At most so many different cells of each map enter the rank of dense features."""
+IMAGES = 1000  # at most so many training images are looked at
+CELLS = 4  # at most so many different cells of each map enter the rank of dense features
 
 
 class OnlineEval:
     """Online kNN accuracy, where the training images have labels, and effective rank of pooled and dense features.
 
-    Looks at a fixed sample of the *training* images only; a fifth of it is classified by the rest. No test image is
-    seen before training ends.
-
-    Args:
-        source: the training images.
-        image_size: side of the centre crop, pixels.
-        seed: of the sample.
+    Looks at a fixed sample of the *training* images only, at their centre crop of `image_size` pixels; a fifth of it is
+    classified by the rest. No test image is seen before training ends.
     """
 
     def __init__(self, source: ImageSource, *, image_size: int, seed: int) -> None:
@@ -40,11 +33,7 @@ class OnlineEval:
         self.sample, self.image_size, self.seed = Subset(source, chosen), image_size, seed
 
     def __call__(self, encoder: nn.Module, epoch: int) -> dict[str, float]:
-        """The numbers for the log.
-
-        Raises:
-            TrainingStopped: if the representation has collapsed; the message is the diagnosis.
-        """
+        """The numbers for the log; `TrainingStopped` with the diagnosis if the representation has collapsed."""
         pooled, dense, index = self.features(encoder)
         diagnosis = check_features(pooled, dense if len(dense) > len(pooled) else None)
         if diagnosis is not None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glocal.backbones import Backbone
+from glocal.backbones.cells import evaluating
 from glocal.methods import Optimization
 
 
@@ -34,16 +36,8 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "trust_coefficient": trust_coefficient,
-                "adapt": True,
-            },
-        )
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapt": True}
+        super().__init__(params, defaults | {"trust_coefficient": trust_coefficient})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -62,10 +56,9 @@ class LARS(torch.optim.Optimizer):
             if group["weight_decay"]:
                 torch._foreach_add_(updates, params, alpha=group["weight_decay"])
             if group["adapt"]:
-                scales = []
-                for w, d in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
-                    scales.append(torch.where((w > 0) & (d > 0), group["trust_coefficient"] * w / d, 1.0))
-                torch._foreach_mul_(updates, scales)
+                w, d = (torch.stack(torch._foreach_norm(each)) for each in (params, updates))
+                scales = torch.where((w > 0) & (d > 0), group["trust_coefficient"] * w / d, 1.0)
+                torch._foreach_mul_(updates, scales.unbind())
             for p in params:
                 if "velocity" not in self.state[p]:
                     self.state[p]["velocity"] = torch.zeros_like(p)
@@ -93,31 +86,22 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
     for kind in sorted(found, key=lambda kind: (*kind[:3], kind[3] != 1, kind[3])):  # the usual ones first
         light, flat, constant, factor = kind
         decay, share = (0.0, spec.bias_lr_scale * factor) if flat else (spec.weight_decay, factor)
-        groups.append({"params": found[kind], "weight_decay": decay, "lr_share": share})
-        groups[-1] |= {"momentum": 0.0} if light else {}
-        groups[-1] |= {"constant": True} if constant else {}
-        groups[-1] |= {"adapt": not flat} if spec.optimizer == "lars" else {}
-        groups[-1] |= {"decays": not flat}
+        odd = {"momentum": 0.0} if light else {}
+        odd |= {"constant": True} if constant else {}
+        odd |= {"adapt": not flat} if spec.optimizer == "lars" else {}
+        groups.append({"params": found[kind], "weight_decay": decay, "lr_share": share, "decays": not flat, **odd})
     if spec.optimizer == "lars":
         return LARS(groups, lr=lr, momentum=spec.momentum, trust_coefficient=spec.trust_coefficient)
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, foreach=True)
+        fused = all(p.is_cuda for each in found.values() for p in each)  # one kernel, there
+        return torch.optim.AdamW(groups, lr=lr, foreach=not fused, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
 
 
 def set_rates(
     optimizer: torch.optim.Optimizer, spec: Optimization, step: int, *, lr: float, steps: int, warmup_steps: int
 ) -> None:
-    """Give each group of `build_optimizer` the learning rate and the weight decay of a step.
-
-    Args:
-        optimizer: whose groups are set.
-        spec: what it was built from.
-        step: optimiser steps taken.
-        lr: peak learning rate.
-        steps: length of the schedules.
-        warmup_steps: of these, with a rising rate.
-    """
+    """Give each group of `build_optimizer` the learning rate (peak `lr`) and weight decay of a step of a run."""
     share = warmup_cosine(step, steps, warmup_steps, spec.final_lr)
     for group in optimizer.param_groups:
         group["lr"] = lr * (1.0 if group.get("constant") else share) * group["lr_share"]
@@ -139,13 +123,32 @@ def frozen_until(module: nn.Module, frozen: Mapping[str, int]) -> list[tuple[nn.
     return [(p, step) for name, p in named for start, step in frozen.items() if name.startswith(start)]
 
 
+def idle_parameters(method: Any) -> list[str]:
+    """Names of the encoder's parameters from which neither pooled nor dense features get a gradient.
+
+    Found by a trial backward of the encoder (if it is a `Backbone`) as it pools, on a black image; nothing of the
+    method changes. Such layers widen the features after pooling (the head of MobileNetV3, the fully connected layers of
+    VGG). Several processes would wait for their gradients.
+    """
+    encoder = method.encoder
+    if not isinstance(encoder, Backbone):
+        return []
+    named = {f"encoder.{name}": p for name, p in encoder.named_parameters() if p.requires_grad}
+    with evaluating(encoder), torch.enable_grad():
+        image = torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=next(encoder.parameters()).device)
+        features = encoder(image)
+        total = features.pooled.sum() + features.tokens.sum()
+        gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
+
+
 @torch.no_grad()
 def clip_per_parameter(parameters: Iterable[Tensor], largest: float) -> None:
     """Scale down each parameter's gradient whose norm exceeds `largest`, by itself (DINO); in place."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if grads:
-        scales = [(largest / (norm + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(grads)]
-        torch._foreach_mul_(grads, scales)
+        norms = torch.stack(torch._foreach_norm(grads))
+        torch._foreach_mul_(grads, (largest / (norms + 1e-6)).clamp(max=1.0).unbind())
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, final: float) -> float:

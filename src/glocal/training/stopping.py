@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from glocal.views.workers import STOPPING
+from glocal.views.dataset import STOPPING
 
 
 class TrainingStopped(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -19,8 +20,7 @@ from glocal.views.recipe import Crop, Recipe
 from glocal.views.support import support_seed
 from glocal.views.view import Batch
 
-GRAY = (0.2989, 0.587, 0.114)
-"""ITU-R 601 luma, with torchvision's digits."""
+GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, with torchvision's digits
 
 
 class Appearance:
@@ -31,16 +31,12 @@ class Appearance:
 
     Args:
         recipe: one `Crop` per view.
-        mean: of each channel, in [0, 1] units, that the backbone expects to be taken off.
-        std: of each channel, likewise.
+        mean, std: of each channel, in [0, 1] units, by which the backbone expects pixels to be normalised.
         seed: the run's seed.
     """
 
     def __init__(self, recipe: Recipe, mean: Sequence[float], std: Sequence[float], seed: int):
-        self.recipe = recipe
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self.seed = seed
+        self.recipe, self.mean, self.std, self.seed = recipe, tuple(mean), tuple(std), seed
         of = recipe.support
         self.support = Appearance(Recipe(of.views), mean, std, support_seed(seed)) if of else None
 
@@ -51,8 +47,8 @@ class Appearance:
         """The batch with pixels (B, 3, size, size) float32, channels-last in memory.
 
         Args:
-            batch: from a `ViewLoader` of the same recipe.
-            epoch: the one the batch belongs to.
+            batch: of this epoch, from a `ViewLoader` of the same recipe.
+            epoch: which.
             device: where to do the work; None: where the batch is. Passing a batch still in main memory together with a
                 device spares a wait: the parameters are drawn in main memory, from `batch.index`.
             out: where to write the pixels of each view; None: into new memory.
@@ -75,24 +71,16 @@ class Appearance:
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """What will happen to each sample of one view.
+    """What will happen to each sample of one view."""
 
-    Attributes:
-        order: (B, 4), the colour operation done first, second, ...: 0 brightness, 1 contrast, 2 saturation, 3 hue;
-            −1 for none.
-        factor: (B, 4) strength of the four operations, as in torchvision's `adjust_*`.
-        gray: (B,) bool.
-        sigma: (B,) of the blur in pixels; 0 for none.
-        solarize: (B,) bool.
-        radius: of the blur's kernel in pixels, the same for all.
-    """
-
-    order: np.ndarray
-    factor: np.ndarray
-    gray: np.ndarray
-    sigma: np.ndarray
-    solarize: np.ndarray
-    radius: int
+    order: (
+        np.ndarray
+    )  # (B, 4), the colour operation done first, ...: 0 brightness, 1 contrast, 2 saturation, 3 hue; −1 none
+    factor: np.ndarray  # (B, 4) strength of the four operations, as in torchvision's `adjust_*`
+    gray: np.ndarray  # (B,) bool
+    sigma: np.ndarray  # (B,) of the blur in pixels; 0 for none
+    solarize: np.ndarray  # (B,) bool
+    radius: int  # of the blur's kernel in pixels, the same for all
 
 
 def draw(crop: Crop, seed: int, epoch: int, index: np.ndarray, view: int) -> AugmentParams:
@@ -139,8 +127,7 @@ def _carry_out(pixels: Tensor, plan: AugmentParams, part: np.ndarray, shift: Ten
     return x.sub_(shift).div_(scale)
 
 
-CACHE = 2**19
-"""How many values to work on at once on a CPU: 2 MiB of float32, about what its cache holds."""
+CACHE = 2**19  # values to work on at once on a CPU: 2 MiB of float32, about what its cache holds
 
 
 def calls_are_cheap(x: Tensor) -> bool:
@@ -155,11 +142,9 @@ def change(x: Tensor, who: np.ndarray, operation: Callable[..., Tensor], *parame
         return
     chosen = [to_device(p[rows].astype(np.float32), x) for p in parameters]
     if calls_are_cheap(x):
-        start = 0
-        for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
-            end = start + len(run)
-            operation(x[run[0] : run[-1] + 1], *(p[start:end] for p in chosen))
-            start = end
+        breaks = [0, *(np.flatnonzero(np.diff(rows) > 1) + 1), len(rows)]
+        for start, end in pairwise(breaks):  # samples side by side
+            operation(x[rows[start] : rows[end - 1] + 1], *(p[start:end] for p in chosen))
     else:
         at = to_device(rows, x)
         x.index_copy_(0, at, operation(x.index_select(0, at), *chosen))
@@ -245,8 +230,7 @@ def blur_(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
 @lru_cache(maxsize=16)
 def _bands(side: int, radius: int, device: torch.device) -> Tensor:
     """(radius + 1, side²): how often a blur matrix takes the tap at distance d in entry (i, j), reflections too."""
-    i = torch.arange(side, device=device)
-    j = i[:, None]
+    i, j = torch.arange(side, device=device), torch.arange(side, device=device)[:, None]
     distance = torch.arange(radius + 1, device=device)[:, None, None]
     direct = (i - j).abs() == distance
     low = (i + j == distance) & (i > 0)

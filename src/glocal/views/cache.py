@@ -110,11 +110,7 @@ class PixelCache:
         self.note = f"cache: {len(source):,} images, {amount(self._layout['start'][-1])} at {self.folder}{said}"
 
     def size(self, i: int) -> tuple[int, int]:
-        """(width, height) of source image i.
-
-        Raises:
-            Unreadable: if its header is broken.
-        """
+        """(width, height) of source image i; `Unreadable` if its header is broken."""
         width, height = self._layout["source"][i].tolist()
         if not width:
             self.source.open(i)  # says why
@@ -124,8 +120,7 @@ class PixelCache:
     def read(self, i: int) -> tuple[Tensor, tuple[float, float]]:
         """Shrunk image i, (h, w, 3) uint8, and how many of its pixels one source pixel is, (x, y).
 
-        Raises:
-            Unreadable: if it has to be decoded and cannot be.
+        `Unreadable` if it has to be decoded and cannot be.
         """
         if not self._keep:
             return self._make(i)

@@ -51,9 +51,8 @@ def read_layout(folder: Path, images: int) -> np.ndarray:
     """The layout of an existing cache.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError, ValueError: if there is none, or it is damaged.
         PermissionError: if it is another user's, who could show us anything.
-        ValueError: if it is damaged.
     """
     found = os.lstat(folder)
     if hasattr(os, "getuid") and found.st_uid != os.getuid():

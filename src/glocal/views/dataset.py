@@ -1,13 +1,18 @@
-"""What a loader's worker does: from sample ids to one batch of views."""
+"""What a loader's worker does, from sample ids to one batch of views; what it hears and how it ends."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
+import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,44 +28,33 @@ from glocal.views.geometry import crop_affine, crop_boxes, draw_boxes, needed_sc
 from glocal.views.recipe import Recipe
 from glocal.views.view import Batch, View
 
-ATTEMPTS = 32
-"""Unreadable images in a row, for one place in a batch, after which the collection is called broken."""
-AGAIN = 2**40
-"""Random numbers are drawn by a key: the sample id, plus this for each time that it came before in the epoch."""
+STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)}
+"""Signals that end training, which saves first."""
+ATTEMPTS = 32  # unreadable images in a row, for one place in a batch, after which the collection is called broken
+AGAIN = 2**40  # random numbers are drawn by a key: the sample id, plus this for each time it came before in the epoch
 
 
 @dataclass
 class Packed:
-    """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms.
+    """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms."""
 
-    Attributes:
-        pixels: flat uint8 or float32, the views (B, size, size, 3) one after the other.
-        affine: (V, B, 2, 3) float32.
-        key: (B,) int64.
-        label: (B,) int64, or None.
-        skipped: see `Batch`.
-    """
-
-    pixels: Tensor
-    affine: np.ndarray
-    key: np.ndarray
-    label: np.ndarray | None
-    skipped: tuple[tuple[int, str], ...]
+    pixels: Tensor  # flat uint8 or float32, the views (B, size, size, 3) one after the other
+    affine: np.ndarray  # (V, B, 2, 3) float32
+    key: np.ndarray  # (B,) int64
+    label: np.ndarray | None  # (B,) int64
+    skipped: tuple[tuple[int, str], ...]  # see `Batch`
 
     def unpack(self, sizes: list[int]) -> Batch:
         """The batch, its views of these sides in pixels; nothing is copied."""
         images = len(self.key)
         parts = self.pixels.split([images * size * size * 3 for size in sizes])
-        return Batch(
-            views=[
-                View(part.view(images, size, size, 3).permute(0, 3, 1, 2), torch.from_numpy(affine))
-                for part, size, affine in zip(parts, sizes, self.affine, strict=True)
-            ],
-            index=torch.from_numpy(self.key % AGAIN),
-            key=torch.from_numpy(self.key),
-            label=None if self.label is None else torch.from_numpy(self.label),
-            skipped=self.skipped,
-        )
+        views = [
+            View(part.view(images, size, size, 3).permute(0, 3, 1, 2), torch.from_numpy(affine))
+            for part, size, affine in zip(parts, sizes, self.affine, strict=True)
+        ]
+        index, key = torch.from_numpy(self.key % AGAIN), torch.from_numpy(self.key)
+        label = None if self.label is None else torch.from_numpy(self.label)
+        return Batch(views, index, label, key=key, skipped=self.skipped)
 
     def pin_memory(self) -> Packed:
         """For DataLoader: page-locked pixels copy to the GPU without waiting."""
@@ -81,18 +75,14 @@ class Samples(Dataset):
     def __getitem__(self, position: tuple[int, np.ndarray]) -> Packed | Exception:
         try:
             return self._batch(*position)
-        except UsageError as error:
-            return error
         except Exception as error:
-            return _portable(error)
+            return error if isinstance(error, UsageError) else _portable(error)
 
     def _batch(self, epoch: int, wanted: np.ndarray) -> Packed:
         images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
-        values = images * 3 * sum(size * size for size in sizes)
+        values, skipped = images * 3 * sum(size * size for size in sizes), list[tuple[int, str]]()
         flat = torch.empty(values, dtype=torch.uint8) if self.appearance else _empty(values, torch.uint8)
-        key = np.empty(images, dtype=np.int64)
-        affine = np.empty((len(sizes), images, 2, 3), dtype=np.float32)
-        skipped: list[tuple[int, str]] = []
+        key, affine = np.empty(images, np.int64), np.empty((len(sizes), images, 2, 3), np.float32)
         batch = Packed(flat, affine, key, None, ())
         pixels = [view.pixels.permute(0, 2, 3, 1) for view in batch.unpack(sizes).views]
         draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=wanted)
@@ -119,19 +109,16 @@ class Samples(Dataset):
                 return key, *self._views(key % AGAIN, draws)
             except Unreadable as error:
                 skipped.append((key % AGAIN, str(error)))
+                allowed: Any = range(len(self.source)) if self.subset is None else self.subset
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
-                key = int(draw[0] * len(self.source if self.subset is None else self.subset))
-                key = key if self.subset is None else int(self.subset[key])
+                key = int(allowed[int(draw[0] * len(allowed))])
                 draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=np.array([key]))[0]
         last, reason = skipped[-1]
-        raise UsageError(
-            f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being {self.source.key(last)} "
-            f"({reason}): check that these are images and complete"
-        )
+        what = f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being"
+        raise UsageError(f"{what} {self.source.key(last)} ({reason}): check that these are images and complete")
 
     def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
-        crops = self.recipe.views
-        sizes = [wanted.size for wanted in crops]
+        crops, sizes = self.recipe.views, [crop.size for crop in self.recipe.views]
         if self.cache is not None:
             boxes, flips = place_boxes(crops, draws, *self.cache.size(sample))
             pixels, shrink = self.cache.read(sample)
@@ -177,10 +164,49 @@ def _empty(values: int, dtype: torch.dtype) -> Tensor:
 
 
 def can_share(size: int) -> bool:
-    """Whether so many bytes would leave at least as many of the memory that processes can share (64 MB in a container
-    that was not told otherwise)."""
+    """Whether so many bytes would leave as many of the memory that processes share (64 MB in an untold container)."""
     try:
         found = os.statvfs("/dev/shm")
     except (AttributeError, OSError):  # not Linux
         return True
     return 2 * size <= found.f_bavail * found.f_frsize
+
+
+def tell_of_deaths_later() -> None:
+    """Have a worker's death told by the next batch that is asked for, not amid a step that could not be saved."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's own handler raises wherever the program stands
+
+
+def init_worker(low_priority: bool, _: int) -> None:
+    # Signals reach the whole process group; only the main process should answer them, and it stops the workers.
+    for name in STOPPING:
+        signal.signal(name, signal.SIG_IGN)
+    if sys.platform == "linux":  # have the kernel end this worker when its parent has ended, however that was
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended before it could be asked for
+            os._exit(1)
+    sys.excepthook = _quiet_about_lost_connections
+    torch.set_num_threads(1)
+    if low_priority and hasattr(os, "nice"):
+        os.nice(19)  # the least
+
+
+def _quiet_about_lost_connections(kind, error, trace) -> None:
+    # The main process may leave while a helper thread is handing it a batch.
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
+
+
+@contextmanager
+def signals_blocked():
+    """Signals wait: worker processes started inside inherit the block, and none dies of one while importing."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,17 +22,11 @@ def draw_boxes(crops: Sequence[Crop], *, seed: int, epoch: int, samples: np.ndar
 
 
 def place_boxes(crops: Sequence[Crop], draws: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """The random resized crops of one image, all views at once.
+    """The random resized crops of one image of `width`×`height` source pixels, all views at once.
 
     torchvision's `RandomResizedCrop`, but with continuous boxes instead of whole-pixel ones: area fraction uniform in
     `scale`, aspect ratio log-uniform in `ratio`, ten tries to fit inside the image, else the largest central box of an
-    allowed aspect.
-
-    Args:
-        crops: V crops.
-        draws: (V, 2·`TRIES` + 3), of one sample (`draw_boxes`).
-        width: of the image, source pixels.
-        height: of the image, source pixels.
+    allowed aspect. `draws` (V, 2·`TRIES` + 3) are those of one sample (`draw_boxes`).
 
     Returns:
         boxes (V, 4) float64, (left, top, right, bottom) in source pixels; flips (V,) bool.
@@ -41,20 +35,18 @@ def place_boxes(crops: Sequence[Crop], draws: np.ndarray, width: int, height: in
     # plain floats: arrays of two would take ten times as long
     for crop, (flip, x, y, *tries) in zip(crops, draws.tolist(), strict=True):
         flips.append(flip < crop.flip)
-        size = fit(crop, tries[:TRIES], tries[TRIES:], width, height)
+        size = _fit(crop, tries, width, height)
         if size is None:
-            size, x, y = central(crop, width, height), 0.5, 0.5
+            size, x, y = _central(crop, width, height), 0.5, 0.5
         left, top = x * (width - size[0]), y * (height - size[1])
         boxes.append((left, top, left + size[0], top + size[1]))
     return np.array(boxes), np.array(flips)
 
 
-def fit(
-    crop: Crop, areas: Sequence[float], ratios: Sequence[float], width: int, height: int
-) -> tuple[float, float] | None:
-    """Width and height of the first of the tries that fits inside the image."""
+def _fit(crop: Crop, tries: Sequence[float], width: int, height: int) -> tuple[float, float] | None:
+    """Width and height of the first of the tries (areas, then aspect ratios) that fits inside the image."""
     (small, large), (low, high) = crop.scale, (math.log(r) for r in crop.ratio)
-    for u_area, u_ratio in zip(areas, ratios, strict=True):
+    for u_area, u_ratio in zip(tries[:TRIES], tries[TRIES:], strict=True):
         side = math.sqrt(width * height * (small + u_area * (large - small)))
         root = math.exp(0.5 * (low + u_ratio * (high - low)))
         if side * root <= width and side / root <= height:
@@ -62,7 +54,7 @@ def fit(
     return None
 
 
-def central(crop: Crop, width: int, height: int) -> tuple[float, float]:
+def _central(crop: Crop, width: int, height: int) -> tuple[float, float]:
     """Width and height of the largest box inside the image with an allowed aspect ratio."""
     aspect = min(max(width / height, crop.ratio[0]), crop.ratio[1])
     return min(width, height * aspect), min(height, width / aspect)
@@ -74,15 +66,14 @@ def magnification(crops: Sequence[Crop], width: int, height: int) -> float:
     for crop in crops:
         longer = max(*crop.ratio, *(1 / r for r in crop.ratio))
         smallest = math.sqrt(crop.scale[0] * width * height / longer)  # the short side of a box that fits
-        needed = max(needed, crop.size / max(1.0, min(smallest, *central(crop, width, height))))
+        needed = max(needed, crop.size / max(1.0, min(smallest, *_central(crop, width, height))))
     return min(1.0, needed)
 
 
 def crop_affine(box: np.ndarray, flip: bool, size: int) -> np.ndarray:
     """The map (2, 3) from pixels of a `size`×`size` crop to source pixels, for `box` (left, top, right, bottom)."""
     left, top, right, bottom = box
-    x = (right - left) / size
-    y = (bottom - top) / size
+    x, y = (right - left) / size, (bottom - top) / size
     return np.array([[-x, 0, right] if flip else [x, 0, left], [0, y, top]], dtype=np.float32)
 
 
@@ -106,15 +97,9 @@ def whole_boxes(boxes: np.ndarray, shrink: tuple[float, float], width: int, heig
 
 
 def crop_boxes(pixels: Tensor, boxes: np.ndarray, sizes: Sequence[int]) -> list[Tensor]:
-    """Crops out of one image: bicubic with anti-aliasing, as `torchvision.transforms.v2.functional.resized_crop`.
+    """Crops out of one image, bicubic with anti-aliasing, as `torchvision.transforms.v2.functional.resized_crop`.
 
-    Args:
-        pixels: (h, w, 3) uint8.
-        boxes: (V, 4) whole pixels of `pixels`.
-        sizes: V output sides in pixels.
-
-    Returns:
-        V tensors (size, size, 3) uint8.
+    From `pixels` (h, w, 3) uint8 and `boxes` (V, 4) of whole ones to V tensors (size, size, 3) uint8.
     """
     return [
         resize(pixels[top:bottom, left:right], size, size)

@@ -21,11 +21,10 @@ from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
-from glocal.views.dataset import AGAIN, Packed, Samples, can_share
+from glocal.views.dataset import AGAIN, Packed, Samples, can_share, init_worker, signals_blocked, tell_of_deaths_later
 from glocal.views.recipe import Recipe, Support
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch
-from glocal.views.workers import LEAST_PRIORITY, init_worker, signals_blocked, tell_of_deaths_later
 
 
 class ViewLoader:
@@ -39,15 +38,14 @@ class ViewLoader:
     `Batch.skipped`.
 
     Args:
-        source: the images.
+        source: the images; `UsageError` if not enough for one batch, or without labels where the recipe wants some.
         recipe: the views to take of each.
         batch_size: images per step, per process.
         seed: the run's seed.
         workers: processes that decode and crop; 0 does it in this one. They start with the first batch, and stay.
         low_priority: the workers take only what other processes leave, above all this one's waits: where training
             itself is on all cores, it is as slow as its slowest thread.
-        rank: index of this process.
-        world_size: number of processes.
+        rank, world_size: index of this process, and their number.
         shuffle: a new order every epoch; else the source's own order.
         drop_last: leave out the last, smaller batch of an epoch.
         cache: where to take the pixels from instead of decoding; of the same source and recipe. Its images are shrunk
@@ -59,10 +57,10 @@ class ViewLoader:
 
     Attributes:
         notes: what a person should know.
-
-    Raises:
-        UsageError: if there are not enough images for one batch, or no labels where the recipe wants some.
     """
+
+    _stream: Iterator[Packed | Exception]
+    _next: tuple[int, int] | None
 
     def __init__(
         self,
@@ -88,16 +86,21 @@ class ViewLoader:
         self.steps_per_epoch = steps or (len(source) // total if drop_last else -(-len(source) // total))
         if self.steps_per_epoch == 0:
             images = f"{source.name} has {len(source)} image{'' if len(source) == 1 else 's'}"
-            if len(source) == 0:
-                raise UsageError(f"{images}: nothing to make a batch of")
             per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
-            raise UsageError(f"{images}, fewer than one batch of {per}: choose a smaller batch size or add images")
+            why = f", fewer than one batch of {per}: choose a smaller batch size or add images"
+            raise UsageError(images + (why if len(source) else ": nothing to make a batch of"))
         values = 3 * batch_size * sum(crop.size**2 for crop in recipe.views)
         self.notes: list[str] = []
         # each worker has two batches ready, and makes a third
         if appearance and not can_share(4 * values * 3 * workers * world_size):
             appearance = None
             self.notes.append("too little shared memory (/dev/shm): training finishes views itself")
+        raw = 3 * values * world_size  # bytes of a worker's batches as pixels
+        fitting = workers if appearance else next((n for n in range(workers, 0, -1) if can_share(raw * n)), 0)
+        if fitting < workers:
+            wanted = f"{workers}: a container would need --shm-size {(2 * raw * workers >> 30) + 1}g"
+            self.notes.append(f"{fitting} loader workers, since shared memory (/dev/shm) has no room for {wanted}")
+            workers = fitting
         self.images = len(source)
         self._positions = _Positions(len(source), self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
         self._sizes = [crop.size for crop in recipe.views]
@@ -109,23 +112,17 @@ class ViewLoader:
             sampler=self._positions,
             num_workers=workers,
             collate_fn=_as_is,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(init_worker, LEAST_PRIORITY if low_priority else 0),
+            pin_memory=torch.cuda.is_available() and not low_priority,  # which is for training on the CPU
+            worker_init_fn=partial(init_worker, low_priority),
             persistent_workers=workers > 0,
             generator=torch.Generator(),
         )
-        self._next: tuple[int, int] | None = None
         self._support: _SupportLoader | None = None
         if recipe.support:
-            settings: dict[str, Any] = {
-                "workers": -(-workers // 2),
-                "low_priority": low_priority,
-                "rank": rank,
-                "world_size": world_size,
-                "cache": cache,
-                "appearance": appearance and appearance.support,
-            }
-            self._support = _SupportLoader(source, recipe.support, self.steps_per_epoch, seed, **settings)
+            settings: dict[str, Any] = {"rank": rank, "world_size": world_size, "steps": self.steps_per_epoch}
+            settings |= {"workers": -(-workers // 2), "low_priority": low_priority, "cache": cache}
+            settings |= {"appearance": appearance and appearance.support}
+            self._support = _SupportLoader(source, recipe.support, seed, **settings)
             self.notes.append(self._support.note)
         self.close()
         _open.add(self)
@@ -133,14 +130,8 @@ class ViewLoader:
     def epoch(self, epoch: int, start_step: int = 0, order: Tensor | None = None) -> Iterator[Batch]:
         """The batches of one epoch, from `start_step` on: pixels (B, 3, size, size), channels-last in memory.
 
-        Args:
-            epoch: which.
-            start_step: batches of it to leave out.
-            order: sample ids to serve instead of a shuffle of all, at least as many as an epoch has. A sample that
-                comes again looks different each time.
-
-        Raises:
-            UsageError: if very many images in a row cannot be read.
+        `order`: sample ids to serve instead of a shuffle of all, at least as many as an epoch has. A sample that comes
+        again looks different each time. `UsageError` if very many images in a row cannot be read.
         """
         if order is not None or self._positions.given is not None:
             self._positions.given = None if order is None else _keys(order.numpy())
@@ -157,7 +148,7 @@ class ViewLoader:
         """Stop the workers. Another epoch would start new ones."""
         if self._support:
             self._support.loader.close()
-        self._stream: Iterator[Packed | Exception] = iter(())
+        self._stream = iter(())
         self._reader = self._new_reader()
         self._next = None
 
@@ -185,14 +176,12 @@ class _SupportLoader:
     Their views are drawn with a seed of their own: an image that is in both has nothing in common but itself.
     """
 
-    def __init__(
-        self, source: ImageSource, support: Support, steps: int, seed: int, *, world_size: int, **settings: Any
-    ):
+    def __init__(self, source: ImageSource, support: Support, seed: int, *, world_size: int, **settings: Any):
         self.seed, self.ids, self.support = support_seed(seed), choose_labelled(source, support.labelled, seed), support
         total = min(support.classes, len(self.ids)) * support.images
         if total % world_size:
             raise UsageError(f"{total} support images cannot be shared by {world_size} processes: change their number")
-        settings |= {"seed": self.seed, "world_size": world_size, "subset": np.concatenate(self.ids), "steps": steps}
+        settings |= {"seed": self.seed, "world_size": world_size, "subset": np.concatenate(self.ids)}
         self.loader = ViewLoader(source, Recipe(support.views), batch_size=total // world_size, **settings)
         labelled = sum(len(of_class) for of_class in self.ids)
         self.note = f"{labelled:,} of {len(source):,} labels used, of {len(self.ids)} classes"
@@ -232,10 +221,8 @@ class _Positions(Sampler):
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         epoch, start = self.start
         while True:
-            order = np.arange(self.images)
-            if self.given is not None:
-                order = self.given
-            elif self.shuffle:
+            order = np.arange(self.images) if self.given is None else self.given
+            if self.given is None and self.shuffle:
                 order = random.permutation(self.images, self.seed, "order", epoch)
             for step in range(start, self.steps):
                 first = (step * self.world_size + self.rank) * self.batch_size

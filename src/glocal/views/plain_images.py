@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,10 +38,9 @@ class EpochPlan:
     def numbers(self, before: EpochPlan | None) -> dict[str, float]:
         """What the log says of the (first) targets as a clustering; nothing where there are none.
 
-        Returns:
-            clusters/used, how many have a sample; clusters/largest, the share of all samples in the largest one; and,
-            after the first plan, clusters/nmi, how far the clustering is that of the epoch before: mutual information
-            over √(H·H'), 0 to 1 (Caron et al. 2018, eq. 3; it rises as training settles, without reaching 1).
+        How many clusters have a sample, the share of all samples in the largest one, and, after the first plan, how far
+        it is the clustering of the epoch before: mutual information over √(H·H'), 0 to 1 (Caron et al. 2018, eq. 3; it
+        rises as training settles, without reaching 1).
         """
         if self.targets is None:
             return {}
@@ -66,8 +66,7 @@ class PlainImages:
         size: side of the images, pixels.
         appearance: of the training views; says how to normalise.
         device: where the batches are wanted.
-        rank: index of this process.
-        world_size: number of processes.
+        rank, world_size: index of this process, and their number.
 
     Attributes:
         seed: of whatever is drawn.
@@ -76,14 +75,7 @@ class PlainImages:
     """
 
     def __init__(
-        self,
-        loader: ViewLoader,
-        size: int,
-        appearance: Appearance,
-        *,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
+        self, loader: ViewLoader, size: int, appearance: Appearance, *, device: Any, rank: int = 0, world_size: int = 1
     ) -> None:
         recipe = Recipe((Crop(size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0),))
         self._loader = loader.plain(recipe)
@@ -91,11 +83,8 @@ class PlainImages:
         self._device = device
         steps = self._loader.steps_per_epoch
         self._first, self._last = steps * rank // world_size, steps * (rank + 1) // world_size
-        self.seed, self.images = appearance.seed, loader.images
-        self.epoch, self.plan = 0, None
-
-    epoch: int
-    plan: EpochPlan | None
+        self.seed, self.images, self.epoch = appearance.seed, loader.images, 0
+        self.plan: EpochPlan | None = None
 
     def __len__(self) -> int:
         """Number of images, over all processes."""

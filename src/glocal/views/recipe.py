@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 class Crop:
     """One view: a random resized crop and its appearance. Probabilities are per sample.
 
-    Geometry: `size` pixels square, area fraction uniform in `scale`, log-uniform aspect ratio in
-    `ratio`, horizontal flip with probability `flip`. Appearance: colour jitter with half-widths
-    `brightness`, `contrast`, `saturation`, `hue` applied with probability `jitter`; grey; Gaussian blur, sigma uniform
-    in `sigma` pixels; solarize (values of one half and more inverted).
+    Geometry: `size` pixels square, area fraction uniform in `scale`, log-uniform aspect ratio in `ratio`, horizontal
+    flip. Appearance: colour jitter with half-widths `brightness`, `contrast`, `saturation`, `hue` applied with
+    probability `jitter`; grey; Gaussian blur, sigma uniform in `sigma` pixels; solarize (values from .5 on inverted).
     """
 
     size: int

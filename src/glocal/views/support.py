@@ -18,13 +18,7 @@ def support_seed(seed: int) -> int:
 def choose_labelled(source: ImageSource, labelled: float, seed: int) -> list[np.ndarray]:
     """Sample ids of each class whose labels may be used, sorted; a pure function of the seed.
 
-    Args:
-        source: the images, with labels.
-        labelled: of each class, a fraction below 1 (at least one image), or from 1 on a number of images.
-        seed: the run's seed.
-
-    Raises:
-        UsageError: if there are no labels, or none are asked for.
+    `labelled` is, of each class, a fraction below 1 (at least one image), or from 1 on a number of images.
     """
     if source.labels is None:
         raise UsageError(f"{source.name} has no labels, of which this method needs a few: put images in class folders")
@@ -41,14 +35,8 @@ def choose_labelled(source: ImageSource, labelled: float, seed: int) -> list[np.
 def balanced_draws(ids: list[np.ndarray], support: Support, steps: int, seed: int, epoch: int) -> np.ndarray:
     """(steps, classes, images) sample ids of an epoch: per step some classes, in their order, and images of each.
 
-    Within an epoch no image of a class comes again before all others of its class have come.
-
-    Args:
-        ids: of the labelled images, one array for each class.
-        support: how many of what.
-        steps: batches of the epoch.
-        seed: the run's seed.
-        epoch: which.
+    Within an epoch no image of a class comes again before all others of its class have come. `ids` has an array of
+    labelled images for each class.
     """
     classes = min(support.classes, len(ids))
     served = [np.sort(random.permutation(len(ids), seed, "classes", epoch, step)[:classes]) for step in range(steps)]

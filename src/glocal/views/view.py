@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,14 +33,7 @@ class View:
     kept: Tensor | None = None
 
     def to_source(self, points: Tensor) -> Tensor:
-        """Carry crop points home.
-
-        Args:
-            points: (B, ..., 2), one set per crop; a first dimension of 1 is shared by the whole batch.
-
-        Returns:
-            (B, ..., 2) in source pixels.
-        """
+        """Carry crop points (B, ..., 2) home, to source pixels; a first dimension of 1 is shared by the whole batch."""
         batch = self.affine.shape[0]
         points = points.expand(batch, *points.shape[1:])
         flat = points.reshape(batch, -1, 2).to(self.affine.dtype)
@@ -48,24 +42,12 @@ class View:
         return home.reshape(points.shape)
 
     def from_source(self, points: Tensor) -> Tensor:
-        """Carry source points into the crop, also those outside of it: the inverse of `to_source`.
-
-        Args:
-            points: (B, ..., 2) in source pixels, one set per crop.
-
-        Returns:
-            (B, ..., 2) in crop pixels.
-        """
+        """Carry source points (B, ..., 2) into the crop, also those outside of it: the inverse of `to_source`."""
         flat = points.reshape(len(points), -1, 2) - self.affine[:, None, :, 2]
         return torch.linalg.solve(self.affine[:, :, :2], flat.transpose(1, 2)).transpose(1, 2).reshape(points.shape)
 
     def cell_of(self, points: Tensor, height: int, width: int) -> Tensor:
-        """In which cell of a uniform `height`×`width` grid over the crop source points fall.
-
-        Args:
-            points: (B, ..., 2) in source pixels.
-            height: H, of the grid.
-            width: W, of the grid.
+        """In which cell of a uniform `height`×`width` grid over the crop source points (B, ..., 2) fall.
 
         Returns:
             (B, ...) int64, row-major, as the points are seen in the crop (mirrored where it is); −1 outside of it.
@@ -89,8 +71,7 @@ class View:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """The same view on another device."""
-        names = ("pixels", "affine", "kept")
-        present = {name: value for name in names if (value := getattr(self, name)) is not None}
+        present = {name: value for name, value in vars(self).items() if value is not None}
         return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
 
 
@@ -120,12 +101,7 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        return replace(
-            self,
-            views=[view.to(device, non_blocking=non_blocking) for view in self.views],
-            index=self.index.to(device, non_blocking=non_blocking),
-            label=None if self.label is None else self.label.to(device, non_blocking=non_blocking),
-            support=None if self.support is None else self.support.to(device, non_blocking=non_blocking),
-            target=None if self.target is None else self.target.to(device, non_blocking=non_blocking),
-            extra={name: value.to(device, non_blocking=non_blocking) for name, value in self.extra.items()},
-        )
+        move: Any = lambda x: None if x is None else x.to(device, non_blocking=non_blocking)
+        moved = {name: move(getattr(self, name)) for name in ("index", "label", "support", "target")}
+        extra = {name: move(value) for name, value in self.extra.items()}
+        return replace(self, views=[move(view) for view in self.views], extra=extra, **moved)

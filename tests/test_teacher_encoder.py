@@ -1,0 +1,55 @@
+"""The teacher as an encoder: opened, scored, handed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import glocal
+from glocal.errors import UsageError
+from glocal.report import write_report
+
+TINY = {"backbone": "test_resnet", "image_size": 32, "batch_size": 8, "max_steps": 3, "workers": 0, "precision": "32"}
+DATA = "parts:n=40,size=40"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    return str(glocal.pretrain(DATA, method="byol", out=str(out), report_images=10, quiet=True, **TINY))
+
+
+def test_the_teacher_is_the_one_of_the_checkpoint(run):
+    teacher, method = glocal.load(run, which="teacher"), glocal.load_method(run)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert not teacher.training
+    with torch.no_grad():
+        assert teacher(x).pooled.equal(method.teacher(x).pooled)
+        assert not teacher(x).pooled.allclose(glocal.load(run)(x).pooled)
+
+
+def test_both_are_scored_and_stand_in_the_report(run):
+    scores = json.loads(Path(run, "evaluation.json").read_text())
+    assert scores["teacher"]["knn"].keys() == scores["knn"].keys()
+    options = {"tasks": ["rank"], "limit": 10}
+    assert glocal.evaluate(run, DATA, which="teacher", **options)["rank"] == scores["teacher"]["rank"]
+    text = write_report(run).read_text()
+    assert "Its teacher" in text
+    assert "against Its teacher" not in text  # it is no baseline
+
+
+def test_it_is_handed_over(run, tmp_path):
+    glocal.export(run, which="teacher", format="timm", out=str(tmp_path / "out"))
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    theirs = glocal.load(run, which="teacher").state_dict()
+    assert all(value.equal(theirs[f"model.{name}"]) for name, value in model.state_dict().items())
+
+
+def test_a_method_without_one_says_so(tmp_path):
+    run = glocal.pretrain(DATA, method="vicreg", out=str(tmp_path / "run"), report=False, quiet=True, **TINY)
+    with pytest.raises(UsageError, match="VICReg keeps no teacher"):
+        glocal.load(str(run), which="teacher")
