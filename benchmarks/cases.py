@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glocal.methods.presets import width_for
+from glocal.methods.published import width_for
 
 
 @dataclass(frozen=True)

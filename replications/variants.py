@@ -13,7 +13,7 @@ from glocal.features import Features
 from glocal.heads import projector
 from glocal.losses import Loss, contrast
 from glocal.methods import BYOL, LOCA, DeepCluster, DirectCLR, Optimization, encode, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Preset
 from glocal.methods.teacher import PredictorHeads
 from glocal.views import Batch, EpochPlan, PlainImages, Recipe, two_views
 

@@ -91,8 +91,7 @@ def hierarchical_kmeans(x: Tensor, parts: int, k: int, *, iterations: int = 20, 
         x: (N, D) float32, this process's rows.
         parts: number of super-clusters.
         k: sub-clusters in each.
-        iterations: see `kmeans`.
-        seed: see `kmeans`.
+        iterations, seed: see `kmeans`.
 
     Returns:
         The super-cluster, 0 to parts − 1, and the sub-cluster in it, 0 to k − 1, of each row; (N,) int64 each.

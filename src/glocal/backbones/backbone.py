@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from glocal.backbones.cells import evaluating, grid_positions
-from glocal.backbones.dropping import can_drop, dropping
 from glocal.backbones.layout import learn_layout
 from glocal.backbones.small_maps import SmallMaps
 from glocal.errors import UsageError
@@ -121,7 +120,7 @@ class Backbone(nn.Module):
         Raises:
             UsageError: if it does not take this size, or cannot leave out patches.
         """
-        with nullcontext() if kept is None else dropping(self.model, self.name, kept, self._layout.prefix):
+        with nullcontext() if kept is None else _dropping(self.model, self.name, kept, self._layout.prefix):
             pooled, tokens, grid = self._encode(x, whole=kept is None)
         positions = self.cells(*grid, device=x.device).flatten(0, 1)
         return Features(pooled, tokens, positions, grid) if kept is None else Features(pooled, tokens, positions[kept])
@@ -137,7 +136,7 @@ class Backbone(nn.Module):
     def traits(self) -> Traits:
         """What it can do, learnt by trying an image that is larger by about a cell."""
         larger = (self.image_size // self.stride + 1) * self.stride
-        return Traits(any_size=self.refusal(larger) is None, drops_patches=can_drop(self.model))
+        return Traits(any_size=self.refusal(larger) is None, drops_patches=_can_drop(self.model))
 
     def refusal(self, size: int) -> str | None:
         """Why it does not take square images of this side in pixels; None where it does."""
@@ -232,3 +231,36 @@ class Backbone(nn.Module):
             f"{self.name} gives {tokens} tokens for a {width}×{height} image, which is no grid of stride {stride};"
             f" use sizes divisible by {stride}"
         )
+
+
+def _can_drop(model: Any) -> bool:
+    """Whether a timm model is a plain vision transformer, whose blocks take any number of tokens."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return isinstance(model, VisionTransformer) and isinstance(model.patch_drop, nn.Identity)
+
+
+@contextmanager
+def _dropping(model: Any, name: str, kept: Tensor, prefix: int) -> Iterator[None]:
+    """Within this context a model goes on with `kept` patches only, (K,) or (B, K), once their positions are added.
+
+    The `prefix` of class and register tokens stays.
+    """
+    if not _can_drop(model):
+        raise UsageError(
+            f"{name} cannot leave out patches; choose a plain vision transformer such as vit_small_patch16_224"
+        )
+
+    def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
+        first, patches = tokens[:, :prefix], tokens[:, prefix:]
+        if kept.ndim == 1:
+            patches = patches[:, kept]
+        else:
+            patches = patches.gather(1, kept[:, :, None].expand(-1, -1, patches.shape[2]))
+        return torch.cat([first, patches], dim=1)
+
+    handle = model.patch_drop.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()

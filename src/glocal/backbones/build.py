@@ -71,15 +71,9 @@ def build_backbone(
         _replace_stem(model, name)
     if pretrained and pretrained is not True:
         load_weights(model, read_weights(pretrained), origin=pretrained)
-    arguments = {
-        "name": name,
-        "image_size": image_size,
-        "stem": stem,
-        "output_stride": output_stride,
-        "drop_path": drop_path,
-        "pool": pool,
-        "pretrained": pretrained if isinstance(pretrained, bool) else str(pretrained),
-    }
+    arguments: dict[str, Any] = {"name": name, "image_size": image_size, "stem": stem, "output_stride": output_stride}
+    arguments |= {"drop_path": drop_path, "pool": pool}
+    arguments["pretrained"] = pretrained if isinstance(pretrained, bool) else str(pretrained)
     backbone = Backbone(model, arguments)
     if output_stride is not None and backbone.stride != output_stride:
         raise UsageError(f"{name} cannot have output_stride={output_stride}; its stride is {backbone.stride}")

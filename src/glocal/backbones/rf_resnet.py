@@ -1,12 +1,7 @@
 """ResNets of several receptive fields, for CO-SSL (Aubret, Teulière, Triesch 2025, arXiv 2501.02860).
 
-`co_*` are our reading of the paper's RF-ResNets, whose code was not published. Read: a stage has two types of blocks,
-and the field does not depend on their number n > 2; it is 99 px for a ResNet-50 and 29 px for a ResNet-18; 23.7 million
-parameters against a ResNet-50's 23.5. Guessed: that the first two blocks of a stage convolve 3×3 and the others 1×1;
-that max-pooling is left out, which with the 7×7 stem and ordinary strides gives exactly 99 (keeping it, with strides
-(1, 2, 1), would as well); that two more 1×1 blocks in the last stage make up 23.7; of the ResNet-18, the 3×3 stem, the
-strides and a 1×1 second convolution in each block. The paper's MLP after the pooling is taken to belong to the heads,
-as their first layers: what is exported stays the mean of the cells, which the local loss compares with cells.
+`co_*` are our reading of the paper's RF-ResNets, whose code was not published: what was read and what is guessed stands
+in docs/co_ssl.md.
 
 `rf*` are strided ResNets, ours and not the paper's: timm's with other strides or without max-pooling, the same blocks
 and, but for a smaller first convolution, the same parameters, so that weights of the standard network fit. The names

@@ -61,7 +61,7 @@ def encoder_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Path, minimum: float = 0.8) -> None:
-    """Copy the tensors that match in name and shape, and refuse when too few do.
+    """Copy the tensors that match in name and shape into a timm model, and refuse when too few do.
 
     A common prefix ("module.", "backbone.", any other) is found by itself. timm's own conversion for the architecture
     then resamples position embeddings to another image size and translates the names of original releases.
@@ -71,9 +71,6 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Pa
         state: what `read_weights` gave. Tensors that the model lacks (classifiers, heads) are ignored.
         origin: the file, for messages.
         minimum: least fraction of the model's tensors that must match.
-
-    Raises:
-        UsageError: with the counts and the first tensor that found no match.
     """
     own = model.state_dict()
     wanted = [key for key in own if not key.endswith("num_batches_tracked")]  # absent from old files, and no weight

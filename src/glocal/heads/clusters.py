@@ -14,10 +14,6 @@ class Prototypes(nn.Module):
 
     The rows are put back on the sphere before each forward pass in training, as in SwAV; the gradient does not go
     through that.
-
-    Args:
-        dim: D.
-        number: K.
     """
 
     def __init__(self, dim: int, number: int) -> None:
@@ -37,11 +33,6 @@ class TopLayers(nn.Module):
     """G linear classifiers over C classes, of which each vector takes one: (B, D) -> logits (B, C), float32.
 
     Empty classes have no part: their logits are −∞.
-
-    Args:
-        dim: D.
-        groups: G.
-        classes: C.
     """
 
     log_present: Tensor

@@ -7,21 +7,14 @@ from torch import Tensor, nn
 
 
 class CrossAttentionBlock(nn.Module):
-    """x ← x + attention(LN(x), LN(context)); x ← x + MLP(LN(x)): the decoder of LOCA (Caron et al. 2024).
+    """x ← x + attention(LN(x), LN(context)); x ← x + MLP(LN(x)): the decoder of LOCA (Caron et al. 2024)."""
 
-    Args:
-        dim: D, of both.
-        heads: of attention.
-        mlp_ratio: width of the hidden layer, in D.
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm_queries, self.norm_context, self.norm_mlp = (nn.LayerNorm(dim, eps=1e-6) for _ in range(3))
         self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        hidden = int(mlp_ratio * dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Tokens (B, N, D) that have looked at those of the context (B, M, D), (B, N, D)."""

@@ -16,10 +16,6 @@ class SupportQueue(nn.Module):
     """The latest `size` embeddings, L2-normalised, the oldest overwritten first; random directions to begin with.
 
     On several processes each holds the embeddings of all, in the order of the joined batch.
-
-    Args:
-        size: number of embeddings kept.
-        dim: their width.
     """
 
     embeddings: Tensor

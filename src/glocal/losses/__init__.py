@@ -6,8 +6,14 @@ All compute in float32, or float64 where the inputs are, whatever the autocast. 
 
 from glocal.losses.assignment import mean_entropy, sharpen, sinkhorn
 from glocal.losses.contrastive import contrast, dcl, decoupled_contrast, info_nce, mises_fisher_weights
-from glocal.losses.correlation import barlow_twins_loss
-from glocal.losses.covariance import covariance_penalty, entropy, invariance, variance_hinge, vicreg_loss
+from glocal.losses.covariance import (
+    barlow_twins_loss,
+    covariance_penalty,
+    entropy,
+    invariance,
+    variance_hinge,
+    vicreg_loss,
+)
 from glocal.losses.loss import Loss, without_autocast
 from glocal.losses.matching import vicregl_global_loss, vicregl_local_loss, vicregl_loss
 

@@ -36,12 +36,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, rounds: int = 3) -> Tensor:
 
 
 def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
-    """p^(1/T) / Σ p^(1/T) over the last dimension, (..., K): sharpen(softmax(s/τ), T) = softmax(s/(τ·T)).
-
-    Args:
-        probabilities: (..., K), p.
-        temperature: T; below 1 the largest gain.
-    """
+    """p^(1/T) / Σ p^(1/T) over the last dimension, (..., K); below T = 1 the largest gain."""
     check_shapes(probabilities=(probabilities, "... K"))
     p = upcast(probabilities)
     power = (p / p.detach().amax(dim=-1, keepdim=True)).pow(1 / temperature)  # the scale cancels; nothing underflows
@@ -49,12 +44,9 @@ def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
 
 
 def mean_entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in nats of the mean prediction over all samples of all processes, (); from 0 to ln K.
+    """Entropy in nats of the mean of predictions (..., K), equally many on each process, (); from 0 to ln K.
 
     To be maximised ("me-max"): MSN (Assran et al. 2022), eq. 2; PAWS (Assran et al. 2021), sec. 3.
-
-    Args:
-        probabilities: (..., K), equally many vectors on each process.
     """
     check_shapes(probabilities=(probabilities, "B ... K"))
     p = upcast(probabilities).flatten(0, -2)
@@ -87,7 +79,7 @@ def balanced_targets(scores: Tensor, temperature: float, rounds: int = 3) -> Ten
 def support_predictions(
     queries: Tensor, supports: Tensor, labels: Tensor, temperature: float = 0.1, smoothing: float = 0.1
 ) -> Tensor:
-    """π(x) = softmax(cos(z, S)/τ)·Y, (..., K): labels by similarity to labelled samples. PAWS (2021), eq. 1.
+    """π(x) = softmax(cos(z, S)/τ)·Y, (..., K): labels by similarity to labelled samples. PAWS, eq. 1.
 
     Args:
         queries: (..., D), z.
@@ -110,10 +102,7 @@ def swapped_targets(probabilities: Tensor, views: int, sharpening: float = 0.25)
 
     Sharpened; each large view gets those of the other, further views the mean of both; what is below 1e-4 is set to 0.
 
-    Args:
-        probabilities: (2, B, K).
-        views: V ≥ 2.
-        sharpening: T.
+    `sharpening` is T.
     """
     check_shapes(probabilities=(probabilities, "2 B K"))
     if views < 2:
@@ -124,12 +113,7 @@ def swapped_targets(probabilities: Tensor, views: int, sharpening: float = 0.25)
 
 
 def cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """−Σ_k q_k log p_k, the mean over all vectors, (). For predictions that are not a softmax of something.
-
-    Args:
-        probabilities: (..., K), p.
-        targets: (..., K), q.
-    """
+    """−Σ_k q_k log p_k, the mean over all vectors p and q (..., K), (). For what is not a softmax of something."""
     check_shapes(probabilities=(probabilities, "B ... K"), targets=(targets, " ".join(map(str, probabilities.shape))))
     p = upcast(probabilities)
     return -(targets * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(dim=-1).mean()

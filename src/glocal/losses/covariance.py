@@ -1,4 +1,4 @@
-"""Invariance, variance and covariance: VICReg (Bardes, Ponce, LeCun 2022).
+"""Invariance, variance and covariance: VICReg (Bardes, Ponce, LeCun 2022), and Barlow Twins (Zbontar et al. 2021).
 
 `invariance`, `variance_hinge` and `covariance_penalty` work on the samples they are given. The `*_loss` functions first
 join the batch over processes, which is to have 2 images at least: their statistics, values and gradients are its own.
@@ -181,10 +181,7 @@ def vicreg_loss(
     Args:
         z_a: (B, D) embeddings of one view; or (B, N, D), N of them, whose statistics and terms are averaged over the N.
         z_b: (B, D) embeddings of the other.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
-        entropy_weight: η.
+        invariance_weight, variance_weight, covariance_weight, entropy_weight: λ, μ, ν, η.
 
     Returns:
         A `Loss` with terms "invariance", "variance" and "covariance", and "entropy" where it has a weight.
@@ -194,18 +191,53 @@ def vicreg_loss(
     sets = [z.reshape(-1, *z.shape[-2:]) for z in (z_a, z_b)]
     moments = joined_variance_and_covariance(torch.cat(sets))
     variance, covariance = (moment.split([len(s) for s in sets]) for moment in moments)
-    shares = [
-        invariance(z_a, z_b) / world_size(),
-        (variance[0].mean() + variance[1].mean()) / 2,
-        covariance[0].mean() + covariance[1].mean(),
-    ]
-    distance, variance_, covariance_ = all_sum(torch.stack(shares)).unbind()
-    terms = {
-        "invariance": invariance_weight * distance,
-        "variance": variance_weight * variance_,
-        "covariance": covariance_weight * covariance_,
-    }
+    spreads = (variance[0].mean() + variance[1].mean()) / 2, covariance[0].mean() + covariance[1].mean()
+    shares = torch.stack([invariance(z_a, z_b) / world_size(), *spreads])
+    terms = weighted("", shares, invariance_weight, variance_weight, covariance_weight)
     if entropy_weight:
         joined = [gather(s.transpose(0, 1)).transpose(0, 1) for s in sets]
         terms["entropy"] = -entropy_weight * (entropy(joined[0]) + entropy(joined[1])) / 2
     return Loss.of(terms)
+
+
+def weighted(prefix: str, shares: Tensor, *weights: float) -> dict[str, Tensor]:
+    """The terms invariance, variance and covariance (3,), each the sum of the processes' shares of it."""
+    names = (f"{prefix}{name}" for name in ("invariance", "variance", "covariance"))
+    return {name: w * term for name, w, term in zip(names, weights, all_sum(shares).unbind(), strict=True)}
+
+
+def barlow_twins_loss(z_a: Tensor, z_b: Tensor, *, redundancy_weight: float = 0.0051) -> Loss:
+    """Σ_i (1 − C_ii)² + λ·Σ_{i≠j} C_ij², with C the cross-correlation matrix (Zbontar et al. 2021, eq. 1 and 2).
+
+    The authors' in-place all-reduce of C passes 1/W of its gradient on W processes. LARS's adaptation hides that for
+    weights, not for the biases and norms: to repeat a run of their code on W processes, divide
+    `Optimization.bias_lr_scale` by W.
+
+    Args:
+        z_a, z_b: (B, D) embeddings of the two views.
+        redundancy_weight: λ.
+
+    Returns:
+        A `Loss` with terms "invariance" and "redundancy".
+    """
+    check_shapes(z_a=(z_a, "B D"), z_b=(z_b, "B D"))
+    a, b = (_standardise(gather(upcast(z))) for z in (z_a, z_b))
+    diagonal = (a * b).mean(dim=0)
+    redundancy = _squared_product(a, b) / len(a) ** 2 - diagonal.square().sum()
+    return Loss.of({"invariance": (1 - diagonal).square().sum(), "redundancy": redundancy_weight * redundancy})
+
+
+def _standardise(z: Tensor) -> Tensor:
+    """Each dimension with mean 0 and variance 1 over the batch, as batch normalisation without affine has it."""
+    if len(z) < 2:
+        raise UsageError("a correlation needs a batch of at least 2 images; raise the batch size")
+    centred = z - z.mean(dim=0)
+    return centred * (centred.square().mean(dim=0) + 1e-5).rsqrt()
+
+
+def _squared_product(a: Tensor, b: Tensor) -> Tensor:
+    """‖AᵀB‖², () of (B, D) each: from two B×B Gram matrices, tr(AAᵀ·BBᵀ), where they are the cheaper way."""
+    with without_autocast(a):
+        if 2 * len(a) < a.shape[1]:
+            return ((a @ a.mT) * (b @ b.mT)).sum()
+        return (a.mT @ b).square().sum()

@@ -18,12 +18,7 @@ from glocal.losses.loss import check_shapes, upcast
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
-    """−cos(p, z), the mean over all vectors, (). In [−1, 1]. BYOL (Grill et al. 2020), eq. 2, is 2 + 2 × this.
-
-    Args:
-        prediction: (..., D).
-        target: (..., D), broadcastable to it.
-    """
+    """−cos(p, z), the mean over all vectors (..., D), (). In [−1, 1]. BYOL (Grill et al.), eq. 2, is 2 + 2 × this."""
     check_shapes(prediction=(prediction, "B ... D"), target=(target, "B ... D"))
     return -F.cosine_similarity(upcast(prediction), upcast(target), dim=-1).mean()
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.distributed import all_sum, exchange, rank, share, world_size
+from glocal.distributed import exchange, rank, share, world_size
 from glocal.errors import UsageError
-from glocal.losses.covariance import invariance, joined_variance_and_covariance, variance_and_covariance
+from glocal.losses.covariance import invariance, joined_variance_and_covariance, variance_and_covariance, weighted
 from glocal.losses.loss import Loss, check_shapes, upcast, without_autocast
 
 SlotOrder = Literal["index", "distance"]
@@ -28,10 +28,7 @@ SlotOrder = Literal["index", "distance"]
 class Group:
     """Views with equally large maps, next to each other in the concatenation of all maps' cells.
 
-    Attributes:
-        first: where its cells begin.
-        views: how many views.
-        cells: N, how many cells each of them has.
+    `first` is where its cells begin, `cells` how many each of its views has, N.
     """
 
     first: int
@@ -219,12 +216,6 @@ def slot_weights(ks: list[int], slot_order: SlotOrder, like: Tensor) -> Iterator
         yield max(shared), weight
 
 
-def _weighted(prefix: str, shares: Tensor, *weights: float) -> Loss:
-    """The loss of invariance, variance and covariance (3,), each the sum of the processes' shares of it."""
-    names = (f"{prefix}{name}" for name in ("invariance", "variance", "covariance"))
-    return Loss.of({name: w * term for name, w, term in zip(names, weights, all_sum(shares).unbind(), strict=True)})
-
-
 def _check_views(views: int) -> None:
     if views < 2:
         raise UsageError(f"VICRegL compares views of the same image and got {views}; give at least 2")
@@ -258,9 +249,7 @@ def vicregl_global_loss(
 
     Args:
         embeddings: V ≥ 2 tensors (B, D); the first two are those of the large crops.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν.
 
     Returns:
         A `Loss` with terms "global_invariance", "global_variance" and "global_covariance".
@@ -275,7 +264,7 @@ def vicregl_global_loss(
         distances = (2 + (views - 2) / 2) * invariance(a, b) + 2 * (views - 2) * invariance((a + b) / 2, z[2:])
     variance, covariance = joined_variance_and_covariance(z)
     terms = torch.stack([distances / (2 * (views - 1) * world_size()), variance.mean(), covariance.mean()])
-    return _weighted("global_", terms, invariance_weight, variance_weight, covariance_weight)
+    return Loss.of(weighted("global_", terms, invariance_weight, variance_weight, covariance_weight))
 
 
 def vicregl_local_loss(
@@ -308,9 +297,7 @@ def vicregl_local_loss(
             the paper, or those of i→j and of j→i, as in the authors' code.
         slot_order: whether the kept matches fill a sample's slots in the order of their cells, as in the authors' code,
             or of their distances, nearest first.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν.
 
     Returns:
         A `Loss` with terms "local_invariance", "local_variance" and "local_covariance".
@@ -345,7 +332,7 @@ def vicregl_local_loss(
     # sums of products, since autocast would take a dot product in half precision
     spreads = ((weights * variance).sum(), (weights * covariance).sum())
     terms = torch.stack([distance, *spreads]) / (4 * len(maps) - 4)
-    return _weighted("local_", terms, invariance_weight, variance_weight, covariance_weight)
+    return Loss.of(weighted("local_", terms, invariance_weight, variance_weight, covariance_weight))
 
 
 def vicregl_loss(
@@ -366,9 +353,7 @@ def vicregl_loss(
         maps: V tensors (B, C, H, W), see `vicregl_local_loss`; not looked at where α is 1.
         centers: V tensors (B, H, W, 2), the source points of the maps' cells; not looked at where α is 1.
         alpha: the weight α of the global half, in [0, 1].
-        invariance_weight: λ, of both halves.
-        variance_weight: μ, of both halves.
-        covariance_weight: ν, of both halves.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν, of both halves.
         matching: the other options of `vicregl_local_loss`.
 
     Returns:

@@ -26,9 +26,8 @@ from glocal.methods.loca import LOCA
 from glocal.methods.mocov3 import MoCoV3
 from glocal.methods.msn import MSN
 from glocal.methods.nnclr import NNCLR
-from glocal.methods.optimization import Optimization, suited_to
 from glocal.methods.paws import PAWS
-from glocal.methods.presets import Preset, width_for
+from glocal.methods.published import Optimization, Preset, suited_to, width_for
 from glocal.methods.registry import check_built, citation, method_class, method_names, method_options, resolve_options
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR

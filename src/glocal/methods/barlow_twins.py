@@ -10,8 +10,7 @@ from glocal.backbones import Backbone
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss, barlow_twins_loss
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset, width_for
+from glocal.methods.published import Optimization, Preset, suited_to, width_for
 from glocal.views import Batch, two_views
 
 

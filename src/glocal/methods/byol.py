@@ -15,8 +15,7 @@ from glocal.losses import Loss
 from glocal.losses.distillation import negative_cosine
 from glocal.methods.encode import encode
 from glocal.methods.joint import cross_view
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.methods.teacher import PredictorHeads, cosine, ema_copy, update_ema
 from glocal.views import Batch, two_views
 
@@ -96,9 +95,6 @@ class BYOL(nn.Module):
     def objective(self, students: list[Features], teachers: list[Features]) -> Loss:
         pooled = [f.pooled for f in students], [f.pooled for f in teachers]
         return Loss.of({self.term: cross_view(self, self.heads, *pooled)})
-
-    def predict(self, heads: PredictorHeads, x: Tensor) -> Tensor:
-        return heads(x)
 
     def target(self, heads: PredictorHeads, pooled: list[Tensor]) -> list[Tensor]:
         return [heads.target(x) for x in pooled]

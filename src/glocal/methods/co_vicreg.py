@@ -36,9 +36,6 @@ class JointVICReg(VICReg):
         z_a, z_b = (self.projector(f.pooled) for f in students)
         return vicreg_loss(z_a, z_b, **self.weights)
 
-    def predict(self, heads: nn.Module, x: Tensor) -> Tensor:
-        return heads(x)
-
     def target(self, heads: nn.Module, pooled: list[Tensor]) -> list[Tensor]:
         # not under no_grad: autocast would keep the weights it casts there, and the predictions would give no gradient
         return [heads(x).detach() for x in pooled]

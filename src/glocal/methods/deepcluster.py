@@ -13,12 +13,10 @@ from glocal.backbones import Backbone
 from glocal.clustering import balanced_order, kmeans, whiten
 from glocal.heads.clusters import TopLayers
 from glocal.losses import Loss
-from glocal.methods.bank import bank_features, for_all
-from glocal.methods.fully_connected import FullyConnected
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.bank import FullyConnected, bank_features, crops_only, for_all
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.random import derive
-from glocal.views import Batch, Crop, EpochPlan, PlainImages, Recipe
+from glocal.views import Batch, EpochPlan, PlainImages
 
 
 class DeepCluster(nn.Module):
@@ -85,8 +83,3 @@ class DeepCluster(nn.Module):
         x = self.hidden.activated(self.encoder(batch.views[0].pixels))
         logits = self.top(x, torch.zeros_like(batch.index))
         return Loss.of({"clusters": F.cross_entropy(logits, batch.target[:, 0])})
-
-
-def crops_only(size: int, scale: tuple[float, float]) -> Recipe:
-    """One random crop, perhaps mirrored, of unchanged colours."""
-    return Recipe((Crop(size, scale=scale, jitter=0.0, gray=0.0),))

@@ -16,8 +16,7 @@ from glocal.heads.clusters import Prototypes
 from glocal.heads.memory import Memory
 from glocal.losses import Loss
 from glocal.methods.bank import bank_features, for_all
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.methods.swav import embed_together, swav_views
 from glocal.random import derive
 from glocal.views import Batch, EpochPlan, PlainImages

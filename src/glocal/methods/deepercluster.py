@@ -13,11 +13,8 @@ from glocal.clustering import balanced_order, hierarchical_kmeans, whiten
 from glocal.errors import UsageError
 from glocal.heads.clusters import TopLayers
 from glocal.losses import Loss
-from glocal.methods.bank import bank_features, for_all
-from glocal.methods.deepcluster import crops_only
-from glocal.methods.fully_connected import FullyConnected
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.bank import FullyConnected, bank_features, crops_only, for_all
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.random import derive
 from glocal.views import Batch, EpochPlan, PlainImages
 

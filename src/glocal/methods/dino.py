@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from glocal.backbones import Backbone
 from glocal.features import Features
-from glocal.heads.dino_head import DINOHead
+from glocal.heads.projector import DINOHead
 from glocal.losses import Loss
 from glocal.losses.distillation import dino_loss, soft_cross_entropy, teacher_distribution
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import DistillationHeads, cosine, ema_copy, update_ema
 from glocal.views import Batch, Crop, Recipe
 

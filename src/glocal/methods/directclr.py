@@ -10,8 +10,7 @@ from glocal.backbones import Backbone
 from glocal.errors import UsageError
 from glocal.losses import Loss, contrast
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.views import Batch, two_views
 
 

@@ -43,13 +43,7 @@ def encode(encoder: Backbone, views: list[View], group: Literal["view", "size"] 
 
 
 def keep_random(view: View, stride: int, share: float) -> View:
-    """The view with a random share of its patches, the same for the whole batch, drawn from torch's generator.
-
-    Args:
-        view: whole.
-        stride: side of a patch, pixels.
-        share: 1 leaves the view as it is.
-    """
+    """The view with a random share of its patches, of `stride` pixels a side, the same for the whole batch."""
     batch, _, height, width = view.pixels.shape
     patches = (height // stride) * (width // stride)
     number = max(1, round(share * patches))
@@ -60,11 +54,7 @@ def keep_random(view: View, stride: int, share: float) -> View:
 
 
 def check_drops(encoder: Backbone, share: float, option: str) -> None:
-    """Refuse a network that needs all patches, where fewer are asked for.
-
-    Raises:
-        UsageError: with the option that turns it off.
-    """
+    """Refuse a network that needs all patches, where fewer are asked for, with the option that turns it off."""
     if share < 1 and not encoder.traits.drops_patches:
         raise UsageError(
             f"{encoder.name} cannot leave out patches: choose a plain vision transformer (vit_small_patch16_224),"
@@ -73,11 +63,7 @@ def check_drops(encoder: Backbone, share: float, option: str) -> None:
 
 
 def check_fits(encoder: Backbone, recipe: Recipe) -> None:
-    """Refuse crops of a size that the encoder does not take; each size is tried once.
-
-    Raises:
-        UsageError: with the options that fix it, and the nearest sizes that it takes.
-    """
+    """Refuse crops of a size that the encoder does not take, with the options that fix it and the nearest sizes."""
     support = recipe.support.views if recipe.support else ()
     for size in sorted({crop.size for crop in (*recipe.views, *support)}, reverse=True):
         if (reason := encoder.refusal(size)) is None:

@@ -25,6 +25,7 @@ class JointEmbedding(Protocol):
 
     encoder: Backbone
     heads: Any
+    """What makes predictions (..., K) of the student's features (..., D)."""
 
     def new_heads(self) -> nn.Module:
         """Freshly initialised heads, the teacher's included."""
@@ -34,9 +35,6 @@ class JointEmbedding(Protocol):
 
     def objective(self, students: list[Features], teachers: list[Features]) -> Loss:
         """The method's own loss."""
-
-    def predict(self, heads: Any, x: Tensor) -> Tensor:
-        """Predictions (..., K) from the student's features (..., D)."""
 
     def target(self, heads: Any, pooled: list[Tensor]) -> list[Tensor]:
         """Targets (B, K), without gradient, from the pooled features (B, D) of each view that has one."""
@@ -55,6 +53,6 @@ def cross_view(method: JointEmbedding, heads: Any, inputs: Sequence[Tensor], poo
         pooled: (B, D) of the first views, what targets are made from.
     """
     targets = method.target(heads, pooled)
-    predictions = [method.predict(heads, x) for x in inputs]
+    predictions = [heads(x) for x in inputs]
     pairs = [(p, t) for j, t in enumerate(targets) for i, p in enumerate(predictions) if i != j]
     return torch.stack([method.compare(p, t) for p, t in pairs]).mean()

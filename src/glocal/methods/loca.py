@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from glocal.backbones import Backbone
 from glocal.heads.cross_attention import CrossAttentionBlock
-from glocal.heads.dino_head import DINOHead
+from glocal.heads.projector import DINOHead
 from glocal.losses import Loss, mean_entropy
 from glocal.losses.assignment import balanced_targets, masked_mean
 from glocal.losses.loss import upcast
 from glocal.methods.encode import check_drops, encode, keep_random
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import cosine, ema_copy, update_ema
 from glocal.views import Batch, Crop, Recipe
 
@@ -35,9 +34,6 @@ class LOCA(nn.Module):
     Args:
         image_size: side of the reference and of the large query, pixels.
         scale: area of these two as a fraction of their image, (least, most).
-        small_crops: number of small queries.
-        small_size: side of the small queries, pixels.
-        small_scale: area of a small query as a fraction of its image.
         query_keep: share of the large query's patches that are kept, at random (70 of 196).
         context: share of the reference's tokens that queries see, consecutive ones (39 of 196).
         clusters: K.

@@ -12,8 +12,7 @@ from glocal.heads import BatchNorm
 from glocal.heads import projector as build_projector
 from glocal.losses.contrastive import contrast
 from glocal.methods.byol import BYOL
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import PredictorHeads
 
 

@@ -15,8 +15,7 @@ from glocal.losses import Loss, mean_entropy
 from glocal.losses.assignment import balanced_targets, cosine_scores
 from glocal.losses.distillation import soft_cross_entropy
 from glocal.methods.encode import check_drops, keep_random
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.methods.swav import embed_together
 from glocal.methods.teacher import ema_copy, update_ema
 from glocal.views import Batch, Crop, Recipe

@@ -11,8 +11,7 @@ from glocal.heads import BatchNorm, SupportQueue
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss, contrast, decoupled_contrast
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.views import Batch, simclr_views
 
 

@@ -14,8 +14,7 @@ from glocal.heads import projector as build_projector
 from glocal.losses import Loss, mean_entropy, sharpen
 from glocal.losses.assignment import cross_entropy, support_predictions, swapped_targets
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.methods.swav import swav_views
 from glocal.views import Batch, Recipe, Support
 

@@ -10,8 +10,7 @@ from torch import nn
 
 from glocal.config import reserved_names
 from glocal.errors import UsageError, did_you_mean
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset
 from glocal.plugins import GUIDE, find, names
 from glocal.views import Recipe
 
@@ -34,11 +33,7 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> Any:
-    """The class registered as `name`, or that at "module:Class", with `title` and whatever else it may leave out.
-
-    Raises:
-        UsageError: if there is none; to its author, if it is not a method.
-    """
+    """The class registered as `name`, or that at "module:Class", with `title` and whatever else it may leave out."""
     cls = find("methods", name)
     if breach := _breach(cls):
         raise UsageError(f"method '{name}': {breach} ({GUIDE})")
@@ -55,11 +50,7 @@ def citation(name: str) -> tuple[str, str]:
 
 
 def check_built(method: Any) -> Any:
-    """The method, if it has what the loop asks of it.
-
-    Raises:
-        UsageError: to its author, if not.
-    """
+    """The method, if it has what the loop asks of it; else its author is told."""
     for attribute, kind in {"encoder": nn.Module, "recipe": Recipe, "optimization": Optimization}.items():
         if not isinstance(getattr(method, attribute, None), kind):
             raise UsageError(f"`{type(method).__name__}` sets no `{attribute}`, of type {kind.__name__} ({GUIDE})")

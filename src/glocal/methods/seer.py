@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from glocal.backbones import Backbone
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.methods.swav import SwAV
 
 

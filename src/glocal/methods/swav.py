@@ -17,8 +17,7 @@ from glocal.losses import Loss, sinkhorn
 from glocal.losses.distillation import dino_loss
 from glocal.losses.loss import upcast, without_autocast
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization, suited_to
-from glocal.methods.presets import Preset
+from glocal.methods.published import Optimization, Preset, suited_to
 from glocal.views import Batch, Recipe, View, simclr_views
 
 

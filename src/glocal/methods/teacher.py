@@ -51,12 +51,7 @@ def cosine(progress: float, start: float, end: float) -> float:
 
 
 class PredictorHeads(nn.Module):
-    """The heads of BYOL and MoCo-v3: the student's projector and predictor, and the projector's teacher.
-
-    Args:
-        projector: (..., D) -> (..., K).
-        predictor: (..., K) -> (..., K).
-    """
+    """The heads of BYOL and MoCo-v3: the student's projector and predictor, and the projector's teacher."""
 
     def __init__(self, projector: nn.Module, predictor: nn.Module) -> None:
         super().__init__()
@@ -77,16 +72,10 @@ class PredictorHeads(nn.Module):
 
 
 class DistillationHeads(nn.Module):
-    """The heads of DINO: the student's, its teacher, and the centre of the teacher's logits.
+    """The heads of DINO: the student's, its teacher, and the centre of the teacher's K logits.
 
-    Args:
-        student: (..., D) -> (..., K) logits.
-        outputs: K.
-        center_momentum: of the centre.
-
-    Attributes:
-        seen: the teacher's logits in this step, to which the centre moves when it is over: the loss sees the centre of
-            the batches before, and logits that two losses share count once.
+    What the teacher `seen` has in this step moves the centre when it is over: the loss sees the centre of the batches
+    before, and logits that two losses share count once.
     """
 
     center: Tensor

@@ -13,8 +13,7 @@ from glocal.features import Features
 from glocal.heads import projector as build_projector
 from glocal.losses import Loss, vicregl_loss
 from glocal.methods.encode import encode
-from glocal.methods.optimization import Optimization
-from glocal.methods.presets import Preset, width_for
+from glocal.methods.published import Optimization, Preset, width_for
 from glocal.views import Batch, View, multi_crop
 
 OFFICIAL = {"alpha": 0.75, "l2_top_k": False, "matches_by_crop_type": False, "cells": "uniform", "flip_aware": False}
