@@ -10,11 +10,10 @@ from glocal.backbones import build_backbone
 from glocal.errors import UsageError
 from glocal.evaluation import EvalContext, all_tasks, evaluate_encoder, find_task, possible_tasks
 from glocal.evaluation.attack import fgsm, pgd
-from glocal.evaluation.classify import Classifier, photographs
 from glocal.evaluation.extract import eval_mode
 from glocal.evaluation.label_free import pearson, similarity_of_cells
 from glocal.evaluation.rank import similarity_within
-from glocal.evaluation.robustness import find_stage, masked, relative_drop
+from glocal.evaluation.robustness import Classifier, find_stage, masked, photographs, relative_drop
 
 ON_REQUEST = ["robustness", "internal", "attack", "crops", "redundancy"]
 

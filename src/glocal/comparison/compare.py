@@ -30,19 +30,15 @@ CALIBRATION_STEPS = 21  # rates are logged at steps 1, 10 and 20; the first hold
 
 
 def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say: Any = print) -> Path:
-    """Run what has not been run, then write comparison.{json,md,png}.
+    """Run what has not been run, then write comparison.{json,md,png} to the directory `out`, which is returned.
+
+    The protocol stands once it is written there: a `UsageError` if it is another one, or if a run fails.
 
     Args:
         entries: the lines.
-        protocol: what they share; once written to `out`, it stands.
+        protocol: what they share.
         out: the comparison's directory.
         say: told of each finished run.
-
-    Returns:
-        `out`.
-
-    Raises:
-        UsageError: if `out` holds a comparison under another protocol, or a run fails.
     """
     budget = Budget.parse(protocol.budget)
     source = open_source(protocol.data)
@@ -92,9 +88,8 @@ def _settle(protocol: Protocol, entries: list[Entry], source: ImageSource, out: 
         stands = yaml.safe_load(path.read_text())
         different = [name for name in wanted if stands.get(name) != wanted[name] and name != "seeds"]
         if different:
-            raise UsageError(
-                f"{out} holds a comparison with other {', '.join(different)} (see {path}); choose another --out"
-            )
+            what = f"a comparison with other {', '.join(different)} (see {path})"
+            raise UsageError(f"{out} holds {what}; choose another --out")
         return stands["decided"]
     finest = max(entries, key=lambda entry: method_class(entry.method).least_cells)
     config = PretrainConfig(method=finest.method, **protocol.settings)
@@ -122,9 +117,8 @@ def _steps(entry: Entry, settings: dict[str, Any], budget: Budget, images: int, 
 
 
 def _score(encoder: Any, protocol: Protocol, image_size: int, seed: int) -> dict[str, Any]:
-    return score(
-        encoder, protocol.evaluate_on, tasks=protocol.tasks, image_size=image_size, seed=seed, limit=protocol.limit
-    )
+    settings: dict[str, Any] = {"tasks": protocol.tasks, "limit": protocol.limit}
+    return score(encoder, protocol.evaluate_on, image_size=image_size, seed=seed, **settings)
 
 
 def _baselines(entries: list[Entry], protocol: Protocol, out: Path) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,9 @@ from typing import Any
 from glocal.evaluation import declared
 from glocal.run import write_json
 
+Results = dict[str, list[dict[str, Any]]]
+Baselines = dict[str, dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Column:
@@ -35,16 +38,10 @@ def columns_of(scores: Iterable[dict[str, Any]]) -> list[Column]:
     return list(found.values())
 
 
-def write_page(
-    out: Path, protocol: dict[str, Any], results: dict[str, list[dict[str, Any]]], baselines: dict[str, dict[str, Any]]
-) -> None:
+def write_page(out: Path, protocol: dict[str, Any], results: Results, baselines: Baselines) -> None:
     """Write comparison.json (all numbers), comparison.md (the table) and comparison.png.
 
-    Args:
-        out: the comparison's directory.
-        protocol: what its lines share.
-        results: line -> one result a seed: "scores", "cost", "steps", "seed".
-        baselines: name -> scores.
+    Results are, by line, one a seed: "scores", "cost", "steps", "seed"; baselines are scores by name.
     """
     write_json(out / "comparison.json", {"protocol": protocol, "results": results, "baselines": baselines})
     columns = columns_of(result["scores"] for runs in results.values() for result in runs)
@@ -52,18 +49,11 @@ def write_page(
     draw(results, baselines, columns, out / "comparison.png")
 
 
-def table(
-    protocol: dict[str, Any],
-    results: dict[str, list[dict[str, Any]]],
-    baselines: dict[str, dict[str, Any]],
-    columns: list[Column],
-    out: Path,
-) -> str:
+def table(protocol: dict[str, Any], results: Results, baselines: Baselines, columns: list[Column], out: Path) -> str:
     """The comparison as Markdown: mean ± standard deviation over seeds, the best mean of the methods in bold."""
     joules = any(run["cost"]["joules"] is not None for runs in results.values() for run in runs)
-    head = ["method", "seeds", *(column.heading for column in columns), "steps", "img/s", "memory, GB", "minutes"]
-    head += ["kJ"] * joules
-    rows = []
+    costs = ["steps", "img/s", "memory, GB", "minutes", *["kJ"] * joules]
+    head, rows = ["method", "seeds", *(column.heading for column in columns), *costs], []
     means = {c: [statistics.fmean(found) for runs in results.values() if (found := values(runs, c))] for c in columns}
     for text, runs in results.items():
         cells = [text, str(len(runs))]
@@ -100,9 +90,8 @@ def table(
 
 def values(runs: list[dict[str, Any]], column: Column) -> list[float]:
     """One score of every seed that has it."""
-    return [
-        run["scores"][column.task][column.score] for run in runs if column.score in run["scores"].get(column.task, {})
-    ]
+    found = (run["scores"].get(column.task, {}) for run in runs)
+    return [scores[column.score] for scores in found if column.score in scores]
 
 
 def mean_and_range(numbers: list[float]) -> str:
@@ -114,9 +103,7 @@ def mean_and_range(numbers: list[float]) -> str:
     return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
 
 
-def draw(
-    results: dict[str, list[dict[str, Any]]], baselines: dict[str, dict[str, Any]], columns: list[Column], path: Path
-) -> None:
+def draw(results: Results, baselines: Baselines, columns: list[Column], path: Path) -> None:
     """One panel a score: a dot per seed, a bar at the mean, a line per baseline."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

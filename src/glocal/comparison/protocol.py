@@ -35,13 +35,7 @@ class Budget:
         return cls(float(found[1]) * factor, unit)
 
     def steps(self, images: int, batch: int, seconds_per_step: float) -> int:
-        """Optimiser steps that it pays for.
-
-        Args:
-            images: in the data.
-            batch: images a step.
-            seconds_per_step: measured for this method; only used by budgets of time.
-        """
+        """Optimiser steps of `batch` images that it pays for, with so many images in the data."""
         if self.unit == "seconds":
             return max(1, int(self.amount / seconds_per_step))
         if self.unit == "images":
@@ -65,11 +59,7 @@ class Entry:
 
     @classmethod
     def parse(cls, text: str) -> Entry:
-        """Read "METHOD" or "METHOD:OPTION=VALUE,...", values as in YAML; METHOD may be "module:Class".
-
-        Raises:
-            UsageError: for an unknown method or option, or a pair that is none.
-        """
+        """Read "METHOD" or "METHOD:OPTION=VALUE,...", values as in YAML; METHOD may be "module:Class"."""
         method, rest = split("methods", text)
         known = method_class(method)
         options: dict[str, Any] = {}

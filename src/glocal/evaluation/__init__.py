@@ -1,13 +1,6 @@
 """What a frozen encoder is worth, as a global and as a dense feature.
 
-A task is a function of an `EvalContext` (a frozen encoder, a training and a test collection), registered by name
-under the entry-point group `glocal.tasks`:
-
-    @task(needs={"labels"}, main="score")
-    def mine(context: EvalContext, *, option: float = 1.0) -> dict:
-        "One line that `glocal tasks` shows."
-        train, test = context.bank("train"), context.bank("test")  # pooled features, extracted once for all tasks
-        return {"score": ...}
+A task is a function of an `EvalContext`, made one by `@task(needs=...)`, and registered under `glocal.tasks`.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.errors import UsageError
-from glocal.evaluation.classify import Classifier, check_each, photographs
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import eval_mode
 from glocal.evaluation.registry import task
+from glocal.evaluation.robustness import Classifier, check_each, photographs
 
 
 def ascent(logits: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:

@@ -28,7 +28,6 @@ class EvalContext:
         image_size: side of the square given to the encoder, pixels.
         seed: of every random choice that a task makes.
         precision: "fp32" or "bf16".
-        progress: called as progress(what, done, total).
         skipped: (key, reason) of what could not be read; tasks add to it.
     """
 

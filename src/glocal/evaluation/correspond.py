@@ -53,7 +53,7 @@ def carry(a: View, b: View, points: Tensor) -> Tensor:
 
 
 def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
-    """How far, in cells, the matches are from the truth, for the locations whose truth lies in the other crop.
+    """How far, in cells, the matches are from the truth, for the V locations whose truth lies in the other crop.
 
     Args:
         truth: (B, N, 2) where each location of crop a lies in crop b, pixels.
@@ -62,8 +62,7 @@ def match_errors(truth: Tensor, matched: Tensor, cells: Tensor, stride: Tensor) 
         stride: (2,) cell size, pixels.
 
     Returns:
-        errors: (V,) Euclidean distances in cells of the V visible locations.
-        chance: (V,) fraction of b's cells that would have been within one cell.
+        Euclidean distances (V,), and the fractions (V,) of b's cells that would have been within one cell.
     """
     low, high = cells.amin(0) - stride / 2, cells.amax(0) + stride / 2
     visible = ((truth >= low) & (truth < high)).all(-1)

@@ -45,7 +45,7 @@ class Draws:
 
 
 def corrupt(pixels: Tensor, name: str, severity: int, *, seed: int = 0, samples: Sequence[int] | None = None) -> Tensor:
-    """Corrupted images.
+    """Corrupted images (B, H, W, 3) uint8, a function of each image, its name and the seed alone.
 
     Args:
         pixels: (B, H, W, 3) uint8.
@@ -53,9 +53,6 @@ def corrupt(pixels: Tensor, name: str, severity: int, *, seed: int = 0, samples:
         severity: 1 to 5 with the constants of the benchmark of the nearest size; 0 leaves the images as they are.
         seed: of the random numbers.
         samples: B integers that name the images; by default 0 to B - 1.
-
-    Returns:
-        (B, H, W, 3) uint8, a function of each image, its name and the seed alone.
     """
     if name not in CORRUPTIONS:
         raise UsageError(f"unknown corruption '{name}' (there are: {', '.join(CORRUPTIONS)})")
@@ -133,8 +130,7 @@ def _zoom_blur(x: Tensor, constants: tuple[float, float], draws: Draws) -> Tenso
 
 def _snow(x: Tensor, constants: tuple[float, ...], draws: Draws) -> Tensor:
     """Bright flakes: (mean, deviation) of Gaussian noise, its enlargement, the least value kept, (radius, deviation)
-    of its fall, and how much of the image's colour stays.
-    """
+    of its fall, and how much of the image's colour stays."""
     mean, deviation, size, least, radius, fall, colour = constants
     flakes = _zoom(mean + deviation * draws.normal(1, *x.shape[2:], like=x), size)
     flakes = torch.where(flakes < least, 0.0, flakes).clamp(0, 1)
@@ -254,8 +250,7 @@ def _gauss(deviation: float, half: int) -> Tensor:
 
 def _blur(x: Tensor, deviation: float, *, reach: float = 4, mirror: bool = False) -> Tensor:
     """Gaussian blur of (B, C, H, W), cut off at `reach` deviations; beyond its edge the image is mirrored or repeats
-    its last pixel. One matrix a side, so that a deviation larger than the image is no special case.
-    """
+    its last pixel. One matrix a side, so that a deviation larger than the image is no special case."""
 
     def smoother(side: int) -> Tensor:
         half = int(reach * deviation + 0.5)
@@ -303,8 +298,7 @@ def _smear(x: Tensor, radius: float, deviation: float, angle: Tensor) -> Tensor:
 
 def _plasma(x: Tensor, decay: float, draws: Draws) -> Tensor:
     """A fractal (B, 1, H, W) in [0, 1]: the diamond-square algorithm on a torus, its displacements falling by decay²
-    from one scale to the next.
-    """
+    from one scale to the next."""
     height, width = x.shape[2:]
     side = 2 ** math.ceil(math.log2(max(height, width)))
     plane = x.new_zeros(len(x), side, side)

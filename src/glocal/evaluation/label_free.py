@@ -30,12 +30,8 @@ from glocal.views import Crop
 def rank(context: EvalContext, *, images: int = 256) -> dict:
     """How many directions the features use, pooled and dense, and how alike they are. No labels needed.
 
-    Args:
-        images: test images whose dense features are looked at.
-
-    Returns:
-        rank_pooled, rank_dense (RankMe), dim, redundancy, spread (pooled), similarity_within and similarity_between
-        (mean cosine of locations of the same and of different images), and n, n_dense: ranks compare only at equal n.
+    Dense features are those of so many test images. Ranks (RankMe) compare only at equal n and n_dense;
+    similarity_within and similarity_between are mean cosines of locations of the same and of different images.
     """
     pooled = context.bank("test").pooled.to(context.device)
     dense = context.extract(spread_over(context.test, images), dense=True).dense
@@ -119,8 +115,8 @@ def redundancy(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
     crop, over both crops; its global similarity is the cosine between the pooled features of the two.
 
     Returns:
-        local and global (means over images); other (mean cosine of pooled features of different images); pearson, r
-        between local and global similarity over the images; n.
+        local and global (means over images); other (of pooled features of different images); pearson, r over the images
+        of local and global similarity; n.
     """
     local: list[Tensor] = []
     pooled: tuple[list[Tensor], list[Tensor]] = ([], [])

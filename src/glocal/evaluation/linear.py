@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 WDS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(NamedTuple):
     """Passes over the data under one cosine, rows per step, and the seed of the order."""
 
     epochs: int = 100

@@ -15,14 +15,14 @@ from glocal.plugins import GUIDE, find, names
 
 @dataclass(frozen=True)
 class Task:
-    """A way to examine a frozen encoder: `task(context, **options)` gives JSON-serialisable scores.
+    """A way to examine a frozen encoder.
 
     What it declares is all that tables, reports and verdicts know of it. Where it names scores, only those are shown;
     other numbers that it returns are settings. "images" among them says how many test images were looked at, where
     that is not all.
 
     Attributes:
-        run: (context, **options) -> scores.
+        run: (context, **options) -> JSON-serialisable scores.
         needs: what the images must come with, attributes of the source: {"labels"}, {"masks"}; empty: images alone.
         on_request: run only where it is asked for by name, never as one of all that the data allows.
         title: the task in two words.
@@ -79,11 +79,7 @@ def all_tasks() -> dict[str, Task]:
 
 
 def find_task(name: str) -> Task:
-    """The task registered as `name`, or that at "module:function".
-
-    Raises:
-        UsageError: if there is none; to its author, if it is not a `Task`.
-    """
+    """The task registered as `name`, or at "module:function"; a `UsageError` if there is none, or it is no `Task`."""
     found = find("tasks", name)
     if not isinstance(found, Task):
         raise UsageError(f"task '{name}': `{getattr(found, '__name__', found)}` lacks @task(needs=...) ({GUIDE})")

@@ -1,9 +1,8 @@
 """Frozen segmentation: a 1×1 convolution on standardised dense features, scored by mean intersection over union.
 
-A 1×1 convolution commutes with bilinear interpolation, so training it on enlarged logits against full-resolution masks
-is softmax regression on interpolated features, an example per mask pixel. Training draws such pixels at random.
-Interpolation is between the places where cells really look (`Backbone.cells`): a ResNet's are half a cell off the
-uniform grid that enlarging a map assumes.
+It commutes with bilinear interpolation, so training it on enlarged logits against full-resolution masks is softmax
+regression on interpolated features, an example per mask pixel, drawn at random. Interpolation is between the places
+where cells really look (`Backbone.cells`): a ResNet's are half a cell off the uniform grid.
 """
 
 from __future__ import annotations
@@ -30,12 +29,7 @@ LRS = (0.1, 0.3, 1.0, 3.0, 10.0)  # high ones reach the directions in which feat
 
 @dataclass(frozen=True)
 class Classes:
-    """Which mask values are classes, and their numbers.
-
-    Attributes:
-        names: K names.
-        table: (256,) uint8, mask value to class number; `IGNORE` elsewhere.
-    """
+    """K names of classes, and a table (256,) uint8 of their numbers by mask value; `IGNORE` for the others."""
 
     names: list[str]
     table: np.ndarray

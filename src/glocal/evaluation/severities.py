@@ -1,8 +1,7 @@
 """The constants of the published corruption benchmarks: five severities of each of the fifteen corruptions.
 
-From Hendrycks & Dietterich (2019): ImageNet-C for 224 px, Tiny-ImageNet-C for 64 px and CIFAR-10-C for 32 px, whose
-corruptions are milder and shorter. Lengths are pixels of images of that size. What each number is stands at the
-corruption of that name in `glocal.evaluation.corruptions`.
+From Hendrycks & Dietterich (2019): ImageNet-C for 224 px, Tiny-ImageNet-C for 64 px and CIFAR-10-C for 32 px. Lengths
+are pixels of images of that size. What each number is stands at the corruption of that name in `corruptions`.
 """
 
 from __future__ import annotations

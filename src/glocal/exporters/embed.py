@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -57,7 +56,7 @@ def embed_source(
     progress: Progress | None = None,
     skipped: list[tuple[str, str]] | None = None,
 ) -> Embeddings | Path:
-    """Embeds every readable image of a collection with evaluation's deterministic centre crop.
+    """Embeds every readable image of a collection with evaluation's centre crop.
 
     A `.parquet` file is written as images stream by, in constant memory. Its columns are `path`, `label` (where there
     are labels), `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W float16, row-major). An `.npz` file has
@@ -74,9 +73,6 @@ def embed_source(
         out: a `.parquet` or `.npz` file, or None for arrays. An earlier export is replaced, any other file is not.
         progress: called as progress(what, done, total).
         skipped: a list that receives (name, reason) of unreadable images.
-
-    Returns:
-        The embeddings when `out` is None, else the path written.
 
     Raises:
         UsageError: if `out` will not do, pyarrow is missing, or no image can be read.
@@ -163,14 +159,14 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
         return pa.table(columns, metadata={MARK: json.dumps(batch.about)})
 
     first = next(batches)
-    waiting: list[pa.Table] = []
+    waiting = table(first)
     # Floats hardly repeat, so dictionaries only cost time.
-    with pq.ParquetWriter(path, table(first).schema, use_dictionary=False, compression="zstd") as writer:
-        for batch in itertools.chain([first], batches):
-            waiting.append(table(batch))
-            if sum(part.nbytes for part in waiting) >= ROW_GROUP_BYTES:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks())
-                waiting = []
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+    with pq.ParquetWriter(path, waiting.schema, use_dictionary=False, compression="zstd") as writer:
+        for batch in batches:
+            if waiting.nbytes >= ROW_GROUP_BYTES:
+                writer.write_table(waiting.combine_chunks())
+                waiting = table(batch)
+            else:
+                waiting = pa.concat_tables([waiting, table(batch)])
+        writer.write_table(waiting.combine_chunks())
         writer.add_key_value_metadata({"skipped": json.dumps(first.skipped)})  # last: the list has grown since

@@ -52,7 +52,7 @@ class Trace:
     graph: EncoderGraph
     program: ExportedProgram
     image_size: int
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     any_size: bool
 
 
@@ -64,23 +64,19 @@ def trace(backbone: Backbone, image_size: int) -> Trace:
     """
     graph = EncoderGraph(copy.deepcopy(backbone)).cpu().float().eval().requires_grad_(False)
     image = torch.zeros(2, 3, image_size, image_size)
-    dense = graph(image)[1]
-    program, any_size = _capture(graph, image)
-    return Trace(graph, program, image_size, (dense.shape[2], dense.shape[3]), any_size)
-
-
-def _capture(graph: EncoderGraph, image: Tensor) -> tuple[ExportedProgram, bool]:
+    grid = tuple(graph(image)[1].shape[2:])
     batch, sizes = {0: Dim.DYNAMIC}, {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with quiet():
-        if _may_vary(graph.backbone.model):
+        if _may_vary(backbone.model):
             with contextlib.suppress(Exception):  # the exporter refuses in many ways a size that only looks free
                 program = torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,))
                 torch.export.save(program, io.BytesIO())  # some size arithmetic is captured and cannot be written
-                return program, True
+                return Trace(graph, program, image_size, grid, any_size=True)
         try:
-            return torch.export.export(graph, (image,), dynamic_shapes=(batch,)), False
+            program = torch.export.export(graph, (image,), dynamic_shapes=(batch,))
         except Exception as error:
-            raise UsageError(f"torch.export cannot capture {graph.backbone.name}: {first_line(error)}") from error
+            raise UsageError(f"torch.export cannot capture {backbone.name}: {first_line(error)}") from error
+    return Trace(graph, program, image_size, grid, any_size=False)
 
 
 def _may_vary(model: nn.Module) -> bool:

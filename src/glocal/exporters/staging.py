@@ -18,11 +18,7 @@ MARK = "glocal"
 
 @contextmanager
 def staged_folder(out: Path) -> Iterator[Path]:
-    """A new empty folder to fill; it becomes `out` when the block ends without an error.
-
-    Raises:
-        UsageError: if `out` is a file, or a folder holding something other than an earlier export.
-    """
+    """A new empty folder to fill; it becomes `out`, free or an earlier export, when the block ends without an error."""
     out = out.expanduser().absolute()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give the name of a new folder")
@@ -41,12 +37,7 @@ def staged_folder(out: Path) -> Iterator[Path]:
 def staged_file(out: Path, suffix: str) -> Iterator[Path]:
     """A path to write to, named like `out`; it (and what was written beside it) moves to `out` when the block succeeds.
 
-    Args:
-        out: the destination.
-        suffix: what its name must end in, e.g. ".onnx".
-
-    Raises:
-        UsageError: if the suffix differs, or `out` exists and is not an earlier export.
+    A `UsageError` if `out` does not end in `suffix` (".onnx"), or exists and is not an earlier export.
     """
     out = out.expanduser().absolute()
     if out.suffix.lower() != suffix:

@@ -12,7 +12,7 @@ from torch import nn
 from glocal.backbones import Backbone, load_encoder
 from glocal.data import code_of, has_split, open_source
 from glocal.data.source import ImageSource
-from glocal.diagnostics import Diagnosis, check_features, diagnose
+from glocal.diagnostics import check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import baselines as start_and_pixels
 from glocal.plugins import refuse_untrusted
@@ -41,7 +41,7 @@ class ReportData:
         neighbours: queries and, by arm, their nearest photographs.
         matches: arm -> matches in the same photographs.
         gallery: how many photographs the neighbours and spectra come from.
-        diagnoses: what is wrong with the run and its features, a sentence each.
+        diagnoses: what is wrong with the run and its features.
         notes: part -> one sentence saying why it is missing.
     """
 
@@ -63,7 +63,7 @@ def gather(
 ) -> ReportData:
     """Read the run and compute its pictures. The arguments are those of `write_report`."""
     run = read_run(run_dir)
-    report = ReportData(run, encoder, diagnoses=[_sentence(found) for found in diagnose([*run.training, *run.monitor])])
+    report = ReportData(run, encoder, diagnoses=[str(found) for found in diagnose([*run.training, *run.monitor])])
     if encoder is None and run.encoder:
         report.encoder = load_encoder(run.path, trust_code=trust_code)
     elif encoder is None:
@@ -85,7 +85,7 @@ def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module],
     galleries = {arm: visuals.embed(network, photographs) for arm, network in arms.items()}
     pooled, tokens = galleries["encoder"]
     if not report.diagnoses and (found := check_features(pooled, tokens)) is not None:
-        report.diagnoses.append(_sentence(found))
+        report.diagnoses.append(str(found))
     if not (pooled.isfinite().all() and tokens.isfinite().all()):
         report.notes["pictures"] = "The encoder's features are not finite numbers, so there is nothing to draw."
         return
@@ -93,9 +93,9 @@ def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module],
         report.spectra[kind] = {arm: visuals.falloff(found[k]) for arm, found in galleries.items() if arm != "pixels"}
     queries = list(range(min(6, len(photographs))))
     rows = {arm: visuals.neighbours_of(found[0], queries, 5) for arm, found in galleries.items()}
-    report.neighbours = [
-        (photographs[query], {arm: [photographs[i] for i in rows[arm][query]] for arm in rows}) for query in queries
-    ]
+    for query in queries:
+        nearest = {arm: [photographs[i] for i in found[query]] for arm, found in rows.items()}
+        report.neighbours.append((photographs[query], nearest))
 
     wide = _dense_side(encoder, size)
     shown = visuals.load(source, order[:12], wide)[:8]
@@ -138,8 +138,3 @@ def _open(report: ReportData, source: Any, trust_code: bool) -> None:
             note = f"The run's images could not be opened ({error}), so there are no pictures."
     if note:
         report.notes.setdefault("pictures", note)
-
-
-def _sentence(found: Diagnosis) -> str:
-    text = str(found)
-    return f"{text[0].upper()}{text[1:]}."

@@ -37,14 +37,9 @@ class Chart:
 def line_chart(
     title: str, lines: dict[str, tuple[str, Series]], *, x_label: str, log: bool = False, zero: bool = False
 ) -> Chart:
-    """Lines over a shared x axis that starts at zero.
+    """Lines, of a point at least each, over a shared x axis that starts at zero.
 
-    Args:
-        title: above the chart.
-        lines: name -> (colour variable, series), a point each at least.
-        x_label: under the axis.
-        log: logarithmic y axis.
-        zero: let the y axis start at zero, or below.
+    The y axis may be logarithmic (`log`), or start at `zero`, or below.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 

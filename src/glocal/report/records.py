@@ -14,17 +14,14 @@ BASELINES = ("start", "pixels")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The text files of a run, each empty when it is missing.
+    """The text files of a run, each empty when it is missing: config.yaml, encoder.json, ...
 
     Attributes:
-        path: the run directory.
-        config: config.yaml.
         training: the lines of metrics.jsonl that carry a loss, in order.
         monitor: its other lines (online kNN and rank), in order.
         scores: "encoder", its "teacher" and the baselines, those there are -> task -> what it returned.
         meta: how the encoder was scored ("data", "split", "n_train", "n_test", "start").
         skipped: a line for each image that could not be read.
-        encoder: encoder.json.
     """
 
     path: Path

@@ -33,7 +33,7 @@ class Verdict:
 
 def judge(
     run: RunRecord,
-    tables: Sequence[TaskTable],
+    tables: list[TaskTable],
     *,
     dim: int | None = None,
     diagnoses: Sequence[str] = (),
@@ -45,7 +45,7 @@ def judge(
         run: the run's files.
         tables: its scores.
         dim: width of the pooled feature, to say how much of it is used.
-        diagnoses: what is wrong, a sentence each.
+        diagnoses: what is wrong, one each.
         pictures: whether the page shows neighbours and matches.
     """
     judged = {table.task.title: table for table in tables if table.main}

@@ -112,13 +112,11 @@ def principal_colours(dense: Tensor) -> Tensor:
     variances, directions = torch.linalg.eigh(tokens.T @ tokens)  # ascending
     least = max(1e-12 * float(variances[-1]), 1e-18 * float(features.square().sum()))  # rounding
     directions = directions[:, variances > least].T.flip(0)[:3]
-    kept = len(directions)
     colours = torch.full((len(tokens), 3), 0.5, dtype=dense.dtype)
-    if kept == 0:
-        return colours.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
-    # A component's sign is arbitrary; fix it so that the picture is repeatable.
-    directions = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
-    scores = tokens @ directions.T
-    low, high = (scores.quantile(q, dim=0) for q in (0.02, 0.98))
-    colours[:, :kept] = ((scores - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    if len(directions):
+        # A component's sign is arbitrary; fix it so that the picture is repeatable.
+        directions = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
+        scores = tokens @ directions.T
+        low, high = (scores.quantile(q, dim=0) for q in (0.02, 0.98))
+        colours[:, : len(directions)] = ((scores - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     return colours.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
