@@ -13,7 +13,7 @@ import glocal
 from glocal.errors import UsageError
 from glocal.report import write_report
 
-TINY = {"backbone": "test_resnet", "image_size": 32, "batch_size": 8, "max_steps": 3, "workers": 0, "precision": "32"}
+TINY = {"backbone": "test_resnet", "image_size": 64, "batch_size": 8, "max_steps": 3, "workers": 0, "precision": "32"}
 DATA = "parts:n=40,size=40"
 
 
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 
 def test_the_teacher_is_the_one_of_the_checkpoint(run):
     teacher, method = glocal.load(run, which="teacher"), glocal.load_method(run)
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert not teacher.training
     with torch.no_grad():
         assert teacher(x).pooled.equal(method.teacher(x).pooled)

@@ -123,7 +123,7 @@ def description(traced: Trace) -> dict[str, str]:
         "any_image_size": json.dumps(traced.any_size),
         "pool": backbone.pool,
         "stride": str(backbone.stride),
-        "cells": json.dumps(backbone.cells(*traced.grid).tolist()),
+        "cells": json.dumps(backbone.cells(traced.grid[0], traced.grid[1]).tolist()),
     }
 
 
