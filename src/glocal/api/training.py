@@ -105,14 +105,20 @@ def pretrain(
         UsageError: for bad options or unusable data.
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
-    given = dict(locals())
     from glocal.config import PretrainConfig
     from glocal.data import describe_spec, open_source
     from glocal.pipeline import continue_run, start_run, stored_config
     from glocal.run import Run
 
-    names = PretrainConfig.__dataclass_fields__
-    config = PretrainConfig(**{name: given[name] for name in names} | {"data": describe_spec(data)})
+    config = PretrainConfig(
+        data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
+        backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
+        drop_path=drop_path, epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
+        optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
+        trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
+        precision=precision, workers=workers, threads=threads, cache=cache, compile=compile,
+        monitor_every=monitor_every, checkpoint_steps=checkpoint_steps, report=report, report_images=report_images,
+    )  # fmt: skip
     if resume is not None:
         run = Run.open(resume)
         if more := sorted(config.given().keys() - {"workers", "data"}):
@@ -185,9 +191,10 @@ def compare(
     if evaluate_on is None and len(images) > 1:
         raise UsageError("several data sets to pretrain on; say which to score on with --evaluate-on")
     labelled = evaluate_on or images[0]
-    names = ("backbone", "image_size", "batch_size", "pretrained", "stem", "output_stride", "workers", "threads")
-    given = locals()
-    settings = {name: given[name] for name in names}
+    settings = {
+        "backbone": backbone, "image_size": image_size, "batch_size": batch_size, "pretrained": pretrained,
+        "stem": stem, "output_stride": output_stride, "workers": workers, "threads": threads,
+    }  # fmt: skip
     scored: dict[str, Any] = {"evaluate_on": labelled, "tasks": tasks or possible_tasks(labelled), "limit": limit}
     protocol = Protocol(data=images, budget=budget, seeds=seeds, settings=settings, **scored)
     folder = Path(out or Path("comparisons") / f"{Path(images[0]).name}-{budget}".replace(":", "-"))
