@@ -1,7 +1,5 @@
 """Embeddings of a collection as arrays, a Parquet table or an npz file, equal to those that evaluation uses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
