@@ -1,7 +1,5 @@
 """Train every method of a comparison on every seed, score, keep, and write the table."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """A training run in a process of its own, and what it cost."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """The table and the figure of a comparison."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,10 +1,8 @@
 """What is compared: the lines of a comparison, what they share, and how long each may train."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 
@@ -25,7 +23,7 @@ class Budget:
     unit: Unit
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str) -> Self:
         """Read "20m", "90s", "2h", "50ep", "1e6img"; a `UsageError` for anything else."""
         found = re.fullmatch(r"((?:\d+\.?\d*|\.\d+)(?:e\d+)?) ?(s|m|h|ep|img)", text.strip())
         if not found or float(found[1]) == 0:
@@ -58,7 +56,7 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, text: str) -> Entry:
+    def parse(cls, text: str) -> Self:
         """Read "METHOD" or "METHOD:OPTION=VALUE,...", values as in YAML; METHOD may be "module:Class"."""
         method, rest = split("methods", text)
         known = method_class(method)

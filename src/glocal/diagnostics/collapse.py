@@ -1,7 +1,5 @@
 """Has it collapsed? Where, why, and which option to change."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +10,11 @@ from torch import Tensor
 
 from glocal.evaluation.rank import rankme, spread
 
-LEAST_SPREAD = 0.01
-"""Below it all features point the same way. A ResNet at random initialisation has about .2."""
-LEAST_RANK = 3.0
-"""Below it features vary along a line or a plane. At random initialisation 20 and more."""
-LEAST_VARIATION = 0.003
-"""Spread of the locations about their image's mean, below which a map is a constant."""
-VANISHED = 0.02
-"""Part of its first value below which a loss has vanished: no method's healthy loss gets there."""
-FALL = 4.0
-"""How many times lower than its best the rank must be to be called falling."""
-
+LEAST_SPREAD = 0.01  # below it all features point the same way; a ResNet at random initialisation has about .2
+LEAST_RANK = 3.0  # below it features vary along a line or a plane; at random initialisation 20 and more
+LEAST_VARIATION = 0.003  # spread of the locations about their image's mean, below which a map is a constant
+VANISHED = 0.02  # part of its first value below which a loss has vanished: no method's healthy loss gets there
+FALL = 4.0  # how many times lower than its best the rank must be to be called falling
 
 COMPLETE, DIMENSIONAL, LOCAL = "complete collapse", "dimensional collapse", "local collapse"
 REMEDIES = {

@@ -20,8 +20,6 @@ K (`dim`) and, of a linear encoder, its `inputs` (N, D). What they speak about:
 For InfoNCE on other graphs no closed form is known. Everything is in float64.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -46,9 +44,6 @@ def graph_spectrum(graph: Tensor, inputs: Tensor | None = None, *, centred: bool
         graph: (N, N) symmetric and non-negative, with equal row sums; entry (i, j) counts how often i and j are paired.
         inputs: (N, D) of a linear encoder, to stay within what it can express; None for a free embedding.
         centred: leave out the constant embedding, as objectives that centre do.
-
-    Raises:
-        UsageError: if the graph is not symmetric, or its rows have different sums.
     """
     graph = graph.double()
     degrees = graph.sum(dim=1)

@@ -3,8 +3,6 @@
 A task is a function of an `EvalContext`, made one by `@task(needs=...)`, and registered under `glocal.tasks`.
 """
 
-from __future__ import annotations
-
 from glocal.evaluation.baseline import Pixels
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.evaluate import evaluate_encoder, open_splits, possible_tasks

@@ -1,7 +1,5 @@
 """Adversarial images: FGSM (Goodfellow et al. 2015) and PGD (Madry et al. 2018) at small radii."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What every encoder is compared with, everywhere: the weights that its training started from, and raw pixels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -61,13 +59,12 @@ class Pixels(nn.Module):
 def start_of(encoder: Backbone, *, seed: int = 0, random: bool = False) -> Backbone:
     """The same architecture and pooling with the weights that training started from, in evaluation mode.
 
+    A `UsageError` if they were pretrained and are no longer to be had.
+
     Args:
         encoder: trained.
         seed: of a random initialisation: of the run's seed it is the very one that the run had.
         random: a random initialisation also where training went on from pretrained weights.
-
-    Raises:
-        UsageError: if the pretrained weights are no longer to be had.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))

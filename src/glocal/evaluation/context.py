@@ -1,7 +1,5 @@
 """`EvalContext`, what a task receives: a frozen encoder, two disjoint collections, features extracted once for all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar

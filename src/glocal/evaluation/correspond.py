@@ -1,7 +1,5 @@
 """Dense correspondence: does the nearest feature in another view of the same image look at the same place?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

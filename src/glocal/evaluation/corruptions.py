@@ -5,8 +5,6 @@ a sample depend on the seed, the corruption and the sample alone, and are the sa
 benchmark's definitions; the differences from its files are listed in docs/robustness.md.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Open the data, keep training and test images apart, run the tasks."""
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Iterable, Mapping
@@ -59,15 +57,12 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
 
 def limited(splits: Splits, limit: int, seed: int) -> Splits:
     """At most `limit` training and as many test images, chosen by `seed`."""
-
-    def some(source: ImageSource, which: str) -> ImageSource:
-        if len(source) <= limit:
-            return source
-        return Subset(source, np.sort(random.permutation(len(source), seed, f"limit {which}")[:limit]))
-
-    cut = max(len(splits.train), len(splits.test)) > limit
-    said = f"{splits.split}, {limit:,} images of each at most" if cut else splits.split
-    return Splits(some(splits.train, "train"), some(splits.test, "test"), said)
+    sides, said = {"train": splits.train, "test": splits.test}, splits.split
+    for which, source in sides.items():
+        if len(source) > limit:
+            sides[which] = Subset(source, np.sort(random.permutation(len(source), seed, f"limit {which}")[:limit]))
+            said = f"{splits.split}, {limit:,} images of each at most"
+    return Splits(sides["train"], sides["test"], said)
 
 
 def _lacks(source: ImageSource, task: Task) -> list[str]:

@@ -1,7 +1,5 @@
 """Features of a whole collection from a frozen encoder: deterministic, in order, unreadable images skipped."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Weighted nearest neighbours on cosine similarity (Wu et al. 2018, with DINO's k = 20 and T = .07)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What can be said of an encoder without a single label."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The linear probe: softmax regression on frozen pooled features, its setting chosen on held-out training images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple

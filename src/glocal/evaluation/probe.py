@@ -1,10 +1,9 @@
 """Many linear classifiers trained at once on the same features: one matrix product serves the whole grid."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ class Standardise:
     std: Tensor
 
     @classmethod
-    def of(cls, x: Tensor) -> Standardise:
+    def of(cls, x: Tensor) -> Self:
         """Statistics of the rows of x (N, D)."""
         return cls(x.mean(0), (x.var(0, correction=0) + 1e-5).sqrt())
 

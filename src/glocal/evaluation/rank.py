@@ -1,7 +1,5 @@
 """How many directions a representation uses, and how alike its features are. No labels needed."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Tasks by name (`glocal.plugins`), and what makes one."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping

@@ -1,7 +1,5 @@
 """How much of the linear probe's accuracy survives corrupted images, lost activations, and seeing a part only."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -5,10 +5,9 @@ regression on interpolated features, an example per mask pixel, drawn at random.
 where cells really look (`Backbone.cells`): a ResNet's are half a cell off the uniform grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ class Classes:
     table: np.ndarray
 
     @classmethod
-    def of(cls, source: ImageSource, masks: Sequence[np.ndarray]) -> Classes:
+    def of(cls, source: ImageSource, masks: Sequence[np.ndarray]) -> Self:
         """From what the collection says of its masks, or else from the values that occur in `masks`."""
         names = source.mask_classes
         found = range(len(names)) if names else np.unique(np.concatenate([np.unique(mask) for mask in masks]))

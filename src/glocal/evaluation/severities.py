@@ -4,8 +4,6 @@ From Hendrycks & Dietterich (2019): ImageNet-C for 224 px, Tiny-ImageNet-C for 6
 are pixels of images of that size. What each number is stands at the corruption of that name in `corruptions`.
 """
 
-from __future__ import annotations
-
 import math
 
 SEVERITIES: dict[int, dict[str, tuple]] = {

@@ -1,9 +1,5 @@
 """Which images a task may learn from and which it is scored on: never the same ones, and the answer says which."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import numpy as np
 
 from glocal import random
@@ -35,29 +31,21 @@ def held_out(count: int, seed: int, stream: str, *, labels: np.ndarray | None = 
 def same_classes(train: ImageSource, test: ImageSource) -> ImageSource:
     """`test` with its labels numbered as in `train`: a class missing from one split shifts the numbers of the others.
 
-    Raises:
-        UsageError: if `test` holds classes that `train` lacks.
+    A `UsageError` if `test` holds classes that `train` lacks.
     """
     if train.classes is None or test.classes is None or test.labels is None or train.classes == test.classes:
         return test
     if unknown := sorted(set(test.classes) - set(train.classes)):
-        raise UsageError(f"{test.name}: classes {_some(unknown)} are in the test images but not in the training ones")
+        some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise UsageError(f"{test.name}: classes {some} are in the test images but not in the training ones")
     numbers = np.array([train.classes.index(name) for name in test.classes], dtype=np.int64)
     renumbered = Subset(test, np.arange(len(test)))
     renumbered.classes, renumbered.labels = train.classes, numbers[np.asarray(test.labels)]
     return renumbered
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def spread_over(source: ImageSource, most: int) -> ImageSource:
-    """At most `most` images, spread evenly over the collection (folders are sorted by class).
-
-    Raises:
-        UsageError: if `most` is less than 1.
-    """
+    """At most `most` images, 1 at least, spread evenly over the collection (folders are sorted by class)."""
     if most < 1:
         raise UsageError(f"images is {most}; look at one at least")
     if len(source) <= most:

@@ -1,7 +1,5 @@
 """Embeddings of a collection as arrays, a Parquet table or an npz file, equal to those that evaluation uses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -79,17 +77,28 @@ def embed_source(
     """
     size = image_size or backbone.image_size
     skipped = [] if skipped is None else skipped
+    about = {
+        "glocal": version("glocal"),
+        "encoder": backbone.name,
+        "source": source.name,
+        "pool": backbone.pool,
+        "image_size": size,
+        "crop_pct": CROP_PCT,
+        "classes": source.classes,
+    }
 
     def batches() -> Iterator[Embeddings]:
         settings: dict[str, Any] = {"image_size": size, "batch_size": batch_size, "workers": workers}
         index = None
         for index, features in stream(backbone, source, **settings, progress=progress, skipped=skipped):
+            grid = features.grid if dense else None
+            layout = {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()} if grid else {}
             yield Embeddings(
                 pooled=features.pooled.float().cpu().numpy(),
                 dense=features.dense.half().cpu().numpy() if dense else None,
                 paths=[source.key(int(i)) for i in index],
                 labels=None if source.labels is None else np.asarray(source.labels, np.int64)[index.numpy()],
-                about=_about(backbone, source, size, features.grid if dense else None),
+                about=about | layout,
                 skipped=skipped,
             )
         if index is None:
@@ -107,21 +116,6 @@ def embed_source(
     with staged_file(out, suffix) as path:
         writers[suffix](path, batches())
     return out
-
-
-def _about(backbone: Backbone, source: ImageSource, size: int, grid: tuple[int, int] | None) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "glocal": version("glocal"),
-        "encoder": backbone.name,
-        "source": source.name,
-        "pool": backbone.pool,
-        "image_size": size,
-        "crop_pct": CROP_PCT,
-        "classes": source.classes,
-    }
-    if grid is not None:
-        about |= {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()}
-    return about
 
 
 def _gather(batches: Iterator[Embeddings]) -> Embeddings:

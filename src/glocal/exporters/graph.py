@@ -1,8 +1,6 @@
 """The encoder as one self-contained graph, RGB in [0, 1] in, one vector per image and one per location out: a file for
 ONNX or torch.export."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io
@@ -52,31 +50,27 @@ class Trace:
     graph: EncoderGraph
     program: ExportedProgram
     image_size: int
-    grid: tuple[int, ...]
+    grid: tuple[int, int]
     any_size: bool
 
 
 def trace(backbone: Backbone, image_size: int) -> Trace:
-    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows.
-
-    Raises:
-        UsageError: if the encoder does not take this size, or torch.export cannot capture it.
-    """
+    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows."""
     graph = EncoderGraph(copy.deepcopy(backbone)).cpu().float().eval().requires_grad_(False)
     image = torch.zeros(2, 3, image_size, image_size)
-    grid = tuple(graph(image)[1].shape[2:])
+    _, _, height, width = graph(image)[1].shape
     batch, sizes = {0: Dim.DYNAMIC}, {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with quiet():
         if _may_vary(backbone.model):
             with contextlib.suppress(Exception):  # the exporter refuses in many ways a size that only looks free
                 program = torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,))
                 torch.export.save(program, io.BytesIO())  # some size arithmetic is captured and cannot be written
-                return Trace(graph, program, image_size, grid, any_size=True)
+                return Trace(graph, program, image_size, (height, width), any_size=True)
         try:
             program = torch.export.export(graph, (image,), dynamic_shapes=(batch,))
         except Exception as error:
             raise UsageError(f"torch.export cannot capture {backbone.name}: {first_line(error)}") from error
-    return Trace(graph, program, image_size, grid, any_size=False)
+    return Trace(graph, program, image_size, (height, width), any_size=False)
 
 
 def _may_vary(model: nn.Module) -> bool:
@@ -149,15 +143,8 @@ def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None)
 
     `image` is RGB float32 (B, 3, h, w) in [0, 1], *not* normalised: mean and standard deviation are inside the graph.
     The batch is dynamic; height and width are too where the architecture allows (metadata `any_image_size`). The
-    metadata also holds where each dense cell looks at `image_size`.
-
-    Args:
-        backbone: the encoder.
-        out: a path ending in `.onnx`. An earlier export is replaced, any other file is not.
-        image_size: pixels per side the graph is captured at; the backbone's own by default.
-
-    Returns:
-        The largest absolute difference between onnxruntime and PyTorch, of each output.
+    metadata also holds where each dense cell looks at `image_size`, at which the graph is captured: by default the
+    backbone's own. The largest absolute difference between onnxruntime and PyTorch is returned for each output.
 
     Raises:
         UsageError: if the packages for ONNX are missing, `out` will not do or ONNX cannot express the encoder.

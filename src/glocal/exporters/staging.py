@@ -1,7 +1,5 @@
 """Write beside the destination, then rename: a half-written export never carries the final name."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """A folder that timm opens by itself, in the format of its models on the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json
@@ -36,10 +34,7 @@ TOLERANCE = 1e-4
 def export_timm(backbone: Backbone, out: Path, *, about: Mapping[str, str] | None = None) -> None:
     """Writes config.json, model.safetensors and a model card for `timm.create_model('local-dir:OUT', pretrained=True)`.
 
-    Args:
-        backbone: the encoder.
-        out: a new or empty folder, or an earlier export.
-        about: rows for the model card, e.g. {"Method": "VICRegL", "Images": "12,345"}.
+    `about` are rows for the model card, e.g. {"Method": "VICRegL", "Images": "12,345"}.
 
     Raises:
         UsageError: if `out` is taken or timm's arguments cannot express the architecture.

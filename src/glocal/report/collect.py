@@ -1,7 +1,5 @@
 """Everything the report shows, gathered before any of it is drawn."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,8 @@ from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.records import RunRecord, read_run
 from glocal.report.visuals import Photograph, Spectrum
 
-GALLERY = 384
-"""Photographs among which neighbours are sought and spectra measured."""
-TILE = 160
-"""Side of a shown map, pixels."""
+GALLERY = 384  # photographs among which neighbours are sought and spectra measured
+TILE = 160  # side of a shown map, pixels
 
 
 @dataclass
@@ -32,8 +28,6 @@ class ReportData:
     """What the page shows. An empty part is left out of the page, and `notes` says why.
 
     Attributes:
-        run: the text files of the run.
-        encoder: None while there is none.
         source: the images, or None when they could not be opened.
         split: "test" or "val" where the images are kept apart from those trained on.
         spectra: "pooled" | "dense" -> arm ("encoder", "start") -> normalised singular values.

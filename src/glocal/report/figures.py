@@ -1,7 +1,5 @@
 """Where lines, ticks and images of a run's figures stand; the templates draw them in the page's colours."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math

@@ -1,7 +1,5 @@
 """Matches between two crops of one photograph whose geometry is known, and whether each is right."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

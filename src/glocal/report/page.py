@@ -1,7 +1,5 @@
 """The report as one HTML page: no request leaves it, everything it shows is inside it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the report derives from a run's text files: configuration, metrics, scores, skipped images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

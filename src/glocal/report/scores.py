@@ -1,7 +1,5 @@
 """Scores as the page shows them: a row for each, beside those of the baselines."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

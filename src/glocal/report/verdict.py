@@ -1,7 +1,5 @@
 """The report's first words: is the encoder any better than what it started from, and is anything wrong with it?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Photographs as the encoder sees them, and what it does with them, ready to draw: spectra, PCA maps, neighbours."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
