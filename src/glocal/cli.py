@@ -1,7 +1,5 @@
 """The `glocal` command: a thin layer that turns arguments into calls of `glocal.api`; exit code 2 for mistakes."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys

@@ -4,8 +4,6 @@ The nearest centroids are found by faiss where it is installed and the features 
 are taken in a fixed order, so that the same features give the same clusters again, on a GPU too.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib.util import find_spec
 

@@ -1,7 +1,5 @@
 """The commands: what each calls, how its result is shown, an example. What a callable's options are is read off it."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

@@ -5,8 +5,6 @@ the parameter gradients over ranks. The backward of each collective is its trans
 so the rank-mean loss and the averaged gradient equal those of a single process holding the whole batch.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor

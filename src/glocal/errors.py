@@ -1,7 +1,5 @@
 """The one exception a user's mistake raises: a single line saying what is wrong, where, and what to do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

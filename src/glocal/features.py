@@ -1,7 +1,5 @@
 """`Features`: what every backbone returns, whatever its architecture."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

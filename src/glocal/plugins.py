@@ -5,8 +5,6 @@ Each is found by the name under which a package registers it, in the entry-point
 is a place that a person types or passes; one that is read from a file only with that person's consent.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import re

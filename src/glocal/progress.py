@@ -1,7 +1,5 @@
 """How far a long piece of work is, on the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

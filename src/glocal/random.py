@@ -4,8 +4,6 @@ A counter-based generator (splitmix64 finaliser over a chained hash), so that sa
 whatever the number of workers, processes or restarts. Nothing here keeps state or touches a global generator.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

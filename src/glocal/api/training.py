@@ -1,7 +1,5 @@
 """Training: one run, or several side by side."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """`Backbone`: a timm model that answers with `Features`, whatever its architecture."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

@@ -6,8 +6,6 @@ little smaller than the image divided by 8 (24×24 for 224 px). The shortcut pas
 last two rows and columns, as in the authors' code, whose weights therefore fit.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

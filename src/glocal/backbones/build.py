@@ -5,8 +5,6 @@ What builds such a model is a function of keyword arguments (what it knows of `n
 and `pretrained_cfg` with "input_size", "mean" and "std".
 """
 
-from __future__ import annotations
-
 import difflib
 import fnmatch
 import re

@@ -6,8 +6,6 @@ The centre follows from the strided operations alone: each moves it by ((kernel 
 multiplies the jump by its stride (Araujo et al. 2019, "Computing receptive fields of convolutional neural networks").
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

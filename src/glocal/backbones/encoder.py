@@ -1,7 +1,5 @@
 """A trained encoder on disk: its weights, under timm's own names, and how to rebuild it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib.metadata import version

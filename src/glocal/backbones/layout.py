@@ -1,7 +1,5 @@
 """What a timm model gives, learnt by passing one image through it, so that no architecture needs its own case."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """What a cell of a network can see, found by spoiling pixels, and what it does see, measured by gradients."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from dataclasses import dataclass
 

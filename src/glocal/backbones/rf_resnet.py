@@ -8,8 +8,6 @@ and, but for a smaller first convolution, the same parameters, so that weights o
 say the receptive field in pixels that `glocal.backbones.receptive_field` computes; 427 is the standard ResNet-50.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

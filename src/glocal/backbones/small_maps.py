@@ -5,8 +5,6 @@ the unfolded input, whose rows are the cells of the whole batch, they are severa
 the gradients of the weights; in float32 only on the smallest maps. On larger maps unfolding costs more than it saves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Networks that see edges only: DeepCluster and DeeperCluster take colour, a short cut to clusters, from theirs."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

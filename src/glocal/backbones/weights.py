@@ -1,7 +1,5 @@
 """Weights from a local file into a timm model, whoever wrote it and under whichever prefix."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections import Counter

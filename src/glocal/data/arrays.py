@@ -1,7 +1,5 @@
 """Images that are already in memory, and collections put one after the other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any

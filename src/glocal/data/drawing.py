@@ -4,8 +4,6 @@ A part is a shape and a texture in its own coordinates (u, v), where the shape h
 from the object's body.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

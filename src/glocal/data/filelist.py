@@ -1,7 +1,5 @@
 """Collections of image files; lists of them: one path a line (.txt), or path and label (.csv)."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

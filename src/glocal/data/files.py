@@ -1,7 +1,5 @@
 """Files and their bytes, regular ones only, so that no pipe blocks; names that can always be written; what is there."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -13,8 +13,6 @@ The rules, for a folder as people keep them:
 - Links are followed, each folder is looked at once. What is no regular file, or may not be read, is left out and named.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Mapping

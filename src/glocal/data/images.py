@@ -6,8 +6,6 @@ first frame; colour profiles are ignored. 16- and 32-bit grey is windowed: its .
 256 or 257), which it then is, or floats within [0, 1] or [0, 255]. 16-bit colour keeps its upper 8 bits.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import struct

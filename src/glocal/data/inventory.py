@@ -1,7 +1,5 @@
 """What a collection holds, written down, so that a run that goes on can tell what has changed."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Segmentation masks: which number, or which colour, is which class."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

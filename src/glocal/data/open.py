@@ -1,7 +1,5 @@
 """From what a person typed to a collection of images."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ each of the five stands and which way the body lies, so neither colour nor textu
 drawn anew for each object: what makes a part is its shape and its texture.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a collection of images offers, wherever it comes from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Some images of a collection, and dividing one so that no group is on both sides."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The classification datasets of torchvision, by name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

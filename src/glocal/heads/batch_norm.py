@@ -1,7 +1,5 @@
 """Batch normalisation over the batch joined over processes, with exact gradients, on any device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What predicts clusters: similarities to prototypes, and linear classifiers that change with every clustering."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """A transformer block in which tokens look at other tokens."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """What methods remember of past batches: the last embeddings (NNCLR, SwAV), or the latest of every image."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Projectors, the small networks between a backbone's features and a loss, and the head of DINO and LOCA."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial

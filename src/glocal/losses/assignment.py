@@ -4,8 +4,6 @@ Targets carry no gradient. Codes are balanced over the batch joined over process
 infinite in half precision, never occurs.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

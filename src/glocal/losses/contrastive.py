@@ -7,8 +7,6 @@ On several processes each rank takes its own images as anchors and those of all 
 over ranks, and the averaged gradient, are those of the joined batch, which is to have 2 images at least.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -4,8 +4,6 @@
 join the batch over processes, which is to have 2 images at least: their statistics, values and gradients are its own.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F

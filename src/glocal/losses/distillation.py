@@ -4,8 +4,6 @@ Teachers carry no gradient: whoever makes the targets detaches them. All losses 
 rank-mean is that of the joined batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ that their cells look at. In each direction every cell finds its nearest in the 
 are kept, in *slots*. VICReg is then applied to the matched features, with statistics over the batch for each slot.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, product

@@ -1,7 +1,5 @@
 """What the clustering methods share: a pass over all images before an epoch, and the layers behind the last map."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Barlow Twins: redundancy reduction (Zbontar, Jing, Misra, LeCun, Deny, ICML 2021, arXiv:2103.03230)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import nn

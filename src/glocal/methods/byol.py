@@ -1,7 +1,5 @@
 """BYOL: bootstrap your own latent (Grill et al., NeurIPS 2020, arXiv:2006.07733)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -7,8 +7,6 @@ good. The paper gives this for BYOL and reports CO-DINO and CO-MoCoV3. Inferred 
 not BYOL, small crops, and methods without a teacher (see docs/co_ssl.md).
 """
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CO-VICReg: the idea of CO-SSL for a method without a teacher (see `co`)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from glocal.features import Features

@@ -1,7 +1,5 @@
 """DCL and DCLW: decoupled contrastive learning (Yeh et al., ECCV 2022, arXiv:2110.06848)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from glocal.backbones import Backbone

@@ -1,7 +1,5 @@
 """DeepCluster: k-means labels as classes (Caron et al., ECCV 2018, arXiv:1807.05520)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """DeepCluster-v2: DeepCluster brought up to date by the authors of SwAV (Caron et al., NeurIPS 2020, appendix)."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

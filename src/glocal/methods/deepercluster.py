@@ -1,7 +1,5 @@
 """DeeperCluster: clusters of clusters, and rotations (Caron et al., ICCV 2019, arXiv:1905.01278)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """DINO: self-distillation with no labels (Caron et al., ICCV 2021, arXiv:2104.14294)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """DirectCLR: contrast without a projector (Jing, Vincent, LeCun, Tian, ICLR 2022, arXiv:2110.09348)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import nn

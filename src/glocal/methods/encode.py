@@ -3,8 +3,6 @@
 Which crops share a forward pass, hence BatchNorm statistics, is part of a method's meaning, never of speed.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import groupby
 from typing import Literal

@@ -3,8 +3,6 @@
 BYOL, MoCo-v3 and DINO are this with different heads and comparisons; CO- applies the same twice (see `co`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol
 

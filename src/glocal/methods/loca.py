@@ -1,7 +1,5 @@
 """LOCA: location-aware self-supervised transformers (Caron, Houlsby, Schmid, WACV 2024, arXiv:2212.02400)."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """MoCo-v3: momentum contrast without a queue (Chen, Xie, He, ICCV 2021, arXiv:2104.02057)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """MSN: masked siamese networks (Assran et al., ECCV 2022, arXiv:2204.07141)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import ClassVar

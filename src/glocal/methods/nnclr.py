@@ -1,7 +1,5 @@
 """NNCLR: nearest neighbours as positives (Dwibedi et al., ICCV 2021, arXiv:2104.14548), with InfoNCE or DCL."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import nn

@@ -1,7 +1,5 @@
 """PAWS: predicting view assignments with support samples (Assran et al., ICCV 2021, arXiv:2104.13963)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """What papers say beside the method itself, as data: how it is optimised, and options for kinds of runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Methods by name (`glocal.plugins`), what a class must have to be one, and its options."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """SEER: SwAV on any images, in one pass (Goyal et al. 2021, arXiv:2103.01988)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from glocal.backbones import Backbone

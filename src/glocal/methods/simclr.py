@@ -1,7 +1,5 @@
 """SimCLR: a simple framework for contrastive learning (Chen et al., ICML 2020, arXiv:2002.05709)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """SwAV: swapped prediction of cluster assignments, and multi-crop (Caron et al., NeurIPS 2020, arXiv:2006.09882)."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Teachers: exponential moving averages of a student, as in BYOL, DINO, MoCo-v3, MSN and LOCA."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """VICReg: variance-invariance-covariance regularisation (Bardes, Ponce, LeCun, ICLR 2022, arXiv:2105.04906)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import nn

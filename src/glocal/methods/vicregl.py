@@ -1,7 +1,5 @@
 """VICRegL: VICReg on the whole and on the parts (Bardes, Ponce, LeCun, NeurIPS 2022, arXiv:2210.01571)."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 import torch

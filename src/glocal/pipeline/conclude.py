@@ -1,7 +1,5 @@
 """What is left when training has ended: the encoder, scores, a report."""
 
-from __future__ import annotations
-
 import platform
 from importlib.metadata import version
 from typing import Any

@@ -1,7 +1,5 @@
 """Processes: how many, on what, in which precision, and how they agree."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """The method of a run, and what is measured on this machine before the rest of its configuration is decided."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run from its configuration on, or from where it was left."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack

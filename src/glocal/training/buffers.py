@@ -1,7 +1,5 @@
 """The contract that a method's state is equal on all processes (see `glocal.methods`), checked."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from itertools import chain

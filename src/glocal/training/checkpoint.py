@@ -1,7 +1,5 @@
 """Checkpoints: everything a run needs to go on exactly as if it had never stopped, written atomically."""
 
-from __future__ import annotations
-
 import sys
 import zipfile
 from dataclasses import asdict, dataclass, field, replace

@@ -1,7 +1,5 @@
 """Whether `torch.compile` pays: measured on this machine, with this network, before a run that is long enough."""
 
-from __future__ import annotations
-
 import copy
 import statistics
 import time

@@ -1,7 +1,5 @@
 """What was left open is decided here: `resolve`, a pure function, and the rules it is made of."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What a run says while it goes: a progress bar, metrics.jsonl and TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

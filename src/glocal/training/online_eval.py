@@ -1,7 +1,5 @@
 """`OnlineEval`: what a run looks at every few epochs while it trains."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Optimisers and schedules: LARS, which torch lacks, and the warm-up + cosine every paper of the list uses."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """How long a run is, in numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """How training ends before its time."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 Each operation means what it means in `torchvision.transforms.v2.functional` on float images in [0, 1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial

@@ -5,8 +5,6 @@ same places: nothing is locked. A cache's name holds a digest of the files' size
 and of the libraries' versions; where any of them changes, another one is made and the old one removed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

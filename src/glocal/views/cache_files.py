@@ -5,8 +5,6 @@ raw uint8, `filled.bin` what is there already, with a checksum; `about.json` is 
 mapped: a mapped file that another program cuts off kills its reader.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Crop boxes as a pure function of (seed, epoch, sample, view), and cutting all of them out of one decode."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

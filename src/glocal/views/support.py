@@ -1,7 +1,5 @@
 """Which labelled images accompany each batch: equally many of each class, in a fixed order (PAWS)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from glocal import random
