@@ -142,9 +142,8 @@ class _Training:
         self.log = RunLogger(run, steps=self.total_steps, step=self.at.step, active=active, quiet=quiet)
         if idle:
             self.log.say(f"frozen, since no feature depends on them: {', '.join(idle)}")
-        self.started = time.monotonic() - self.at.seconds
-        self.saved = time.monotonic()
-        self.logged = self.at.step, time.monotonic()
+        now = time.monotonic()
+        self.started, self.saved, self.logged = now - self.at.seconds, now, (self.at.step, now)
 
     def _first_epochs(self, epochs: float) -> int:
         """Steps of that many first epochs, at most a tenth of the run."""
