@@ -121,11 +121,8 @@ class DINO(nn.Module):
     def objective(self, students: list[Features], teachers: list[Features]) -> Loss:
         targets = self.target(self.heads, [f.pooled for f in teachers])
         pooled = [f.pooled for f in students]  # in one pass: batch statistics are those of all crops
-        predictions = self.predict(self.heads, torch.cat(pooled)).split([len(x) for x in pooled])
+        predictions = self.heads(torch.cat(pooled)).split([len(x) for x in pooled])
         return Loss.of({"distillation": dino_loss(predictions, targets, self.student_temperature)})
-
-    def predict(self, heads: DistillationHeads, x: Tensor) -> Tensor:
-        return heads(x)
 
     @torch.no_grad()
     def target(self, heads: DistillationHeads, pooled: list[Tensor]) -> list[Tensor]:
