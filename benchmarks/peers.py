@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.cases import Case
 from benchmarks.measure import DEVICE
-from glocal.training.allocation import keep_freed_memory
+from glocal.pipeline.launch import keep_freed_memory
 
 
 class VICReg(nn.Module):

@@ -66,7 +66,7 @@ def test_from_end_to_end_and_again(tmp_path) -> None:
             "data": data,
             "budget": "96img",
             "seeds": 1,
-            "tasks": ["knn", "segment"],
+            "tasks": ["knn", "stability"],
             "backbone": "test_resnet",
             "image_size": 32,
             "batch_size": 16,
@@ -92,7 +92,7 @@ def test_from_end_to_end_and_again(tmp_path) -> None:
     table = (out / "comparison.md").read_text()
     assert "vicregl:alpha=0.5 | 1 |" in table
     assert "raw pixels" in table
-    assert "| Nearest neighbours: accuracy | Segmentation: mean IoU |" in table
+    assert "| Nearest neighbours: accuracy | Stability: other crop is the nearest |" in table
     assert (out / "comparison.png").stat().st_size > 1000
 
     # What is finished is kept; what was lost comes back to the bit, also without the method that wanted fine maps.
@@ -103,7 +103,7 @@ def test_from_end_to_end_and_again(tmp_path) -> None:
     shutil.rmtree(out / "runs" / "vicreg-0")
     compare("vicreg")
     again = json.loads(result.read_text())
-    assert all(again["scores"][task] == before["scores"][task] for task in ("knn", "segment"))
+    assert all(again["scores"][task] == before["scores"][task] for task in ("knn", "stability"))
     assert len(json.loads((out / "comparison.json").read_text())["results"]) == 2
     assert (out / "runs" / "vicreg-0" / "encoder.safetensors").read_bytes() == weights
     with pytest.raises(UsageError, match="other budget"):

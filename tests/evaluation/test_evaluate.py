@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels, all_tasks, evaluate_encoder, find_task, open_splits, possible_tasks
@@ -77,7 +78,7 @@ def test_without_splits_a_stratified_fifth_is_held_out(tmp_path, made):
 
 def test_a_task_that_the_data_cannot_serve_says_what_it_needs(colours, made):
     with pytest.raises(UsageError, match="'segment' needs segmentation masks"):
-        evaluate_encoder(made.Cells(), colours, tasks=["knn", "segment"])
+        evaluate_encoder(made.Cells(), colours, tasks=["segment"])
     plain = made.ArraySource(made.coloured(10, 0)[0])
     with pytest.raises(UsageError, match="'knn' needs labels"):
         evaluate_encoder(made.Cells(), plain, tasks=["knn"])
@@ -161,3 +162,20 @@ def test_clothing_pixels_beat_chance(clothing):
     context = EvalContext(Pixels(), train, test, 32)
     assert find_task("knn")(context)["top1"] > 0.2
     assert find_task("linear")(context, epochs=5)["top1"] > 0.2
+
+
+def test_a_task_that_cannot_be_scored_costs_no_other_its_score(colours, made):
+    found = evaluate_encoder(made.Cells(), colours, tasks=["segment", "knn"])
+    assert found["knn"]["top1"] == 1.0
+    assert "segment" not in found
+    assert "needs segmentation masks" in found["meta"]["unscored"]["segment"]
+
+
+def test_where_each_class_has_one_image_what_needs_no_labels_is_scored(tmp_path, made):
+    images, _ = made.coloured(10, 0)
+    for i, image in enumerate(images):
+        (tmp_path / str(i)).mkdir()
+        Image.fromarray(image).save(tmp_path / str(i) / "only.png")
+    found = evaluate_encoder(made.Cells(), tmp_path, tasks=possible_tasks(tmp_path))
+    assert found["meta"]["n_test"] == 2
+    assert "rank" in found

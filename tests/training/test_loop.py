@@ -141,7 +141,7 @@ def test_two_processes_train_as_one(tmp_path: Path):
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
     options = [o for o in options if not o.startswith("--batch-size")]
-    options += ["--max-steps=3", "--optimizer=sgd", "--lr=0.05", "--accelerator=cpu"]
+    options += ["--max-steps=3", "--monitor-every=9", "--optimizer=sgd", "--lr=0.05", "--accelerator=cpu"]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29713"]
     ways = {
         "one": (["-m"], ["--batch-size=8"]),

@@ -50,6 +50,8 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
     everything = open_source(data)
     labels = None if everything.labels is None else np.asarray(everything.labels)
     kept, held = held_out(len(everything), seed, "test", labels=labels)
+    if len(held) == 0:  # an image or so of each class
+        kept, held = held_out(len(everything), seed, "test")
     if len(held) == 0:
         raise UsageError(f"{everything.name} has {len(everything)} image(s), too few to hold some back for testing")
     return Splits(Subset(everything, kept), Subset(everything, held), f"held-out fifth (seed {seed})")
@@ -69,6 +71,13 @@ def _lacks(source: ImageSource, task: Task) -> list[str]:
     """What the task needs and the images don't come with; what the source has never heard of, it does not have."""
     has = lambda need: source.has_masks if need == "masks" else getattr(source, need, None) is not None
     return sorted(need for need in task.needs if not has(need))
+
+
+def _check(name: str, task: Task, splits: Splits) -> None:
+    for which, source in (("training", splits.train), ("test", splits.test)):
+        if lacking := _lacks(source, task):
+            needs = " and ".join(_LACKING.get(need, need) for need in lacking)
+            raise UsageError(f"task '{name}' needs {needs}; the {which} images of {source.name} have none")
 
 
 def possible_tasks(data: Any) -> list[str]:
@@ -107,10 +116,11 @@ def evaluate_encoder(
         progress: called as progress(what, done, total).
 
     Returns:
-        Task name → its scores, e.g. {"knn": {"top1": .71, ...}, "meta": {...}}; JSON-serialisable.
+        Task name → its scores, e.g. {"knn": {"top1": .71, ...}, "meta": {...}}; JSON-serialisable. Why others have none
+        says meta["unscored"].
 
     Raises:
-        UsageError: unknown task, or one whose labels or masks the data lacks.
+        UsageError: for an unknown task, or if no task can be scored: the data lacks labels or masks, for example.
     """
     found = {name: find_task(name) for name in tasks}
     options = options or {}
@@ -123,18 +133,20 @@ def evaluate_encoder(
     splits = open_splits(data, seed)
     if limit is not None:
         splits = limited(splits, limit, seed)
-    for name, task in found.items():
-        for which, source in (("training", splits.train), ("test", splits.test)):
-            if lacking := _lacks(source, task):
-                needs = " and ".join(_LACKING.get(need, need) for need in lacking)
-                raise UsageError(f"task '{name}' needs {needs}; the {which} images of {source.name} have none")
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
     context = EvalContext(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
-    scores, seconds = {}, {}
+    scores: dict[str, Any] = {}
+    seconds, unscored = {}, {}
     for name, task in found.items():
         started = time.perf_counter()
-        scores[name] = task(context, **options.get(name, {}))
+        try:
+            _check(name, task, splits)
+            scores[name] = task(context, **options.get(name, {}))
+        except UsageError as error:  # costs no other task its score
+            unscored[name] = str(error)
         seconds[name] = round(time.perf_counter() - started, 2)
+    if unscored and not scores:
+        raise UsageError("; ".join(unscored.values()))
     meta = {
         "encoder": getattr(backbone, "name", type(backbone).__name__),
         "data": splits.train.name,
@@ -146,5 +158,6 @@ def evaluate_encoder(
         "seed": seed,
         "precision": precision,
         "seconds": seconds,
+        "unscored": unscored,
     }
     return scores | {"meta": meta}

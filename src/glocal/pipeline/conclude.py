@@ -63,6 +63,7 @@ def score_table(result: dict[str, Any]) -> str:
             others = {who: result.get(who, {}).get(task, {}).get(name) for who in BESIDE}
             beside = [f"{who} {other:.3f}" for who, other in others.items() if isinstance(other, float)]
             rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
+    rows += [f"{task + ':':<32} not scored: {why}" for task, why in result["meta"].get("unscored", {}).items()]
     return "\n".join(rows)
 
 
