@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,11 @@ class FileListSource:
         if not rows:
             raise UsageError(f"{path} names no images: expected one path a line")
         self.files, lines = [cells[0] for _, cells in rows], [line for line, _ in rows]
-        missing = [(line, cells[0]) for line, cells in rows if not (self.folder / cells[0]).is_file()]
+        missing = [(line, cells[0]) for line, cells in rows if not os.path.isfile(self.folder / cells[0])]
         if missing:
-            line, file = missing[0]
+            line, file = missing[0][0], shown(missing[0][1])[:200]
             raise UsageError(
-                f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {shown(file)} "
+                f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {file} "
                 f"(relative paths start from {self.folder})"
             )
         columns = {name: [cells[k] for _, cells in rows] for k, name in enumerate(header[1:], start=1)}
