@@ -126,6 +126,15 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_no_dead_end(whole,
         glocal.pretrain(DATA, out=str(out), **TINY)
 
 
+def test_a_run_that_was_killed_between_two_checkpoints_goes_on_from_the_one_before(whole, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "config.yaml").write_text((whole / "config.yaml").read_text())
+    (out / "checkpoints/previous.pt").write_bytes((whole / "checkpoints/previous.pt").read_bytes())
+    glocal.pretrain(resume=str(out), quiet=True)
+    assert (out / "encoder.safetensors").read_bytes() == (whole / "encoder.safetensors").read_bytes()
+
+
 def test_an_interrupted_run_serves_with_its_last_checkpoint_and_says_so(whole, tmp_path, capsys):
     out = tmp_path / "run"
     (out / "checkpoints").mkdir(parents=True)

@@ -61,7 +61,7 @@ def save_checkpoint(
         "position": {**vars(position), "plan": plan},
         "encoder": getattr(method.encoder, "config", None),  # None: not a Backbone
     }
-    if run.has_checkpoint:
+    if run.checkpoint_file.is_file():  # else a kill fell between these two lines
         run.checkpoint_file.replace(run.previous_checkpoint)
     write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
 
