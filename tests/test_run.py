@@ -200,6 +200,17 @@ def test_code_that_a_run_names_is_imported_only_with_consent_which_the_refusal_s
     assert "imported" not in report.stdout
 
 
+def test_what_a_damaged_run_lacks_is_said(whole, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "data.txt.gz", "checkpoints/previous.pt"):  # a kill fell between two checkpoints
+        (out / name).write_bytes((whole / name).read_bytes())
+    assert glocal.load(str(out)).image_size == 32
+    (out / "checkpoints/previous.pt").write_bytes(b"PK\3\4")
+    with pytest.raises(UsageError, match="no whole checkpoint"):
+        glocal.load(str(out))
+
+
 def test_changed_data_is_named_and_refused_unless_accepted(tmp_path):
     from PIL import Image
 
