@@ -75,7 +75,7 @@ def measure(size: Size, keep: Callable[[dict[str, Any]], None] = lambda measured
         whole = {name: unbroken(folder, name) for name in settings}
         while plan:
             setting = plan[0][0]
-            mine = [stroke for stroke in plan if stroke[0] == setting][: draw.randint(1, 3)]
+            mine = [stroke for stroke in plan if stroke[0] == setting][: draw.randint(1, 5)]
             done = broken(folder, setting, [kind for _, kind in mine], *whole[setting], draw)
             for stroke in done["strokes"]:  # a run that ended before its moment came stays in the plan
                 plan.remove((setting, stroke["signal"]))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import glocal
+from glocal.commands import read_config
 from glocal.errors import UsageError
 from glocal.run import Run, write_atomically
 
@@ -209,6 +210,25 @@ def test_what_a_damaged_run_lacks_is_said(whole, tmp_path):
     (out / "checkpoints/previous.pt").write_bytes(b"PK\3\4")
     with pytest.raises(UsageError, match="no whole checkpoint"):
         glocal.load(str(out))
+    for content in (b"no gzip", (whole / "data.txt.gz").read_bytes()[:-9]):
+        (out / "data.txt.gz").write_bytes(content)
+        with pytest.raises(UsageError, match=r"data\.txt\.gz is damaged; delete it"):
+            glocal.pretrain(resume=str(out), quiet=True)
+
+
+@pytest.mark.parametrize("text", ["seed: 2024-13-45\n", "data: " + "[" * 2000])
+def test_values_that_no_reader_survives_are_refused(tmp_path, text):
+    run = Run(tmp_path)
+    run.config_file.write_text(text)
+    with pytest.raises(UsageError, match=r"config\.yaml is not valid YAML"):
+        run.config()
+    with pytest.raises(UsageError, match=r"config\.yaml is not valid YAML"):
+        read_config({"config": str(run.config_file)})
+    for file in (run.encoder_files[1], run.metrics_file):
+        file.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"encoder\.json is not valid JSON"):
+        run.encoder()
+    assert run.metrics() == []
 
 
 def test_changed_data_is_named_and_refused_unless_accepted(tmp_path):
