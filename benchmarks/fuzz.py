@@ -35,7 +35,6 @@ from glocal.data.source import Unreadable
 from glocal.errors import UsageError
 from glocal.run import Run
 
-KEPT, BROKEN = ("read", "skipped", "refused"), ("escaped", "hung", "crashed")
 BEFOREHAND = "glocal.pipeline", "timm", "cyclopts", "torch.utils.tensorboard", "pyarrow.parquet"
 """Imported once, not in each process."""
 PATIENCE, CHUNK, LONGEST = 180.0, 400, 1000  # seconds of a piece, pieces of a process, characters of a clear line
@@ -87,7 +86,7 @@ def measure(size: Size, keep: Callable[[dict[str, Any]], None] = lambda measured
     kinds: dict[str, Any] = {"images": IMAGE, "folders": FOLDERS, "files": FILES}
     pieces = [(group, kind, k) for group, times in each.items() for kind in kinds[group] for k in range(times)]
     counts: dict[str, dict[str, Counter[str]]] = {group: {kind: Counter() for kind in kinds[group]} for group in each}
-    measured: dict[str, Any] = {"counts": counts, "faults": [], "peak_bytes": 0}
+    measured: dict[str, Any] = {"forms": len(forms()), "counts": counts, "faults": [], "peak_bytes": 0}
     for name in BEFOREHAND:
         importlib.import_module(name)
     from glocal.training.loop import _Training
@@ -101,7 +100,7 @@ def measure(size: Size, keep: Callable[[dict[str, Any]], None] = lambda measured
                 counts[group][kind][outcome] += 1
                 if group == "images":
                     measured["peak_bytes"] = max(measured["peak_bytes"], grown)
-                if outcome in BROKEN:
+                if outcome in ("escaped", "hung", "crashed"):
                     measured["faults"].append({"group": group, "kind": kind, "number": k, outcome: said})
                 if k == 0:
                     keep(measured)
@@ -201,6 +200,7 @@ def do(root: Path, piece: tuple[str, str, int]) -> str:
     """One piece of work; gives "read" or "skipped", or raises."""
     group, kind, _ = piece
     draw = random.Random(repr(piece))
+    os.chdir(root)
     shutil.rmtree(root / "work", ignore_errors=True)
     if group == "images":
         (root / "work").mkdir()
@@ -281,6 +281,7 @@ def prepare(root: Path) -> None:
     options = Path("run/config.yaml").read_text().replace("epochs: 1\n", "epochs: 3\n", 1)
     for file in ("run/config.yaml", "options.yaml"):
         Path(file).write_text(options)
+    Path("run/skipped.txt").write_text("a/00.png\ttruncated\nb/01.png\tempty file\n")
     shutil.copytree("run", "begun", ignore=shutil.ignore_patterns("encoder.*", "previous.pt"))
     for kind in ("parquet", "npz"):
         cli.main(f"embed run photos --out features.{kind}".split(" "))
