@@ -28,8 +28,8 @@ FUZZ = """## Damaged files
 The promise: what is damaged is read as far as it can be, skipped and named, or refused in one clear line; no traceback,
 no hang, no crash. The images are whole ones of {forms} forms (formats, modes, compressions, 16 bits, CMYK, palettes,
 up to seven channels, animations), damaged as the first column says. Every piece of work is done in a child process.
-Training has to name exactly the unreadable images in `skipped.txt`. Reading an image took up to {mib:,.0f} MiB of memory
-(promised: 1,024)."""
+Training has to name exactly the unreadable images in `skipped.txt`. Reading an image took up to {mib:,.0f} MiB of
+memory (promised: 1,024)."""
 KILLS = """## Killed runs
 
 The promise: after SIGKILL a run goes on from its last checkpoint (one every {every} steps here), after SIGTERM from the
@@ -92,11 +92,9 @@ def kills(measured: dict[str, Any]) -> str:
         for kind in number
         if (found := Counter(stroke["exit_code"] for stroke in strokes if stroke["signal"] == kind))
     ]
-    notes = f"Exit codes (negative: ended by that signal, before or after training, with nothing to save): {'; '.join(codes)}."
     longest = max((s["seconds_to_end"] for s in strokes if s["signal"] == "SIGTERM"), default=0)
-    notes += (
-        f" After SIGTERM the process lived up to {longest:.1f} s. Steps lost and finished are the most of any stroke."
-    )
+    notes = f"Exit codes (-15: before or after training, with nothing to save): {'; '.join(codes)}."
+    notes += f" After SIGTERM a process lived up to {longest:.1f} s, on a busy machine."
     return "\n\n".join([text, table((*head, "processes left", "resumptions refused", "different bits"), rows), notes])
 
 
