@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import glocal
+from glocal.commands import read_config
 from glocal.errors import UsageError
 from glocal.run import Run, write_atomically
 
@@ -126,6 +127,15 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_no_dead_end(whole,
         glocal.pretrain(DATA, out=str(out), **TINY)
 
 
+def test_a_run_that_was_killed_between_two_checkpoints_goes_on_from_the_one_before(whole, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "config.yaml").write_text((whole / "config.yaml").read_text())
+    (out / "checkpoints/previous.pt").write_bytes((whole / "checkpoints/previous.pt").read_bytes())
+    glocal.pretrain(resume=str(out), quiet=True)
+    assert (out / "encoder.safetensors").read_bytes() == (whole / "encoder.safetensors").read_bytes()
+
+
 def test_an_interrupted_run_serves_with_its_last_checkpoint_and_says_so(whole, tmp_path, capsys):
     out = tmp_path / "run"
     (out / "checkpoints").mkdir(parents=True)
@@ -189,6 +199,36 @@ def test_code_that_a_run_names_is_imported_only_with_consent_which_the_refusal_s
     report = subprocess.run([*glocal_, "report", "run"], cwd=tmp_path, capture_output=True, text=True)
     assert report.returncode == 0, report.stderr
     assert "imported" not in report.stdout
+
+
+def test_what_a_damaged_run_lacks_is_said(whole, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "data.txt.gz", "checkpoints/previous.pt"):  # a kill fell between two checkpoints
+        (out / name).write_bytes((whole / name).read_bytes())
+    assert glocal.load(str(out)).image_size == 32
+    (out / "checkpoints/previous.pt").write_bytes(b"PK\3\4")
+    with pytest.raises(UsageError, match="no whole checkpoint"):
+        glocal.load(str(out))
+    for content in (b"no gzip", (whole / "data.txt.gz").read_bytes()[:-9]):
+        (out / "data.txt.gz").write_bytes(content)
+        with pytest.raises(UsageError, match=r"data\.txt\.gz is damaged; delete it"):
+            glocal.pretrain(resume=str(out), quiet=True)
+
+
+@pytest.mark.parametrize("text", ["seed: 2024-13-45\n", "data: " + "[" * 2000])
+def test_values_that_no_reader_survives_are_refused(tmp_path, text):
+    run = Run(tmp_path)
+    run.config_file.write_text(text)
+    with pytest.raises(UsageError, match=r"config\.yaml is not valid YAML"):
+        run.config()
+    with pytest.raises(UsageError, match=r"config\.yaml is not valid YAML"):
+        read_config({"config": str(run.config_file)})
+    for file in (run.encoder_files[1], run.metrics_file):
+        file.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"encoder\.json is not valid JSON"):
+        run.encoder()
+    assert run.metrics() == []
 
 
 def test_changed_data_is_named_and_refused_unless_accepted(tmp_path):

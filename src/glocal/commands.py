@@ -221,7 +221,7 @@ def read_config(given: dict[str, Any]) -> dict[str, Any]:
         options = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise UsageError(f"cannot read --config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"--config {path} is not valid YAML: {error}") from error
     if not isinstance(options, dict):
         raise UsageError(f"--config {path} holds no options; write lines like 'epochs: 100'")

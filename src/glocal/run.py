@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -132,7 +133,7 @@ class Run:
         """config.yaml as it stands; `UsageError` if it cannot be read."""
         try:
             config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UsageError(f"{self.config_file} is not valid YAML: {str(error).splitlines()[0]}") from error
         except OSError as error:
             raise UsageError(f"cannot read {self.config_file}: {error.strerror}") from error
@@ -146,8 +147,12 @@ class Run:
 
     def inventory(self) -> str | None:
         """What the data held when the run was begun (`glocal.data.inventory`); None of a run from before."""
-        file = self.inventory_file
-        return gzip.decompress(file.read_bytes()).decode() if file.exists() else None
+        if not self.inventory_file.exists():
+            return None
+        try:
+            return gzip.decompress(self.inventory_file.read_bytes()).decode()
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise UsageError(f"{self.inventory_file} is damaged; delete it to go on without comparing data") from error
 
     def write_inventory(self, text: str) -> None:
         """Keep what the data holds."""
@@ -158,7 +163,7 @@ class Run:
         lines: list[dict[str, Any]] = []
         text = self.metrics_file.read_text(encoding="utf-8", errors="replace") if self.metrics_file.exists() else ""
         for line in text.splitlines():
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError, RecursionError):
                 found = json.loads(line)
                 if isinstance(found, dict) and isinstance(found.get("step"), int):
                     lines.append(found)
@@ -192,8 +197,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is not valid JSON (line {error.lineno}): {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid JSON ({error}): {remedy}") from error
     return value if isinstance(value, dict) else {}
 
 

@@ -66,6 +66,13 @@ def test_mistakes(folder, name, text, message):
         FileListSource(write(folder, name, text))
 
 
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_what_is_no_list_is_refused_in_one_short_line(folder, name):
+    with pytest.raises(UsageError, match="1 of 1 files are missing") as error:
+        FileListSource(write(folder, name, "x" * 5000 + "\n"))
+    assert len(str(error.value)) < 1000
+
+
 def test_not_text(folder):
     (folder / "list.txt").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UsageError, match="not a text file"):

@@ -121,6 +121,14 @@ def test_broken_palettes(tmp_path, palette):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("legend", ['{"ignore_index": 1e999}', "[" * 100_000])
+def test_legends_that_no_reader_survives(tmp_path, legend):
+    write(tmp_path, "", "1", COLORS[CLASSES])
+    (tmp_path / "classes.json").write_text(legend)
+    with pytest.raises(UsageError, match=r"classes\.json: expected"):
+        FolderSource(tmp_path)
+
+
 def test_photographs_are_no_masks_and_only_the_masks_are_left_out(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     write(tmp_path, "", "1", COLORS[CLASSES])

@@ -226,7 +226,7 @@ def test_mistakes_are_said(make_run, tmp_path):
         write_report(tmp_path)
     run = make_run(encoder=False)
     (run / "evaluation.json").write_text('{"knn": ')
-    with pytest.raises(UsageError, match=r"evaluation\.json is not valid JSON \(line 1\)"):
+    with pytest.raises(UsageError, match=r"evaluation\.json is not valid JSON \(.* line 1"):
         write_report(run)
     shutil.rmtree(run)
     with pytest.raises(UsageError):

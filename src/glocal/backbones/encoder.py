@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone
-from glocal.backbones.weights import encoder_weights, load_weights, read_weights
+from glocal.backbones.weights import encoder_weights, load_weights, read_checkpoint, read_weights
 from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run, write_atomically
@@ -61,7 +61,7 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code:
         tensors = read_weights(weights)
     else:
         about = weights = run.checkpoint_file
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = read_checkpoint(run)
         config, tensors = state.get("encoder"), encoder_weights(state)
         step = state["position"]["step"]
         print(f"{run} has not finished: the encoder of its last checkpoint, step {step:,}, is taken", file=sys.stderr)

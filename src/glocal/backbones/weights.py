@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import zipfile
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -28,8 +29,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         run = Run(path)
         path = run.encoder_files[0]
         if not run.has_encoder and run.has_checkpoint:
-            path = run.checkpoint_file
             print(f"{run} has not finished: the encoder of its last checkpoint is taken", file=sys.stderr)
+            return encoder_weights(read_checkpoint(run))
     if not path.is_file():
         raise UsageError(f"no weights at {path}; give a .safetensors, .pth or .pt file")
     try:
@@ -50,6 +51,28 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise UsageError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
     return tensors
+
+
+def read_checkpoint(run: Run) -> dict[str, Any]:
+    """What the last whole checkpoint holds; says so where that is not the last one.
+
+    Raises:
+        UsageError: if none is whole.
+    """
+    reason = "there is none"
+    for path in filter(Path.is_file, run.checkpoints):
+        try:
+            with zipfile.ZipFile(path) as records:  # PyTorch writes checksums, and does not look at them
+                if broken := records.testzip():
+                    raise zipfile.BadZipFile(f"{broken} is damaged")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged files fail in as many ways as there are readers
+            reason = f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}"
+        else:
+            if path != run.checkpoint_file:
+                print(f"{run}: the last checkpoint cannot be read ({reason}); going on from {path}", file=sys.stderr)
+            return state
+    raise UsageError(f"{run} cannot be resumed from: no whole checkpoint ({reason})")
 
 
 def encoder_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Collections of image files; lists of them: one path a line (.txt), or path and label (.csv)."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,11 @@ class FileListSource(Files):
         if not rows:
             raise UsageError(f"{path} names no images: expected one path a line")
         lines, self.files = [line for line, _ in rows], [cells[0] for _, cells in rows]
-        missing = [at for at in zip(lines, self.files, strict=True) if not (self.root / at[1]).is_file()]
+        missing = [at for at in zip(lines, self.files, strict=True) if not os.path.isfile(self.root / at[1])]
         if missing:
-            line, file = missing[0]
+            line, file = missing[0][0], shown(missing[0][1])[:200]
             raise UsageError(
-                f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {shown(file)} "
+                f"{path}: {len(missing):,} of {len(rows):,} files are missing, the first in line {line}: {file} "
                 f"(relative paths start from {self.root})"
             )
         columns = {name: [cells[k] for _, cells in rows] for k, name in enumerate(header[1:], start=1)}

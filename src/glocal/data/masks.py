@@ -46,7 +46,7 @@ def read_legend(folders: Sequence[Path]) -> Legend:
             raise ValueError(f"a palette has one colour for each class, all different, at most {_MOST_COLORS}")
         names = None if names is None else [str(name) for name in names]
         return Legend(names, None if ignore is None else int(ignore), tuple(colors) or None)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(
             f'{path}: expected ["name", ...] or {{"names": [...], "ignore_index": 0, "palette": [[0, 0, 0], ...]}}; '
             f"{error}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glocal.backbones import Backbone
+from glocal.backbones.weights import read_checkpoint
 from glocal.config import ABSENT, PretrainConfig
 from glocal.data import code_of, describe
 from glocal.data.inventory import changes, inventory
@@ -21,7 +22,6 @@ from glocal.pipeline.prepare import build_method, prepare
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
 from glocal.training import Monitor, TrainingStopped, fit, resolve, this_machine
-from glocal.training.checkpoint import read_checkpoint
 from glocal.training.online_eval import OnlineEval
 from glocal.views import Appearance, PixelCache, ViewLoader
 

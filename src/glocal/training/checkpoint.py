@@ -1,9 +1,6 @@
 """Checkpoints: everything a run needs to go on exactly as if it had never stopped, written atomically."""
 
-import sys
-import zipfile
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -11,6 +8,7 @@ import torch
 from lightning.fabric.plugins.precision import Precision
 from torch import nn
 
+from glocal.backbones.weights import read_checkpoint
 from glocal.errors import UsageError
 from glocal.methods import Optimization
 from glocal.run import Run, write_atomically
@@ -50,7 +48,7 @@ def save_checkpoint(
         "position": {**vars(position), "plan": plan},
         "encoder": getattr(method.encoder, "config", None),  # None: not a Backbone
     }
-    if run.has_checkpoint:
+    if run.checkpoint_file.is_file():  # else a kill fell between these two lines
         run.checkpoint_file.replace(run.previous_checkpoint)
     write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
 
@@ -80,24 +78,6 @@ def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimize
     except BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{run} cannot be resumed: {reason}; was config.yaml changed since?") from error
-
-
-def read_checkpoint(run: Run) -> dict[str, Any]:
-    """What the last whole checkpoint holds; says so where that is not the last one. `UsageError` if none is whole."""
-    reason = "there is none"
-    for path in filter(Path.is_file, run.checkpoints):
-        try:
-            with zipfile.ZipFile(path) as records:  # PyTorch writes checksums, and does not look at them
-                if broken := records.testzip():
-                    raise zipfile.BadZipFile(f"{broken} is damaged")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, zipfile.BadZipFile, *BROKEN) as error:
-            reason = f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}"
-        else:
-            if path != run.checkpoint_file:
-                print(f"{run}: the last checkpoint cannot be read ({reason}); going on from {path}", file=sys.stderr)
-            return state
-    raise UsageError(f"{run} cannot be resumed from: no whole checkpoint ({reason})")
 
 
 def all_finite(module: nn.Module) -> bool:
