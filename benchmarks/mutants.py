@@ -31,7 +31,7 @@ FILES = ("losses/*.py", "views/*.py", "evaluation/*.py", "training/defaults.py")
 TABLES = ("severities.py",)  # published numbers: a test could only repeat them
 DEPENDENTS = 3  # test files beside the one that mirrors
 SECONDS = 300  # of the processor, after which a mutant counts as killed
-PRELOADED = ("torch", "torchvision", "timm", "lightning.fabric", "sklearn.linear_model", "lightly.loss", "hypothesis")
+PRELOADED = ("torch", "torchvision", "timm", "sklearn.linear_model", "lightly.loss", "hypothesis")
 PYTEST = "-x -q -rfE --assert=plain -p pytest_timeout --timeout=400 -p no:cacheprovider"
 PAIRS = "Lt LtE Gt GtE Eq NotEq Is IsNot In NotIn And Or Add Sub Mult Div BitOr BitAnd"
 PAIRS += " min max amin amax argmin argmax mean sum floor ceil any all minimum maximum"

@@ -17,14 +17,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.wrappers import _FabricOptimizer
+from lightning_fabric.wrappers import _FabricOptimizer
 
 from benchmarks.cases import CASES, R18, R18_LOCAL, Case
 from benchmarks.measure import Size, isolated
 from benchmarks.photos import photos
 from benchmarks.pretrain import pretrain_until
 from glocal.backbones import Backbone
+from glocal.fabric import Fabric
 from glocal.heads import projector
 from glocal.methods import method_class
 from glocal.training.logger import RunLogger

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from lightning.fabric import Fabric
 from torch._dynamo.testing import CompileCounter
 
 import glocal
 from glocal.backbones import build_backbone
+from glocal.fabric import Fabric
 from glocal.training import compilation
 from glocal.training.compilation import worth_compiling
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
+from glocal.fabric import Fabric
 from glocal.losses import Loss
 from glocal.methods import Optimization
 from glocal.run import Run

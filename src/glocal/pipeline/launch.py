@@ -10,14 +10,12 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.precision import MixedPrecision
-from lightning.fabric.strategies import DDPStrategy
 
 from glocal.config import PretrainConfig
 from glocal.data.inventory import inventory
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
+from glocal.fabric import DDPStrategy, Fabric, MixedPrecision
 
 T = TypeVar("T")
 
@@ -36,7 +34,7 @@ def launch(config: PretrainConfig) -> Fabric:
     assert config.precision is not None
     torch.set_num_threads(config.threads)
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")  # its successor is too new
-    for name in ("lightning.fabric", "lightning.pytorch"):  # Lightning announces itself at level INFO
+    for name in ("lightning_fabric", "lightning.pytorch"):  # Lightning announces itself at level INFO
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         fabric = Fabric(

@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 
 from glocal.backbones import build_backbone
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
+from glocal.fabric import Fabric
 from glocal.heads import sync_batch_norms
 from glocal.methods import check_built, check_fits, method_class, method_options
 from glocal.random import derive

@@ -5,11 +5,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.precision import Precision
 from torch import nn
 
 from glocal.backbones.weights import read_checkpoint
 from glocal.errors import UsageError
+from glocal.fabric import Precision
 from glocal.methods import Optimization
 from glocal.run import Run, write_atomically
 from glocal.views import EpochPlan

@@ -5,9 +5,9 @@ import statistics
 import time
 
 import torch
-from lightning.fabric import Fabric
 
 from glocal.backbones import Backbone
+from glocal.fabric import Fabric
 
 LONG = 1800.0  # seconds of encoding that a run must have ahead: compiling takes half a minute for each crop size
 MANY = 2_000  # steps below which not even the time of a step is measured

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
+from glocal.fabric import Fabric
 from glocal.methods import Optimization
 from glocal.random import derive
 from glocal.run import Run
