@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -32,10 +33,14 @@ def report(run: str, *, trust_code: bool = False) -> Path:
 
 
 def methods() -> str:
-    """List the training methods, with their papers."""
+    """List the training methods: when to choose each, and its paper."""
     from glocal.methods import method_class, method_names
 
-    return "\n".join(f"{name:<12} {method_class(name).paper}" for name in method_names())
+    classes = {name: method_class(name) for name in method_names()}
+    said = {name: " ".join(str(inspect.getdoc(cls)).split()) for name, cls in classes.items()}
+    use = {name: re.search(r"Choose it (.*?)\. ", text + " ") for name, text in said.items()}
+    lines = [(f"{name:<15} {found[1] if found else said[name]}", classes[name].paper) for name, found in use.items()]
+    return "\n".join(f"{what}\n{'':<15} {paper}" for what, paper in lines)
 
 
 def backbones(pattern: str = "*") -> str:

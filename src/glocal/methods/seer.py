@@ -11,8 +11,8 @@ class SEER(SwAV):
     """SwAV for very many uncurated images, of which each is seen once: `--epochs 1`, a RegNetY, more prototypes.
 
     No queue, no normalisation in the projector, harder codes by more rounds of Sinkhorn. It asks nothing of the data
-    but images: no labels, no ids, no number of them. Needs: large batches (published at 8192), and millions of images
-    rather than thousands: there, SwAV's many passes win. Choose it for a stream of images as they come. Expect,
+    but images: no labels, no ids. Needs: large batches (published at 8192), and millions of images rather than
+    thousands: there, SwAV's many passes win. Choose it for more uncurated images than can be seen twice. Expect,
     fine-tuned on ImageNet from a billion images: RegNetY-32GF 83.4%, -256GF 84.2%. timm has the published encoders as
     `regnety_320.seer`, `regnety_640.seer` and `regnety_1280.seer`.
     """
