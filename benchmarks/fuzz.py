@@ -37,7 +37,7 @@ from glocal.run import Run
 
 BEFOREHAND = "glocal.pipeline", "timm", "cyclopts", "torch.utils.tensorboard", "pyarrow.parquet"
 """Imported once, not in each process."""
-PATIENCE, CHUNK, LONGEST = 180.0, 400, 1000  # seconds of a piece, pieces of a process, characters of a clear line
+PATIENCE, CHUNK, LONGEST = 600.0, 400, 1000  # seconds of a piece, pieces of a process, characters of a clear line
 UNCLEAR = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 TRAIN = "--method vicreg --backbone test_resnet --image-size 32 --batch-size 8"
