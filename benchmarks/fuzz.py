@@ -37,7 +37,7 @@ from glocal.run import Run
 
 BEFOREHAND = "glocal.pipeline", "timm", "cyclopts", "torch.utils.tensorboard", "pyarrow.parquet"
 """Imported once, not in each process."""
-PATIENCE, CHUNK, LONGEST = 180.0, 400, 1000  # seconds of a piece, pieces of a process, characters of a clear line
+PATIENCE, CHUNK, LONGEST = 600.0, 400, 1000  # seconds of a piece, pieces of a process, characters of a clear line
 UNCLEAR = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 TRAIN = "--method vicreg --backbone test_resnet --image-size 32 --batch-size 8"
@@ -82,7 +82,7 @@ FILES: dict[str, tuple[str, ...]] = {
 
 def measure(size: Size, keep: Callable[[dict[str, Any]], None] = lambda measured: None) -> dict[str, Any]:
     """Do all the work; counts by group and kind, and what went wrong."""
-    each = {"images": 2400, "folders": 12, "files": 20} if size == "full" else {"images": 3, "folders": 1, "files": 1}
+    each = {"images": 2400, "folders": 12, "files": 25} if size == "full" else {"images": 3, "folders": 1, "files": 1}
     kinds: dict[str, Any] = {"images": IMAGE, "folders": FOLDERS, "files": FILES}
     pieces = [(group, kind, k) for group, times in each.items() for kind in kinds[group] for k in range(times)]
     counts: dict[str, dict[str, Counter[str]]] = {group: {kind: Counter() for kind in kinds[group]} for group in each}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.page`: docs/performance.md and its figures, made of the JSON files alone."""
+"""`python -m benchmarks.page`: docs/performance.md, its figures, docs/reliability.md, made of the JSON files alone."""
 
 from __future__ import annotations
 
@@ -381,4 +381,6 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
 }
 
 if __name__ == "__main__":
-    print(write_page())
+    from benchmarks import reliability
+
+    print(write_page(), reliability.write_page(), sep="\n")

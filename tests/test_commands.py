@@ -62,6 +62,16 @@ def test_clearing_removes_caches_and_nothing_else(photos, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("0.0 MB in ")
 
 
+@pytest.mark.parametrize(
+    "about", ['{"crops": [[32, 0.08, 1]]}', '{"data": 1, "images": "x", "crops": 3}', "[", "[" * 100_000]
+)
+def test_a_cache_with_a_damaged_description_is_listed_and_cleared(photos, tmp_path, capsys, about):
+    (PixelCache(photos, [Crop(32)]).folder / "about.json").write_text(about)
+    cache(clear=True)
+    assert "unfinished" in capsys.readouterr().out
+    assert not list((tmp_path / "store").iterdir())
+
+
 def test_without_a_home_there_is_nothing_to_list(monkeypatch, capsys):
     for name in ("GLOCAL_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

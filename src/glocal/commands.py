@@ -80,9 +80,12 @@ def cache(*, clear: bool = False) -> None:
     folder = cache_folder()
     found = [] if folder is None else kept_caches(folder)
     for kept in found:
-        crops = " and ".join(f"{size} px of at least {scale:.0%}" for size, scale, _ in kept.about.get("crops", ()))
-        of = crops and f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
-        print(f"{amount(kept.size):>10}  {of or 'unfinished'}")
+        try:
+            crops = " and ".join(f"{size} px of at least {scale:.0%}" for size, scale, _ in kept.about["crops"])
+            of = f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
+        except (KeyError, TypeError, ValueError):  # damaged, or of a run that was killed while making it
+            of = "unfinished"
+        print(f"{amount(kept.size):>10}  {of}")
         if clear:
             shutil.rmtree(kept.folder)
     total = amount(sum(kept.size for kept in found))

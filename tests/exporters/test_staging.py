@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from glocal.errors import UsageError
@@ -97,4 +98,12 @@ def test_wrong_names(tmp_path):
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write to"), staged_folder(tmp_path / "file" / "out"):
+        pass
+
+
+def test_a_damaged_archive_is_somebody_elses(tmp_path):
+    out = tmp_path / "out.npz"
+    np.savez(out, glocal=np.zeros(1))
+    out.write_bytes(out.read_bytes().replace(b"PK\1\2", b"PK\1\3"))
+    with pytest.raises(UsageError, match="was not exported by glocal"), staged_file(out, ".npz"):
         pass

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glocal.errors import UsageError
@@ -74,8 +74,9 @@ def _is_exported_folder(folder: Path) -> bool:
 
 def _is_exported_file(file: Path) -> bool:
     if zipfile.is_zipfile(file):  # .pt2 and .npz
-        with zipfile.ZipFile(file) as archive:
+        with suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
             return any(Path(name).stem == MARK for name in archive.namelist())
+        return False
     with file.open("rb") as stream:
         if file.suffix.lower() != ".parquet":
             return MARK.encode() in stream.read(64)  # an ONNX file starts with its producer's name

@@ -99,7 +99,7 @@ def kept_caches(folder: Path) -> list[KeptCache]:
     for cache in sorted(path for path in folder.glob("*/") if _NAMES.fullmatch(path.name)):
         files = [file for name in ("layout.npy", "pixels.bin", "filled.bin") if (file := cache / name).is_file()]
         about: dict = {}
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             about = json.loads((cache / "about.json").read_text())
         if files:
             found.append(KeptCache(cache, sum(512 * file.stat().st_blocks for file in files), about))
