@@ -11,8 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import nct
-from scipy.stats import t as student
+from scipy.stats import nct, t as student
 
 LEVEL, POWER = 0.05, 0.8
 FEWEST, MOST = 5, 20

@@ -1,6 +1,7 @@
 """The `glocal` command: a thin layer that turns arguments into calls of `glocal.api`; exit code 2 for mistakes."""
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
         except Exception as error:
             if type(error).__name__ not in ("UsageError", "TrainingStopped", "Interrupted"):  # importing it is slow
                 raise
-            print(f"glocal: {' '.join(str(error).split())}", file=sys.stderr)
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # several processes end for one reason
+                print(f"glocal: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(getattr(error, "code", 2))
 
 

@@ -1,13 +1,11 @@
 """The configuration of a pretraining run, written once: `glocal.pretrain`, the command and config.yaml follow it."""
 
-from __future__ import annotations
-
 import math
 import types
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from glocal.errors import UsageError
 
@@ -100,7 +98,7 @@ class PretrainConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, origin: str = "") -> PretrainConfig:
+    def from_dict(cls, values: Mapping[str, Any], *, origin: str = "") -> Self:
         """Read what `to_dict` wrote, this version's or an older one's: what is no option of a run is the method's.
 
         `UsageError` as of the constructor, with the file's name `origin`.

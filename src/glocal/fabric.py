@@ -1,8 +1,4 @@
-"""Lightning Fabric, imported without torchmetrics.
-
-Fabric imports it, if it is there, only to ask for its version; it brings torchvision's models and torch._dynamo, which
-take longer than all that training needs.
-"""
+"""Lightning Fabric, without torchmetrics: imported only to ask for its version, it would take longer than all else."""
 
 import sys
 from typing import Any

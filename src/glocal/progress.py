@@ -11,8 +11,7 @@ Progress = Callable[[str, int, int], None]
 def shown_progress(quiet: bool = False) -> Iterator[Progress | None]:
     """A bar on standard error while this context lasts; None where it is no terminal, or nothing is to be said."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if quiet or not console.is_terminal:

@@ -1,7 +1,5 @@
 """`Run`: a run as a directory. Nothing else knows the names of the files in it."""
 
-from __future__ import annotations
-
 import errno
 import gzip
 import json
@@ -12,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -64,7 +62,7 @@ class Run:
     __fspath__ = __str__
 
     @classmethod
-    def create(cls, out: str | None, stem: str) -> Run:
+    def create(cls, out: str | None, stem: str) -> Self:
         """The run at `out`, or at the first free runs/STEM-K. Its directory is made; what it holds is not touched."""
         try:
             if out is None:
@@ -80,7 +78,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path) -> Self:
         """The run that is at `path`; `UsageError` if there is none."""
         run = cls(path)
         if not run.config_file.exists():

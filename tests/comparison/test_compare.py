@@ -13,8 +13,7 @@ import yaml
 
 import glocal
 from glocal.backbones import build_backbone, save_encoder
-from glocal.comparison import Budget, Entry, measure, page
-from glocal.comparison import compare as compare_module
+from glocal.comparison import Budget, Entry, compare as compare_module, measure, page
 from glocal.errors import UsageError
 from glocal.evaluation import Task, registry
 from glocal.methods import method_class

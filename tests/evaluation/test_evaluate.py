@@ -179,3 +179,14 @@ def test_where_each_class_has_one_image_what_needs_no_labels_is_scored(tmp_path,
     found = evaluate_encoder(made.Cells(), tmp_path, tasks=possible_tasks(tmp_path))
     assert found["meta"]["n_test"] == 2
     assert "rank" in found
+
+
+def test_what_is_wrong_with_a_task_is_told_to_its_author(module_here, colours, made):
+    module_here(
+        "from glocal.evaluation import task\n\n\n@task()\ndef number(context):\n    return 3.0\n\n\n"
+        '@task(needs={"label"})\ndef typo(context):\n    return {}\n'
+    )
+    with pytest.raises(UsageError, match="`number` returns float, not a dict of scores"):
+        evaluate_encoder(made.Cells(), colours, tasks=["mine:number"])
+    with pytest.raises(UsageError, match=r"needs label \(did you mean labels\?\)"):
+        evaluate_encoder(made.Cells(), colours, tasks=["mine:typo"])

@@ -2,8 +2,7 @@ import naive_contrastive as naive
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from lightly.loss import DCLLoss, DCLWLoss, NTXentLoss
 
 from glocal.distributed import rank, world_size

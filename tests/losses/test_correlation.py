@@ -1,8 +1,7 @@
 import naive_contrastive as naive
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from lightly.loss import BarlowTwinsLoss
 
 from glocal.errors import UsageError

@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from lightly.loss import DINOLoss, NegativeCosineSimilarity
 
 from glocal.losses.distillation import (

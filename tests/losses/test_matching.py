@@ -2,8 +2,7 @@ import naive_vicregl as naive
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from lightly.loss import VICRegLLoss
 from lightly.transforms.random_crop_and_flip_with_grid import Location, RandomResizedCropAndFlip
 from test_covariance import normal, same_gradients

@@ -3,13 +3,15 @@
 import inspect
 
 import pytest
+import torch
 from torch import nn
 
 from glocal.api import pretrain
 from glocal.backbones import build_backbone
 from glocal.config import reserved_names
 from glocal.errors import UsageError
-from glocal.methods import VICReg, check_built, method_class, method_names, method_options, resolve_options
+from glocal.losses import Loss
+from glocal.methods import VICReg, check_built, check_loss, method_class, method_names, method_options, resolve_options
 
 HEAD = "from torch import nn\nfrom glocal.methods import Optimization\nfrom glocal.views import two_views\n\n"
 SHORTEST = """
@@ -118,3 +120,10 @@ def test_a_method_is_built(module_here):
     assert isinstance(method, nn.Module)
     assert method.encoder is backbone
     assert method.recipe.views[0].size == 32
+
+
+def test_a_forward_without_a_loss_is_told_to_the_author():
+    loss = Loss.of({"zero": torch.zeros(())})
+    assert check_loss(loss, nn.Linear(1, 1)) is loss
+    with pytest.raises(UsageError, match=r"`Linear.forward` returns Tensor, not a Loss: give Loss.of"):
+        check_loss(loss.total, nn.Linear(1, 1))

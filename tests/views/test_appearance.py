@@ -10,8 +10,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
-from glocal.views import Appearance, Batch, Crop, Recipe, View, two_views
-from glocal.views import appearance as ours
+from glocal.views import Appearance, Batch, Crop, Recipe, View, appearance as ours, two_views
 from glocal.views.appearance import AugmentParams, draw, render
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,8 +19,7 @@ from pictures import Pictures, noise, with_broken
 from glocal import random
 from glocal.data.images import RawImage
 from glocal.errors import UsageError
-from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, multi_crop
-from glocal.views import loader as loading
+from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, loader as loading, multi_crop
 from glocal.views.dataset import can_share, one_thread
 
 RECIPE = multi_crop(16, 1, 8)

@@ -12,7 +12,7 @@ from torch import nn
 from glocal import random
 from glocal.data import Subset, has_split, open_source
 from glocal.data.source import ImageSource
-from glocal.errors import UsageError
+from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import held_out, same_classes
@@ -76,7 +76,7 @@ def _lacks(source: ImageSource, task: Task) -> list[str]:
 def _check(name: str, task: Task, splits: Splits) -> None:
     for which, source in (("training", splits.train), ("test", splits.test)):
         if lacking := _lacks(source, task):
-            needs = " and ".join(_LACKING.get(need, need) for need in lacking)
+            needs = " and ".join(_LACKING.get(need, need + did_you_mean(need, _LACKING)) for need in lacking)
             raise UsageError(f"task '{name}' needs {needs}; the {which} images of {source.name} have none")
 
 

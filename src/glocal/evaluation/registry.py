@@ -46,7 +46,9 @@ class Task:
         return (self.run.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
     def __call__(self, context: Any, **options: Any) -> dict[str, Any]:
-        return self.run(context, **options)
+        if isinstance(found := self.run(context, **options), dict):
+            return found
+        raise UsageError(f"`{self.run.__name__}` returns {type(found).__name__}, not a dict of scores ({GUIDE})")
 
     def scores(self, found: Mapping[str, Any]) -> dict[str, float]:
         """The scores in what the task returned: finite, no whole numbers (those are settings), the main one first."""
@@ -64,10 +66,10 @@ class Task:
         return self.words.get(name, name.replace("_", " "))
 
 
-def task(*, needs: Collection[str], **declared: Any) -> Callable[[Callable[..., dict[str, Any]]], Task]:
+def task(*, needs: Collection[str] = (), **declared: Any) -> Callable[[Callable[..., dict[str, Any]]], Task]:
     """Make a function a task, saying what it needs of the data and, as `Task` does, how its scores are read."""
     if isinstance(needs, str):
-        raise TypeError(f'needs={needs!r} is text; give a set: needs={{"{needs}"}}, or set() for images alone')
+        raise TypeError(f'needs={needs!r} is text; give a set: needs={{"{needs}"}}')
     return lambda run: Task(run, frozenset(needs), **declared)
 
 

@@ -28,7 +28,15 @@ from glocal.methods.msn import MSN
 from glocal.methods.nnclr import NNCLR
 from glocal.methods.paws import PAWS
 from glocal.methods.published import Optimization, Preset, suited_to, width_for
-from glocal.methods.registry import check_built, citation, method_class, method_names, method_options, resolve_options
+from glocal.methods.registry import (
+    check_built,
+    check_loss,
+    citation,
+    method_class,
+    method_names,
+    method_options,
+    resolve_options,
+)  # fmt: skip
 from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
@@ -39,8 +47,7 @@ from glocal.methods.vicregl import VICRegL
 __all__ = [
     "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "BarlowTwins",
     "COMoCoV3", "COVICReg", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR", "MoCoV3", "Optimization",
-    "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits", "citation", "co", "ema_copy",
-    "encode", "method_class", "method_names", "method_options", "resolve_options", "suited_to",
-    "teacher_of", "update_ema",
-    "width_for",
+    "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits", "check_loss", "citation", "co",
+    "ema_copy", "encode", "method_class", "method_names", "method_options", "resolve_options", "suited_to",
+    "teacher_of", "update_ema", "width_for",
 ]  # fmt: skip

@@ -6,8 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone
-from glocal.heads import BatchNorm
-from glocal.heads import projector as build_projector
+from glocal.heads import BatchNorm, projector as build_projector
 from glocal.losses.contrastive import contrast
 from glocal.methods.byol import BYOL
 from glocal.methods.published import Optimization, Preset

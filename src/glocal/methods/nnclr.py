@@ -5,8 +5,7 @@ from typing import ClassVar
 from torch import nn
 
 from glocal.backbones import Backbone
-from glocal.heads import BatchNorm, SupportQueue
-from glocal.heads import projector as build_projector
+from glocal.heads import BatchNorm, SupportQueue, projector as build_projector
 from glocal.losses import Loss, contrast, decoupled_contrast
 from glocal.methods.encode import encode
 from glocal.methods.published import Optimization, Preset, suited_to

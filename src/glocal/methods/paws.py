@@ -7,8 +7,7 @@ from torch import nn
 
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
-from glocal.heads import BatchNorm
-from glocal.heads import projector as build_projector
+from glocal.heads import BatchNorm, projector as build_projector
 from glocal.losses import Loss, mean_entropy, sharpen
 from glocal.losses.assignment import cross_entropy, support_predictions, swapped_targets
 from glocal.methods.encode import encode

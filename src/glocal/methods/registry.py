@@ -8,6 +8,7 @@ from torch import nn
 
 from glocal.config import reserved_names
 from glocal.errors import UsageError, did_you_mean
+from glocal.losses import Loss
 from glocal.methods.published import Optimization, Preset
 from glocal.plugins import GUIDE, find, names
 from glocal.views import Recipe
@@ -53,6 +54,14 @@ def check_built(method: Any) -> Any:
         if not isinstance(getattr(method, attribute, None), kind):
             raise UsageError(f"`{type(method).__name__}` sets no `{attribute}`, of type {kind.__name__} ({GUIDE})")
     return method
+
+
+def check_loss(loss: Any, method: Any) -> Loss:
+    """What `forward` returned, if it is a `Loss`; a `UsageError` to its author, if not."""
+    if isinstance(loss, Loss):
+        return loss
+    said = f"`{type(method).__name__}.forward` returns {type(loss).__name__}, not a Loss"
+    raise UsageError(f"{said}: give Loss.of({{'name': term}}) ({GUIDE})")
 
 
 def method_options(cls: Any) -> dict[str, inspect.Parameter]:

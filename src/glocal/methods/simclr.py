@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone
-from glocal.heads import BatchNorm
-from glocal.heads import projector as build_projector
+from glocal.heads import BatchNorm, projector as build_projector
 from glocal.losses import Loss, info_nce
 from glocal.methods.encode import encode
 from glocal.methods.published import Optimization, Preset, suited_to

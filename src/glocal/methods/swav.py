@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from glocal.backbones import Backbone
 from glocal.distributed import rank, world_size
-from glocal.heads import SupportQueue
-from glocal.heads import projector as build_projector
+from glocal.heads import SupportQueue, projector as build_projector
 from glocal.heads.clusters import Prototypes
 from glocal.losses import Loss, sinkhorn
 from glocal.losses.distillation import dino_loss

@@ -238,7 +238,7 @@ def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, 
     if length < SHORT and spec.optimizer == "sgd" and decisions.config.lr is None:
         why = f"SGD at the paper's rate would hardly move the weights in {steps:,} steps"
         decisions.fill("optimizer", "adamw", why)
-    decisions.fill("optimizer", spec.optimizer, "the method's paper")
+    decisions.fill("optimizer", spec.optimizer, "the method's own")
     config = decisions.config
     if config.optimizer != spec.optimizer:
         lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config.optimizer]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from glocal.fabric import Fabric
-from glocal.methods import Optimization
+from glocal.methods import Optimization, check_loss
 from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
@@ -216,7 +216,7 @@ class _Training:
             batch = at.plan.with_targets(batch) if at.plan else batch
             batch = self.appearance(batch, at.epoch, fabric.device)
             with fabric.no_backward_sync(self.wrapped, enabled=k + 1 < len(batches)):
-                loss = self.wrapped(batch)
+                loss = check_loss(self.wrapped(batch), self.method)
                 fabric.backward(loss.total / len(batches))
         self.limit_gradients()
         self.wrapped_optimizer.step()

@@ -1,7 +1,5 @@
 """What a loader's worker does, from sample ids to one batch of views; what it hears and how it ends."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import pickle
@@ -12,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -56,7 +54,7 @@ class Packed:
         label = None if self.label is None else torch.from_numpy(self.label)
         return Batch(views, index, label, key=key, skipped=self.skipped)
 
-    def pin_memory(self) -> Packed:
+    def pin_memory(self) -> Self:
         """For DataLoader: page-locked pixels copy to the GPU without waiting."""
         return replace(self, pixels=self.pixels.pin_memory())
 

@@ -1,7 +1,5 @@
 """`ViewLoader`: from a collection of images to batches of views, repeatable to the pixel."""
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing
 import weakref
@@ -140,7 +138,7 @@ class ViewLoader:
         for step in range(start_step, self.steps_per_epoch):
             yield replace(self._take(epoch, step).unpack(self._sizes), support=next(supports))
 
-    def plain(self, recipe: Recipe) -> ViewLoader:
+    def plain(self, recipe: Recipe) -> "ViewLoader":
         """A loader of other views of the same images, each once, in their own order, all on this process."""
         return self._of_source(recipe, shuffle=False, drop_last=False)
 

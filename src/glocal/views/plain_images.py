@@ -1,11 +1,9 @@
 """What a method may look at before an epoch, and what it may decide about it: clustering methods need both."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,7 +33,7 @@ class EpochPlan:
         """The batch with the targets of its samples."""
         return batch if self.targets is None else replace(batch, target=self.targets[:, batch.index].T)
 
-    def numbers(self, before: EpochPlan | None) -> dict[str, float]:
+    def numbers(self, before: Self | None) -> dict[str, float]:
         """What the log says of the (first) targets as a clustering; nothing where there are none.
 
         How many clusters have a sample, the share of all samples in the largest one, and, after the first plan, how far

@@ -1,9 +1,7 @@
 """`View`, a batch of crops that remembers where it came from, and `Batch`, what a method receives."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -69,7 +67,7 @@ class View:
         (a, b), (c, d) = self.affine[:, :, :2].permute(1, 2, 0)
         return a * d < b * c
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same view on another device."""
         present = {name: value for name, value in vars(self).items() if value is not None}
         return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in present.items()})
@@ -93,13 +91,13 @@ class Batch:
     views: list[View]
     index: Tensor
     label: Tensor | None = None
-    support: Batch | None = None
+    support: "Batch | None" = None
     target: Tensor | None = None
     key: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     skipped: tuple[tuple[int, str], ...] = ()
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same batch on another device."""
         move: Any = lambda x: None if x is None else x.to(device, non_blocking=non_blocking)
         moved = {name: move(getattr(self, name)) for name in ("index", "label", "support", "target")}
