@@ -21,6 +21,7 @@ from glocal.pipeline.launch import Autocast
 from glocal.run import Run
 from glocal.training import optimizers
 from glocal.training.checkpoint import Position, begun_under, load_checkpoint, save_checkpoint
+from glocal.training.logger import RunLogger
 
 TINY = {
     "method": "vicregl",
@@ -54,6 +55,22 @@ def assert_identical(a: Path, b: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     return glocal.pretrain(DATA, out=str(tmp_path_factory.mktemp("runs") / "whole"), workers=0, **TINY)
+
+
+def test_a_signal_in_the_last_step_leaves_a_whole_run(whole, tmp_path, monkeypatch):
+    advance = RunLogger.advance
+
+    def last(self: RunLogger, step: int) -> None:
+        advance(self, step)
+        if step == self.steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(RunLogger, "advance", last)
+    run = glocal.pretrain(DATA, out=str(tmp_path / "run"), workers=0, **TINY)
+    assert_identical(whole, run)
+    one, other = (torch.load(Run(path).checkpoint_file, weights_only=True)["position"] for path in (whole, run))
+    assert one | {"seconds": 0} == other | {"seconds": 0}
+    assert [line.keys() for line in Run(run).metrics()] == [line.keys() for line in Run(whole).metrics()]
 
 
 class Power(Exception):

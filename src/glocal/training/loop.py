@@ -155,10 +155,10 @@ class _Training:
         self.checkpoint()
         while self.at.step < self.total_steps:
             self.train_epoch()
-            if self.stop:
+            ended = self.at.step >= self.total_steps
+            if self.stop and not ended:
                 self.checkpoint()
                 raise Interrupted(self.saved_at("stopped"), self.stop)
-            ended = self.at.step >= self.total_steps
             if self.at.batch >= self.steps_per_epoch * self.schedule.accumulate:
                 self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             if self.monitor and (ended or (self.at.batch == 0 and self.at.epoch % self.schedule.monitor_every == 0)):
