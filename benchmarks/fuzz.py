@@ -125,9 +125,7 @@ def in_children(
         for piece in mine:
             start += 1
             try:
-                answered = any(
-                    answers.poll(patience / 10) for _ in range(10)
-                )  # a pause of the machine costs one of ten
+                answered = any(answers.poll(patience / 10) for _ in range(10))  # a machine's pause costs one of ten
                 outcome, said, grown = answers.recv() if answered else ("hung", f"{patience:g} s", 0)
             except EOFError:
                 child.join()
