@@ -125,7 +125,8 @@ def in_children(
         for piece in mine:
             start += 1
             try:
-                outcome, said, grown = answers.recv() if answers.poll(patience) else ("hung", f"{patience:g} s", 0)
+                answered = any(answers.poll(patience / 10) for _ in range(10))  # a machine's pause costs one of ten
+                outcome, said, grown = answers.recv() if answered else ("hung", f"{patience:g} s", 0)
             except EOFError:
                 child.join()
                 outcome, said, grown = "crashed", f"exit code {child.exitcode}", 0

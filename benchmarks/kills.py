@@ -197,14 +197,15 @@ def taken(root: Path) -> int:
 
 def end_of(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) -> int | None:
     """The exit code of a process, negative for a signal's; None where it lives so long, or until something is so."""
-    last = time.monotonic() + seconds
+    left = seconds  # counted, not read off a clock: the machine may pause
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= last or until():
+        if left <= 0 or until():
             return None
         time.sleep(0.002)
+        left -= 0.002
 
 
 def alive(session: int) -> list[int]:
