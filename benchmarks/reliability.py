@@ -28,7 +28,8 @@ FUZZ = """## Damaged files
 The promise: what is damaged is read as far as it can be, skipped and named, or refused in one clear line; no traceback,
 no hang, no crash. The images are whole ones of {forms} forms (formats, modes, compressions, 16 bits, CMYK, palettes,
 up to seven channels, animations), damaged as the first column says. Every piece of work is done in a child process.
-Training has to name exactly the unreadable images in `skipped.txt`. Reading an image took up to {mib:,.0f} MiB of
+Photographs are no masks, and five channels no photograph: some whole ones are refused too. Training has to name
+exactly the unreadable images in `skipped.txt`. Reading an image took up to {mib:,.0f} MiB of
 memory (promised: 1,024)."""
 KILLS = """## Killed runs
 
@@ -61,6 +62,8 @@ def fuzz(measured: dict[str, Any]) -> str:
             (kind, found.total(), *(found[name] for name in (*OUTCOMES, *FAULTS))) for kind, found in counts.items()
         ]
         parts.append(table((title, "tried", *OUTCOMES.values(), *FAULTS), rows))
+        if not all(n.total() for n in counts.values()):
+            parts.append("This campaign was cut off: kinds tried fewer times than the others are still to be tried.")
     said = [f"- {json.dumps(fault, ensure_ascii=False)}" for fault in measured["faults"]]
     return "\n\n".join([*parts, *(["Faults:\n\n" + "\n".join(said)] if said else [])])
 
