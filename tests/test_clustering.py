@@ -17,7 +17,7 @@ from glocal.clustering import (
 )
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
-from two_processes import on_processes
+from processes import on_processes
 
 
 def normal(*shape, seed=0):

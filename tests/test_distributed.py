@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from glocal.distributed import all_sum, gather, rank, world_size
 from glocal.heads import BatchNorm, batch_norm, projector, sync_batch_norms
 from glocal.losses import vicreg_loss, vicregl_loss
-from two_processes import on_processes
+from processes import on_processes
 
 BATCH, SIZES = 8, (8, 8, 6)
 

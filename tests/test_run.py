@@ -15,6 +15,7 @@ import glocal
 from glocal.commands import read_config
 from glocal.errors import UsageError
 from glocal.run import Run, write_atomically
+from processes import run
 
 TINY = {
     "method": "vicreg",
@@ -185,20 +186,15 @@ class Spread(VICReg):
 def test_code_that_a_run_names_is_imported_only_with_consent_which_the_refusal_spells_out(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    glocal_ = [sys.executable, "-m", "glocal"]
-    begin = [*glocal_, "pretrain", DATA, "--method=mine:Spread", "--out=run", *options[1:], "--max-steps=1"]
-    subprocess.run(begin, cwd=tmp_path, check=True, capture_output=True)
+    run("pretrain", DATA, "--method=mine:Spread", "--out=run", *options[1:], "--max-steps=1", cwd=tmp_path)
     for arguments in (["pretrain", "--resume", "run"], ["pretrain", "--config", "run/config.yaml", "--out", "again"]):
-        refused = subprocess.run([*glocal_, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        refused = run(*arguments, cwd=tmp_path, check=False)
         assert refused.returncode == 2, refused.stderr
         assert "imported" not in refused.stdout
         command = refused.stderr.strip().partition("if you trust it: glocal ")[2]
         assert command.endswith("--trust-code"), refused.stderr
-        done = subprocess.run([*glocal_, *command.split()], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    report = subprocess.run([*glocal_, "report", "run"], cwd=tmp_path, capture_output=True, text=True)
-    assert report.returncode == 0, report.stderr
-    assert "imported" not in report.stdout
+        run(*command.split(), cwd=tmp_path)
+    assert "imported" not in run("report", "run", cwd=tmp_path).stdout
 
 
 def test_what_a_damaged_run_lacks_is_said(whole, tmp_path):

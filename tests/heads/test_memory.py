@@ -3,7 +3,7 @@ import torch.nn.functional as F
 
 from glocal.distributed import rank, world_size
 from glocal.heads import SupportQueue
-from two_processes import on_processes
+from processes import on_processes
 
 
 def pushed(*sizes):

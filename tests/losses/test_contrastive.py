@@ -16,7 +16,7 @@ from glocal.losses import (
     mises_fisher_weights,
     vicreg_loss,
 )
-from two_processes import on_processes
+from processes import on_processes
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

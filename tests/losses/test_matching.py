@@ -14,7 +14,7 @@ from glocal.errors import UsageError
 from glocal.losses import vicregl_global_loss, vicregl_local_loss, vicregl_loss
 from glocal.losses.matching import closest, feature_distances, nearest_cells, point_distances, take
 from glocal.views.view import View
-from two_processes import on_processes
+from processes import on_processes
 
 
 def crops(batch, sizes, seed):

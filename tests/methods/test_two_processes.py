@@ -16,7 +16,7 @@ from glocal.heads import sync_batch_norms
 from glocal.methods import DeepClusterV2, method_class, method_names, resolve_options
 from glocal.training.buffers import check_buffers
 from glocal.views import Appearance, Batch, PlainImages, Recipe, ViewLoader
-from two_processes import on_processes
+from processes import on_processes
 
 IMAGES = 8
 FEWER: dict[str, dict] = {

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from processes import run
+
 
 @pytest.fixture(scope="session")
 def glocal_beside_stripes(tmp_path_factory):
@@ -21,12 +23,7 @@ def glocal_beside_stripes(tmp_path_factory):
     (root / "here").mkdir()
     path = os.pathsep.join([str(root / "installed"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "glocal", *arguments]
-        done = subprocess.run(
-            command, cwd=root / "here", env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def say(*arguments: str, ranks: int = 1) -> str:
+        return run(*arguments, cwd=root / "here", env={"PYTHONPATH": path}, ranks=ranks).stdout
 
-    return run
+    return say

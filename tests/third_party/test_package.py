@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 def test_it_trains_and_is_evaluated(glocal_beside_stripes, tmp_path):
     run = tmp_path / "run"
     options = "--method centred --memory .5 --backbone stripe_net --image-size 32 --batch-size 8 --max-steps 3"
-    machine = "--devices 2 --accelerator cpu --workers 0 --precision 32 --checkpoint-steps 1 --report false --quiet"
-    glocal_beside_stripes("pretrain", "stripes:48", "--out", str(run), *f"{options} {machine}".split())
+    machine = "--accelerator cpu --workers 0 --precision 32 --checkpoint-steps 1 --report false --quiet"
+    glocal_beside_stripes("pretrain", "stripes:48", "--out", str(run), *f"{options} {machine}".split(), ranks=2)
     center = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["method"]["center"]
     assert center.shape == (32,)
     assert center.abs().min() > 0

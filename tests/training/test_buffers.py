@@ -11,7 +11,7 @@ from torch import nn
 from glocal.distributed import rank
 from glocal.training import TrainingStopped
 from glocal.training.buffers import check_buffers
-from two_processes import on_processes
+from processes import on_processes
 
 
 def module(**changes):

@@ -18,6 +18,7 @@ from PIL import Image
 import glocal
 from glocal.run import Run
 from glocal.training import TrainingStopped, online_eval
+from processes import run
 
 TINY = {
     "method": "vicreg",
@@ -143,20 +144,17 @@ def test_two_processes_train_as_one(tmp_path: Path):
     options = [o for o in options if not o.startswith("--batch-size")]
     options += ["--max-steps=3", "--monitor-every=9", "--optimizer=sgd", "--lr=0.05", "--accelerator=cpu"]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29713"]
-    ways = {
-        "one": (["-m"], ["--batch-size=8"]),
-        "two": (["-m"], ["--batch-size=4", "--devices=2"]),
-        "torchrun": ([*torchrun, "-m"], ["--batch-size=4"]),
-    }
-    for name, (launcher, extra) in ways.items():
-        command = [sys.executable, *launcher, "glocal", "pretrain", str(folder), "--out", str(tmp_path / name)]
-        done = subprocess.run([*command, *options, *extra], capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr
-    one, two, run = (
-        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["method"] for name in ways
+    run("pretrain", folder, "--out", tmp_path / "one", *options, "--batch-size=8")
+    run("pretrain", folder, "--out", tmp_path / "two", *options, "--batch-size=4", "--devices=2")
+    command = [sys.executable, *torchrun, "-m", "glocal", "pretrain", str(folder), "--out", str(tmp_path / "torchrun")]
+    done = subprocess.run([*command, *options, "--batch-size=4"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    one, two, torchruns = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["method"]
+        for name in ("one", "two", "torchrun")
     )
     for name, value in one.items():
         # roundings that a ReLU tips over grow in three steps; without joined statistics they would differ by half
         off = (two[name] - value).double().norm() / value.double().norm().clamp_min(1e-12)
         assert off < (1e-3 if value.ndim > 1 else 0.03), name
-        assert torch.equal(two[name], run[name]), name
+        assert torch.equal(two[name], torchruns[name]), name

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,10 +20,11 @@ from glocal.run import Run
 from glocal.training import optimizers
 from glocal.training.checkpoint import Position, begun_under, load_checkpoint, save_checkpoint
 from glocal.training.logger import RunLogger
+from processes import Command
 
 TINY = {
     "method": "vicregl",
-    "backbone": "resnet10t",
+    "backbone": "test_resnet",
     "image_size": 32,
     "batch_size": 8,
     "epochs": 4,
@@ -107,11 +106,10 @@ def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, wor
     assert steps == sorted(set(steps)), "a step must stand once in metrics.jsonl"
 
 
-def start(out: Path) -> tuple[subprocess.Popen, Path]:
+def start(out: Path) -> tuple[Command, Path]:
     """The same run as a command of its own, and where its checkpoint will be."""
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    command = [sys.executable, "-m", "glocal", "pretrain", DATA, f"--out={out}", "--workers=1", "--checkpoint-steps=1"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    process = Command("pretrain", DATA, f"--out={out}", "--workers=1", "--checkpoint-steps=1", *options)
     return process, out / "checkpoints" / "last.pt"
 
 
@@ -143,21 +141,6 @@ def test_interrupt_saves_and_says_how_to_resume(whole, tmp_path):
     assert "Traceback" not in err
     glocal.pretrain(resume=str(out), workers=0, quiet=True)
     assert_identical(whole, out)
-
-
-@pytest.mark.slow
-def test_one_of_two_processes_is_interrupted_and_both_stop(tmp_path):
-    options = ["--devices=2", "--accelerator=cpu", "--backbone=test_resnet", "--image-size=32", "--batch-size=4"]
-    options += ["--epochs=100000", "--precision=32", "--workers=0", "--threads=1", "--report=false", "--method=vicreg"]
-    command = [sys.executable, "-m", "glocal", "pretrain", DATA, f"--out={tmp_path / 'run'}", "--quiet"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not Run(tmp_path / "run").metrics() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)  # to the first only
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 130, err
-    assert "resume with" in err
 
 
 def test_a_run_from_before_parameters_were_spared_the_decay_goes_on_as_it_began(tmp_path, monkeypatch):

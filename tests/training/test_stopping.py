@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import glocal
 from glocal.errors import UsageError
 from glocal.run import Run
 from glocal.training.checkpoint import read_checkpoint
+from processes import Command
 
 DATA = "parts:n=28,size=40"
 OPTIONS = {
@@ -33,11 +33,10 @@ OPTIONS = {
 }
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
+def start(out: Path, *more: str, ranks: int = 1) -> Command:
     """A run without an end, in a process group of its own, some steps on its way."""
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in OPTIONS.items()]
-    command = [sys.executable, "-m", "glocal", "pretrain", DATA, f"--out={out}", "--quiet", *options, *more]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = Command("pretrain", DATA, f"--out={out}", "--quiet", *options, *more, ranks=ranks)
     deadline = time.monotonic() + 240
     while not any(line["step"] >= 10 for line in Run(out).metrics()):
         assert process.poll() is None, process.communicate()[1]
@@ -77,7 +76,7 @@ def test_a_signal_to_the_whole_group_saves_the_step_under_way(tmp_path, name):
 
 
 def test_two_processes_agree_on_the_step_though_only_one_is_told(tmp_path):
-    process = start(tmp_path / "run", "--devices=2", "--accelerator=cpu", "--workers=0")
+    process = start(tmp_path / "run", "--accelerator=cpu", "--workers=0", ranks=2)
     process.send_signal(signal.SIGTERM)  # to the first only
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, err
@@ -87,8 +86,8 @@ def test_two_processes_agree_on_the_step_though_only_one_is_told(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
 def test_workers_end_with_their_parent_though_it_was_killed(tmp_path):
     process = start(tmp_path / "run", "--workers=2")
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     deadline = time.monotonic() + 10
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)

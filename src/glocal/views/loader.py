@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -109,6 +110,8 @@ class ViewLoader:
             batch_size=None,
             sampler=self._positions,
             num_workers=workers,
+            # elsewhere, and by default from Python 3.14 on, workers are not this process's children: orphans outlive it
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available() and not low_priority,  # which is for training on the CPU
             worker_init_fn=partial(init_worker, low_priority),
