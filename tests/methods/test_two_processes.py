@@ -103,9 +103,10 @@ def two():
 @pytest.mark.parametrize("name", method_names())
 def test_loss_gradients_and_buffers_are_those_of_the_joined_batch(two, name):
     loss, grads, buffers = second_step(name)
-    close = lambda ours, theirs: torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+    close = lambda ours, theirs, atol=1e-8: torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=atol)
     close(sum(result[name][0] for result in two) / 2, loss)
     for result in two:
         close(result[name][1], grads)
-        close(result[name][2], buffers)
+        for buffer, values in buffers.items():  # memories are filled before training, in single precision
+            close(result[name][2][buffer], values, 1e-6 if values.dtype == torch.float32 else 1e-8)
     assert any(gradient.abs().max() > 1e-6 for gradient in grads.values())

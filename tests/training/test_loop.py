@@ -22,7 +22,7 @@ from processes import run
 
 TINY = {
     "method": "vicreg",
-    "backbone": "resnet10t",
+    "backbone": "test_resnet",
     "image_size": 32,
     "batch_size": 8,
     "projector": (32, 32, 32),
