@@ -108,5 +108,5 @@ def test_loss_gradients_and_buffers_are_those_of_the_joined_batch(two, name):
     for result in two:
         close(result[name][1], grads)
         for buffer, values in buffers.items():  # memories are filled before training, in single precision
-            close(result[name][2][buffer], values, 1e-6 if values.dtype == torch.float32 else 1e-8)
+            close(result[name][2][buffer], values, 1e-6 if "memory" in buffer else 1e-8)
     assert any(gradient.abs().max() > 1e-6 for gradient in grads.values())
