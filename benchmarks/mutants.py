@@ -112,7 +112,7 @@ def run(tests: list[str], root: Path) -> tuple[str, float]:
             sys.path[:0] = [f"{root}/src", str(root)]
             os._exit(pytest.main([*PYTEST.split(), *tests]))
         _, status, used = os.wait4(child, 0)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said.seek(0) or said.read(), re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said.seek(0) or said.read(), re.MULTILINE)
     code = os.waitstatus_to_exitcode(status)
     return (failed[1] if failed else f"exit code {code}") if code else "", used.ru_utime + used.ru_stime
 
