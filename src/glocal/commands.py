@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
@@ -135,8 +136,10 @@ def show(result: Any) -> None:
 
 
 def show_comparison(folder: Path) -> None:
-    """Print the table of a comparison."""
-    print((folder / "comparison.md").read_text())
+    """Print the answer of a comparison, its scores, and where its page is."""
+    for line in json.loads((folder / "comparison.json").read_text())["answer"]:
+        print(textwrap.fill(line, min(shutil.get_terminal_size().columns, 120), subsequent_indent="  "))
+    print(f"page: {folder / 'comparison.html'}")
 
 
 def show_scores(scores: dict[str, Any]) -> None:

@@ -171,6 +171,13 @@ class Run:
         """What evaluation found; empty before."""
         return _read_json(self.scores_file, "delete it and evaluate the run again")
 
+    def add_scores(self, where: str, found: dict[str, Any]) -> None:
+        """Keep what the encoder scored on other images than its own, or in another way, beside what is known."""
+        scores = self.scores()
+        later = scores.setdefault("later", {})
+        later[where] = later.get(where, {}) | found
+        write_json(self.scores_file, scores)
+
     def encoder(self) -> dict[str, Any]:
         """The description of the finished encoder; empty before."""
         return _read_json(self.encoder_files[1], "export the encoder again")

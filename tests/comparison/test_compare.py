@@ -13,7 +13,7 @@ import yaml
 
 import glocal
 from glocal.backbones import build_backbone, save_encoder
-from glocal.comparison import Budget, Entry, compare as compare_module, measure, page
+from glocal.comparison import Budget, Entry, answer, compare as compare_module, measure, page
 from glocal.errors import UsageError
 from glocal.evaluation import Task, registry
 from glocal.methods import method_class
@@ -88,11 +88,10 @@ def test_from_end_to_end_and_again(tmp_path) -> None:
     configs = [yaml.safe_load(path.read_text()) for path in out.glob("runs/*-0/config.yaml")]
     assert {config["output_stride"] for config in configs} == {8}
     assert {config.get("alpha") for config in configs} == {None, 0.5}
-    table = (out / "comparison.md").read_text()
-    assert "vicregl:alpha=0.5 | 1 |" in table
-    assert "raw pixels" in table
-    assert "| Nearest neighbours: accuracy | Stability: other crop is the nearest |" in table
-    assert (out / "comparison.png").stat().st_size > 1000
+    assert kept["answer"][0].startswith("One seed cannot tell a difference from chance")
+    written = (out / "comparison.html").read_text()
+    for text in ("vicregl:alpha=0.5", "raw pixels", "Nearest neighbours: accuracy", kept["answer"][0]):
+        assert text in written
 
     # What is finished is kept; what was lost comes back to the bit, also without the method that wanted fine maps.
     result = out / "runs" / "vicreg-0.json"
@@ -179,28 +178,82 @@ def test_each_way_to_pool_has_its_own_baseline(tmp_path, monkeypatch, backbone, 
     assert compare_module._baselines(entries, protocol, tmp_path) == found
 
 
-def test_columns_are_what_tasks_declare_and_the_best_is_bold(monkeypatch, tmp_path) -> None:
-    pose = Task(dict, frozenset(), title="Pose", main="error", higher_is_better=False, words={"error": "error, px"})
+POSE = Task(dict, frozenset(), title="Pose", main="error", higher_is_better=False, words={"error": "error, px"})
+
+
+@pytest.fixture
+def pose(monkeypatch) -> None:
     find = registry.find_task
-    monkeypatch.setattr(registry, "find_task", lambda name: pose if name == "pose" else find(name))
-    scores = [
-        {"pose": {"error": error, "lr": 0.1}, "knn": {"top1": top1, "k": 20}, "rank": {"rank_pooled": 9.0}, "meta": {}}
-        for error, top1 in ((3.0, 0.5), (2.0, 0.25))
+    monkeypatch.setattr(registry, "find_task", lambda name: POSE if name == "pose" else find(name))
+
+
+def runs_of(*pairs: tuple[float, float], rate: float = 9.0, tested: int = 400) -> list:
+    """A run a seed: its pose error and kNN accuracy."""
+    cost = {"seconds": 60.0, "images_per_second": rate, "peak_memory": 1e9, "joules": None}
+    scores = [{"pose": {"error": e, "lr": 0.1}, "knn": {"top1": t, "k": 20}} for e, t in pairs]
+    more = {"rank": {"rank_pooled": 9.0}, "meta": {"n_test": tested}}
+    return [{"scores": each | more, "cost": cost, "steps": 6, "seed": k} for k, each in enumerate(scores)]
+
+
+def columns_for(results: dict) -> list:
+    return answer.columns_of(run["scores"] for runs in results.values() for run in runs)
+
+
+@pytest.mark.usefixtures("pose")
+def test_columns_are_what_tasks_declare() -> None:
+    columns = columns_for({"m": runs_of((3.0, 0.5))})
+    assert [(column.name, column.score, column.best) for column in columns] == [
+        ("pose", "error", min),
+        ("knn", "top1", max),
+        ("rank", "rank_pooled", None),
     ]
-    columns = page.columns_of(scores)
-    assert [(column.task, column.score) for column in columns] == [
-        ("pose", "error"),
-        ("knn", "top1"),
-        ("rank", "rank_pooled"),
-    ]
-    cost = {"seconds": 60.0, "images_per_second": 9.0, "peak_memory": 1e9, "joules": None}
-    results = {f"m{k}": [{"scores": each, "cost": cost, "steps": 6, "seed": 0}] for k, each in enumerate(scores)}
-    protocol = {"settings": {"backbone": "b", "image_size": 32}, "data": ["d"], "budget": "6m", "evaluate_on": "d"}
-    lines = page.table(protocol, results, {"raw pixels": scores[1]}, columns, tmp_path).splitlines()
-    (head,) = (line for line in lines if line.startswith("| method"))
-    assert "| Pose: error, px | Nearest neighbours: accuracy | Rank and redundancy: effective rank, pooled |" in head
-    assert [line.split(" | ")[2:5] for line in lines if line.startswith(("| m0", "| m1", "| raw"))] == [
-        ["3.000", "**0.500**", "9.000"],
-        ["**2.000**", "0.250", "9.000"],
-        ["2.000", "0.250", "9.000"],
-    ]
+
+
+@pytest.mark.usefixtures("pose")
+def test_intervals_hold_the_chance_of_seeds_and_of_test_images() -> None:
+    runs = runs_of((1.0, 0.5), (2.0, 0.5), (3.0, 0.5), tested=400)
+    error, accuracy, _ = columns_for({"m": runs})
+    found = answer.estimate(runs, error)
+    assert (found.mean, found.seeds) == (2.0, [1.0, 2.0, 3.0])
+    assert found.interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))  # t of two degrees
+    assert answer.estimate(runs, accuracy).interval == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025))
+    assert answer.estimate(runs[:1], error).interval is None
+    assert answer.estimate([], error) is None
+
+
+@pytest.mark.usefixtures("pose")
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ({"a": [(1.0, 0.9), (1.1, 0.9)], "b": [(3.0, 0.5), (3.1, 0.5)]}, "Choose a: nothing is clearly better in any"),
+        ({"a": [(1.0, 0.5), (1.1, 0.5)], "b": [(3.0, 0.9), (3.1, 0.9)]}, "keeps up everywhere: a in Pose: error, px;"),
+        ({"a": [(1.0, 0.50), (1.3, 0.52)], "b": [(1.1, 0.51), (1.2, 0.50)]}, "Choose b, the fastest of those that"),
+        ({"a": [(1.0, 0.9)], "b": [(3.0, 0.5)]}, "One seed cannot tell a difference from chance"),
+        ({"a": [(1.0, 0.9), (1.1, 0.9)]}, "There is nothing to choose between."),
+    ],
+)  # fmt: skip
+def test_the_answer(results: dict[str, list], said: str) -> None:
+    made = {name: runs_of(*pairs, rate=9.0 if name == "a" else 12.0) for name, pairs in results.items()}
+    assert said in answer.answer(made, columns_for(made))
+
+
+@pytest.mark.usefixtures("pose")
+def test_a_difference_between_seeds_is_not_taken_for_one_between_methods() -> None:
+    a, b = runs_of((1.0, 0.5), (5.0, 0.5), (9.0, 0.5)), runs_of((1.5, 0.5), (5.4, 0.5), (9.6, 0.5))
+    error = columns_for({"a": a, "b": b})[0]
+    assert answer.clearly_apart(a, b, error)  # seed by seed it is .5 each time
+    assert not answer.clearly_apart(a, list(reversed(runs_of((1.5, 0.5), (9.6, 0.5), (5.4, 0.5)))), error)
+    assert not answer.clearly_apart(a[:1], b[:1], error)
+
+
+@pytest.mark.usefixtures("pose")
+def test_the_page_escapes_and_shows_every_line(tmp_path) -> None:
+    results = {"<script>": runs_of((1.0, 0.9), (1.1, 0.9)), "b": runs_of((3.0, 0.5), (3.1, 0.5))}
+    settings = {"backbone": "net", "image_size": 32}
+    protocol = {"settings": settings, "data": ["d"], "budget": "6m", "evaluate_on": "d"}
+    page.write_page(tmp_path, protocol, results, {"raw pixels": runs_of((2.0, 0.25))[0]["scores"]})
+    written = (tmp_path / "comparison.html").read_text()
+    assert "<script>" not in written
+    assert "on 400 test images of" in " ".join(written.split())
+    for text in ("Choose &lt;script&gt;: nothing", "<small>87.1%–92.9%</small>", "raw pixels", "less is better"):
+        assert text in written, text

@@ -16,6 +16,7 @@ from PIL import Image
 from glocal.data.arrays import ArraySource
 from glocal.errors import UsageError
 from glocal.report import write_report
+from glocal.run import Run
 
 SECTIONS = ["scores", "neighbours", "maps", "matches", "curves", "spectrum", "run"]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -245,3 +246,15 @@ def test_a_source_that_config_yaml_names_is_imported_only_with_consent(tmp_path,
     assert not (file.parent / "ran").exists()
     assert "4 images" in write_report(tmp_path / "run", trust_code=True).read_text()
     assert (file.parent / "ran").exists()
+
+
+def test_what_was_measured_since_is_shown_with_its_images(make_run):
+    run = make_run(encoder=False)
+    meta = {"n_test": 50, "split": "test"}
+    Run(run).add_scores("other/<b>", {"linear": {"top1": 0.5}, "meta": meta, "pixels": {"linear": {"top1": 0.25}}})
+    Run(run).add_scores("other/<b>", {"knn": {"top1": 0.75}, "meta": meta})
+    words = " ".join(check(write_report(run)).text.split())
+    section = words.partition("Measured since on other/<b> 50 images (test)")[2]
+    assert "Raw pixels Linear probe accuracy 50.0% 36.6–63.4 25.0%" in section
+    assert "Nearest neighbours accuracy 75.0%" in section
+    assert "accuracy 60.0% 55.1–64.7 40.0%" in words  # what it was scored on when training ended stays

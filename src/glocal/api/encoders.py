@@ -83,7 +83,7 @@ def evaluate(
     json: str | None = None,
     trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Measure a frozen encoder as a global and as a dense feature.
+    """Measure a frozen encoder as a global and as a dense feature. The report of a run shows it, too.
 
     Args:
         encoder: what `load` takes, or a Backbone.
@@ -108,8 +108,10 @@ def evaluate(
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
+    from glocal.data import describe_spec
     from glocal.evaluation.baseline import score, score_with_baselines
-    from glocal.run import write_json
+    from glocal.report import write_report
+    from glocal.run import Run, write_json
 
     model = _opened(encoder, which, image_size, trust_code)
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
@@ -119,6 +121,12 @@ def evaluate(
         result = measure(model, data, **settings, progress=progress)
     if json is not None:
         write_json(Path(json), result)
+    if isinstance(encoder, str) and (run := Run(encoder)).report_file.is_file():
+        run.add_scores(f"{describe_spec(data) or 'images in memory'}{', its teacher' * (which == 'teacher')}", result)
+        try:
+            print(f"report: {write_report(run.path, trust_code=trust_code)}", file=sys.stderr)
+        except UsageError as refusal:
+            print(f"{run.report_file} does not show it yet: {refusal}", file=sys.stderr)
     return result
 
 

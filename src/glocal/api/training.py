@@ -153,8 +153,9 @@ def compare(
 ) -> Path:
     """Methods side by side: the same data, backbone and budget.
 
-    Several seeds, one table and one figure. Each run is a process of its own, so that its memory can be measured. What
-    was finished is kept: the same command goes on where it was interrupted, and takes further methods or seeds.
+    Several seeds, and one page that says which to choose. Each run is a process of its own, so that its memory can be
+    measured. What was finished is kept: the same command goes on where it was interrupted, and takes further methods
+    or seeds.
 
     Args:
         methods: names, each with options if wanted: "vicregl", "vicregl:alpha=0.75,matches=[10,4]".
@@ -176,7 +177,7 @@ def compare(
         out: the comparison's directory, by default comparisons/DATA-BUDGET.
 
     Returns:
-        The directory, with comparison.md, comparison.png and comparison.json.
+        The directory, with comparison.html and comparison.json.
 
     Raises:
         UsageError: for bad options, or if `out` holds another comparison.

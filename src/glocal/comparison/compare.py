@@ -1,4 +1,4 @@
-"""Train every method of a comparison on every seed, score, keep, and write the table."""
+"""Train every method of a comparison on every seed, score, keep, and write the page."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ CALIBRATION_STEPS = 21  # rates are logged at steps 1, 10 and 20; the first hold
 
 
 def compare_methods(entries: list[Entry], protocol: Protocol, out: Path, *, say: Any = print) -> Path:
-    """Run what has not been run, then write comparison.{json,md,png} to the directory `out`, which is returned.
+    """Run what has not been run, then write comparison.{json,html} to the directory `out`, which is returned.
 
     The protocol stands once it is written there: a `UsageError` if it is another one, or if a run fails.
 

@@ -31,6 +31,7 @@ def render(report: ReportData) -> str:
         subtitle=subtitle(report),
         verdict=judge(run, found, dim=dim, diagnoses=report.diagnoses, pictures=bool(report.matches)),
         tables=found,
+        later={where: (record, tables(record)) for where, record in report.run.later.items()},
         charts=training_charts(run),
         spectra=spectrum_charts(report.spectra, run.names),
         facts=what_was_run(report),

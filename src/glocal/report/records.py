@@ -1,6 +1,6 @@
 """What the report derives from a run's text files: configuration, metrics, scores, skipped images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class RunRecord:
         scores: "encoder", its "teacher" and the baselines, those there are -> task -> what it returned.
         meta: how the encoder was scored ("data", "split", "n_train", "n_test", "start").
         skipped: a line for each image that could not be read.
+        later: what the encoder was scored on since, in words -> this record with those scores.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class RunRecord:
     meta: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     encoder: dict[str, Any] = field(default_factory=dict)
+    later: dict[str, "RunRecord"] = field(default_factory=dict)
 
     @property
     def start(self) -> str:
@@ -56,17 +58,25 @@ def read_run(run_dir: str | Path) -> RunRecord:
     """Read what there is; a `UsageError` if it is no run, or one of its files cannot be parsed."""
     run = Run.open(run_dir)
     metrics = run.metrics()
-    # in older runs the start was always random, and called so
-    found = {"start" if name == "random" else name: scores for name, scores in run.scores().items()}
-    others = [name for name in ("teacher", *BASELINES) if name in found]
-    arms = {"encoder": {name: found[name] for name in found if name not in others}, **{k: found[k] for k in others}}
-    return RunRecord(
+    found = run.scores()
+    later = found.pop("later", {})
+    record = RunRecord(
         path=run.path,
         config=run.config(),
         training=[line for line in metrics if "loss" in line],
         monitor=[line for line in metrics if "loss" not in line],
-        scores={arm: {task: scores for task, scores in tasks.items() if task != "meta"} for arm, tasks in arms.items()},
-        meta=arms["encoder"].get("meta", {}),
         skipped=run.skipped(),
         encoder=run.encoder(),
+        **_arms(found),
     )
+    return replace(record, later={where: replace(record, **_arms(scores)) for where, scores in later.items()})
+
+
+def _arms(found: dict[str, Any]) -> dict[str, Any]:
+    """What evaluation found, by arm and task."""
+    # in older runs the start was always random, and called so
+    found = {"start" if name == "random" else name: scores for name, scores in found.items()}
+    others = [name for name in ("teacher", *BASELINES) if name in found]
+    arms = {"encoder": {name: found[name] for name in found if name not in others}, **{k: found[k] for k in others}}
+    scores = {arm: {task: value for task, value in tasks.items() if task != "meta"} for arm, tasks in arms.items()}
+    return {"scores": scores, "meta": arms["encoder"].get("meta", {})}
