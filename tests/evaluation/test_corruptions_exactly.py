@@ -63,6 +63,16 @@ def test_a_point_out_of_focus_is_a_soft_disk(radius, softness, soft):
     np.testing.assert_allclose(file._defocus_blur(x, (radius, softness), draws())[0].numpy(), expected, atol=1e-5)
 
 
+def test_glass_blurs_before_and_after():
+    x = noise(1, 3, 9, 9)
+    torch.testing.assert_close(file._glass_blur(x, (0.7, 1, 0), draws()), file._blur(file._blur(x, 0.7), 0.7))
+
+
+def test_white_stays_white():
+    white = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
+    assert torch.equal(file.corrupt(white, "pixelate", 3), white)
+
+
 @pytest.mark.parametrize(("distance", "times"), [(1, 2), (2, 1)])
 def test_glass_swaps_pixels_as_a_loop_over_them_would(distance, times):
     x = noise(2, 3, 11, 14)

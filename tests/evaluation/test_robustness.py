@@ -8,7 +8,7 @@ from torch import nn
 
 from glocal.backbones import build_backbone
 from glocal.errors import UsageError
-from glocal.evaluation import EvalContext, all_tasks, evaluate_encoder, find_task, possible_tasks
+from glocal.evaluation import EvalContext, all_tasks, evaluate_encoder, find_task, possible_tasks, robustness
 from glocal.evaluation.attack import fgsm, pgd
 from glocal.evaluation.extract import eval_mode
 from glocal.evaluation.label_free import pearson, similarity_of_cells
@@ -71,6 +71,22 @@ def test_means_and_drop_are_those_of_the_table(context):
     assert scores["benchmark_size"] == 32
     again = find_task("robustness")(context, corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=12)
     assert again == scores
+
+
+def test_what_is_classified_are_the_corrupted_images(context, monkeypatch):
+    asked = []
+
+    def black_fog(pixels, name, severity, **settings):
+        asked.append((name, severity, settings["seed"], settings["samples"]))
+        return torch.zeros_like(pixels) if name == "fog" else pixels
+
+    monkeypatch.setattr(robustness, "corrupt", black_fog)
+    scores = find_task("robustness")(context, corruptions=["fog", "contrast"], severities=[1, 5])
+    classes = np.bincount(context.test.labels) / len(context.test)
+    assert scores["fog"] in classes  # all look the same
+    assert scores["contrast"] == scores["clean"] > classes.max()
+    halves = [(0, list(range(16))), (0, list(range(16, 30)))]
+    assert asked == [(name, level, *half) for name in ("fog", "contrast") for level in (1, 5) for half in halves]
 
 
 def test_each_corrupted_set_passes_the_encoder_once(context):
@@ -209,6 +225,8 @@ def test_a_crop_is_the_central_part_of_the_photograph(made):
     context = EvalContext(
         encoder, made.ArraySource(images[:30], labels[:30]), made.ArraySource(rim[30:], labels[30:]), 32
     )
+    every = find_task("crops")(context)
+    assert [name for name in every if name.startswith("area")] == [f"area_{a}" for a in (0.1, 0.2, 0.3, 0.4, 0.7, 1)]
     scores = find_task("crops")(context, areas=(0.1, 1.0))
     assert scores["area_0.1"] == 1.0
     assert scores["area_0.1"] >= scores["area_1"]

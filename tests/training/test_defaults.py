@@ -75,7 +75,7 @@ def test_a_method_that_matches_no_cells_keeps_its_map(tmp_path) -> None:
 
 def decided(spec: Optimization, steps: int, **given) -> Resolved:
     """What becomes of a method's own optimisation in a run of so many steps of 64 images."""
-    config = PretrainConfig(method="simclr", batch_size=64, epochs=1, **given)
+    config = PretrainConfig(method="simclr", epochs=1, **({"batch_size": 64} | given))
     return resolve(config, range(64 * steps), replace(MACHINE, published=spec))[0]
 
 
@@ -115,6 +115,11 @@ def test_the_momentum_that_was_asked_for_stays(tmp_path) -> None:
 def test_adamw_goes_with_the_root_of_the_batch_in_short_runs(steps: int, lr: float) -> None:
     spec = Optimization("adamw", lr=1e-3 / 4, weight_decay=0.04)
     assert decided(spec, steps).schedule.lr == pytest.approx(lr)  # published: 1e-3 at a batch of 1024
+
+
+def test_the_batch_is_that_of_all_processes() -> None:
+    spec = Optimization("adamw", lr=1e-3 / 4, weight_decay=0.04)
+    assert decided(spec, 4 * SHORT, devices=4).schedule.lr == decided(spec, 4 * SHORT, batch_size=256).schedule.lr
 
 
 @pytest.mark.parametrize(("steps", "optimizer"), [(4 * SHORT - 1, "adamw"), (4 * SHORT, "sgd")])

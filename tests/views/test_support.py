@@ -28,6 +28,7 @@ def test_what_is_labelled_is_so_many_of_each_class_and_depends_on_the_seed_only(
     assert all(np.array_equal(a, b) for a, b in zip(half, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(half, other, strict=True))
     assert [len(ids) for ids in choose_labelled(WORLD, 0.001, 0)] == [1] * 5
+    assert [len(ids) for ids in choose_labelled(WORLD, 1, 0)] == [1] * 5
     assert [len(ids) for ids in choose_labelled(WORLD, 100, 0)] == [12] * 5
 
 

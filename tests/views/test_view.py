@@ -77,6 +77,7 @@ def test_centers_turn_with_the_view():
     x, y = torch.meshgrid(torch.arange(4) + 0.5, torch.arange(4) + 0.5, indexing="xy")
     torch.testing.assert_close(centers, torch.stack([4 - y, x], dim=-1))
     assert not view_of([turn]).flipped.item()
+    assert view_of([[[0, 1, 0], [1, 0, 0]]]).flipped.item()  # and mirrored
 
 
 def test_batch_moves_all_of_itself():
