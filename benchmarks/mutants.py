@@ -95,7 +95,7 @@ def relevant_tests(path: Path, root: Path) -> list[str]:
     mirror, room = root / "tests" / path.parent.name / f"test_{path.stem}.py", f"glocal.{path.parent.name}"
     names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     word = re.compile(rf"\b({'|'.join([*names, f'{room}.{path.stem}'])})\b")
-    texts = {file: file.read_text() for file in sorted(root.glob("tests/*/test_*.py")) if file != mirror}
+    texts = {file: file.read_text() for file in sorted(root.glob("tests/**/test_*.py")) if file != mirror}
     counts = {file: len(word.findall(text)) for file, text in texts.items() if room in text}
     others = sorted((file for file in counts if counts[file]), key=lambda file: -counts[file])[:DEPENDENTS]
     return [str(file.relative_to(root)) for file in [mirror] * mirror.exists() + others or [mirror.parent]]
