@@ -14,12 +14,7 @@ from glocal.errors import UsageError
 ROWS = [  # name, size, stride, offset
     ("rf427_resnet50", 427, 32, 0.5),
     ("rf363_resnet50", 363, 16, 0.5),
-    ("rf235_resnet50", 235, 8, 0.5),
-    ("rf215_resnet50", 215, 16, 0.5),
-    ("rf183_resnet50", 183, 8, 0.5),
-    ("rf119_resnet50", 119, 4, 0.5),
     ("rf99_resnet50", 99, 4, 0.5),
-    ("rf107_resnet50", 107, 8, 0.5),
     ("co_resnet50_rf99", 99, 16, 0.5),
     ("co_resnet18_rf29", 29, 4, 0.5),
     ("bagnet9", 9, 8, 4.5),
