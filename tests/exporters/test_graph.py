@@ -13,8 +13,8 @@ from glocal.exporters.graph import _may_vary, compare, export_onnx, export_torch
 
 CASES = {
     "resnet18": {"output_stride": 16},
-    "convnext_atto": {"pool": "mean"},
-    "vit_tiny_patch16_224": {"pool": "mean"},
+    "test_convnext": {"pool": "mean"},
+    "test_vit": {"pool": "mean"},
 }
 SHAPES = [(1, 64, 64), (5, 64, 64), (2, 96, 160)]
 
