@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import glocal
+from glocal.backbones.weights import read_checkpoint
 from glocal.errors import UsageError
 from glocal.methods import MSN, Optimization
 from glocal.pipeline.launch import Autocast
 from glocal.run import Run
 from glocal.training import optimizers
-from glocal.training.checkpoint import Position, begun_under, load_checkpoint, save_checkpoint
+from glocal.training.checkpoint import Position, begun_under, restore, save_checkpoint
 from glocal.training.logger import RunLogger
 from processes import Command
 
@@ -165,19 +166,15 @@ def test_a_run_goes_on_under_the_optimisation_it_began_with(tmp_path):
     now = Optimization("lars", 0.2, 1e-6, no_decay=("prototypes",), no_momentum=("top.",))
     layer, run = with_encoder(torch.nn.Linear(2, 2)), Run(tmp_path)
     run.checkpoint_file.parent.mkdir()
-    assert begun_under(run, now, 10) is now
     optimizer = optimizers.build_optimizer(layer, spec, 0.1)
     save_checkpoint(run, layer, spec, optimizer, Autocast("bf16-mixed", "cpu"), Position(step=3))
-    assert begun_under(run, now, 10) == spec
+    assert begun_under(read_checkpoint(run), now, 10) == spec
 
 
 @pytest.mark.parametrize(("steps", "no_momentum"), [(29_999, ()), (30_000, ("top.",))])
-def test_checkpoints_without_one_say_what_was_the_rule_then(tmp_path, steps, no_momentum):
-    run = Run(tmp_path)
-    run.checkpoint_file.parent.mkdir()
-    torch.save({"position": {}}, run.checkpoint_file)
+def test_checkpoints_without_one_say_what_was_the_rule_then(steps, no_momentum):
     now = Optimization("sgd", 0.1, 0.0, no_decay=("prototypes",), no_momentum=("top.",))
-    assert begun_under(run, now, steps) == replace(now, no_decay=(), no_momentum=no_momentum)
+    assert begun_under({}, now, steps) == replace(now, no_decay=(), no_momentum=no_momentum)
 
 
 def with_encoder(layer: torch.nn.Module) -> torch.nn.Module:
@@ -192,14 +189,29 @@ def test_the_scale_of_losses_in_half_precision_is_part_of_a_checkpoint(tmp_path)
     used, fresh = (Autocast("16-mixed", "cpu") for _ in range(2))
     used.scaler.load_state_dict(used.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7})
     save_checkpoint(Run(tmp_path), layer, Optimization("sgd", 0.1, 0.0), optimizer, used, Position(step=3))
-    assert load_checkpoint(Run(tmp_path), layer, optimizer, fresh).step == 3
+    state = read_checkpoint(Run(tmp_path))
+    assert restore(Run(tmp_path), state, layer, optimizer, fresh).step == 3
     assert fresh.state_dict() == used.state_dict()
 
 
 def test_a_checkpoint_that_is_none_is_refused_in_one_line(tmp_path):
-    layer = torch.nn.Linear(2, 2)
     (tmp_path / "checkpoints").mkdir()
     for content in (b"", b"not a checkpoint", bytes(range(256))):
         (tmp_path / "checkpoints" / "last.pt").write_bytes(content)
-        with pytest.raises(UsageError, match="cannot be resumed from"):
-            load_checkpoint(Run(tmp_path), layer, torch.optim.SGD(layer.parameters()), Autocast("bf16-mixed", "cpu"))
+        for _ in range(2):
+            with pytest.raises(UsageError, match="cannot be resumed from"):
+                read_checkpoint(Run(tmp_path), set_aside=True)
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_whole_one_before(whole, tmp_path, monkeypatch):
+    out = tmp_path / "damaged"
+    with pulled_after(8, monkeypatch):
+        glocal.pretrain(DATA, out=str(out), workers=0, checkpoint_steps=2, **TINY)
+    run = Run(out)
+    run.checkpoint_file.write_bytes(run.checkpoint_file.read_bytes()[:-100])
+    before = run.previous_checkpoint.read_bytes()
+    with pulled_after(0, monkeypatch):  # when the checkpoint of the start has been written
+        glocal.pretrain(resume=str(out), quiet=True)
+    assert run.previous_checkpoint.read_bytes() == before
+    glocal.pretrain(resume=str(out), quiet=True)
+    assert_identical(whole, out)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import glocal
+from glocal.backbones.weights import read_checkpoint
 from glocal.errors import UsageError
 from glocal.run import Run
-from glocal.training.checkpoint import read_checkpoint
 from processes import Command
 
 DATA = "parts:n=28,size=40"

@@ -53,8 +53,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_checkpoint(run: Run) -> dict[str, Any]:
+def read_checkpoint(run: Run, *, set_aside: bool = False) -> dict[str, Any]:
     """What the last whole checkpoint holds; says so where that is not the last one.
+
+    Args:
+        run: the run.
+        set_aside: rename a damaged one, lest the next that is saved moves it over the whole one before.
 
     Raises:
         UsageError: if none is whole.
@@ -71,6 +75,8 @@ def read_checkpoint(run: Run) -> dict[str, Any]:
         else:
             if path != run.checkpoint_file:
                 print(f"{run}: the last checkpoint cannot be read ({reason}); going on from {path}", file=sys.stderr)
+                if set_aside and run.checkpoint_file.is_file():
+                    run.checkpoint_file.replace(run.checkpoint_file.with_suffix(".damaged"))
             return state
     raise UsageError(f"{run} cannot be resumed from: no whole checkpoint ({reason})")
 

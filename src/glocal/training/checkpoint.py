@@ -1,5 +1,6 @@
 """Checkpoints: everything a run needs to go on exactly as if it had never stopped, written atomically."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pickle import UnpicklingError
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from glocal.backbones.weights import read_checkpoint
 from glocal.errors import UsageError
 from glocal.fabric import Precision
 from glocal.methods import Optimization
@@ -53,28 +53,27 @@ def save_checkpoint(
     write_atomically(run.checkpoint_file, lambda path: torch.save(state, path))
 
 
-def begun_under(run: Run, optimization: Optimization, steps: int) -> Optimization:
+def begun_under(state: Mapping[str, Any], optimization: Optimization, steps: int) -> Optimization:
     """The optimisation that a run goes on with: its checkpoint's, whatever would be decided for a new one today.
 
     Older checkpoints hold none: their runs knew no `no_decay`, and gave momentum to all in less than 30,000 steps.
     """
-    if not run.has_checkpoint:
-        return optimization
-    if stored := read_checkpoint(run).get("optimization"):
+    if stored := state.get("optimization"):
         return Optimization(**stored)
     return replace(optimization, no_decay=(), no_momentum=() if steps < 30_000 else optimization.no_momentum)
 
 
-def load_checkpoint(run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
-    """Restore a run and say where it stood; `UsageError` if its checkpoint does not fit."""
-    state = read_checkpoint(run)
+def restore(
+    run: Run, state: Mapping[str, Any], method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision
+) -> Position:
+    """Take what the run's checkpoint holds, and say where the run stood; `UsageError` if it does not fit."""
     try:
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         if state.get("precision"):
             precision.load_state_dict(state["precision"])
-        plan = state["position"].pop("plan", None)
-        return Position(**state["position"], plan=plan and EpochPlan(**plan))
+        plan = state["position"].get("plan")
+        return Position(**{**state["position"], "plan": plan and EpochPlan(**plan)})
     except BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{run} cannot be resumed: {reason}; was config.yaml changed since?") from error

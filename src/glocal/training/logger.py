@@ -18,7 +18,7 @@ class RunLogger:
     `step` is where a resumed run of `steps` stands; later lines of the interrupted one are dropped: they come again.
     """
 
-    def __init__(self, run: Run, *, steps: int, step: int = 0, active: bool = True, quiet: bool = False) -> None:
+    def __init__(self, run: Run, steps: int, step: int = 0, *, active: bool = True, quiet: bool = False) -> None:
         self.active = active
         if not active:
             return

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from glocal.backbones.weights import read_checkpoint
 from glocal.fabric import Fabric
 from glocal.methods import Optimization, check_loss
 from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
-from glocal.training.checkpoint import Position, all_finite, begun_under, load_checkpoint, save_checkpoint
+from glocal.training.checkpoint import Position, all_finite, begun_under, restore, save_checkpoint
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, idle_parameters, set_rates
 from glocal.training.schedule import Schedule
@@ -114,8 +115,9 @@ class _Training:
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
         steps = schedule.epochs * self.steps_per_epoch
         self.total_steps = min(steps, schedule.max_steps or steps)
-        if self.resume:
-            self.optimization = optimization = begun_under(run, optimization, self.total_steps)
+        state = read_checkpoint(run, set_aside=fabric.is_global_zero) if self.resume and run.has_checkpoint else None
+        if state:
+            self.optimization = optimization = begun_under(state, optimization, self.total_steps)
         self.stretched = round(self.total_steps * optimization.stretch)
         self.warmup_steps = self._first_epochs(optimization.warmup_epochs)
         starts = {name: self._first_epochs(epochs) for name, epochs in optimization.frozen.items()}
@@ -125,8 +127,8 @@ class _Training:
         method.to(device=fabric.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(method, optimization, schedule.lr)
         self.at = Position()
-        if self.resume and run.has_checkpoint:
-            self.at = load_checkpoint(run, method, self.optimizer, fabric.strategy.precision)
+        if state:
+            self.at = restore(run, state, method, self.optimizer, fabric.strategy.precision)
         idle = idle_parameters(method)
         for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
             method.get_parameter(name).requires_grad_(False)
@@ -136,14 +138,13 @@ class _Training:
             assert isinstance(loader, ViewLoader), "methods with before_epoch look at images"
             assert isinstance(self.appearance, Appearance)
             place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-            size = method.recipe.views[0].size
-            self.images = PlainImages(loader, size, self.appearance, device=fabric.device, **place)
-        active, quiet = fabric.is_global_zero, self.quiet
-        self.log = RunLogger(run, steps=self.total_steps, step=self.at.step, active=active, quiet=quiet)
+            place |= {"size": method.recipe.views[0].size, "device": fabric.device}
+            self.images = PlainImages(loader, appearance=self.appearance, **place)
+        self.log = RunLogger(run, self.total_steps, self.at.step, active=fabric.is_global_zero, quiet=self.quiet)
         if idle:
             self.log.say(f"frozen, since no feature depends on them: {', '.join(idle)}")
-        now = time.monotonic()
-        self.started, self.saved, self.logged = now - self.at.seconds, now, (self.at.step, now)
+        self.saved = now = time.monotonic()
+        self.started, self.logged = now - self.at.seconds, (self.at.step, now)
 
     def _first_epochs(self, epochs: float) -> int:
         """Steps of that many first epochs, at most a tenth of the run."""
