@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import glocal
 from glocal.backbones import build_backbone, load_encoder, save_encoder
@@ -85,6 +86,7 @@ def test_scores_stand_beside_those_of_the_start_and_of_pixels():
     scores = score_with_baselines(encoder, DATA, **settings)
     assert scores.keys() == {"knn", "rank", "meta", "start", "pixels"}
     assert scores["meta"]["start"] == "random initialisation"
+    assert (baseline.Pixels.mean, baseline.Pixels.std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     alone = {"start": start_of(encoder, seed=2), "pixels": baseline.Pixels(stride=encoder.stride, image_size=32)}
     for name, arm in alone.items():
         again = evaluate_encoder(arm, DATA, **settings)

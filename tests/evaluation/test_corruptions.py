@@ -101,6 +101,7 @@ def test_an_elastic_transform_of_no_strength_changes_nothing():
     x = torch.rand(2, 3, 20, 24)
     torch.testing.assert_close(_elastic_transform(x, (0, 0, 0), Draws(0, "", [0, 1])), x, atol=1e-5, rtol=0)
     torch.testing.assert_close(_elastic_transform(x, (1e-6, 2.0, 0), Draws(0, "", [0, 1])), x, atol=1e-4, rtol=0)
+    assert (_elastic_transform(x, (1, 2.0, 0), Draws(0, "", [0, 1])) - x).abs().max() > 0.1
 
 
 def test_plasma_fills_its_range_and_gets_rougher_as_its_decay_falls():

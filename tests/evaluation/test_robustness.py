@@ -8,12 +8,21 @@ from torch import nn
 
 from glocal.backbones import build_backbone
 from glocal.errors import UsageError
-from glocal.evaluation import EvalContext, all_tasks, evaluate_encoder, find_task, possible_tasks, robustness
+from glocal.evaluation import (
+    EvalContext,
+    all_tasks,
+    evaluate_encoder,
+    find_task,
+    label_free,
+    possible_tasks,
+    robustness,
+)
 from glocal.evaluation.attack import fgsm, pgd
 from glocal.evaluation.extract import eval_mode
 from glocal.evaluation.label_free import pearson, similarity_of_cells
 from glocal.evaluation.rank import similarity_within
 from glocal.evaluation.robustness import Classifier, find_stage, masked, photographs, relative_drop
+from glocal.features import Features
 
 ON_REQUEST = ["robustness", "internal", "attack", "crops", "redundancy"]
 
@@ -287,9 +296,12 @@ def test_options_that_cannot_be_are_told_before_any_work(context, monkeypatch, n
         find_task(name)(context, **options)
 
 
-def test_a_map_of_one_cell_has_no_redundancy(made):
+def test_a_map_of_one_cell_has_no_redundancy(made, monkeypatch):
+    two_cells = Features(torch.eye(2), torch.tensor([[[1.0, 0.0], [0.6, 0.8]]] * 2), torch.zeros(2, 2), (1, 2))
     encoder, source = made.Cells(), made.ArraySource(made.coloured(4, 0)[0])
     encoder.stride = 32
     with pytest.raises(UsageError, match="one cell at 32 px; give a larger image size"):
         find_task("redundancy")(EvalContext(encoder, source, source, 32))
     assert -1 <= find_task("redundancy")(EvalContext(encoder, source, source, 64))["local"] <= 1
+    monkeypatch.setattr(label_free, "two_crops", lambda *_, **__: iter([(None, two_cells, two_cells)]))
+    assert find_task("redundancy")(EvalContext(encoder, source, source, 64))["local"] == pytest.approx(0.6)

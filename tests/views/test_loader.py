@@ -20,7 +20,7 @@ from glocal import random
 from glocal.data.images import RawImage
 from glocal.errors import UsageError
 from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, loader as loading, multi_crop
-from glocal.views.dataset import can_share, one_thread
+from glocal.views.dataset import _quiet_about_lost_connections, can_share, one_thread
 
 RECIPE = multi_crop(16, 1, 8)
 
@@ -141,7 +141,14 @@ def test_where_little_memory_can_be_shared_views_come_unfinished_and_it_is_said(
     monkeypatch.setattr(loading, "can_share", lambda size: size < 1000)
     poor = make_loader(noise(10), RECIPE, batch_size=4, seed=1, workers=1, appearance=appearance)
     assert next(iter(poor.epoch(0))).views[0].pixels.dtype == torch.uint8
-    assert "/dev/shm" in poor.notes[0]
+    assert poor.notes[0].endswith("(/dev/shm): training finishes views itself")
+
+
+def test_only_lost_connections_are_passed_over_in_silence(capsys):
+    """The main process may leave while a worker is handing it a batch."""
+    for error in (BrokenPipeError(), EOFError(), ValueError("heard")):
+        _quiet_about_lost_connections(type(error), error, None)
+    assert capsys.readouterr().err == "ValueError: heard\n"
 
 
 def test_workers_are_as_many_as_shared_memory_has_room_for(make_loader, monkeypatch):
