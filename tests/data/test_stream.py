@@ -7,6 +7,7 @@ import os
 import pickle
 import tarfile
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,10 @@ def _at_once(monkeypatch):
 def keys(source: Stream) -> list[str]:
     """Of all images, which takes the stream's end."""
     found: list[str] = []
-    with pytest.raises(StreamEnded):
-        while True:
-            found.append(source.key(len(found)))
+    with suppress(StreamEnded):
+        for i in range(1000):
+            found.append(source.key(i))
+    assert len(found) < 1000
     return found
 
 

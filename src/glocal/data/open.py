@@ -170,7 +170,7 @@ def _kind(spec: Any) -> str:
         raise UsageError(f"{path} is neither a folder nor a list of files (.txt or .csv)")
     if isinstance(spec, np.ndarray) or hasattr(spec, "detach"):
         return "array"
-    if any(hasattr(spec, name) for name in ("open", "key", "__iter__")):
+    if any(hasattr(spec, name) for name in ("open", "key", "__iter__")) and not isinstance(spec, dict):
         return "source"
     kinds = "a folder, a list file, an array, `parts`, an iterable, or a collection with __len__, key and open"
     raise UsageError(f"cannot read images from a {type(spec).__name__}: give {kinds}")

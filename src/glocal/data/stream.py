@@ -61,11 +61,9 @@ class Stream(ImageSource):
         return min(self._hold, self._next)
 
     def key(self, i: int) -> str:
-        """What image i was called, or its path, or its number."""
         return self._entry(i)[0]
 
     def open(self, i: int) -> OpenImage:
-        """Image i with its header read."""
         image = self._entry(i)[1]
         image = image() if callable(image) else image
         if isinstance(image, Unreadable):

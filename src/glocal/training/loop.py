@@ -94,6 +94,7 @@ class _Training:
         fabric, method, loader, run = self.fabric, self.method, self.loader, self.run
         optimization, schedule = self.optimization, self.schedule
         self.stopping: Callable[[], int] = lambda: 0
+        self.streams = getattr(loader, "streams", False)
         self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, 0
 
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
@@ -171,6 +172,9 @@ class _Training:
                 return at.step >= self.total_steps
             if self.late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
                 self.checkpoint()
+            if self.monitor and self.streams and at.step % max(100, self.total_steps // 20) == 0:
+                self.checkpoint()
+                self.look(last=False)
         if ended := at.batch < self.steps_per_epoch * schedule.accumulate:
             images = at.step * schedule.batch_size * self.fabric.world_size
             self.log.say(f"the stream ended after {images:,} images, at step {at.step} of {self.total_steps}")
@@ -180,16 +184,16 @@ class _Training:
 
     def batches(self, order: torch.Tensor | None) -> Iterator[list[Any]]:
         """The micro-batches of each step; where the loader fails, what was learnt is saved first."""
-        at, group, streams = self.at, [], getattr(self.loader, "streams", False)
+        at, group = self.at, []
         try:
             for batch in self.loader.epoch(at.epoch, at.batch, order):
                 group.append(batch)
                 if len(group) == self.schedule.accumulate:
-                    if streams and self.agree(0, wait=True)[0]:
+                    if self.streams and self.agree(0, wait=True)[0]:
                         return
                     yield group
                     group = []
-            if streams:
+            if self.streams:
                 self.agree(1, wait=True)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):

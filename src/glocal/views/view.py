@@ -85,8 +85,7 @@ class Batch:
         target: (B, T) int64, what an `EpochPlan` says of these samples, or None.
         key: (B,) int64, in main memory, what random numbers are drawn by; None: the sample ids.
         extra: what else a source knows of these samples, (B, ...) each, by name.
-        skipped: (sample id, reason) of images that could not be read and were replaced in this batch; of a stream, key
-            in place of id.
+        skipped: (sample id, of a stream its key, and reason) of images that could not be read and were replaced.
         passed: of a stream, the last sample id, and a digest of all up to it.
     """
 
