@@ -77,7 +77,9 @@ def test_whatever_gives_images(tmp_path):
     assert keys(source) == ["0", "1", path, path, "4", "five", "6", "seven"]
 
 
-@pytest.mark.parametrize("wrong", [pixels(0).astype(np.float32), pixels(0).T, 7, None, [1, 2]])
+@pytest.mark.parametrize(
+    "wrong", [pixels(0).astype(np.float32), pixels(0).T, 7, None, [1], (pixels(0), 3), ("a", png, 3)]
+)
 def test_what_is_no_image_is_said(wrong):
     with pytest.raises(UsageError, match=r"uint8"):
         Stream([pixels(0), wrong], name="camera").open(1)

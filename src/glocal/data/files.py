@@ -123,7 +123,7 @@ def stem(file: str, folder: str | Path) -> str:
     return os.path.splitext(file)[0][len(os.path.join(folder, "")) :]
 
 
-def read_bytes(path: Path, start: int = 0, size: int | None = None) -> bytes:
+def read_bytes(path: str | Path, start: int = 0, size: int | None = None) -> bytes:
     """The content of a regular file, or a part of it; `Unreadable` if it is none, or more than `MAX_BYTES`."""
     try:
         # a pipe without a writer opens at once, and is refused like a device; Windows has neither

@@ -22,6 +22,7 @@ from glocal.errors import UsageError
 
 KEPT = 64  # items behind the last one: for one that cannot be read the next 32 are tried, then training returns
 HELD, ROOM = 1000, 2**27  # of the first items, and the bytes of those that are in memory
+TAR = frozenset({".tar"})  # extensions of shards
 SETTLED = 2 * 10**9  # ns after which a time is past: no file will come that has an earlier one
 
 
@@ -64,8 +65,7 @@ class Stream(ImageSource):
         return self._entry(i)[0]
 
     def open(self, i: int) -> OpenImage:
-        image = self._entry(i)[1]
-        image = image() if callable(image) else image
+        image = found() if callable(found := self._entry(i)[1]) else found
         if isinstance(image, Unreadable):
             raise image
         if isinstance(image, bytes | str | Path):
@@ -84,17 +84,16 @@ class Stream(ImageSource):
     def _begin(self) -> None:
         if self.once and (self._next or self._process != os.getpid()):
             raise UsageError(f"{self.name} is an iterator, which one process reads, once: workers=0, or an iterable")
-        self._kept = dict[int, tuple[str, Any, str]]()
-        self._entries, self._next, self._process = self._read(), 0, os.getpid()
+        self._entries, self._kept, self._next, self._process = self._read(), dict[int, Any](), 0, os.getpid()
 
     def _read(self) -> Iterator[tuple[str, Any, str]]:
         """Key, image, and the digest up to it."""
         digest = ""
         for i, item in enumerate(self._images() if callable(self._images) else self._images):
-            named = item if type(item) is tuple else (item if isinstance(item, str | Path) else i, item)
-            key, image = shown(str(named[0])), named[1]
-            digest = hashlib.sha256(f"{digest}\0{key}".encode()).hexdigest()
-            yield key, image, digest
+            own = item if isinstance(item, str | Path) else i
+            key, image = item if isinstance(item, tuple) and len(item) == 2 else (own, item)
+            digest = hashlib.sha256(f"{digest}\0{shown(str(key))}".encode()).hexdigest()
+            yield shown(str(key)), image, digest
 
     def _entry(self, i: int) -> tuple[str, Any, str]:
         if (i < self._next and i not in self._kept) or self._process != os.getpid():  # a fork shares open files
@@ -126,20 +125,20 @@ def _arrivals(folder: Path, wait: int) -> Iterator[tuple[Any, ...]]:
     last, since = (-1, ""), time.monotonic()
     while True:
         now, new = time.time_ns(), []
-        for path in walk(folder, EXTENSIONS | {".tar"}, {}):
+        for path in walk(folder, EXTENSIONS | TAR, {}):
             with suppress(OSError):  # it is gone
                 at = os.stat(path).st_ctime_ns, path
                 new += [at] if last < at and at[0] <= now - SETTLED else []
         for last in sorted(new):
-            file, key = Path(last[1]), os.path.relpath(last[1], folder)
-            yield from _members(file, key) if key.lower().endswith(".tar") else [(key, partial(read_bytes, file))]
+            path, key = last[1], last[1][len(os.path.join(folder, "")) :]
+            yield from _members(path, key) if is_a(path, TAR) else [(key, partial(read_bytes, path))]
             since = time.monotonic()
         if not new and time.monotonic() - since >= wait:
             return
         time.sleep(0 if new else 1)
 
 
-def _members(shard: Path, key: str) -> Iterator[tuple[Any, ...]]:
+def _members(shard: str, key: str) -> Iterator[tuple[Any, ...]]:
     """The images in a tar file, in its order."""
     try:
         with tarfile.open(shard, "r:") as tar:
