@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from glocal.data import Stream, Unreadable, describe, inventory, open_source, stream as streams
@@ -78,7 +79,8 @@ def test_whatever_gives_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [pixels(0).astype(np.float32), pixels(0).T, 7, None, [1], (pixels(0), 3), ("a", png, 3)]
+    "wrong",
+    [pixels(0).astype(np.float32), pixels(0).T, torch.zeros(3, 6, 8), 7, None, [1], (pixels(0), 3), ("a", png, 3)],
 )
 def test_what_is_no_image_is_said(wrong):
     with pytest.raises(UsageError, match=r"uint8"):
@@ -306,6 +308,17 @@ def test_a_damaged_shard_is_one_unreadable_image(tmp_path):
         source.open(len(found) - 1)
     (tmp_path / "cut.tar").write_bytes(b"not a tar file" * 100)
     assert keys(open_source(f"stream:{tmp_path}")) == ["cut.tar"]
+
+
+def test_a_shard_that_leads_backwards_ends(tmp_path):
+    shard(tmp_path / "a.tar", {f"{k}.png": png(k) for k in range(3)})
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    start = content.index(b"1.png")
+    content[start + 124 : start + 136] = (2**96 - 2048).to_bytes(12, "big")  # the size: -2048
+    field = content[start : start + 148] + b" " * 8 + content[start + 156 : start + 512]
+    content[start + 148 : start + 156] = b"%06o\0 " % sum(field)
+    (tmp_path / "a.tar").write_bytes(content)
+    assert keys(open_source(f"stream:{tmp_path}")) in (["a.tar/0.png"], ["a.tar/0.png", "a.tar"])  # by Python's version
 
 
 def test_an_image_that_is_gone_is_unreadable(tmp_path):

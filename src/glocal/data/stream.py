@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,8 @@ class Stream(ImageSource):
     Args:
         images: gives uint8 arrays (H, W, 3), PIL images, bytes of image files, their paths, functions that give such,
             called where the image is needed, or (key, any of these), and the same ones whenever it is iterated, or, a
-            function, called anew. An iterator (a generator) gives them once, to one process.
+            function, called anew. An iterator (a generator) gives them `once`, to one process.
         name: what to call the collection in messages.
-
-    Attributes:
-        once: whether it is an iterator.
     """
 
     note = "the first of a stream"
@@ -101,7 +98,8 @@ class Stream(ImageSource):
         for entry in islice(self._entries, max(0, i + 1 - self._next)):
             self._kept[self._next] = entry
             if self._next < self._hold:
-                size = len(entry[1]) if isinstance(entry[1], bytes) else int(np.prod(getattr(entry[1], "size", 1)))
+                image, known = entry[1], isinstance(entry[1], np.ndarray | Image.Image)
+                size = int(np.prod(image.size)) if known else len(image) if isinstance(image, bytes) else 1
                 self._hold = min(self._hold, max(8, ROOM // max(1, size)))
             if self._next - KEPT >= self._hold:
                 self._kept.pop(self._next - KEPT, None)
@@ -142,7 +140,7 @@ def _members(shard: str, key: str) -> Iterator[tuple[Any, ...]]:
     """The images in a tar file, in its order."""
     try:
         with tarfile.open(shard, "r:") as tar:
-            for found in iter(tar.next, None):
+            for found in takewhile(lambda member: member.size >= 0, iter(tar.next, None)):  # else it goes back
                 tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all
                 if found.isreg() and is_a(found.name, EXTENSIONS) and Path(found.name).name[0] != ".":
                     yield f"{key}/{found.name}", partial(read_bytes, shard, found.offset_data, found.size)
