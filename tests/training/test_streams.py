@@ -204,7 +204,7 @@ MACHINE = Machine(cores=4, threads=3, precision="32-true")
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "camera is a stream: nobody knows its length, which the schedule needs: give --max-steps"),
+        ({}, "camera is a stream: a schedule needs its length: give --max-steps"),
         ({"max_steps": 9, "epochs": 2}, "it is gone through once: leave out --epochs and --cache"),
         ({"max_steps": 9, "cache": True}, "it is gone through once: leave out --epochs and --cache"),
         ({"max_steps": 9, "method": "deepcluster"}, f"{DeepCluster.title} looks at all images before an epoch"),
@@ -226,9 +226,12 @@ def test_methods_that_need_labels_are_refused_before_a_run_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stream_stands_alone_and_only_in_pretraining():
+def test_a_stream_stands_alone(photos):
+    for data in ([f"stream:{photos}", str(photos)], [Stream([]), Stream([])]):
+        with pytest.raises(UsageError, match="a stream among other data: give it alone"):
+            glocal.pretrain(data, max_steps=1, **TINY)
     with pytest.raises(UsageError, match="--max-steps"):
-        glocal.pretrain([Stream(images(4))], **TINY)
+        glocal.pretrain([f"stream:{photos}"], **TINY)
 
 
 def test_what_goes_with_the_number_of_images_goes_with_the_steps():

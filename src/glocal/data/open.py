@@ -37,6 +37,8 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
         raise UsageError(f"unknown split {split!r}: train, val, test or all")
     if isinstance(spec, list | tuple):
         parts = [open_source(part, split=split) for part in spec]
+        if len(parts) > 1 and any(isinstance(part, Stream) for part in parts):
+            raise UsageError("a stream among other data: give it alone")
         return parts[0] if len(parts) == 1 else ConcatSource(parts)
     if split == "all":
         parts = [open_source(spec, split=name) for name in ("train", "val", "test") if has_split(spec, name)]

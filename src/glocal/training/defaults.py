@@ -152,7 +152,7 @@ class _Decisions:
 def _planned(config: PretrainConfig, stream: Stream, cls: Any) -> int:
     """Images that all steps take of a stream; `UsageError` for what cannot be done with one."""
     refused = {
-        "nobody knows its length, which the schedule needs: give --max-steps": config.max_steps is None,
+        "a schedule needs its length: give --max-steps, or, to compare methods, a folder": config.max_steps is None,
         "it is gone through once: leave out --epochs and --cache": config.epochs not in (None, 1) or config.cache,
         f"{cls.title} looks at all images before an epoch: take another --method": hasattr(cls, "before_epoch"),
         "this process alone reads an iterator: leave out --workers": stream.once and config.workers,

@@ -176,10 +176,10 @@ class _Training:
                 self.checkpoint()
                 self.look(last=False)
         if ended := at.batch < self.steps_per_epoch * schedule.accumulate:
-            images = at.step * schedule.batch_size * self.fabric.world_size
-            self.log.say(f"the stream ended after {images:,} images, at step {at.step} of {self.total_steps}")
             if at.step == 0:
                 raise TrainingStopped("the stream has not as many images as a batch")
+            images = at.step * schedule.batch_size * self.fabric.world_size
+            self.log.say(f"the stream ended after {images:,} images, at step {at.step} of {self.total_steps}")
         return ended
 
     def batches(self, order: torch.Tensor | None) -> Iterator[list[Any]]:
