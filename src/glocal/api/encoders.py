@@ -171,7 +171,7 @@ def embed(
         result = embed_source(model, source, out=out, skipped=skipped, progress=progress, **settings)
     said = f"{len(source) - len(skipped):,} of {len(source):,} images embedded"
     said += f"; the others could not be read, the first being {skipped[0][0]}" if skipped else ""
-    print(said, file=sys.stderr)
+    print(f"{said}; {source.note}" if source.note else said, file=sys.stderr)
     return result
 
 

@@ -53,7 +53,8 @@ def pretrain(
 
     Args:
         data: folder, list file, `torchvision:NAME`, `parts`, or several of them; in Python also an array or a
-            collection. Labels, where present, are only used to watch progress and for the final scores.
+            collection. For one pass of `max_steps`, a folder that may grow, `stream:PATH`; in Python any iterable.
+            Labels, where present, are only used to watch progress and for the final scores.
         method: see `glocal methods`.
         backbone: any timm name, see `glocal backbones`.
         image_size: side of the (large) crops, pixels.

@@ -123,17 +123,18 @@ def stem(file: str, folder: str | Path) -> str:
     return os.path.splitext(file)[0][len(os.path.join(folder, "")) :]
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file; `Unreadable` if it is none, cannot be read, or is larger than `MAX_BYTES`."""
+def read_bytes(path: str | Path, start: int = 0, size: int | None = None) -> bytes:
+    """The content of a regular file, or a part of it; `Unreadable` if it is none, or more than `MAX_BYTES`."""
     try:
         # a pipe without a writer opens at once, and is refused like a device; Windows has neither
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise Unreadable(_NOT_REGULAR)
-            if found.st_size > MAX_BYTES:
-                raise Unreadable(f"{found.st_size / 1e9:.1f} GB are too many to read")
-            return file.read(found.st_size)
+            if (size := found.st_size if size is None else size) > MAX_BYTES:
+                raise Unreadable(f"{size / 1e9:.1f} GB are too many to read")
+            file.seek(start)
+            return file.read(size)
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror or error}") from error
 

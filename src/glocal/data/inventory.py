@@ -5,15 +5,17 @@ from typing import Any
 
 from glocal.data.files import shown
 from glocal.data.source import ImageSource, sizes
+from glocal.data.stream import Stream
 
 
 def inventory(source: ImageSource) -> str:
     """The classes (JSON), and on a line for each sample, in order: its label, the bytes of its file, its key.
 
-    What is not known is "-". The files are asked for their sizes, not opened.
+    What is not known is "-". The files are asked for their sizes, not opened. Of a stream, no sample.
     """
-    labels = ["-"] * len(source) if source.labels is None else source.labels.tolist()
-    files: list[Any] = sizes(source) or ["-"] * len(source)
+    unknown = ["-"] * (0 if isinstance(source, Stream) else len(source))
+    labels = unknown if source.labels is None else source.labels.tolist()
+    files: list[Any] = sizes(source) or unknown
     rows = [f"{a}\t{b}\t{shown(source.key(i))}" for i, (a, b) in enumerate(zip(labels, files, strict=True))]
     return "\n".join([json.dumps(source.classes), *rows]) + "\n"
 

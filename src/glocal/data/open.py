@@ -14,6 +14,7 @@ from glocal.data.filelist import FileListSource
 from glocal.data.files import EXTENSIONS, existing
 from glocal.data.folder import SPLITS, FolderSource, folder_splits
 from glocal.data.source import ImageSource, Unreadable
+from glocal.data.stream import Stream
 from glocal.errors import UsageError
 
 
@@ -24,7 +25,8 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
         spec: a folder, a list of files (.txt or .csv), a uint8 array (N, H, W, 3), a collection (returned as it is,
             see `complete`), a plug-in as `NAME`, `NAME:ARGUMENT`, `module:attribute` or `module:attribute:ARGUMENT`
             (`parts:n=500`, `torchvision:CIFAR10:ROOT`, `mine:Cells`), or a list of these, one after the other. A text
-            with a colon is a path where one exists; a folder that is called like a plug-in is given as ./NAME.
+            with a colon is a path where one exists; a folder that is called like a plug-in is given as ./NAME. Any
+            other iterable is a `Stream`.
         split: "train", "val" or "test"; "all", one after the other. None means what to pretrain on: train where there
             are splits, else everything.
 
@@ -35,6 +37,8 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
         raise UsageError(f"unknown split {split!r}: train, val, test or all")
     if isinstance(spec, list | tuple):
         parts = [open_source(part, split=split) for part in spec]
+        if len(parts) > 1 and any(isinstance(part, Stream) for part in parts):
+            raise UsageError("a stream among other data: give it alone")
         return parts[0] if len(parts) == 1 else ConcatSource(parts)
     if split == "all":
         parts = [open_source(spec, split=name) for name in ("train", "val", "test") if has_split(spec, name)]
@@ -69,6 +73,8 @@ def has_split(spec: Any, split: str) -> bool:
 
 def describe(source: ImageSource) -> str:
     """One line about a collection: how many images, which labels and masks."""
+    if isinstance(source, Stream):
+        return "a stream"
     text = f"{len(source):,} image{'s' if len(source) != 1 else ''}"
     if source.classes is not None:
         text += f", {len(source.classes)} classes ({_some(source.classes)})"
@@ -99,6 +105,8 @@ def complete(source: Any, said: str) -> ImageSource:
 
     `UsageError` to its author, beginning with `said`, if it breaks the contract of `ImageSource`.
     """
+    if isinstance(source, Stream) or (hasattr(source, "__iter__") and not hasattr(source, "open")):
+        return source if isinstance(source, Stream) else Stream(source)
     breach = next((f"lacks `{name}`" for name in ("__len__", "key", "open") if not hasattr(source, name)), None)
     if breach is None:
         for attribute in ImageSource.__annotations__:
@@ -164,9 +172,9 @@ def _kind(spec: Any) -> str:
         raise UsageError(f"{path} is neither a folder nor a list of files (.txt or .csv)")
     if isinstance(spec, np.ndarray) or hasattr(spec, "detach"):
         return "array"
-    if hasattr(spec, "open") or hasattr(spec, "key"):
+    if any(hasattr(spec, name) for name in ("open", "key", "__iter__")) and not isinstance(spec, dict):
         return "source"
-    kinds = "a folder, a list file, an array, `parts`, or a collection with __len__, key and open"
+    kinds = "a folder, a list file, an array, `parts`, an iterable, or a collection with __len__, key and open"
     raise UsageError(f"cannot read images from a {type(spec).__name__}: give {kinds}")
 
 

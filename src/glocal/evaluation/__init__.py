@@ -10,17 +10,6 @@ from glocal.evaluation.extract import FeatureBank, extract, stream
 from glocal.evaluation.registry import Task, all_tasks, declared, find_task, task
 
 __all__ = [
-    "EvalContext",
-    "FeatureBank",
-    "Pixels",
-    "Task",
-    "all_tasks",
-    "declared",
-    "evaluate_encoder",
-    "extract",
-    "find_task",
-    "open_splits",
-    "possible_tasks",
-    "stream",
-    "task",
-]
+    "EvalContext", "FeatureBank", "Pixels", "Task", "all_tasks", "declared", "evaluate_encoder", "extract", "find_task",
+    "open_splits", "possible_tasks", "stream", "task",
+]  # fmt: skip

@@ -8,13 +8,13 @@ from glocal.methods.swav import SwAV
 
 
 class SEER(SwAV):
-    """SwAV for very many uncurated images, of which each is seen once: `--epochs 1`, a RegNetY, more prototypes.
+    """SwAV for very many uncurated images, of which each is seen once: a RegNetY, more prototypes.
 
     No queue, no normalisation in the projector, harder codes by more rounds of Sinkhorn. It asks nothing of the data
-    but images: no labels, no ids. Needs: large batches (published at 8192), and millions of images rather than
-    thousands: there, SwAV's many passes win. Choose it for more uncurated images than can be seen twice. Expect,
-    fine-tuned on ImageNet from a billion images: RegNetY-32GF 83.4%, -256GF 84.2%. timm has the published encoders as
-    `regnety_320.seer`, `regnety_640.seer` and `regnety_1280.seer`.
+    but images: no labels, no ids, no end. Needs: large batches (published at 8192), and millions of images rather than
+    thousands: there, SwAV's many passes win. Choose it for more uncurated images than can be seen twice, in one pass:
+    `glocal pretrain stream:FOLDER --method seer --max-steps N`. Expect, fine-tuned on ImageNet from a billion images:
+    RegNetY-32GF 83.4%, -256GF 84.2%. timm has them as `regnety_320.seer`, `regnety_640.seer`, `regnety_1280.seer`.
     """
 
     title = "SEER"

@@ -9,6 +9,7 @@ import torch
 from glocal.backbones import Backbone, save_encoder
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
+from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score, score_with_baselines
@@ -27,8 +28,9 @@ def conclude(
 ) -> None:
     """Save the encoder, say what went wrong, score it and its teacher, report."""
     encoder: Backbone = method.encoder
-    save_encoder(encoder, run.path, method=config.method, steps=ended.step, images=len(source), **environment())
-    reasons = {source.key(i): reason for i, reason in ended.skipped.items()}
+    trained = ended.step * (config.batch_size or 0) * config.processes if isinstance(source, Stream) else len(source)
+    save_encoder(encoder, run.path, method=config.method, steps=ended.step, images=trained, **environment())
+    reasons = {i if isinstance(i, str) else source.key(i): reason for i, reason in ended.skipped.items()}
     run.write_skipped(reasons)
     if not quiet:
         if reasons:
@@ -39,7 +41,7 @@ def conclude(
     if not config.report:
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
-    data = source if config.data is None else config.data
+    data = source if config.data is None or isinstance(source, Stream) else config.data
     with shown_progress(quiet) as progress:
         scores = score_with_baselines(encoder, data, **settings, progress=progress)
         if teacher := teacher_of(method):
@@ -47,7 +49,7 @@ def conclude(
         write_json(run.scores_file, scores)
         if progress:
             progress("the report", 0, 1)
-        shown = source if config.data is None else None  # else its test images
+        shown = source if data is source else None  # else its test images
         page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:
         print(f"{score_table(scores)}\nreport: {page}")

@@ -13,6 +13,7 @@ from glocal.config import ABSENT, PretrainConfig
 from glocal.data import code_of, describe
 from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
+from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
 from glocal.errors import UsageError
 from glocal.methods import method_class, method_options
@@ -38,7 +39,11 @@ def continue_run(
 ) -> Path:
     """Go on where a run stopped, exactly as if it had not, unless the data is no longer what it was."""
     before, now = run.inventory(), inventory(source)
-    if before is not None and (changed := changes(before, now)) and not accept_changed_data:
+    changed = "" if before is None else changes(before, now)
+    if isinstance(source, Stream) and run.has_checkpoint:
+        last, digest = read_checkpoint(run)["position"].get("passed") or (0, source.passed(0))
+        changed = changed if source.passed(last) == digest else f"its first {last + 1:,} images are others"
+    if changed and not accept_changed_data:
         raise UsageError(f"the data of {run} has changed ({changed}); restore it, or accept it: --accept-changed-data")
     return _train(config, source, lambda: run, resume=True, quiet=quiet)
 
@@ -89,6 +94,7 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
     settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
     settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
     settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
     loader = ViewLoader(source, method.recipe, appearance=appearance if on_cpu else None, **settings)
     notes += loader.notes
     with ExitStack() as held:
@@ -127,10 +133,9 @@ def _resume_command(run: Run, code: list[str]) -> str:
 
 def _monitor(run: Run, source: ImageSource, config: PretrainConfig) -> Monitor:
     """What looks at the encoder during training, and stops a collapse."""
-    look = OnlineEval(source, image_size=config.image_size, seed=config.seed)
 
     def monitor(encoder: Any, epoch: int) -> dict[str, float]:
-        numbers = look(encoder, epoch)
+        numbers = OnlineEval(source, image_size=config.image_size, seed=config.seed)(encoder, epoch)
         for found in diagnose(run.metrics()):
             if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
                 raise TrainingStopped(f"stopped after epoch {epoch}: {found}")

@@ -26,7 +26,8 @@ class Position:
     epoch: int = 0  # the one under way
     batch: int = 0  # batches of that epoch already consumed
     seconds: float = 0.0  # training time so far
-    skipped: dict[int, str] = field(default_factory=dict)  # sample id -> why it could not be read
+    skipped: dict[Any, str] = field(default_factory=dict)  # sample id, or key -> why it could not be read
+    passed: tuple[int, str] | None = None  # see `Batch`
     plan: EpochPlan | None = None  # of that epoch, or of the last one, where the method makes plans
 
 

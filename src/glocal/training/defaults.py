@@ -9,6 +9,8 @@ import torch
 
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
+from glocal.data.stream import Stream
+from glocal.errors import UsageError
 from glocal.methods import Optimization, method_class, resolve_options
 from glocal.training.schedule import Schedule
 
@@ -85,7 +87,10 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
         UsageError: for options that the method does not have.
     """
     decisions = _Decisions(config)
-    images, processes, cls = len(source), config.processes, method_class(config.method)
+    cls, processes = method_class(config.method), config.processes
+    images = _planned(config, source, cls) if isinstance(source, Stream) else len(source)
+    if isinstance(source, Stream) and source.once:
+        decisions.fill("workers", 0, "this process alone reads an iterator")
     _decide_sizes(decisions, images, machine)
     given = {**config.options, "image_size": config.image_size}
     preset, batch = decisions.config.preset or "", decisions.config.batch_size * processes
@@ -142,6 +147,19 @@ class _Decisions:
             self.config = replace(self.config, **{name: value})
             if why:
                 self.notes.append(f"{name.replace('_', '-')} {value}: {why}")
+
+
+def _planned(config: PretrainConfig, stream: Stream, cls: Any) -> int:
+    """Images that all steps take of a stream; `UsageError` for what cannot be done with one."""
+    refused = {
+        "a schedule needs its length: give --max-steps, or, to compare methods, a folder": config.max_steps is None,
+        "it is gone through once: leave out --epochs and --cache": config.epochs not in (None, 1) or config.cache,
+        f"{cls.title} looks at all images before an epoch: take another --method": hasattr(cls, "before_epoch"),
+        "this process alone reads an iterator: leave out --workers": stream.once and config.workers,
+    }
+    for why in (why for why, is_so in refused.items() if is_so):
+        raise UsageError(f"{stream.name} is a stream: {why}")
+    return (config.max_steps or 0) * (config.batch_size or 256) * config.processes
 
 
 def _decide_sizes(decisions: _Decisions, images: int, machine: Machine) -> None:

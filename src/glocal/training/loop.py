@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,27 +20,12 @@ from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, idle_parameters, set_rates
 from glocal.training.schedule import Schedule
 from glocal.training.stopping import Agreement, Interrupted, TrainingStopped, stop_signals
-from glocal.views import Appearance, Batch, PlainImages, ViewLoader
+from glocal.views import Appearance, Batch, Loader, PlainImages, ViewLoader
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 """(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
 
 CURE = "keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
-
-
-class Loader(Protocol):
-    """Where batches come from, of images (`glocal.views.ViewLoader`) or anything else."""
-
-    steps_per_epoch: int  # batches of an epoch on this process, the same number on all
-
-    def epoch(self, epoch: int, start: int = 0, order: torch.Tensor | None = None, /) -> Iterator[Batch]:
-        """The batches of an epoch but for the first `start`: the same ones whenever they are asked for.
-
-        `order` are sample ids to serve instead of all, shuffled: what an `EpochPlan` of the method says.
-        """
-
-    def close(self) -> None:
-        """Training is over: stop the workers."""
 
 
 def fit(
@@ -110,6 +95,7 @@ class _Training:
         fabric, method, loader, run = self.fabric, self.method, self.loader, self.run
         optimization, schedule = self.optimization, self.schedule
         self.stopping: Callable[[], int] = lambda: 0
+        self.streams = getattr(loader, "streams", False)
         self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, 0
 
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
@@ -154,9 +140,9 @@ class _Training:
         """All epochs that are left."""
         self.wrapped.train()
         self.checkpoint()
-        while self.at.step < self.total_steps:
-            self.train_epoch()
-            ended = self.at.step >= self.total_steps
+        ended = self.at.step >= self.total_steps
+        while not ended:
+            ended = self.train_epoch()
             if self.stop and not ended:
                 self.checkpoint()
                 raise Interrupted(self.saved_at("stopped"), self.stop)
@@ -172,8 +158,8 @@ class _Training:
         """What happened, where the run stands, and how to go on."""
         return f"{what} at step {self.at.step} of {self.total_steps}, saved; resume with: {self.run.resume_command}"
 
-    def train_epoch(self) -> None:
-        """What is left of the epoch under way; returns earlier when the run ends or somebody asks to stop."""
+    def train_epoch(self) -> bool:
+        """What is left of the epoch under way, or less where somebody asks to stop; whether the run has ended."""
         if self.images and self.at.batch == 0:
             self.plan_epoch(self.images)
         schedule, at = self.schedule, self.at
@@ -184,9 +170,18 @@ class _Training:
                 self.write_line(loss)
             self.sync_flags()
             if self.stop or at.step >= self.total_steps:
-                return
+                return at.step >= self.total_steps
             if self.late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
                 self.checkpoint()
+            if self.monitor and self.streams and at.step % max(100, self.total_steps // 20) == 0:
+                self.checkpoint()
+                self.look(last=False)
+        if ended := at.batch < self.steps_per_epoch * schedule.accumulate:
+            if at.step == 0:
+                raise TrainingStopped("the stream has not as many images as a batch")
+            images = at.step * schedule.batch_size * self.fabric.world_size
+            self.log.say(f"the stream ended after {images:,} images, at step {at.step} of {self.total_steps}")
+        return ended
 
     def batches(self, order: torch.Tensor | None) -> Iterator[list[Any]]:
         """The micro-batches of each step; where the loader fails, what was learnt is saved first."""
@@ -195,8 +190,12 @@ class _Training:
             for batch in self.loader.epoch(at.epoch, at.batch, order):
                 group.append(batch)
                 if len(group) == self.schedule.accumulate:
+                    if self.streams and self.agree(0, wait=True)[0]:
+                        return
                     yield group
                     group = []
+            if self.streams:
+                self.agree(1, wait=True)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -214,6 +213,7 @@ class _Training:
         torch.manual_seed(derive(self.seed, "step", at.step, fabric.global_rank))
         for k, batch in enumerate(batches):
             at.skipped.update(batch.skipped)
+            at.passed = batch.passed
             batch = at.plan.with_targets(batch) if at.plan else batch
             batch = self.appearance(batch, at.epoch, fabric.device)
             with fabric.no_backward_sync(self.wrapped, enabled=k + 1 < len(batches)):

@@ -56,7 +56,7 @@ def stop_signals() -> Iterator[Callable[[], int]]:
 
 
 class Agreement:
-    """Numbers of which all processes learn the largest, without waiting for each other.
+    """Numbers of which all processes learn the largest, without waiting for each other unless they are to.
 
     What a process says in one step, all know after the next: the result of a step's exchange is fetched a step later.
     """
@@ -65,10 +65,13 @@ class Agreement:
         self.group: Any = dist.new_group(backend="gloo") if world_size > 1 else None
         self.pending: tuple[Any, torch.Tensor] | None = None
 
-    def __call__(self, *mine: int) -> tuple[int, ...]:
-        """Say something in this step; hear what was said in the last."""
+    def __call__(self, *mine: int, wait: bool = False) -> tuple[int, ...]:
+        """Say something in this step; hear what was said in the last, or wait to hear it of this one."""
         if self.group is None:
             return mine
+        if wait:
+            dist.all_reduce(numbers := torch.tensor(mine), dist.ReduceOp.MAX, group=self.group)
+            return tuple(numbers.tolist())
         heard = (0,) * len(mine)
         if self.pending:
             work, numbers = self.pending

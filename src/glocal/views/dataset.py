@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from glocal import random
 from glocal.data.source import ImageSource, Unreadable
+from glocal.data.stream import Stream
 from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
@@ -40,7 +41,8 @@ class Packed:
     affine: np.ndarray  # (V, B, 2, 3) float32
     key: np.ndarray  # (B,) int64
     label: np.ndarray | None  # (B,) int64
-    skipped: tuple[tuple[int, str], ...]  # see `Batch`
+    skipped: tuple[tuple[Any, str], ...]  # see `Batch`
+    passed: tuple[int, str] | None = None  # see `Batch`
 
     def unpack(self, sizes: list[int]) -> Batch:
         """The batch, its views of these sides in pixels; nothing is copied."""
@@ -52,7 +54,7 @@ class Packed:
         ]
         index, key = torch.from_numpy(self.key % AGAIN), torch.from_numpy(self.key)
         label = None if self.label is None else torch.from_numpy(self.label)
-        return Batch(views, index, label, key=key, skipped=self.skipped)
+        return Batch(views, index, label, key=key, skipped=self.skipped, passed=self.passed)
 
     def pin_memory(self) -> Self:
         """For DataLoader: page-locked pixels copy to the GPU without waiting."""
@@ -78,7 +80,7 @@ class Samples(Dataset):
 
     def _batch(self, epoch: int, wanted: np.ndarray) -> Packed:
         images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
-        values, skipped = images * 3 * sum(size * size for size in sizes), list[tuple[int, str]]()
+        values, skipped = images * 3 * sum(size * size for size in sizes), list[tuple[Any, str]]()
         flat = torch.empty(values, dtype=torch.uint8) if self.appearance else _empty(values, torch.uint8)
         key, affine = np.empty(images, np.int64), np.empty((len(sizes), images, 2, 3), np.float32)
         batch = Packed(flat, affine, key, None, ())
@@ -94,26 +96,29 @@ class Samples(Dataset):
                 out = [view.pixels for view in finished.unpack(sizes).views]
                 self.appearance(batch.unpack(sizes), epoch, out=out)
             batch = finished
+        if isinstance(self.source, Stream):
+            batch.passed = int(wanted[-1]), self.source.passed(int(wanted[-1]))
         labels = self.source.labels
         return replace(batch, label=None if labels is None else labels[key % AGAIN], skipped=tuple(skipped))
 
     def _sample(
-        self, epoch: int, wanted: int, draws: np.ndarray, skipped: list[tuple[int, str]]
+        self, epoch: int, wanted: int, draws: np.ndarray, skipped: list[tuple[Any, str]]
     ) -> tuple[int, list[Tensor], np.ndarray]:
         """The key of the sample really used, its crops, and their maps (V, 2, 3)."""
-        key = wanted
+        key, stream = wanted, isinstance(self.source, Stream)
         for attempt in range(ATTEMPTS):
             try:
                 return key, *self._views(key % AGAIN, draws)
             except Unreadable as error:
-                skipped.append((key % AGAIN, str(error)))
-                allowed: Any = range(len(self.source)) if self.subset is None else self.subset
+                skipped.append((self.source.key(key) if stream else key % AGAIN, str(error)))
+                allowed: Any = [key + 1] if stream else range(len(self.source)) if self.subset is None else self.subset
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
                 key = int(allowed[int(draw[0] * len(allowed))])
                 draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=np.array([key]))[0]
         last, reason = skipped[-1]
+        last = self.source.key(last) if isinstance(last, int) else last
         what = f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being"
-        raise UsageError(f"{what} {self.source.key(last)} ({reason}): check that these are images and complete")
+        raise UsageError(f"{what} {last} ({reason}): check that these are images and complete")
 
     def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
         crops, sizes = self.recipe.views, [crop.size for crop in self.recipe.views]

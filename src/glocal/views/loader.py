@@ -5,10 +5,11 @@ import multiprocessing
 import sys
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from glocal import random
 from glocal.data.source import ImageSource
+from glocal.data.stream import Stream, StreamEnded
 from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
@@ -24,6 +26,21 @@ from glocal.views.dataset import AGAIN, Packed, Samples, can_share, init_worker,
 from glocal.views.recipe import Recipe, Support
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch
+
+
+class Loader(Protocol):
+    """Where batches come from, of images (`ViewLoader`) or anything else."""
+
+    steps_per_epoch: int  # batches of an epoch on this process, the same number on all; with less, training ends
+
+    def epoch(self, epoch: int, start: int = 0, order: Tensor | None = None, /) -> Iterator[Batch]:
+        """The batches of an epoch but for the first `start`: the same ones whenever they are asked for.
+
+        `order` are sample ids to serve instead of all, shuffled: what an `EpochPlan` of the method says.
+        """
+
+    def close(self) -> None:
+        """Training is over: stop the workers."""
 
 
 class ViewLoader:
@@ -45,17 +62,18 @@ class ViewLoader:
         low_priority: the workers take only what other processes leave, above all this one's waits: where training
             itself is on all cores, it is as slow as its slowest thread.
         rank, world_size: index of this process, and their number.
-        shuffle: a new order every epoch; else the source's own order.
+        shuffle: a new order every epoch; else the source's own order, as always of a stream.
         drop_last: leave out the last, smaller batch of an epoch.
         cache: where to take the pixels from instead of decoding; of the same source and recipe. Its images are shrunk
             first, so crops differ (slightly) from those without.
         appearance: of the same recipe, to be carried out by the workers too, on one thread each, so that views come out
             normalised. For training on a CPU; a GPU does it better, on the uint8 views that come out without.
         subset: (N,) ids of the images that may be served, of which every epoch is then given an order; None: all.
-        steps: batches of an epoch; None: as many as there are images for.
+        steps: batches of an epoch; None: as many as there are images for. A stream may end before.
 
     Attributes:
         notes: what a person should know.
+        streams: whether the source is a stream.
     """
 
     _stream: Iterator[Packed | Exception]
@@ -82,12 +100,14 @@ class ViewLoader:
         if world_size > 1 and not drop_last:
             raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
         total = batch_size * world_size
-        self.steps_per_epoch = steps or (len(source) // total if drop_last else -(-len(source) // total))
+        self.streams = isinstance(source, Stream)
+        self.images = images = AGAIN if self.streams else len(source)
+        self.steps_per_epoch = steps or (images // total if drop_last else -(-images // total))
         if self.steps_per_epoch == 0:
-            images = f"{source.name} has {len(source)} image{'' if len(source) == 1 else 's'}"
+            has = f"{source.name} has {images} image{'' if images == 1 else 's'}"
             per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
             why = f", fewer than one batch of {per}: choose a smaller batch size or add images"
-            raise UsageError(images + (why if len(source) else ": nothing to make a batch of"))
+            raise UsageError(has + (why if images else ": nothing to make a batch of"))
         values = 3 * batch_size * sum(crop.size**2 for crop in recipe.views)
         self.notes: list[str] = []
         # each worker has two batches ready, and makes a third
@@ -100,8 +120,8 @@ class ViewLoader:
             wanted = f"{workers}: a container would need --shm-size {(2 * raw * workers >> 30) + 1}g"
             self.notes.append(f"{fitting} loader workers, since shared memory (/dev/shm) has no room for {wanted}")
             workers = fitting
-        self.images = len(source)
-        self._positions = _Positions(len(source), self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
+        self._positions = _Positions(images, self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
+        self._positions.given = self._order = range(AGAIN) if self.streams else None
         self._sizes = [crop.size for crop in recipe.views]
         self._of_source = partial(ViewLoader, source, batch_size=batch_size, seed=seed, workers=workers)
         self._new_reader = partial(
@@ -135,11 +155,12 @@ class ViewLoader:
         again looks different each time. `UsageError` if very many images in a row cannot be read.
         """
         if order is not None or self._positions.given is not None:
-            self._positions.given = None if order is None else _keys(order.numpy())
+            self._positions.given = self._order if order is None else _keys(order.numpy())
             self._next = None  # the stream knows nothing of it
         supports = self._support.epoch(epoch, start_step) if self._support else repeat(None)
-        for step in range(start_step, self.steps_per_epoch):
-            yield replace(self._take(epoch, step).unpack(self._sizes), support=next(supports))
+        with suppress(StreamEnded):
+            for step in range(start_step, self.steps_per_epoch):
+                yield replace(self._take(epoch, step).unpack(self._sizes), support=next(supports))
 
     def plain(self, recipe: Recipe) -> "ViewLoader":
         """A loader of other views of the same images, each once, in their own order, all on this process."""
@@ -217,17 +238,17 @@ class _Positions(Sampler):
     world_size: int
     shuffle: bool
     start: tuple[int, int] = (0, 0)
-    given: np.ndarray | None = None
+    given: np.ndarray | range | None = None
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         epoch, start = self.start
         while True:
-            order = np.arange(self.images) if self.given is None else self.given
+            order: Any = np.arange(self.images) if self.given is None else self.given
             if self.given is None and self.shuffle:
                 order = random.permutation(self.images, self.seed, "order", epoch)
             for step in range(start, self.steps):
                 first = (step * self.world_size + self.rank) * self.batch_size
-                yield epoch, order[first : first + self.batch_size]
+                yield epoch, np.asarray(order[first : first + self.batch_size])
             if self.given is not None:
                 return
             epoch, start = epoch + 1, 0

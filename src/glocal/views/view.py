@@ -85,7 +85,8 @@ class Batch:
         target: (B, T) int64, what an `EpochPlan` says of these samples, or None.
         key: (B,) int64, in main memory, what random numbers are drawn by; None: the sample ids.
         extra: what else a source knows of these samples, (B, ...) each, by name.
-        skipped: (sample id, reason) of images that could not be read and were replaced in this batch.
+        skipped: (sample id, of a stream its key, and reason) of images that could not be read and were replaced.
+        passed: of a stream, the last sample id, and a digest of all up to it.
     """
 
     views: list[View]
@@ -95,7 +96,8 @@ class Batch:
     target: Tensor | None = None
     key: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
-    skipped: tuple[tuple[int, str], ...] = ()
+    skipped: tuple[tuple[Any, str], ...] = ()
+    passed: tuple[int, str] | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same batch on another device."""
