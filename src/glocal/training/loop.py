@@ -112,9 +112,7 @@ class _Training:
 
         method.to(device=fabric.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(method, optimization, schedule.lr)
-        self.at = Position()
-        if state:
-            self.at = restore(run, state, method, self.optimizer, fabric.strategy.precision)
+        self.at = restore(run, state, method, self.optimizer, fabric.strategy.precision) if state else Position()
         idle = idle_parameters(method)
         for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
             method.get_parameter(name).requires_grad_(False)
