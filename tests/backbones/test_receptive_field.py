@@ -35,11 +35,16 @@ OTHERS = [
 
 
 def transparent(backbone):
-    """The same network, positive throughout in float64: on positive pixels nothing cancels, and every ReLU passes."""
+    """The same windows, one channel wide, positive throughout in float64: nothing cancels, and every ReLU passes."""
     for module in list(backbone.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.MaxPool2d):
                 setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+            if isinstance(child, nn.Conv2d):
+                window = child.kernel_size, child.stride, child.padding, child.dilation
+                setattr(module, name, nn.Conv2d(3 if child.in_channels == 3 else 1, 1, *window, bias=False))
     for parameter in backbone.parameters():
         nn.init.constant_(parameter, 1.0 if parameter.ndim == 1 else 1 / parameter[0].numel())
     return backbone.double().eval()
@@ -55,13 +60,15 @@ def support(backbone, height, width, column):
 
 
 @pytest.mark.parametrize(("name", "size", "stride", "offset"), ROWS)
-def test_the_gradient_has_the_computed_support(name, size, stride, offset):
-    backbone = build_backbone(name)
+def test_the_gradient_has_the_computed_support(name, size, stride, offset, monkeypatch):
+    for draw in ("kaiming_normal_", "kaiming_uniform_"):  # of weights that are replaced
+        monkeypatch.setattr(nn.init, draw, lambda tensor, *_, **__: tensor)
+    backbone = transparent(build_backbone(name))
     field = receptive_field(backbone)
     assert field == ReceptiveField(size, stride, offset) == ReceptiveField(field.size, backbone.stride, backbone.offset)
     assert re.findall(r"(?:rf|bagnet)(\d+)", name) == [str(field.size)]
     column = math.ceil((size / 2 - offset) / stride) + 1  # the first whose square has pixels to its left
-    first, last = support(transparent(backbone), 40, size + 4 * stride, column)
+    first, last = support(backbone, 40, size + 4 * stride, column)
     centre = offset + stride * column
     assert (first, last + 1) == (centre - size / 2, centre + size / 2)
     assert 0 < first < last < size + 4 * stride - 1
@@ -76,10 +83,10 @@ def test_timms_networks_as_the_recurrence_has_them(name, size, stride, offset):
 
 @pytest.mark.parametrize("options", [{"stem": "cifar"}, {"output_stride": 16}, {"output_stride": 8}])
 def test_options_of_the_backbone_count(options):
-    backbone = build_backbone("resnet18", **options)
+    backbone = transparent(build_backbone("resnet18", **options))
     field = receptive_field(backbone)
     column = math.ceil(field.size / 2 / field.stride) + 1
-    first, last = support(transparent(backbone), 32, field.size + 128, column)
+    first, last = support(backbone, 32, field.size + 128, column)
     assert last - first + 1 == field.size
     assert (first + last + 1) / 2 == field.offset + field.stride * column
 

@@ -7,19 +7,37 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import glocal
 from glocal.backbones import build_backbone
 from glocal.cli import parameters
+from glocal.data import PartsWorld
 from glocal.methods import method_class, method_names, resolve_options
 from glocal.methods.registry import SHARED_OPTIONS
 from glocal.training import optimizers
 from replications.evidence import checks, code_lines
 
-DATA = "parts:n=40,size=40"  # 2 steps an epoch
 TRANSFORMERS = {"msn", "loca"}  # they drop tokens
-FEWER = {"deepcluster_v2": {"prototypes": 8}}  # than images
+PAIR = {"projector": (64, 32), "predictor": (64, 32)}
+CLUSTERS = {"hidden": 64, "bottleneck": 32}
+SMALL = {  # heads, crops and support that take less time than the backbone; fewer prototypes than images
+    "byol": PAIR,
+    "co-byol": PAIR,
+    "mocov3": PAIR,
+    "co-mocov3": PAIR,
+    "dcl": {"projector": (64, 32)},
+    "dclw": {"projector": (64, 32)},
+    "simclr": {"projector": (64, 32)},
+    "dino": {"outputs": 64, **CLUSTERS},
+    "co-dino": {"outputs": 64, **CLUSTERS},
+    "deepcluster_v2": {"prototypes": 8},
+    "loca": {"clusters": 64, "small_crops": 2, "small_size": 32, **CLUSTERS},
+    "msn": {"projector": (64, 64, 32), "small_size": 32},
+    "nnclr": {"projector": (64, 64, 32), "predictor": (64,), "queue": 64},
+    "paws": {"support_images": 3},
+}
 BATCH = 16
 LONGEST = 80
 
@@ -36,7 +54,7 @@ def settings(name: str) -> dict:
         "monitor_every": 9,
         "report": False,
         "quiet": True,
-        **FEWER.get(name, {}),
+        **SMALL.get(name, {}),
     }
 
 
@@ -44,14 +62,26 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["method"]
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    """40 labelled images, drawn once: 2 steps an epoch."""
+    out = tmp_path_factory.mktemp("images")
+    world = PartsWorld(40, 40)
+    for i in range(len(world)):
+        path = out / str(world.labels[i]) / f"{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(world.sample(i).image).save(path)
+    return str(out)
+
+
 class Power(Exception):
     """The plug is pulled."""
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, tmp_path, monkeypatch) -> None:
+def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, data, tmp_path, monkeypatch) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    glocal.pretrain(DATA, out=str(whole), **settings(name))
+    glocal.pretrain(data, out=str(whole), **settings(name))
     state = weights(whole)
     assert not any(value.isnan().any() for value in state.values())
 
@@ -67,7 +97,7 @@ def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, tmp_path, mo
 
     monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
     with pytest.raises(Power):
-        glocal.pretrain(DATA, out=str(stopped), checkpoint_steps=1, **settings(name))
+        glocal.pretrain(data, out=str(stopped), checkpoint_steps=1, **settings(name))
     monkeypatch.undo()
     glocal.pretrain(resume=str(stopped), quiet=True)
     for key, value in weights(stopped).items():
