@@ -36,6 +36,7 @@ TINY = {
     "report": False,
     "quiet": True,
     "precision": "32",
+    "threads": 1,
 }
 DATA = "parts:n=28,size=40"  # 3 steps an epoch, 12 in all
 
