@@ -32,6 +32,7 @@ def test_to_source_by_hand():
 def test_autocast_does_not_round_points():
     view = view_of([[[1.37, 0, 100.3], [0, 1.21, 33]], [[-1.37, 0, 400.3], [0, 1.21, 33]]], size=224)
     exact = view.centers(7, 7)
+    torch.testing.assert_close(exact[0, 0, 0], torch.tensor([1.37 * 16 + 100.3, 1.21 * 16 + 33]))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(view.centers(7, 7), exact)
         assert view.cell_of(exact, 7, 7).flatten(1).tolist() == [list(range(49))] * 2
