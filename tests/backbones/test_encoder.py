@@ -62,7 +62,7 @@ def test_the_files_are_self_explaining(tmp_path):
 
 
 def test_a_failed_save_leaves_the_old_encoder(tmp_path, monkeypatch):
-    backbone = trained("resnet18")
+    backbone = trained("test_resnet")
     save_encoder(backbone, tmp_path)
     old = (tmp_path / "encoder.safetensors").read_bytes()
 
@@ -78,7 +78,7 @@ def test_a_failed_save_leaves_the_old_encoder(tmp_path, monkeypatch):
 
 
 def test_loading_leaves_the_random_generator_alone(tmp_path):
-    save_encoder(trained("resnet18"), tmp_path)
+    save_encoder(trained("test_resnet"), tmp_path)
     torch.manual_seed(5)
     expected = torch.rand(())
     torch.manual_seed(5)
@@ -116,8 +116,8 @@ def test_another_image_size(tmp_path):
 
 
 def test_the_path_of_the_weights_is_enough(tmp_path):
-    save_encoder(trained("resnet18"), tmp_path)
-    assert load_encoder(tmp_path / "encoder.safetensors").name == "resnet18"
+    save_encoder(trained("test_resnet"), tmp_path)
+    assert load_encoder(tmp_path / "encoder.safetensors").name == "test_resnet"
 
 
 def test_random_encoders_by_name():
@@ -129,7 +129,7 @@ def test_random_encoders_by_name():
 
 
 def test_a_missing_run_gets_the_nearest_sibling(tmp_path):
-    save_encoder(trained("resnet18"), tmp_path / "vicregl-photos")
+    save_encoder(trained("test_resnet"), tmp_path / "vicregl-photos")
     with pytest.raises(UsageError, match=re.escape("did you mean vicregl-photos?")):
         load_encoder(tmp_path / "vicreg-photos")
     with pytest.raises(UsageError, match="no encoder at"):
@@ -145,7 +145,7 @@ def test_runs_and_folders_without_an_encoder(tmp_path):
 
 
 def test_damaged_encoders(tmp_path):
-    save_encoder(trained("resnet18"), tmp_path)
+    save_encoder(trained("test_resnet"), tmp_path)
     weights = tmp_path / "encoder.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])

@@ -19,9 +19,14 @@ def count(backbone):
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 
+@pytest.fixture(scope="module")
+def standard():
+    return build_backbone("resnet50")
+
+
 @pytest.mark.parametrize(("name", "fewer"), [("rf235_resnet50", 0), ("rf119_resnet50", 0), ("rf99_resnet50", 7680)])
-def test_parameters_are_those_of_the_standard_network(name, fewer):
-    standard, backbone = build_backbone("resnet50"), build_backbone(name)
+def test_parameters_are_those_of_the_standard_network(standard, name, fewer):
+    backbone = build_backbone(name)
     assert count(standard) - count(backbone) == fewer == 64 * 3 * (49 - 9) * (fewer > 0)
     load_weights(backbone.model, standard.model.state_dict(), origin="resnet50", minimum=0.99)
 

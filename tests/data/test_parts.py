@@ -57,11 +57,12 @@ def places(sample, world_is_upright: bool) -> list[int]:
 def test_the_class_is_the_arrangement():
     """Without nuisance all objects of a class have the same parts at the same places, and no two classes do."""
     upright = PartsWorld(48, 32, classes=12, nuisance=0)
-    found = [tuple(places(upright.sample(i), True)) for i in range(48)]
+    samples = [upright.sample(i) for i in range(48)]
+    found = [tuple(places(s, True)) for s in samples]
     for i in range(48):
         assert found[i] == found[i % 12]
         assert len(set(found[i])) == 5
-    lying = [np.rint(np.arctan2(*upright.sample(i).frames[0, ::-1, 0]) / (np.pi / 4)) % 4 for i in range(48)]
+    lying = [np.rint(np.arctan2(*s.frames[0, ::-1, 0]) / (np.pi / 4)) % 4 for s in samples]
     assert lying == [0, 1, 2, 3] * 12  # steps of 45 degrees that the body is turned
     plans = np.array(found[:12])
     for a in range(12):
@@ -78,15 +79,16 @@ def test_the_class_is_the_arrangement():
 def test_the_order_of_parts_survives_every_nuisance():
     """Going round the body one meets the parts in the order of the class, whatever the pose, up to a mirror image."""
     turned = PartsWorld(120, 32, nuisance=1)
+    samples = [turned.sample(i) for i in range(120)]
 
     def order(sample):
         ring = places(sample, False)
         ring = ring[ring.index(0) :] + ring[: ring.index(0)]
         return min(ring, [ring[0], *ring[:0:-1]])
 
-    orders = [order(turned.sample(i)) for i in range(120)]
+    orders = [order(s) for s in samples]
     assert all(orders[i] == orders[i % 8] for i in range(120))
-    handed = [np.linalg.det(turned.sample(i).frames[0, :, :2]) > 0 for i in range(120)]
+    handed = [np.linalg.det(s.frames[0, :, :2]) > 0 for s in samples]
     assert 30 < sum(handed) < 90
 
 

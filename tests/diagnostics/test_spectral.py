@@ -50,7 +50,7 @@ def train(objective, *shape, starts=3, near=0.0):
     for seed in range(starts):
         z = (near + (1.0 if isinstance(near, float) else 0.05) * normal(*shape, seed=seed)).requires_grad_()
         optimizer = torch.optim.LBFGS(
-            [z], max_iter=300, history_size=30, line_search_fn="strong_wolfe", tolerance_grad=1e-12, tolerance_change=0
+            [z], max_iter=300, history_size=30, line_search_fn="strong_wolfe", tolerance_grad=1e-10, tolerance_change=0
         )
 
         def closure(z=z, optimizer=optimizer):

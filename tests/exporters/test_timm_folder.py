@@ -12,9 +12,9 @@ from glocal.errors import UsageError
 from glocal.exporters.timm_folder import export_timm
 
 CASES = {
-    "resnet18": {"output_stride": 16},
-    "convnext_atto": {"pool": "mean"},  # the mean of the norms, where timm's own is the norm of the mean
-    "vit_tiny_patch16_224": {"pool": "mean"},  # where timm's own is the class token
+    "test_resnet": {"output_stride": 16},
+    "test_convnext": {"pool": "mean"},  # the mean of the norms, where timm's own is the norm of the mean
+    "test_vit": {"pool": "mean"},  # where timm's own is the class token
     "xcit_nano_12_p16_224": {"pool": "native"},
 }
 
@@ -77,7 +77,7 @@ def test_pooling_that_timm_cannot_say_is_noted(tmp_path):
     """mobilenetv3 widens its channels between pooling and classifier, so timm cannot stop at the mean."""
     export_timm(trained("mobilenetv3_small_050", pool="mean"), tmp_path / "out")
     assert "pooling, as in training, cannot be said to timm" in (tmp_path / "out" / "README.md").read_text()
-    export_timm(trained("resnet18"), tmp_path / "same")
+    export_timm(trained("test_resnet"), tmp_path / "same")
     assert "cannot be said" not in (tmp_path / "same" / "README.md").read_text()
 
 
@@ -99,15 +99,15 @@ def test_cifar_stem_is_refused_with_a_way_out(tmp_path):
 
 
 def test_diverged_encoder_is_named_as_such(tmp_path):
-    backbone = trained("resnet18")
+    backbone = trained("test_resnet")
     with torch.no_grad():
-        backbone.model.conv1.weight.fill_(float("nan"))
+        next(backbone.parameters()).fill_(float("nan"))
     with pytest.raises(UsageError, match="not finite"):
         export_timm(backbone, tmp_path / "out")
 
 
 def test_leaves_the_encoder_and_the_global_generator_alone(tmp_path):
-    backbone = trained("resnet18").train()
+    backbone = trained("test_resnet").train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     state = torch.get_rng_state()
     export_timm(backbone, tmp_path / "out")

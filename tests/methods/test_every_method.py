@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import glocal
@@ -65,12 +64,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     """40 labelled images, drawn once: 2 steps an epoch."""
-    out = tmp_path_factory.mktemp("images")
-    world = PartsWorld(40, 40)
-    for i in range(len(world)):
-        path = out / str(world.labels[i]) / f"{i:02d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(world.sample(i).image).save(path)
+    out = tmp_path_factory.mktemp("images") / "parts"
+    PartsWorld(40, 40).write_folder(out, test=1)
     return str(out)
 
 

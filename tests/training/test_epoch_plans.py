@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import glocal
-from glocal.data import open_source
+from glocal.data import PartsWorld, open_source
 from glocal.training import loop, optimizers
 from glocal.views import Appearance, EpochPlan, Recipe, ViewLoader, two_views
 
@@ -21,7 +21,14 @@ TINY = {
     "precision": "32",
     "workers": 0,
 }
-DATA = "parts:n=28,size=40"  # 3 steps an epoch, 12 in all
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """28 images, drawn once: 3 steps an epoch, 12 in all."""
+    out = tmp_path_factory.mktemp("images") / "parts"
+    PartsWorld(28, 40).write_folder(out, test=1)
+    return str(out)
 
 
 class Power(Exception):
@@ -29,10 +36,10 @@ class Power(Exception):
 
 
 @pytest.mark.parametrize("method", ["swav", "deepcluster", "deepcluster_v2", "deepercluster"])
-def test_resume_is_bit_exact(method, tmp_path, monkeypatch):
+def test_resume_is_bit_exact(method, data, tmp_path, monkeypatch):
     few = {"swav": "prototypes", "deepcluster_v2": "prototypes"}.get(method, "clusters")
     options = {**TINY, few: 8, "method": method}
-    whole = glocal.pretrain(DATA, out=str(tmp_path / "whole"), **options)
+    whole = glocal.pretrain(data, out=str(tmp_path / "whole"), **options)
     calls, step = 0, optimizers.warmup_cosine
 
     def pulled(*args):
@@ -44,7 +51,7 @@ def test_resume_is_bit_exact(method, tmp_path, monkeypatch):
 
     monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
     with pytest.raises(Power):
-        glocal.pretrain(DATA, out=str(tmp_path / "stopped"), checkpoint_steps=7, **options)
+        glocal.pretrain(data, out=str(tmp_path / "stopped"), checkpoint_steps=7, **options)
     monkeypatch.undo()
     glocal.pretrain(resume=str(tmp_path / "stopped"), workers=0, quiet=True)
     one, other = (

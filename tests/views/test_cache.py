@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import stat
-import subprocess
-import sys
 import tempfile
-import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,18 +92,26 @@ def test_an_epoch_can_be_entered_anywhere(photos, store):
     assert_same(whole[1:], list(loader.epoch(1, start_step=1)))
 
 
+def total(folder: Path, store: Path) -> int:
+    return sum(int(view.pixels.sum()) for batch in batches(folder, store) for view in batch.views)
+
+
+def fill(folder: Path, store: Path, ready: Any, totals: Any) -> None:
+    torch.set_num_threads(1)  # the parent's threads do not come along
+    ready.wait()
+    totals.put(total(folder, store))
+
+
 def test_two_processes_fill_one_cache(photos, store):
-    program = textwrap.dedent("""
-        import sys
-        from pathlib import Path
-        from test_cache import batches
-        print(sum(int(v.pixels.sum()) for b in batches(Path(sys.argv[1]), Path(sys.argv[2])) for v in b.views))
-    """)
-    command = [sys.executable, "-c", program, str(photos), str(store)]
-    both = [subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    sums = {int(process.communicate(timeout=300)[0]) for process in both}
-    assert [process.returncode for process in both] == [0, 0]
-    assert sums == {sum(int(v.pixels.sum()) for b in batches(photos, store / "alone") for v in b.views)}
+    ready, totals = multiprocessing.Barrier(2), multiprocessing.Queue()
+    both = [multiprocessing.Process(target=fill, args=(photos, store, ready, totals), daemon=True) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = {totals.get(timeout=100) for _ in both}
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert found == {total(photos, store / "alone")}
     assert len(list(store.glob("*-*"))) == 1
     assert not list(store.glob("*.partial"))
 
@@ -294,28 +301,27 @@ def test_pixels_that_another_user_left_there_are_not_used(photos, store, monkeyp
     assert first.folder.exists()
 
 
+def cut_off(folder: Path, store: Path, name: str, size: int, found: Any) -> None:
+    torch.set_num_threads(1)
+    early, late = (PixelCache(FolderSource(folder), RECIPE.views, store) for _ in range(2))
+    for i in range(7):
+        early.read(i)
+    os.truncate(early.folder / name, size)
+    sums = [[kept.read(i)[0].sum().item() for i in range(7)] for kept in (late, early)]
+    found.put((sums, (early.folder / name).stat().st_size))
+
+
 @pytest.mark.parametrize("name", ["pixels.bin", "filled.bin"])
 def test_a_cache_that_is_cut_off_while_it_is_read_is_decoded_again(photos, store, name):
     """In a process of its own, since a mapped file would have ended it; and nobody fills the hole with zeros."""
     expected = [PixelCache(FolderSource(photos), RECIPE.views, store).read(i)[0].sum().item() for i in range(7)]
-    program = textwrap.dedent("""
-        import os, sys
-        from pathlib import Path
-        from test_cache import RECIPE, FolderSource, PixelCache
-        source = FolderSource(sys.argv[1])
-        early, late = (PixelCache(source, RECIPE.views, Path(sys.argv[2])) for _ in range(2))
-        sums = [early.read(i)[0].sum().item() for i in range(7)]
-        os.truncate(early.folder / sys.argv[3], 5000 if "pixels" in sys.argv[3] else 30)
-        for kept in (late, early):
-            print(*(kept.read(i)[0].sum().item() for i in range(7)))
-        print((early.folder / sys.argv[3]).stat().st_size)
-    """)
-    command = [sys.executable, "-c", program, str(photos), str(store), name]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    *sums, size = done.stdout.splitlines()
-    assert [[int(x) for x in line.split()] for line in sums] == [expected, expected]
-    assert int(size) == (5000 if name == "pixels.bin" else 30)
+    size = 5000 if name == "pixels.bin" else 30
+    found = multiprocessing.Queue()
+    process = multiprocessing.Process(target=cut_off, args=(photos, store, name, size, found), daemon=True)
+    process.start()
+    process.join(timeout=100)
+    assert process.exitcode == 0
+    assert found.get(timeout=10) == ([expected, expected], size)
 
 
 def test_a_run_that_was_killed_while_it_made_a_cache_is_in_nobodys_way(photos, store):

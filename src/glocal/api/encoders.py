@@ -83,7 +83,9 @@ def evaluate(
     json: str | None = None,
     trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Measure a frozen encoder as a global and as a dense feature. The report of a run shows it, too.
+    """Measure a frozen encoder as a global and as a dense feature.
+
+    The report of a run shows it, too.
 
     Args:
         encoder: what `load` takes, or a Backbone.
