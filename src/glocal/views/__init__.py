@@ -4,7 +4,7 @@ from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache, worth_caching
 from glocal.views.loader import ViewLoader
 from glocal.views.plain_images import EpochPlan, PlainImages
-from glocal.views.recipe import Crop, Recipe, Support, multi_crop, simclr_views, two_views
+from glocal.views.recipe import Crop, Recipe, Support, blur_at, multi_crop, simclr_views, two_views
 from glocal.views.view import Batch, View, grid_centers
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Support",
     "View",
     "ViewLoader",
+    "blur_at",
     "grid_centers",
     "multi_crop",
     "simclr_views",
