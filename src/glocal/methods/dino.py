@@ -15,7 +15,7 @@ from glocal.losses.distillation import dino_loss, soft_cross_entropy, teacher_di
 from glocal.methods.encode import encode
 from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import DistillationHeads, cosine, ema_copy, update_ema
-from glocal.views import Batch, Crop, Recipe
+from glocal.views import Batch, Crop, Recipe, blur_at
 
 SMALL: dict[str, Any] = {"outputs": 1024, "hidden": 1024, "head_norm": "batch", "momentum": 0.99}
 
@@ -94,7 +94,7 @@ class DINO(nn.Module):
         self.heads = self.new_heads()
         self.teacher = ema_copy(backbone)
         self.register_buffer("temperature", torch.tensor(teacher_temperature[0]))
-        first = Crop(image_size, scale, blur=1.0)
+        first = Crop(image_size, scale, blur=1.0, sigma=blur_at(image_size))
         small = first.but(size=small_size, scale=small_scale, blur=0.5)
         self.recipe = Recipe((first, first.but(blur=0.1, solarize=0.2)) + (small,) * small_crops)
 

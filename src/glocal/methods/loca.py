@@ -16,7 +16,7 @@ from glocal.losses.loss import upcast
 from glocal.methods.encode import check_drops, encode, keep_random
 from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import cosine, ema_copy, update_ema
-from glocal.views import Batch, Crop, Recipe
+from glocal.views import Batch, Crop, Recipe, blur_at
 
 
 class LOCA(nn.Module):
@@ -84,7 +84,7 @@ class LOCA(nn.Module):
         self.teacher, self.teacher_head = ema_copy(backbone), ema_copy(self.head)
         self.query_keep, self.context, self.rounds, self.momentum = query_keep, context, rounds, momentum
         self.temperature, self.target_temperature = temperature, target_temperature
-        reference = Crop(image_size, scale, flip=0.0, blur=1.0)
+        reference = Crop(image_size, scale, flip=0.0, blur=1.0, sigma=blur_at(image_size))
         query = reference.but(flip=0.5, blur=0.1, solarize=0.2)
         small = query.but(size=small_size, scale=small_scale, blur=0.5, solarize=0.0)
         self.recipe = Recipe((reference, query) + (small,) * small_crops)

@@ -16,7 +16,7 @@ from glocal.methods.encode import check_drops, keep_random
 from glocal.methods.published import Optimization, Preset
 from glocal.methods.swav import embed_together
 from glocal.methods.teacher import ema_copy, update_ema
-from glocal.views import Batch, Crop, Recipe
+from glocal.views import Batch, Crop, Recipe, blur_at
 
 STRETCH = 1.25  # the schedules are those of a run this many times as long
 
@@ -89,7 +89,7 @@ class MSN(nn.Module):
         self.teacher, self.teacher_projector = ema_copy(backbone), ema_copy(self.projector)
         self.patch_drop, self.temperature, self.sharpening = patch_drop, temperature, sharpening
         self.rounds, self.entropy_weight, self.momentum = rounds, entropy_weight, momentum
-        large = Crop(image_size, scale, saturation=0.4, blur=0.5)
+        large = Crop(image_size, scale, saturation=0.4, blur=0.5, sigma=blur_at(image_size))
         self.recipe = Recipe((large, large) + (large.but(size=small_size, scale=small_scale),) * small_crops)
 
     @property

@@ -33,6 +33,11 @@ class Crop:
         return replace(self, **changes)
 
 
+def blur_at(size: int) -> tuple[float, float]:
+    """The papers' range of `Crop.sigma`, .1 to 2 pixels where the large crops have 224, for large crops of `size`."""
+    return 0.1 * size / 224, 2 * size / 224
+
+
 @dataclass(frozen=True)
 class Support:
     """Labelled images that come with every batch, equally many of each of some classes (PAWS).
@@ -65,7 +70,7 @@ def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
 
 def simclr_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:
     """The pair of SimCLR: twice as much colour jitter, half of the views blurred, both alike (Chen et al. 2020)."""
-    crop = Crop(size, scale=scale, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
+    crop = Crop(size, scale=scale, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, sigma=blur_at(size))
     return Recipe((crop, crop))
 
 
@@ -81,7 +86,7 @@ def multi_crop(
 
     Even views: blur always, solarize never. Odd views: blur .1, solarize .2 (Bardes et al. 2022; Grill et al. 2020).
     """
-    even = Crop(large, scale=large_scale, blur=1.0)
+    even = Crop(large, scale=large_scale, blur=1.0, sigma=blur_at(large))
     odd = even.but(blur=0.1, solarize=0.2)
     small_ones = [crop.but(size=small, scale=small_scale) for crop in (even, odd)]
     return Recipe((even, odd, *(small_ones[i % 2] for i in range(n_small))))
