@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from glocal.methods import DeepCluster
 from glocal.report import write_report
 from glocal.run import Run
 from glocal.training import Machine, TrainingStopped, online_eval, optimizers, resolve
+from processes import run
 
 TINY = {
     "method": "seer", "backbone": "test_resnet", "image_size": 32, "batch_size": 4, "projector": (16, 8),
@@ -192,7 +191,8 @@ def test_it_is_looked_at_and_reported(tmp_path, capsys, monkeypatch):
     assert "40 of 40 images embedded; the first of a stream" in capsys.readouterr().err
 
 
-def test_it_is_looked_at_while_it_trains(tmp_path):
+def test_it_is_looked_at_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "HELD", 64)
     endless = ((str(k), picture(k % 50)) for k in range(10**9))
     run = Run(glocal.pretrain(endless, out=str(tmp_path / "run"), max_steps=101, **TINY | {"batch_size": 2}))
     assert [line["step"] for line in run.metrics() if "rank_pooled" in line] == [100, 101]
@@ -260,17 +260,14 @@ def test_accumulated_micro_batches_are_of_one_step(tmp_path):
     assert (position["step"], position["batch"], position["passed"][0]) == (3, 6, 23)
 
 
-@pytest.mark.slow
 def test_two_processes_end_together_though_one_has_images_left(tmp_path):
     """Of the fourth batch, images 24 to 31, only the second process lacks some."""
     add(tmp_path / "photos", 0, 29)
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    options = [option for option in options if not option.startswith(("--batch-size", "--quiet"))]
-    command = [sys.executable, "-m", "glocal", "pretrain", f"stream:{tmp_path / 'photos'}", "--max-steps=20", *options]
-    command += ["--batch-size=4", "--devices=2", "--accelerator=cpu", "--workers=1", "--monitor-every=9"]
+    options = [option for option in options if not option.startswith("--quiet")]
+    options += ["--max-steps=20", "--accelerator=cpu", "--workers=1", f"--out={tmp_path / 'run'}"]
     time.sleep(2.1)  # until files count, in a process that knows nothing of SETTLED = 0
-    done = subprocess.run([*command, f"--out={tmp_path / 'run'}"], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    done = run("pretrain", f"stream:{tmp_path / 'photos'}", *options, ranks=2)
     assert "the stream ended after 24 images, at step 3 of 20" in done.stderr
     position = torch.load(Run(tmp_path / "run").checkpoint_file, weights_only=True)["position"]
     assert (position["step"], position["passed"][0]) == (3, 19)
