@@ -142,8 +142,15 @@ def test_two_processes_train_as_one(tmp_path: Path):
     for k in range(16):
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
-    options = [o for o in options if not o.startswith("--batch-size")]
-    options += ["--max-steps=3", "--monitor-every=9", "--optimizer=sgd", "--lr=0.05", "--accelerator=cpu"]
+    options = [o for o in options if not o.startswith(("--batch-size", "--backbone"))]
+    options += [
+        "--backbone=resnet10t",
+        "--max-steps=3",
+        "--monitor-every=9",
+        "--optimizer=sgd",
+        "--lr=0.05",
+        "--accelerator=cpu",
+    ]
     run("pretrain", folder, "--out", tmp_path / "one", *options, "--batch-size=8")
     run("pretrain", folder, "--out", tmp_path / "two", *options, "--batch-size=4", "--devices=2")
     run("pretrain", folder, "--out", tmp_path / "torchrun", *options, "--batch-size=4", ranks=2)
@@ -154,5 +161,5 @@ def test_two_processes_train_as_one(tmp_path: Path):
     for name, value in one.items():
         # roundings that a ReLU tips over grow in three steps; without joined statistics they would differ by half
         off = (two[name] - value).double().norm() / value.double().norm().clamp_min(1e-12)
-        assert off < (0.01 if value.ndim > 1 else 0.03), name
+        assert off < (0.003 if value.ndim > 1 else 0.1), name
         assert torch.equal(two[name], torchruns[name]), name
