@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ import glocal
 from glocal.backbones.weights import read_checkpoint
 from glocal.errors import UsageError
 from glocal.run import Run
+from glocal.training.stopping import TrainingStopped
+from glocal.views.loader import ViewLoader
 from processes import Command
 
 DATA = "parts:n=28,size=40"
@@ -104,6 +107,20 @@ def test_a_worker_that_dies_costs_no_step(tmp_path):
     assert "a loader worker died" in err
     assert "Traceback" not in err
     assert step_of(tmp_path / "run") >= max(line["step"] for line in Run(tmp_path / "run").metrics())
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])
+def test_nor_does_one_that_dies_while_it_hands_a_batch_over(tmp_path, monkeypatch, error):
+    whole = ViewLoader.epoch
+
+    def broken(self, *arguments):
+        yield from itertools.islice(whole(self, *arguments), 3)
+        raise error
+
+    monkeypatch.setattr(ViewLoader, "epoch", broken)
+    with pytest.raises(TrainingStopped, match="a loader worker died .* at step 3 of .* --resume"):
+        glocal.pretrain(DATA, out=str(tmp_path / "run"), workers=0, quiet=True, **OPTIONS)
+    assert step_of(tmp_path / "run") == 3
 
 
 def test_a_flipped_bit_is_seen_and_the_checkpoint_before_serves(tmp_path, capsys):

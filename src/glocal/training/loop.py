@@ -194,12 +194,12 @@ class _Training:
                     group = []
             if self.streams:
                 self.agree(1, wait=True)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError) as error:  # the last two: it died while it handed a batch over
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             if self.fabric.world_size == 1:  # the others would have to agree
                 self.checkpoint()
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or "it said nothing more").splitlines()[0]
             raise TrainingStopped(self.saved_at(f"a loader worker died ({reason})")) from error
 
     def step(self, batches: list[Any]) -> Any:
