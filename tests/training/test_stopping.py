@@ -118,7 +118,7 @@ def test_nor_does_one_that_dies_while_it_hands_a_batch_over(tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr(ViewLoader, "epoch", broken)
-    with pytest.raises(TrainingStopped, match="a loader worker died .* at step 3 of .* --resume"):
+    with pytest.raises(TrainingStopped, match=r"a loader worker died .* at step 3 of .* --resume"):
         glocal.pretrain(DATA, out=str(tmp_path / "run"), workers=0, quiet=True, **OPTIONS)
     assert step_of(tmp_path / "run") == 3
 
