@@ -12,6 +12,7 @@ from torch import Tensor
 from glocal import random
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
@@ -120,6 +121,9 @@ def linear(
     test = context.bank("test")
     truth = context.labels(test).numpy()
     standardise, probe, chosen = trained_probe(context, lrs, wds, epochs, batch_size)
-    right = probe.logits(standardise(test.pooled.to(context.device)))[:, 0].argmax(-1).cpu().numpy() == truth
+    logits = probe.logits(standardise(test.pooled.to(context.device)))[:, 0]
+    right = logits.argmax(-1).cpu().numpy() == truth
+    top = logits.topk(max(1, min(5, logits.shape[1] // 2))).indices.cpu().numpy()
+    context.each = PerImage.mean("top1", test.index, right, top)
     recalls = [right[truth == c].mean() for c in np.unique(truth)]
     return {"top1": float(right.mean()), "balanced": float(np.mean(recalls)), **chosen}

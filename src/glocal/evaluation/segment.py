@@ -18,6 +18,7 @@ from glocal import random
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
