@@ -120,11 +120,13 @@ class PretrainConfig:
         return {name: value for name, value in mine.items() if value != default.get(name)}
 
 
-_COUNTS = "epochs", "max_steps", "accumulate", "devices", "num_nodes", "monitor_every", "threads"
+_COUNTS = "epochs", "max_steps", "accumulate", "num_nodes", "monitor_every"
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_COUNTS, (1, 1e9)),
-    **dict.fromkeys(("workers", "checkpoint_steps", "seed"), (0, 1e18)),
+    **dict.fromkeys(("devices", "threads"), (1, 1024)),
+    **dict.fromkeys(("checkpoint_steps", "seed"), (0, 1e18)),
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs", "trust_coefficient", "clip"), (0, 1e30)),
+    "workers": (0, 1024),
     "image_size": (8, 8192),
     "batch_size": (2, 1e7),
     "report_images": (10, 1e9),
