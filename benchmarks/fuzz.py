@@ -88,15 +88,16 @@ LINES = {
     "evaluate": "evaluate run --data photos --tasks knn linear --limit 20 --image-size 32",
     "embed": "embed run photos --out new.npz --image-size 32",
     "export": "export run --format timm --out exported",
-    "compare": "compare vicreg simclr --data photos --budget 2ep --seeds 1 --backbone test_resnet --image-size 32 --out c",
+    "compare": "compare vicreg simclr --data photos --budget 2ep --seeds 1 --backbone test_resnet --image-size 32",
     "report": "report run",
 }
 """Commands that work, for mistakes to be made in. Of `compare`, the trainings are left out."""
-ODD = ("-1", "0", "1", "3", "1000000", "1e20", "1e-20", "nan", "inf", "", " ", "é", "\udce9", "None", "[1", "{", "a,b", "1.5")
-ODD += ("true", "photos/a/00.png", "no/such/place", "/dev/null", "/proc/self/x", "run", "é" * 3000, "vicregl:alpha=", "-")
+ODD = "-1 0 1 3 1000000 1e20 1e-20 nan inf é \udce9 None [1 { a,b 1.5 true run - vicregl:alpha="
+ODD += " photos/a/00.png no/such/place /dev/null /proc/self/x"
+ODDITIES = [*ODD.split(), "", " ", "é" * 3000]
 """Values that are nearly always wrong."""
-MORE = "--limit --image-size --tasks --split --batch-size --precision --format --which --task-options --seeds --budget".split()
-UNTRIED = {"--devices", "--num-nodes", "--config", "--pretrained", "--stem"}
+MORE = "limit image-size tasks split batch-size precision format which task-options seeds budget"
+UNTRIED = {"--devices", "--num-nodes", "--config", "--pretrained"}
 """Options of which some odd values ask, rightly, for other processes or a download."""
 
 
@@ -253,10 +254,11 @@ def do(root: Path, piece: tuple[str, str, int]) -> str:
 
 def mistaken(words: list[str], draw: random.Random) -> list[str]:
     """A command line with one to three mistakes in it."""
-    known = [f"--{name.replace('_', '-')}" for name in PretrainConfig().settings()] if words[0] == "pretrain" else MORE
+    known = PretrainConfig().settings() if words[0] == "pretrain" else MORE.split()
+    options = [option for name in known if (option := f"--{name.replace('_', '-')}") not in UNTRIED]
     for _ in range(draw.choice((1, 1, 2, 3))):
         at = draw.randrange(1, len(words))
-        word, odd = words[at], draw.choice(ODD)
+        word, odd = words[at], draw.choice(ODDITIES)
         match draw.choice(("drop", "double", "odd", "odd", "option", "option", "spelling")):
             case "drop" if len(words) > 2:
                 del words[at]
@@ -265,7 +267,7 @@ def mistaken(words: list[str], draw: random.Random) -> list[str]:
             case "odd" if not word.startswith("--"):
                 words[at] = odd
             case "option":
-                words += [draw.choice([name for name in known if name not in UNTRIED]), odd]
+                words += [draw.choice(options), odd]
             case _:
                 k = draw.randrange(len(word) + 1)
                 words[at] = word[:k] + draw.choice("xé-_= ") + word[k:]
