@@ -14,6 +14,7 @@ from glocal.data import Subset, has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.groups import by_group, harmful_share, with_groups
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import held_out, same_classes
 from glocal.progress import Progress
