@@ -112,7 +112,7 @@ def read_groups(path: str | Path, keys: Sequence[str]) -> dict[str, Groups]:
     found: dict[int, list[str]] = {}
     for name, *cells in rows:
         at = called.get(shown(name), [])
-        if len(at) > 1 or at and at[0] in found:
+        if len(at) > 1 or (at and at[0] in found):
             what = f"may be {keys[at[0]]} or {keys[at[1]]}; write more of its path" if len(at) > 1 else "is there twice"
             raise UsageError(f"{path}: {shown(name)} {what}")
         found |= {i: (cells + [""] * len(header))[: len(header) - 1] for i in at}

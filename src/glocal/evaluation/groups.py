@@ -48,11 +48,16 @@ class PerImage:
         return cls(name, np.asarray(index), parts, lambda sums: sums[..., 0] / sums[..., 1], top)
 
 
-def with_groups(source: ImageSource, table: str | Path) -> ImageSource:
-    """The collection with the groups of a table (`glocal.data.filelist.read_groups`)."""
-    grouped = Subset(source, np.arange(len(source)))
-    grouped.groups = read_groups(table, [source.key(i) for i in range(len(source))])
-    return grouped
+def with_groups(train: ImageSource, test: ImageSource, table: Path) -> tuple[ImageSource, ImageSource]:
+    """Both collections with the groups of a table (see `read_groups`), which has to name a test image."""
+    made = []
+    for source in (train, test):
+        grouped = Subset(source, np.arange(len(source)))
+        grouped.groups = read_groups(table, [source.key(i) for i in range(len(source))])
+        made.append(grouped)
+    if all((groups.of < 0).all() for groups in (made[1].groups or {}).values()):
+        raise UsageError(f"{table} names none of the {len(test):,} test images of {test.name}, such as {test.key(0)}")
+    return made[0], made[1]
 
 
 def by_group(each: PerImage, groups: Groups, *, seed: int = 0, higher_is_better: bool = True) -> dict[str, Any]:
@@ -91,16 +96,44 @@ def by_group(each: PerImage, groups: Groups, *, seed: int = 0, higher_is_better:
     }
 
 
-def harmful_share(each: PerImage, classes: Sequence[str], words: Sequence[str]) -> PerImage:
-    """Of what share of images one of the likeliest labels is in a list: its words, or the lines of the file it names."""
-    assert each.top is not None
+def scores_by_group(
+    each: PerImage, source: ImageSource, harmful: Sequence[int], *, seed: int, higher_is_better: bool
+) -> dict[str, Any]:
+    """`by_group` of each kind of groups that the test images have, and of the share of images that get a harmful label.
+
+    Args:
+        each: what a task says of each image.
+        source: the test images.
+        harmful: the classes that none of the likeliest labels of an image should be; empty for no such share.
+        seed: of the bootstrap.
+        higher_is_better: of the task's score.
+
+    Returns:
+        "groups", and "harmful" where the task says labels, by kind of group.
+    """
+    kinds = source.groups or {}
+    found: dict[str, Any] = {}
+    if kinds:
+        found["groups"] = {
+            kind: by_group(each, groups, seed=seed, higher_is_better=higher_is_better) for kind, groups in kinds.items()
+        }
+    if kinds and harmful and each.top is not None:
+        met = PerImage.mean("harmful", each.index, np.isin(each.top, harmful).any(1))
+        found["harmful"] = {
+            kind: by_group(met, groups, seed=seed, higher_is_better=False) for kind, groups in kinds.items()
+        }
+    return found
+
+
+def classes_listed(words: Sequence[str], classes: Sequence[str] | None) -> list[int]:
+    """The classes that words name, or the lines of the file that the only word names; `UsageError` for an unknown."""
     if len(words) == 1 and Path(words[0]).is_file():
         words = [line.strip() for line in Path(words[0]).read_text(encoding="utf-8").splitlines() if line.strip()]
+    known = list(classes or [])
     for word in words:
-        if word not in classes:
-            raise UsageError(f"harmful: no class is called '{word}'{did_you_mean(word, classes)}")
-    listed = np.isin(each.top, [classes.index(word) for word in words])
-    return PerImage.mean("harmful", each.index, listed.any(1))
+        if word not in known:
+            raise UsageError(f"--harmful: no class is called '{word}'{did_you_mean(word, known)}")
+    return [known.index(word) for word in words]
 
 
 def group_lines(column: str, found: dict[str, Any]) -> list[str]:

@@ -176,9 +176,7 @@ def miou_interval(counts: Tensor, seed: int, draws: int = 1000) -> list[float]:
     return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
-def _gather(
-    context: EvalContext, source: ImageSource
-) -> tuple[Tensor, list[np.ndarray], list[np.ndarray], np.ndarray]:
+def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray], list[np.ndarray], np.ndarray]:
     """Maps (N, H, W, D) and masks of the images of which both can be read, where cells look, the images' positions."""
     bank = context.extract(source, crop_pct=None, dense=True)
     assert bank.dense is not None
