@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 
 from glocal.backbones import build_backbone, load_encoder, save_encoder
+from glocal.backbones.mobilenet import Conv2dSame
 from glocal.backbones.receptive_field import receptive_field
 from glocal.errors import UsageError
+from glocal.exporters.graph import export_torch
 
 FILE = "mobilenet_v1_{}.safetensors"
 
@@ -101,3 +104,21 @@ def test_from_scratch_it_has_batch_norm_and_from_the_file_none(released, tmp_pat
             expected = backbone.eval()(x).pooled
             assert torch.equal(again.eval()(x).pooled, expected)
             assert torch.equal(loaded(x).pooled, expected)
+
+
+def test_it_pads_as_timm_does():
+    draw = np.random.default_rng(1)
+    for side in (6, 7):
+        ours, theirs = Conv2dSame(3, 4, 3, 2, 1), timm.layers.Conv2dSame(3, 4, 3, 2)
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.from_numpy(draw.normal(size=(1, 3, side, side + 1))).float()
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_it_exports_for_images_of_any_size(tmp_path):
+    torch.manual_seed(0)
+    gaps = export_torch(build_backbone("mobilenet_v1_025", image_size=64).eval(), tmp_path / "net.pt2")
+    assert set(gaps) == {"pooled", "dense"}
+    program = torch.export.load(tmp_path / "net.pt2", extra_files=(about := {"glocal.json": ""}))
+    assert json.loads(about["glocal.json"])["any_image_size"] == "true"
+    assert program.module()(torch.zeros(1, 3, 96, 160))[1].shape == (1, 256, 3, 5)

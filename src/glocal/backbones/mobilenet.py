@@ -8,11 +8,22 @@ from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, Conv2dSame
+from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
 PLAN = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 """Channels at full width and stride of each depthwise and pointwise pair."""
+
+
+class Conv2dSame(nn.Conv2d):
+    """Padded as TensorFlow does, like timm's of that name, and without arithmetic on sizes, which torch.export fears.
+
+    Of kernel 3 and stride 2: the last window is centred on the last pixel, whatever the size; the first one would be by
+    the usual padding of 1. So both images and weights are turned around, and the map is turned back.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x.flip(2, 3), self.weight.flip(2, 3), self.bias).flip(2, 3)
 
 
 class Layer(nn.Module):
@@ -20,7 +31,9 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, wide: int, kernel: int, stride: int = 1, *, dilation: int = 1, groups: int = 1):
         super().__init__()
-        self.conv = Conv2dSame(width, wide, kernel, stride, dilation=dilation, groups=groups, bias=False)
+        conv = Conv2dSame if stride > 1 else nn.Conv2d  # without a stride TensorFlow's padding is the usual one
+        padding = dilation * (kernel // 2)
+        self.conv = conv(width, wide, kernel, stride, padding, dilation=dilation, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(wide, eps=1e-3)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
