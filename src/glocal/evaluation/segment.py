@@ -133,7 +133,7 @@ def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standard
     moments = torch.zeros(2, maps.shape[-1], dtype=torch.float64)
     for batch in torch.from_numpy(rows).split(16):
         x = maps[batch].to(device).float().flatten(0, 2)
-        moments += torch.stack([x.mean(0), x.square().mean(0)]).double().cpu() * len(batch)
+        moments += torch.stack([x.mean(0), x.square().mean(0)]).cpu().double() * len(batch)
     mean, square = moments / len(rows)
     deviation = ((square - mean.square()).clamp_min(0) + 1e-5).sqrt()
     return Standardise(mean.float().to(device), deviation.float().to(device))
@@ -224,7 +224,7 @@ def segment(
         """Counts on the test images, the learning rate chosen, and what it was chosen for."""
         standardise, probes = trained(kept, settings)
         scores = iou(count_confusions(probes, standardise, train, held.tolist(), device)).nanmean(1)
-        chosen = best(scores, probes.finite())
+        chosen = best(scores, probes.finite().cpu())
         standardise, probe = trained(np.arange(len(train.masks)), [settings[chosen]])
         (counts,) = count_confusions(probe, standardise, test, range(len(test.masks)), device)
         return counts, settings[chosen][0], float(scores[chosen])
