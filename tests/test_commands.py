@@ -127,7 +127,9 @@ def test_embed_takes_every_image_of_every_folder(tmp_path, capsys):
         ("--workers 100000", "--workers 100000: at least 1 image, 0 to 1,024 processes"),
     ],
 )
-@pytest.mark.parametrize("command", ["evaluate timm:test_resnet:random --data", "embed timm:test_resnet:random --out x.npz"])
+@pytest.mark.parametrize(
+    "command", ["evaluate timm:test_resnet:random --data", "embed timm:test_resnet:random --out x.npz"]
+)
 def test_numbers_that_make_no_sense_are_refused(command, option, says):
     with pytest.raises(UsageError, match=re.escape(says)):
-        cli.run([*command.split(), "parts:n=8,size=32", *option.split()])
+        cli.run([*command.format("timm:test_resnet:random").split(), "parts:n=8,size=32", *option.split()])

@@ -153,6 +153,7 @@ def compare(
     pretrained: bool | str = False,
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
+    accelerator: str = "auto",
     workers: int | None = None,
     threads: int | None = None,
     out: str | None = None,
@@ -178,6 +179,7 @@ def compare(
         pretrained: start from released or local weights.
         stem: "cifar" for images of about 32 px.
         output_stride: of the feature map; by default fine enough for the method that needs the finest.
+        accelerator: "auto", "cpu", "cuda" or "mps", to train and to score on.
         workers: loader processes.
         threads: of each run on the CPU.
         out: the comparison's directory, by default comparisons/DATA-BUDGET.
@@ -190,6 +192,7 @@ def compare(
     """
     from glocal.comparison import Entry, compare_methods
     from glocal.comparison.compare import Protocol
+    from glocal.devices import find_device
     from glocal.evaluation import possible_tasks
 
     images = [data] if isinstance(data, str) else list(data)
@@ -200,6 +203,8 @@ def compare(
         "backbone": backbone, "image_size": image_size, "batch_size": batch_size, "pretrained": pretrained,
         "stem": stem, "output_stride": output_stride, "workers": workers, "threads": threads,
     }  # fmt: skip
+    find_device(accelerator)  # refuses what the machine lacks
+    settings |= {"accelerator": accelerator} if accelerator != "auto" else {}  # older ones do not say so
     scored: dict[str, Any] = {"evaluate_on": labelled, "tasks": tasks or possible_tasks(labelled), "limit": limit}
     protocol = Protocol(data=images, budget=budget, seeds=seeds, settings=settings, **scored)
     folder = Path(out or Path("comparisons") / f"{Path(images[0]).name}-{budget}".replace(":", "-"))

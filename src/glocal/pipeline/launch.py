@@ -14,6 +14,7 @@ import torch
 from glocal.config import PretrainConfig
 from glocal.data.inventory import inventory
 from glocal.data.source import ImageSource
+from glocal.devices import best_accelerator
 from glocal.errors import UsageError
 from glocal.fabric import DDPStrategy, Fabric, MixedPrecision
 
@@ -70,8 +71,7 @@ def precision_arguments(precision: str, accelerator: str) -> dict[str, Any]:
     """The arguments of `Fabric` for "bf16-mixed", "16-mixed" or a precision without autocast."""
     if precision not in ("bf16-mixed", "16-mixed"):
         return {"precision": precision}
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    accelerator = best_accelerator() if accelerator == "auto" else accelerator
     device = accelerator if accelerator in ("cpu", "mps") else "cuda"
     return {"plugins": Autocast(precision, device)}  # type: ignore[arg-type]
 

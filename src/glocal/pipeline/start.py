@@ -119,7 +119,7 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
         monitor = _monitor(run, source, config)
         ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         if fabric.is_global_zero:
-            conclude(run, config, method.cpu().eval(), source, ended, quiet=quiet)
+            conclude(run, config, method.eval(), source, ended, quiet=quiet)
     return run.path
 
 

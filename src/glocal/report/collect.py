@@ -10,6 +10,7 @@ from torch import nn
 from glocal.backbones import Backbone, load_encoder
 from glocal.data import code_of, has_split, open_source
 from glocal.data.source import ImageSource
+from glocal.devices import find_device
 from glocal.diagnostics import check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import baselines as start_and_pixels
@@ -53,13 +54,13 @@ class ReportData:
 
 
 def gather(
-    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, trust_code: bool
+    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, device: str, trust_code: bool
 ) -> ReportData:
     """Read the run and compute its pictures. The arguments are those of `write_report`."""
     run = read_run(run_dir)
     report = ReportData(run, encoder, diagnoses=[str(found) for found in diagnose([*run.training, *run.monitor])])
     if encoder is None and run.encoder:
-        report.encoder = load_encoder(run.path, trust_code=trust_code)
+        report.encoder = load_encoder(run.path, trust_code=trust_code).to(find_device(device))
     elif encoder is None:
         report.notes["pictures"] = "The run has no encoder yet, so nothing can be shown of its features."
     _open(report, source, trust_code)

@@ -1,7 +1,6 @@
 """What was left open is decided here: `resolve`, a pure function, and the rules it is made of."""
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import torch
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
+from glocal.devices import best_accelerator, cores
 from glocal.errors import UsageError
 from glocal.methods import Optimization, method_class, resolve_options
 from glocal.training.schedule import Schedule
@@ -285,15 +285,15 @@ def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, 
 
 def this_machine(accelerator: str) -> Machine:
     """What is known of this machine at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores, torch.get_num_threads(), _fast_precision(accelerator))
+    return Machine(cores(), torch.get_num_threads(), _fast_precision(accelerator))
 
 
 def _fast_precision(accelerator: str) -> Precision:
     """What has instructions here: bfloat16 that is emulated is two to five times slower than float32."""
-    if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
+    accelerator = best_accelerator() if accelerator == "auto" else accelerator
+    if accelerator in ("cuda", "gpu"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+    if accelerator == "mps":
         return "32-true"
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not all versions of PyTorch have them
     return "bf16-mixed" if any(getattr(torch.cpu, name, lambda: False)() for name in asked) else "32-true"
