@@ -68,7 +68,8 @@ def pretrain(
         batch_size: images per step and process.
         accumulate: micro-batches per step; batch statistics are then per micro-batch.
         seed: of everything random.
-        pretrained: start from timm's released weights (true), or from those of a run or of a local file.
+        pretrained: start from timm's released weights (true, or the name of others), or from those of a run or of a
+            local file (.safetensors, .pth).
         stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
         output_stride: of the feature map, by dilation (8, 16 or 32).
         drop_path: stochastic depth rate; by default the paper's in preset "paper", else 0.

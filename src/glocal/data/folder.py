@@ -10,6 +10,7 @@ The rules, for a folder as people keep them:
 - The images have labels when every one lies exactly one sub-folder deep and there are at least two such sub-folders:
   their names are the classes, in alphabetical order, the same in all splits. Anything else (a dump of photos in folders
   by date) is a collection without labels.
+- `groups.csv` directly below the folder says what images share (`read_groups`): a camera, a patient, a video.
 - Links are followed, each folder is looked at once. What is no regular file, or may not be read, is left out and named.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.filelist import Files
+from glocal.data.filelist import Files, read_groups
 from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, existing, is_a, mask_folder, shown, stem, visible, walk
 from glocal.data.images import Window
 from glocal.data.masks import Legend, read_legend, read_mask, with_palette
@@ -71,6 +72,11 @@ class FolderSource(Files):
                 self._masks = None
         self.has_masks = self._masks is not None
         self.mask_classes, self.ignore_index = self._legend.names, self._legend.ignore_index
+        if (table := self.root / "groups.csv").is_file():
+            try:
+                self.groups = read_groups(table, [self.key(i) for i in range(len(self))])
+            except UsageError as error:
+                notes.append(f"groups not used: {error}")
         if skipped:
             notes.append(f"skipped {_some_of(skipped, self.root)}")
         self.note = "; ".join(notes)

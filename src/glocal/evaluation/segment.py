@@ -19,6 +19,7 @@ from glocal import random
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
@@ -129,6 +130,19 @@ def iou(counts: Tensor) -> Tensor:
     return hit / (counts.sum(-2) + counts.sum(-1) - hit)
 
 
+def areas(counts: Tensor) -> np.ndarray:
+    """What of confusion counts (N, K, K) the mean IoU is made of, (N, 2·K): the right pixels, and the union."""
+    right = counts.diagonal(dim1=1, dim2=2)
+    return torch.cat([right, counts.sum(1) + counts.sum(2) - right], 1).double().numpy()
+
+
+def mean_iou(areas: np.ndarray) -> np.ndarray:
+    """Mean IoU (...) of sums of `areas` (..., 2·K)."""
+    right, union = np.split(areas, 2, axis=-1)
+    there = union > 0
+    return (right / np.where(there, union, 1)).sum(-1) / there.sum(-1).clip(1)
+
+
 def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standardise:
     """Mean and deviation of each channel over all cells of some maps (N, H, W, D)."""
     moments = torch.zeros(2, maps.shape[-1], dtype=torch.float64)
@@ -162,8 +176,8 @@ def miou_interval(counts: Tensor, seed: int, draws: int = 1000) -> list[float]:
     return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
-def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray], list[np.ndarray]]:
-    """Maps (N, H, W, D) and masks of the images of which both can be read, and where columns and rows look."""
+def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Maps (N, H, W, D) and masks of the images of which both can be read, where cells look, the images' positions."""
     bank = context.extract(source, crop_pct=None, dense=True)
     assert bank.dense is not None
     assert bank.cells is not None
@@ -178,7 +192,7 @@ def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.
         raise UsageError(f"none of the masks of {source.name} can be read ({bank.skipped[0][1]})")
     maps = bank.dense.permute(0, 2, 3, 1).contiguous()
     kept = maps if len(masks) == len(maps) else maps[list(masks)]
-    return kept, list(masks.values()), looks_of(bank.cells, context.image_size)
+    return kept, list(masks.values()), looks_of(bank.cells, context.image_size), bank.index.numpy()[list(masks)]
 
 
 @task(
@@ -207,13 +221,13 @@ def segment(
         miou, its 95% interval, and pixel_accuracy on the test images; iou per class (None: neither present nor
         predicted); the chosen lr; validation_miou; output_stride in pixels; miou_uniform.
     """
-    maps, raw, looks = _gather(context, context.train)
+    maps, raw, looks, _ = _gather(context, context.train)
     classes, device = Classes.of(context.train, raw), context.device
     train, count = Scenes(maps, [classes.table[mask] for mask in raw], looks), len(classes.names)
     kept, held = held_out(len(raw), context.seed, "segment")
     if len(held) == 0:
         raise UsageError("segment needs at least two training images, to choose its learning rate on")
-    maps, raw, _ = _gather(context, context.test)
+    maps, raw, _, index = _gather(context, context.test)
     test = Scenes(maps, [classes.table[mask] for mask in raw], looks)
     settings = [(lr, weight_decay) for lr in lrs]
 
@@ -239,6 +253,7 @@ def segment(
         return counts, settings[chosen][0], float(scores[chosen])
 
     of_images, lr, validation = measure()
+    context.each = PerImage("miou", index, areas(of_images), mean_iou)
     counts = of_images.sum(0)
     per_class = iou(counts)
     result = {

@@ -13,6 +13,7 @@ from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score, score_with_baselines
+from glocal.evaluation.groups import group_lines
 from glocal.methods import teacher_of
 from glocal.progress import shown_progress
 from glocal.report import write_report
@@ -64,9 +65,34 @@ def score_table(result: dict[str, Any]) -> str:
         for name, value in declared(task).scores(scores).items():
             others = {who: result.get(who, {}).get(task, {}).get(name) for who in BESIDE}
             beside = [f"{who} {other:.3f}" for who, other in others.items() if isinstance(other, float)]
-            rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
+            spread = f" ± {scores['sd'][name]:.3f}" if name in scores.get("sd", {}) else ""
+            rows.append(f"{task + '.' + name:<32} {value:.3f}{spread}  {'  '.join(beside)}".rstrip())
+        for found in ("groups", "harmful"):
+            rows += [line for kind, groups in scores.get(found, {}).items() for line in group_lines(kind, groups)]
     rows += [f"{task + ':':<32} not scored: {why}" for task, why in result["meta"].get("unscored", {}).items()]
     return "\n".join(rows)
+
+
+def encoder_table(results: dict[str, dict[str, Any]]) -> str:
+    """Scores of several encoders side by side, one line a number; gaps between groups are lines, too."""
+    rows: dict[str, dict[str, str]] = {}
+    for encoder, result in results.items():
+        for task, scores in result.items():
+            for name, value in declared(task).scores(scores).items() if task not in ("meta", *BESIDE) else ():
+                spread = f" ± {scores['sd'][name]:.3f}" if name in scores.get("sd", {}) else ""
+                rows.setdefault(f"{task}.{name}", {})[encoder] = f"{value:.3f}{spread}"
+            for kind, found in scores.get("groups", {}).items():
+                if "gap" in found:
+                    rows.setdefault(f"{task}.{found['score']} gap by {kind}", {})[encoder] = f"{found['gap']:.3f}"
+    lines = [
+        ["", *results],
+        *([name, *(values.get(encoder, "–") for encoder in results)] for name, values in rows.items()),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    for encoder, result in results.items():
+        text += [f"{encoder}, {task}: not scored: {why}" for task, why in result["meta"].get("unscored", {}).items()]
+    return "\n".join(text)
 
 
 def environment() -> dict[str, str]:
