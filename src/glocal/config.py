@@ -48,6 +48,7 @@ class PretrainConfig:
     threads: int | None = None
     cache: bool | None = None
     compile: bool | None = None
+    small_maps: list[int] | None = None
     # the run
     data: str | list[str] | None = None
     method: str = "vicregl"
@@ -74,6 +75,8 @@ class PretrainConfig:
                     f"small; it must be at least {least}" if value < least else f"large; it must be at most {most:g}"
                 )
                 raise UsageError(f"{_flag(name)} {value} is too {bound}")
+        if self.small_maps is not None and (len(self.small_maps) != 2 or min(self.small_maps) < 0):
+            raise UsageError(f"--small-maps {self.small_maps} are not two numbers of cells")
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
 
