@@ -27,7 +27,8 @@ def write_report(
     Args:
         run_dir: the run directory.
         encoder: the trained Backbone; loaded from the run when left out.
-        source: images to show, whatever `glocal.data.open_source` takes; those of config.yaml when left out.
+        source: images to show, whatever `glocal.data.open_source` takes, of several splits the test images; those of
+            config.yaml when left out.
         baselines: also show what the weights it started from, and raw pixels, make of the same images.
         out: the file to write; report.html in the run directory when left out.
         trust_code: import what the run's files name as module:attribute.
