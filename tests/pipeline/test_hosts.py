@@ -45,6 +45,7 @@ MINE = f'''
 import os, signal, time
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import glocal
 from glocal.pipeline import conclude, launch, share, start
@@ -72,6 +73,8 @@ def stopped() -> None:
 
 def slow() -> None:
     """What the first process does alone takes longer, once each, than training's collectives may."""
+    usual, folders = os.scandir, []
+    os.scandir = lambda path=".": (folders.append(str(path)), usual(path))[1]
     launch.DDPStrategy = partial(launch.DDPStrategy, timeout=timedelta(seconds=10))
 
     def late(where, name):
@@ -90,6 +93,7 @@ def slow() -> None:
         late(loop, "save_checkpoint")
         late(conclude, "write_report")
     glocal.pretrain("photos", out="run", max_steps=1, **OPTIONS)
+    Path("folders.txt").write_text("\\n".join(folders))
 '''
 
 
@@ -243,3 +247,6 @@ def test_a_slow_first_process_is_waited_for_and_unreadable_images_of_all_are_lis
     assert [process.exitcode for process in command.processes] == [0, 0], (command.folder / "err1").read_text()
     assert [line.partition("\t")[0] for line in Run(hosts[0] / "run").skipped()] == [broken]
     assert Run(hosts[0] / "run").report_file.exists()
+    for host in hosts:  # scores, their baselines and pictures of the report included
+        looked_into = Counter((host / "folders.txt").read_text().split("\n"))
+        assert [looked_into[f"photos/{split}/{c}"] for split in ("train", "test") for c in "ab"] == [1] * 4
