@@ -110,8 +110,8 @@ def pretrain(
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
     from glocal.config import PretrainConfig
-    from glocal.data import describe_spec, open_source
-    from glocal.pipeline import continue_run, start_run, stored_config
+    from glocal.data import describe_spec
+    from glocal.pipeline import continue_run, start_run
     from glocal.run import Run
 
     config = PretrainConfig(
@@ -125,18 +125,14 @@ def pretrain(
         report_images=report_images,
     )  # fmt: skip
     if resume is not None:
-        run = Run.open(resume)
+        run = Run(resume)
         if more := sorted(config.given().keys() - {"workers", "data"}):
             raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
-        config = stored_config(run, workers=workers, trust_code=trust_code)
-        images = config.data if data is None else data
-        if images is None:
-            raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
-        source = open_source(images)
-        return continue_run(run, config, source, quiet=quiet, accept_changed_data=accept_changed_data)
+        given: dict[str, Any] = {"workers": workers, "trust_code": trust_code, "quiet": quiet}
+        return continue_run(run, data, **given, accept_changed_data=accept_changed_data)
     if data is None or (isinstance(data, list) and not data):
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
-    return start_run(config, open_source(data), out=out, quiet=quiet)
+    return start_run(config, data, out=out, quiet=quiet)
 
 
 def compare(

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from glocal import random
-from glocal.data import Subset, has_split, open_source
+from glocal.data import Subset, has_split, listed, open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
@@ -44,6 +44,7 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
     Args:
         data: what `glocal.data.open_source` takes, or an open source.
     """
+    data = listed(data)
     if has_split(data, "train"):
         for name in ("test", "val"):
             if has_split(data, name):
