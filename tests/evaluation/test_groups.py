@@ -123,6 +123,16 @@ def test_a_table_may_leave_out_folders_that_are_clear(tmp_path):
         read_groups(table, ["a/1.jpg", "a/2.jpg", "b/2.jpg"])
 
 
+def test_groups_cost_no_pass_over_the_images(photos, cameras):
+    encoder, seen = build_backbone("test_resnet"), []
+    encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    options = {"tasks": ["knn", "linear", "lowshot", "retrieve"], "image_size": 32}
+    options["options"] = {"lowshot": {"shots": [1], "shares": []}, "retrieve": {"ks": [1]}}
+    found = evaluate_encoder(encoder, str(photos), groups=cameras, harmful=["ant"], **options)
+    assert sum(seen) == 24
+    assert all("camera" in found[name]["groups"] for name in options["tasks"])
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

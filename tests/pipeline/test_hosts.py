@@ -75,14 +75,14 @@ def slow() -> None:
     """What the first process does alone takes longer, once each, than training's collectives may."""
     usual, folders = os.scandir, []
     os.scandir = lambda path=".": (folders.append(str(path)), usual(path))[1]
-    launch.DDPStrategy = partial(launch.DDPStrategy, timeout=timedelta(seconds=10))
+    launch.DDPStrategy = partial(launch.DDPStrategy, timeout=timedelta(seconds=6))
 
     def late(where, name):
         usual = getattr(where, name)
 
         def work(*given, **named):
             setattr(where, name, usual)
-            time.sleep(12)
+            time.sleep(7)
             return usual(*given, **named)
 
         setattr(where, name, work)
@@ -193,13 +193,13 @@ def test_what_one_host_lacks_all_refuse_and_say_where(hosts):
 
 
 def in_turn(folder: Path) -> list[str]:
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2), dist.group.WORLD)
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1), dist.group.WORLD)
     rank = dist.get_rank()
-    said = [on_first(lambda: time.sleep(4) or f"of {rank}")]
+    said = [on_first(lambda: time.sleep(2) or f"of {rank}")]
 
     def work():
         if rank == 0:
-            time.sleep(4)
+            time.sleep(2)
             (folder / "made").touch()
         return str((folder / "made").exists())
 

@@ -53,6 +53,7 @@ class Listing:
     def __init__(self, root: str | Path):
         self.root, self.skipped = existing(Path(root)), dict[str, str]()
         self.parts = {split: self._list(*part) for split, part in _layouts(self.root, self.skipped).items()}
+        self.groups = table if (table := self.root / "groups.csv").is_file() else None
         self._opened: dict[str | None, FolderSource] = {}
 
     @property
@@ -116,9 +117,9 @@ class FolderSource(Files):
                 notes.append(f"masks not used: {error}")
         self.has_masks = self._masks is not None
         self.mask_classes, self.ignore_index = self._legend.names, self._legend.ignore_index
-        if (table := self.root / "groups.csv").is_file():
+        if listing.groups:
             try:
-                self.groups = read_groups(table, [self.key(i) for i in range(len(self))])
+                self.groups = read_groups(listing.groups, [self.key(i) for i in range(len(self))])
             except UsageError as error:
                 notes.append(f"groups not used: {error}")
         if skipped:
