@@ -10,7 +10,19 @@ import time
 import pytest
 import torch
 
-from benchmarks import __main__, environment, evaluation, growth, loader, losses, measure, page, pretrain, profile
+from benchmarks import (
+    __main__,
+    environment,
+    evaluation,
+    growth,
+    loader,
+    losses,
+    measure,
+    page,
+    peers,
+    pretrain,
+    profile,
+)
 from benchmarks.cases import CASES
 from benchmarks.photos import photograph, photos
 
@@ -139,10 +151,10 @@ def test_machines_are_told_apart_by_maker_family_and_model():
 
 def test_both_libraries_are_told_the_same():
     for case in CASES["full"]:
-        lightly, ours = pretrain.peers.VICReg, pretrain.method_class(case.method)
+        lightly, ours = peers.VICReg, pretrain.method_class(case.method)
         assert ours.__name__.lower() == case.method
         if case.backbone == "resnet18":
-            model = (lightly if case.method == "vicreg" else pretrain.peers.VICRegL)(case)
+            model = (lightly if case.method == "vicreg" else peers.VICRegL)(case)
             method = ours(pretrain.build_backbone("resnet18", output_stride=case.stride), image_size=96, **case.options)
             assert method.encoder(torch.zeros(2, 3, 96, 96)).grid == (case.cells, case.cells)
             count = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)
