@@ -14,6 +14,7 @@ from benchmarks.page import DOCS, measured_on, read, table
 OUTCOMES = {"read": "read", "skipped": "skipped", "refused": "refused in a line"}
 FAULTS = ("escaped", "hung", "crashed")
 GROUPS = {
+    "lines": "Command lines with one to three mistakes",
     "images": "Images, read as one of a folder, one of a list, or a mask",
     "folders": "Commands on folders of 24 images of which 10 to 80% may be damaged",
     "files": "Other files, and a command that reads or replaces them",
@@ -56,7 +57,7 @@ def fuzz(measured: dict[str, Any]) -> str:
     """Counts by group and kind, and what went wrong."""
     parts = [FUZZ.format(forms=measured["forms"], mib=measured["peak_bytes"] / 2**20)]
     for group, title in GROUPS.items():
-        counts = {kind: Counter(found) for kind, found in measured["counts"][group].items()}
+        counts = {kind: Counter(found) for kind, found in measured["counts"].get(group, {}).items()}
         counts["**all**"] = sum(counts.values(), Counter())
         rows = [
             (kind, found.total(), *(found[name] for name in (*OUTCOMES, *FAULTS))) for kind, found in counts.items()

@@ -378,6 +378,8 @@ def test_commands_of_others_take_what_their_signature_says(third_party):
         (Interrupted("resume with: x", signal.SIGTERM), 143, "glocal: resume with: x\n"),
         (UsageError("no such run"), 2, "glocal: no such run\n"),
         (KeyboardInterrupt(), 130, "glocal: interrupted\n"),
+        (OSError(36, "File name too long", "ab"), 1, "glocal: [Errno 36] File name too long: 'ab'\n"),
+        (UsageError("é" * 3000), 2, f"glocal: {'é' * 600} … {'é' * 200}\n"),
     ],
 )
 def test_what_ends_a_command_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, says):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from benchmarks import (
     peers,
     pretrain,
     profile,
+    quality,
 )
 from benchmarks.cases import CASES
 from benchmarks.photos import photograph, photos
@@ -217,6 +219,25 @@ def test_missing_peers_are_installed_in_an_environment_of_their_own(monkeypatch,
     assert commands[0][1:3] == ["-m", "venv"]
     assert "lightly==0.0.1" in commands[1]
     assert commands[2][:3] == [str(tmp_path / "venv" / "bin" / "python"), "-m", "benchmarks"]
+
+
+def test_time_to_quality_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
+    runs, kept = [], []
+
+    def isolated(function, library, recipe, folder, seed, steps, every):
+        runs.append((library, recipe, seed))
+        return [{"step": steps, "seconds": 1.0 * len(runs), "top1": 0.9}]
+
+    monkeypatch.setattr(quality, "isolated", isolated)
+    whole = quality.measure("full", tmp_path, keep=lambda so_far: kept.append(copy.deepcopy(so_far)))
+    first = [*runs]
+    runs.clear()
+    again = quality.measure("full", tmp_path, before=kept[7])
+    assert runs == first[8:]
+    assert {arm: len(curves) for arm, curves in again["curves"].items()} == dict.fromkeys(whole["curves"], 3)
+    runs.clear()
+    quality.measure("full", tmp_path, before=kept[7] | {"batch": 1})  # another protocol
+    assert runs == first
 
 
 def test_time_to_quality_is_where_a_curve_crosses_the_mark(results, tmp_path):

@@ -209,6 +209,8 @@ def export(
 
 
 def _opened(encoder: str | Backbone, which: Which, image_size: int | None, trust_code: bool) -> Backbone:
+    if image_size is not None and not 1 <= image_size <= 8192:
+        raise UsageError(f"--image-size {image_size}: images have 1 to 8,192 pixels a side")
     if isinstance(encoder, str):
         return load(encoder, which=which, image_size=image_size, trust_code=trust_code)
     return encoder

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.extract import FeatureBank, device_of, extract
+from glocal.evaluation.extract import FeatureBank, check_loading, device_of, extract
 from glocal.progress import Progress
 
 T = TypeVar("T")
@@ -41,6 +41,9 @@ class EvalContext:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     _banks: dict[str, FeatureBank] = field(default_factory=dict, repr=False)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        check_loading(self.batch_size, self.workers)
 
     def extract(self, source: ImageSource, **options) -> FeatureBank:
         """Features of a collection with this context's settings; `options` as in `glocal.evaluation.extract`."""

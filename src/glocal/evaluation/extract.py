@@ -125,10 +125,17 @@ def normalise(encoder: nn.Module, pixels: Tensor) -> Tensor:
     return ((pixels.float() / 255 - mean.flatten()) / std.flatten()).permute(0, 3, 1, 2)
 
 
+def check_loading(batch_size: int, workers: int) -> None:
+    """Refuse, by a `UsageError`, numbers with which nothing can be loaded."""
+    if batch_size < 1 or not 0 <= workers <= 1024:
+        raise UsageError(f"--batch-size {batch_size}, --workers {workers}: at least 1 image, 0 to 1,024 processes")
+
+
 def load(
     source: ImageSource, *, image_size: int, batch_size: int, workers: int, crop_pct: float | None = CROP_PCT
 ) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
     """Batches of (index (B,), pixels (B, h, w, 3) uint8 or None, (position, reason) of the unreadable), in order."""
+    check_loading(batch_size, workers)
     images = _Images(source, image_size, crop_pct)
     generator = torch.Generator()  # a DataLoader without its own draws from the global one
     return iter(DataLoader(images, batch_size, num_workers=workers, collate_fn=_collate, generator=generator))

@@ -50,7 +50,10 @@ def continue_run(
 
 def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = False) -> PretrainConfig:
     """The configuration under which a run was begun; what it says nothing of was then not an option."""
-    config = PretrainConfig.from_dict({**ABSENT, **run.config()}, origin=str(run.config_file))
+    stored = run.config()
+    # what these were when they were constants
+    before = {"small_maps": [49, 9] if "bf16" in str(stored.get("precision")) else [9, 9]}
+    config = PretrainConfig.from_dict({**ABSENT, **before, **stored}, origin=str(run.config_file))
     code = code_in(config.settings())
     refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, code))
     known = method_options(method_class(config.method))

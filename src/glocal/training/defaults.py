@@ -39,7 +39,7 @@ class Machine:
         stride: of the backbone as it is built by default, pixels; None: not measured.
         finer_refused: why it cannot be built with a finer stride; "" where it can.
         published: the method's own optimisation of this backbone; None: not built yet.
-        cache, compile: (whether it pays, why); None: not measured.
+        cache, compile, small_maps: (what pays, why); None: not measured.
     """
 
     cores: int
@@ -51,6 +51,7 @@ class Machine:
     published: Optimization | None = None
     cache: tuple[bool, str] | None = None
     compile: tuple[bool, str] | None = None
+    small_maps: tuple[list[int], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
         _decide_stride(decisions, machine, cls.least_cells)
     if decisions.config.epochs <= 2:
         decisions.fill("cache", False)
-    for name in ("cache", "compile"):
+    for name in ("cache", "compile", "small_maps"):
         if (measured := getattr(machine, name)) is not None:
             decisions.fill(name, *measured)
     if machine.published is None:
