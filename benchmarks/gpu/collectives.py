@@ -19,6 +19,7 @@ from glocal.heads import batch_norm, sync_batch_norms
 from glocal.losses import covariance, vicreg_loss
 
 SHAPES = {"(N, C)": (64, 48), "NCHW": (16, 32, 9, 9), "channels_last": (16, 32, 9, 9)}
+NCCL = {"backend": "nccl", "device_id": torch.device("cuda", 0)}
 LIMITS = {torch.float32: 2e-5, torch.bfloat16: 1e-2}
 
 
@@ -27,7 +28,8 @@ def measure(notes: Notes) -> None:
     if not notes.cuda:
         notes.skip("NCCL", "needs CUDA; the group below is gloo's")
     where = (notes.folder / "store").resolve()
-    dist.init_process_group("nccl" if notes.cuda else "gloo", init_method=f"file://{where}", rank=0, world_size=1)
+    place = {"init_method": f"file://{where}", "rank": 0, "world_size": 1}
+    dist.init_process_group(**place, **(NCCL if notes.cuda else {"backend": "gloo"}))
     with exact_float32():
         for (name, shape), dtype in itertools.product(SHAPES.items(), LIMITS):
             with notes.check(f"joined BatchNorm, {str(dtype)[6:]}, {name}") as found:

@@ -46,7 +46,7 @@ def test_a_step_that_fails_or_hangs_stops_no_other(tmp_path, monkeypatch, capfd)
         if name == "kind":
             with notes.check("after all that"):
                 return ""
-        return gpu.in_process(name, Notes(files[name], notes.device, notes.folder), seconds)
+        return gpu.in_process(name, Notes(files[name], notes.device, notes.folder), min(seconds, gpu.STEPS[name]))
 
     found = gpu.measure([*gpu.STEPS], tmp_path, run)
     ends = {name: step["ended"] for name, step in found["steps"].items()}
