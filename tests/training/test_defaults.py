@@ -271,6 +271,9 @@ def test_gpus_that_emulate_bf16_train_in_half_precision(monkeypatch, instruction
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or instructions
     )
     assert this_machine("auto").precision == this_machine("cuda").precision == precision
+    assert this_machine("auto").cuda
+    assert this_machine("cuda").cuda
+    assert not this_machine("cpu").cuda
 
 
 def test_wheels_without_a_question_about_instructions_are_not_asked_it(monkeypatch) -> None:

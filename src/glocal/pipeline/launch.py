@@ -55,6 +55,7 @@ def launch(config: PretrainConfig, machine: Machine) -> Fabric:
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
+    torch.backends.cudnn.benchmark = fabric.device.type == "cuda"  # crops have few sizes: try its algorithms on each
     return fabric
 
 
