@@ -15,7 +15,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
 gpu:
-	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
+	PYTHONPATH=src $(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 test: lint types imports unit
 
