@@ -43,7 +43,8 @@ def run(name: str, folder: Path | None, out: Path) -> Path:
     about = machine()  # before: the load that was there without us
     module = importlib.import_module(f"benchmarks.{name}")
     path, started = out / machine_name(about) / f"{name}.json", time.monotonic()
-    partial = path.with_suffix(".partial")  # of a run that is cut off, what it has measured
+    partial = path.with_suffix(".partial")  # of a run that is cut off, what it has measured: some go on from there
+    before = json.loads(partial.read_text())["measured"] if partial.exists() else {}
 
     def keep(measured: dict[str, Any]) -> None:
         if "folder" in options:
@@ -52,7 +53,7 @@ def run(name: str, folder: Path | None, out: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(kept, indent=1) + "\n")
 
-    given = {"folder": folder, "keep": keep}  # to those that look at photographs, and that take long
+    given = {"folder": folder, "keep": keep, "before": before}  # to those that look at photographs, and that take long
     options = {key: given[key] for key in inspect.signature(module.measure).parameters.keys() & given.keys()}
     keep(module.measure("full", **options))
     return partial.rename(path)

@@ -54,9 +54,11 @@ def machine() -> dict[str, Any]:
     """Hardware, versions, threads and what else the machine was doing."""
     import torch
 
+    from glocal.pipeline.prepare import processor
+
     cuda = torch.cuda.is_available()
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "instructions": _instructions(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
@@ -65,17 +67,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in (*LIBRARIES, *PEERS)},
     }
-
-
-def _cpu_model() -> str:
-    """The model's name; families that hide it in virtual machines are told by their numbers."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    numbers = f"family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}"
-    return f"{facts.get('model name', platform.machine())} ({numbers})"
 
 
 def machine_name(about: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +31,7 @@ from PIL import Image
 from benchmarks.damage import ANY, IMAGE, TEXT, forms
 from benchmarks.measure import Size
 from glocal import cli
+from glocal.config import PretrainConfig
 from glocal.data import open_source
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
@@ -79,22 +81,50 @@ FILES: dict[str, tuple[str, ...]] = {
 }
 """Files that are damaged, and the commands of which each reads or replaces them."""
 
+LINES = {
+    "pretrain": f"pretrain photos --out new --epochs 1 --workers 0 --report false {TRAIN}",
+    "pretrain, more options": f"pretrain photos --out new --epochs 2 --lr 0.1 --precision 32 --seed 1 {TRAIN}",
+    "pretrain --resume": "pretrain --resume begun",
+    "evaluate": "evaluate run --data photos --tasks knn linear --limit 20 --image-size 32",
+    "embed": "embed run photos --out new.npz --image-size 32",
+    "export": "export run --format timm --out exported",
+    "compare": "compare vicreg simclr --data photos --budget 2ep --seeds 1 --backbone test_resnet --image-size 32",
+    "report": "report run",
+}
+"""Commands that work, for mistakes to be made in. Of `compare`, the trainings are left out."""
+ODD = "-1 0 1 3 1000000 1e20 1e-20 nan inf é \udce9 None [1 { a,b 1.5 true run - vicregl:alpha="
+ODD += " photos/a/00.png no/such/place /dev/null /proc/self/x"
+ODDITIES = [*ODD.split(), "", " ", "é" * 3000]
+"""Values that are nearly always wrong."""
+MORE = "limit image-size tasks split batch-size precision format which task-options seeds budget"
+UNTRIED = {"--devices", "--num-nodes", "--config", "--pretrained"}
+"""Options of which some odd values ask, rightly, for other processes or a download."""
+
 
 def measure(size: Size, keep: Callable[[dict[str, Any]], None] = lambda measured: None) -> dict[str, Any]:
     """Do all the work; counts by group and kind, and what went wrong."""
-    each = {"images": 2400, "folders": 12, "files": 25} if size == "full" else {"images": 3, "folders": 1, "files": 1}
-    kinds: dict[str, Any] = {"images": IMAGE, "folders": FOLDERS, "files": FILES}
+    each = {"lines": 50, "images": 2400, "folders": 12, "files": 25}
+    if size != "full":
+        each = {"lines": 2, "images": 3, "folders": 1, "files": 1}
+    kinds: dict[str, Any] = {"lines": LINES, "images": IMAGE, "folders": FOLDERS, "files": FILES}
     pieces = [(group, kind, k) for group, times in each.items() for kind in kinds[group] for k in range(times)]
     counts: dict[str, dict[str, Counter[str]]] = {group: {kind: Counter() for kind in kinds[group]} for group in each}
     measured: dict[str, Any] = {"forms": len(forms()), "counts": counts, "faults": [], "peak_bytes": 0}
     for name in BEFOREHAND:
         importlib.import_module(name)
+    from glocal.comparison import compare
     from glocal.training.loop import _Training
 
     threads, here, root = torch.get_num_threads(), os.getcwd(), Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
     try:
-        with mock.patch.dict(os.environ), mock.patch.object(_Training, "step", at_most(3, _Training.step)):
+        with ExitStack() as patched:
+            for change in (
+                mock.patch.dict(os.environ),
+                mock.patch.object(_Training, "step", at_most(3, _Training.step)),
+                mock.patch.object(compare, "train", side_effect=Enough),
+            ):
+                patched.enter_context(change)
             prepare(root)
             for (group, kind, k), outcome, said, grown in in_children(pieces, partial(do, root), PATIENCE):
                 counts[group][kind][outcome] += 1
@@ -208,6 +238,9 @@ def do(root: Path, piece: tuple[str, str, int]) -> str:
         return read_image(root / "work", IMAGE[kind], draw)
     shutil.copytree(root / "whole", root / "work")  # in the same place, and as old: the cache knows it
     os.chdir(root / "work")
+    if group == "lines":
+        cli.main(mistaken(LINES[kind].split(" "), draw))
+        return "read"
     if group == "folders":
         return use_folder(kind, draw)
     for file in sorted(Path().glob(kind)):
@@ -217,6 +250,28 @@ def do(root: Path, piece: tuple[str, str, int]) -> str:
         os.utime(file, ns=times)
     cli.main(draw.choice(FILES[kind]).split(" "))
     return "read"
+
+
+def mistaken(words: list[str], draw: random.Random) -> list[str]:
+    """A command line with one to three mistakes in it."""
+    known = PretrainConfig().settings() if words[0] == "pretrain" else MORE.split()
+    options = [option for name in known if (option := f"--{name.replace('_', '-')}") not in UNTRIED]
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        at = draw.randrange(1, len(words))
+        word, odd = words[at], draw.choice(ODDITIES)
+        match draw.choice(("drop", "double", "odd", "odd", "option", "option", "spelling")):
+            case "drop" if len(words) > 2:
+                del words[at]
+            case "double":
+                words.insert(at, word)
+            case "odd" if not word.startswith("--"):
+                words[at] = odd
+            case "option":
+                words += [draw.choice(options), odd]
+            case _:
+                k = draw.randrange(len(word) + 1)
+                words[at] = word[:k] + draw.choice("xé-_= ") + word[k:]
+    return words
 
 
 def read_image(folder: Path, damage: Callable[[random.Random, bytes], bytes], draw: random.Random) -> str:

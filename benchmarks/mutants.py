@@ -29,7 +29,7 @@ import pytest
 ROOT, RESULTS = Path(__file__).parents[1], Path(__file__).parent / "results" / "mutants.json"
 FILES = ("losses/*.py", "views/*.py", "evaluation/*.py", "training/defaults.py")
 TABLES = ("severities.py",)  # published numbers: a test could only repeat them
-DEPENDENTS = 3  # test files beside the one that mirrors
+DEPENDENTS = 3  # test files beside the one that mirrors; all of them with --go-on
 SECONDS = 300  # of the processor, after which a mutant counts as killed
 PRELOADED = ("torch", "torchvision", "timm", "sklearn.linear_model", "lightly.loss", "hypothesis")
 PYTEST = "-x -q -rfE --assert=plain -p pytest_timeout --timeout=400 -p no:cacheprovider"
@@ -90,14 +90,16 @@ def mutant(path: Path, number: int) -> tuple[dict[str, Any], str]:
     return {"line": line, "before": before, "after": after}, ast.unparse(ast.fix_missing_locations(tree))
 
 
-def relevant_tests(path: Path, root: Path) -> list[str]:
-    """The file that mirrors `path`, and those that name most of what it defines."""
+def relevant_tests(path: Path, root: Path, dependents: int) -> list[str]:
+    """The file that mirrors `path`, and those that name most of what it defines; that of several processes, last."""
     mirror, room = root / "tests" / path.parent.name / f"test_{path.stem}.py", f"glocal.{path.parent.name}"
     names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     word = re.compile(rf"\b({'|'.join([*names, f'{room}.{path.stem}'])})\b")
     texts = {file: file.read_text() for file in sorted(root.glob("tests/**/test_*.py")) if file != mirror}
     counts = {file: len(word.findall(text)) for file, text in texts.items() if room in text}
-    others = sorted((file for file in counts if counts[file]), key=lambda file: -counts[file])[:DEPENDENTS]
+    others = sorted((file for file in counts if counts[file]), key=lambda file: -counts[file])[:dependents]
+    if "distributed" in path.read_text():
+        others.append(root / "tests" / "test_distributed.py")
     return [str(file.relative_to(root)) for file in [mirror] * mirror.exists() + others or [mirror.parent]]
 
 
@@ -147,7 +149,8 @@ def main() -> None:
         for (file, k), entry in zip(sample, entries, strict=True):
             if entry["killed_by"] or used > 3600 * arguments.hours:
                 continue
-            tests, spare = relevant_tests(file, root), shutil.copy2(file, f"{file}.kept")
+            tests = relevant_tests(file, root, 99 if arguments.go_on else DEPENDENTS)
+            spare = shutil.copy2(file, f"{file}.kept")
             file.write_text(mutant(file, k)[1])
             by, seconds = run(tests, root)
             os.replace(spare, file)  # as old as it was when it was compiled

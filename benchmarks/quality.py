@@ -12,8 +12,9 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -162,9 +163,14 @@ def alone(library: str, recipe: str, data: Path, seed: int, steps: int, every: i
 
 
 def measure(
-    size: Size, folder: Path | None = None, keep: Callable[[dict[str, Any]], Any] = lambda so_far: None
+    size: Size,
+    folder: Path | None = None,
+    keep: Callable[[dict[str, Any]], Any] = lambda so_far: None,
+    before: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Both libraries' best recipes on three seeds; on the uncounted seed all recipes, to choose by.
+
+    Goes on from what was kept `before`, if that was of the same protocol.
 
     Raises:
         SystemExit: without the folder of CIFAR-10, `train/` and `test/`.
@@ -174,10 +180,14 @@ def measure(
     full = size == "full"
     steps, every = (1600, 200) if full else (4, 2)
     found: dict[str, Any] = {"mark": MARK, "batch": BATCH, "steps": steps, "best": BEST, "pilot": {}, "curves": {}}
+    kept = {part: {arm: [*curves] for arm, curves in before.get(part, {}).items()} for part in ("pilot", "curves")}
+    if any(before.get(name) != found[name] for name in ("batch", "steps")):
+        kept = {}
     chosen = [("pilot", library, recipe, 100) for library, all_ in TRIED.items() for recipe in (all_ if full else [])]
     chosen += [("curves", *pair, seed) for seed in range(3 if full else 1) for pair in BEST.items()]
     for part, library, recipe, seed in chosen:
-        curve = isolated(alone, library, recipe, folder, seed, steps, every)
+        done = kept.get(part, {}).get(f"{library} {recipe}")
+        curve = done.pop(0) if done else isolated(alone, library, recipe, folder, seed, steps, every)
         found[part].setdefault(f"{library} {recipe}", []).append(curve)
         print(f"  {part} {library} {recipe}, seed {seed}: {curve[-1]}", flush=True)
         keep(found)

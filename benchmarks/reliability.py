@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import RESULTS, run
-from benchmarks.page import DOCS, measured_on, read, table
+from benchmarks.page import DOCS, measured_on, table
 
 OUTCOMES = {"read": "read", "skipped": "skipped", "refused": "refused in a line"}
 FAULTS = ("escaped", "hung", "crashed")
 GROUPS = {
+    "lines": "Command lines with one to three mistakes",
     "images": "Images, read as one of a folder, one of a list, or a mask",
     "folders": "Commands on folders of 24 images of which 10 to 80% may be damaged",
     "files": "Other files, and a command that reads or replaces them",
@@ -41,10 +42,10 @@ end and compared. Steps lost and finished are the most of any stroke."""
 
 
 def write_page(results: Path = RESULTS, docs: Path = DOCS) -> Path:
-    """Write docs/reliability.md of what has been measured, on a GPU too where there is such a result."""
+    """Write docs/reliability.md of what has been measured, machine by machine."""
     parts = [HEAD]
     for name, section in (("fuzz", fuzz), ("kills", kills)):
-        found = [kept for suffix in ("", "-gpu") if (kept := read(results / f"{name}{suffix}.json"))]
+        found = [json.loads(file.read_text()) for file in sorted(results.glob(f"*/{name}.json"))]
         parts += [f"{section(kept['measured'])}\n\n{measured_on(kept)}" for kept in found]
         parts += [] if found else [f"Not measured yet: `python -m benchmarks.reliability {name}`."]
     page = docs / "reliability.md"
@@ -56,7 +57,7 @@ def fuzz(measured: dict[str, Any]) -> str:
     """Counts by group and kind, and what went wrong."""
     parts = [FUZZ.format(forms=measured["forms"], mib=measured["peak_bytes"] / 2**20)]
     for group, title in GROUPS.items():
-        counts = {kind: Counter(found) for kind, found in measured["counts"][group].items()}
+        counts = {kind: Counter(found) for kind, found in measured["counts"].get(group, {}).items()}
         counts["**all**"] = sum(counts.values(), Counter())
         rows = [
             (kind, found.total(), *(found[name] for name in (*OUTCOMES, *FAULTS))) for kind, found in counts.items()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-_UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+_UNPACK = _SHARED / "data" / "unpack.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,6 +52,17 @@ def real_data(tmp_path_factory):
         if not folder.is_dir():
             pytest.skip(f"needs the data set {name!r}: set GLOCAL_DATA to a folder that has it")
         return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def released():
+    """A function from a file's name to released weights in ../shared/weights, or in the folder GLOCAL_WEIGHTS."""
+    folder = Path(os.environ.get("GLOCAL_WEIGHTS") or _SHARED / "weights")
+
+    def find(name: str) -> Path:
+        return folder / name if (folder / name).is_file() else pytest.skip(f"needs the weights {name}: GLOCAL_WEIGHTS")
 
     return find
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
 import resource
 import signal
@@ -131,7 +132,7 @@ MISTAKES = [
     ("evaluate", "for example: glocal evaluate"),
     ("evaluate timm:resnet18:random --data {}/few --task-options {{knn", "--task-options"),
     ("evaluate timm:resnet18:random --data {}/few --task-options knn", "--task-options"),
-    ("evaluate timm:resnet18:random {}/few {}/few", "few"),
+    ("evaluate timm:resnet18:random {}/few", "--data"),
     ("compare vicreg", "--data"),
     ("embed timm:resnet18:random {}/few --out {}/features.txt", "parquet"),
     ("embed timm:resnet18:random {}/few", "--out"),
@@ -205,17 +206,18 @@ LINES = [
     ("pretrain --outputs=64 --method=dino d", {"data": "d", "method": "dino", "outputs": 64}),
     ("pretrain --resume run --workers 2", {"resume": "run", "workers": 2}),
     ("evaluate RUN --data D --tasks knn linear", {"encoder": "RUN", "data": "D", "tasks": ["knn", "linear"]}),
-    ("evaluate RUN D --tasks knn --limit 9", {"encoder": "RUN", "data": "D", "tasks": ["knn"], "limit": 9}),
+    ("evaluate A B C --data D", {"encoder": ["A", "B", "C"], "data": "D"}),
+    ("evaluate RUN --data D --tasks knn --limit 9", {"encoder": "RUN", "data": "D", "tasks": ["knn"], "limit": 9}),
     (
         "evaluate RUN --tasks knn linear --tasks segment --data D",
         {"encoder": "RUN", "data": "D", "tasks": ["knn", "linear", "segment"]},
     ),
     (
-        ["evaluate", "RUN", "D", "--task-options", '{"knn": {"k": 20, "on": true}}'],
+        ["evaluate", "RUN", "--data", "D", "--task-options", '{"knn": {"k": 20, "on": true}}'],
         {"encoder": "RUN", "data": "D", "task_options": {"knn": {"k": 20, "on": True}}},
     ),
     (
-        ["evaluate", "RUN", "D", "--task-options={knn: {temperature: .07}}"],
+        ["evaluate", "RUN", "--data", "D", "--task-options={knn: {temperature: .07}}"],
         {"encoder": "RUN", "data": "D", "task_options": {"knn": {"temperature": 0.07}}},
     ),
     (
@@ -378,6 +380,8 @@ def test_commands_of_others_take_what_their_signature_says(third_party):
         (Interrupted("resume with: x", signal.SIGTERM), 143, "glocal: resume with: x\n"),
         (UsageError("no such run"), 2, "glocal: no such run\n"),
         (KeyboardInterrupt(), 130, "glocal: interrupted\n"),
+        (OSError(36, "File name too long", "ab"), 1, "glocal: [Errno 36] File name too long: 'ab'\n"),
+        (UsageError("é" * 3000), 2, f"glocal: {'é' * 600} … {'é' * 200}\n"),
     ],
 )
 def test_what_ends_a_command_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, says):
@@ -409,3 +413,19 @@ def test_listings(capsys):
 
 def test_the_package_shows_what_it_has():
     assert {"pretrain", "load", "load_method", "evaluate", "embed", "export", "compare"} <= set(dir(glocal))
+
+
+def test_several_encoders_stand_in_one_table(photos, tmp_path, capsys):
+    encoders = ["timm:test_resnet:random", "timm:test_vit:random"]
+    options = ["--data", str(photos), "--tasks", "lowshot", "copies", "--image-size", "32"]
+    few = ["--task-options", "{lowshot: {shots: [1], shares: [.5], draws: 2}, copies: {images: 4}}"]
+    main(["evaluate", *encoders, *options, *few, "--json", str(tmp_path / "scores.json")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == encoders
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert list(found) == encoders
+    assert {"lowshot.logistic_1", "lowshot.knn_50%", "copies.micro_ap", "copies.recall_jpeg"} <= rows.keys()
+    assert rows["copies.micro_ap"] == [f"{found[each]['copies']['micro_ap']:.3f}" for each in encoders]
+    of = found[encoders[1]]["lowshot"]
+    assert rows["lowshot.knn_1"][3:] == [f"{of['knn_1']:.3f}", "±", f"{of['sd']['knn_1']:.3f}"]

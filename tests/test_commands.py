@@ -1,7 +1,8 @@
-"""`glocal cache`: what is kept, of which folder, for which crops, and how to be rid of it."""
+"""`glocal cache`, and what several commands promise."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 import glocal
+from glocal import cli
 from glocal.commands import COMMANDS, cache
 from glocal.data import ConcatSource, FolderSource
+from glocal.errors import UsageError
 from glocal.views import Crop, PixelCache
 
 
@@ -113,3 +116,20 @@ def test_embed_takes_every_image_of_every_folder(tmp_path, capsys):
     assert "4 of 4 images embedded" in capsys.readouterr().err
     assert glocal.embed(encoder, photos, split="test").paths == ["test/a/3.png", "test/b/4.png"]
     assert len(glocal.embed(encoder, [photos, f"{photos}/train"]).paths) == 6
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--image-size -1", "--image-size -1: images have"),
+        ("--image-size 0", "--image-size 0: images have"),
+        ("--batch-size -1", "--batch-size -1, --workers 0: at least 1 image"),
+        ("--workers 100000", "--workers 100000: at least 1 image, 0 to 1,024 processes"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["evaluate timm:test_resnet:random --data", "embed timm:test_resnet:random --out x.npz"]
+)
+def test_numbers_that_make_no_sense_are_refused(command, option, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        cli.run([*command.format("timm:test_resnet:random").split(), "parts:n=8,size=32", *option.split()])

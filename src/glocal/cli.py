@@ -23,11 +23,13 @@ def main(argv: list[str] | None = None) -> None:
             print("glocal: interrupted", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            if type(error).__name__ not in ("UsageError", "TrainingStopped", "Interrupted"):  # importing it is slow
+            system = isinstance(error, OSError)  # a full disk, a name too long; to import the others is slow
+            if not system and type(error).__name__ not in ("UsageError", "TrainingStopped", "Interrupted"):
                 raise
+            line = " ".join(str(error).split())
             if os.environ.get("LOCAL_RANK", "0") == "0":  # several processes end for one reason
-                print(f"glocal: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(getattr(error, "code", 2))
+                print("glocal:", line if len(line) < 1000 else f"{line[:600]} … {line[-200:]}", file=sys.stderr)
+            sys.exit(getattr(error, "code", 1 if system else 2))
 
 
 def run(args: list[str]) -> None:

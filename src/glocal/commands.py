@@ -144,10 +144,10 @@ def show_comparison(folder: Path) -> None:
 
 
 def show_scores(scores: dict[str, Any]) -> None:
-    """Print scores as a table."""
-    from glocal.pipeline import score_table
+    """Print scores as a table, those of several encoders side by side."""
+    from glocal.pipeline import encoder_table, score_table
 
-    print(score_table(scores))
+    print(score_table(scores) if "meta" in scores else encoder_table(scores))
 
 
 class Command(NamedTuple):

@@ -48,6 +48,7 @@ class PretrainConfig:
     threads: int | None = None
     cache: bool | None = None
     compile: bool | None = None
+    small_maps: list[int] | None = None
     # the run
     data: str | list[str] | None = None
     method: str = "vicregl"
@@ -74,6 +75,8 @@ class PretrainConfig:
                     f"small; it must be at least {least}" if value < least else f"large; it must be at most {most:g}"
                 )
                 raise UsageError(f"{_flag(name)} {value} is too {bound}")
+        if self.small_maps is not None and (len(self.small_maps) != 2 or min(self.small_maps) < 0):
+            raise UsageError(f"--small-maps {self.small_maps} are not two numbers of cells")
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
 
@@ -117,11 +120,13 @@ class PretrainConfig:
         return {name: value for name, value in mine.items() if value != default.get(name)}
 
 
-_COUNTS = "epochs", "max_steps", "accumulate", "devices", "num_nodes", "monitor_every", "threads"
+_COUNTS = "epochs", "max_steps", "accumulate", "num_nodes", "monitor_every"
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_COUNTS, (1, 1e9)),
-    **dict.fromkeys(("workers", "checkpoint_steps", "seed"), (0, 1e18)),
+    **dict.fromkeys(("devices", "threads"), (1, 1024)),
+    **dict.fromkeys(("checkpoint_steps", "seed"), (0, 1e18)),
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs", "trust_coefficient", "clip"), (0, 1e30)),
+    "workers": (0, 1024),
     "image_size": (8, 8192),
     "batch_size": (2, 1e7),
     "report_images": (10, 1e9),

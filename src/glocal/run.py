@@ -169,7 +169,7 @@ class Run:
 
     def scores(self) -> dict[str, Any]:
         """What evaluation found; empty before."""
-        return _read_json(self.scores_file, "delete it and evaluate the run again")
+        return read_json(self.scores_file, "delete it and evaluate the run again")
 
     def add_scores(self, where: str, found: dict[str, Any]) -> None:
         """Keep what the encoder scored on other images than its own, or in another way, beside what is known."""
@@ -180,7 +180,7 @@ class Run:
 
     def encoder(self) -> dict[str, Any]:
         """The description of the finished encoder; empty before."""
-        return _read_json(self.encoder_files[1], "export the encoder again")
+        return read_json(self.encoder_files[1], "export the encoder again")
 
     def skipped(self) -> list[str]:
         """A line for each image that could not be read: its key, a tab, the reason."""
@@ -199,7 +199,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
-def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:

@@ -7,8 +7,9 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from glocal.backbones import build_backbone, small_maps
-from glocal.backbones.small_maps import SmallMaps, Window, fold, unfold
+from glocal.backbones.small_maps import Limits, SmallMaps, Window, fastest_limits, fold, unfold
 
+LIMITS = Limits(49, 9)
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 margins = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
@@ -61,7 +62,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_convolution(size, options,
     layer, x = nn.Conv2d(256, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 256, size, size)
     plain = learn(layer, x)
     assert not counted
-    with SmallMaps():
+    with SmallMaps(LIMITS):
         changed = learn(layer, x)
     assert len(counted) == (2 if counted[0][0] <= 3 else 1)
     exact = learn(layer, x, dtype=None)
@@ -76,7 +77,7 @@ def test_in_float32_they_are_the_same_to_rounding(options, counted):
     torch.manual_seed(0)
     layer, x = nn.Conv2d(256, 32, 3, bias=False, **{"padding": 1, **options}), torch.randn(4, 256, 3, 3)
     plain = learn(layer, x, dtype=None)
-    with SmallMaps():
+    with SmallMaps(LIMITS):
         changed = learn(layer, x, dtype=None)
     assert len(counted) == 2
     for ours, theirs in zip(changed, plain, strict=True):
@@ -92,13 +93,13 @@ def test_in_float32_they_are_the_same_to_rounding(options, counted):
         (nn.Conv2d(256, 256, 3, groups=256, bias=False), 6, torch.bfloat16),
         (nn.Conv2d(256, 8, 3, padding="same", bias=False), 6, torch.bfloat16),
         (nn.Conv2d(256, 8, 1, bias=False), 6, torch.bfloat16),  # a product as it is
-        (nn.Conv2d(256, 8, 3, bias=False), 6, None),  # a map of 4×4 in float32
+        (nn.Conv2d(256, 8, 3, bias=False).double(), 6, None),
         (nn.Conv2d(256, 8, 3, bias=False).requires_grad_(False), 6, torch.bfloat16),
     ],
 )
 def test_all_else_is_left_alone(layer, size, dtype, counted):
-    x = torch.randn(2, layer.in_channels, size, size)
-    with SmallMaps(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+    x = torch.randn(2, layer.in_channels, size, size, dtype=layer.weight.dtype)
+    with SmallMaps(LIMITS), torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
         layer(x.requires_grad_()).float().sum().backward()
     assert not counted
 
@@ -106,6 +107,7 @@ def test_all_else_is_left_alone(layer, size, dtype, counted):
 def test_a_backbone_trains_so_and_is_evaluated_as_before(counted):
     torch.manual_seed(0)
     backbone, x = build_backbone("resnet18", image_size=96), torch.randn(2, 3, 96, 96)
+    backbone.small_maps = LIMITS
     with torch.autocast("cpu", torch.bfloat16):
         backbone.eval()(x).pooled.float().sum().backward()
         assert not counted
@@ -116,7 +118,7 @@ def test_a_backbone_trains_so_and_is_evaluated_as_before(counted):
 
 def test_a_second_derivative_is_refused(counted):
     layer, x = nn.Conv2d(256, 8, 3, bias=False), torch.randn(2, 256, 5, 5, requires_grad=True)
-    with SmallMaps():
+    with SmallMaps(LIMITS):
         (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     assert counted
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -125,7 +127,7 @@ def test_a_second_derivative_is_refused(counted):
 
 def test_outputs_can_be_changed_in_place(counted):
     layer, x = nn.Conv2d(256, 8, 3, bias=False), torch.randn(2, 256, 5, 5)
-    with SmallMaps():
+    with SmallMaps(LIMITS):
         ours = learn(nn.Sequential(layer, nn.ReLU(inplace=True)), x)
     assert len(counted) == 2
     for a, b in zip(ours, learn(nn.Sequential(layer, nn.ReLU(inplace=True)), x), strict=True):
@@ -146,6 +148,36 @@ def test_odd_inputs_are_answered_as_ever(x, counted):
             return str(error)
 
     plain = answer()
-    with SmallMaps():
+    with SmallMaps(LIMITS):
         assert answer() == plain
     assert not counted
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limits"),
+    [
+        (lambda cells, gradient, rest: 1.0, (0, 0)),
+        (lambda cells, gradient, rest: 1.0 - 0.2 * gradient - 0.2 * rest, (49, 49)),
+        (lambda cells, gradient, rest: 1.0 - 0.2 * gradient + rest, (49, 0)),
+        (lambda cells, gradient, rest: 1.0 - gradient * (0.2 if cells <= 16 else 0.01) - rest * (cells <= 4), (16, 4)),
+        (lambda cells, gradient, rest: 1.0 + gradient * 0.1 - rest * (0.5 if cells <= 9 else 0.0), (9, 9)),
+        (
+            lambda cells, gradient, rest: 1.0 - gradient * (cells > 1),
+            (0, 0),
+        ),  # chance
+    ],
+)
+def test_the_limits_are_up_to_where_products_pay(monkeypatch, seconds, limits):
+    def timed(layer, x, ways):
+        cells = x.shape[2] * x.shape[3]
+        return [seconds(cells, cells <= way.gradient, cells <= way.rest) for way in ways]
+
+    monkeypatch.setattr(small_maps, "_seconds", timed)
+    assert fastest_limits(bf16=False) == limits
+
+
+def test_each_way_is_really_gone(counted):
+    layer, ways = nn.Conv2d(256, 8, 3, bias=False), [Limits(0, 0), Limits(9, 0), Limits(9, 9)]
+    times = small_maps._seconds(layer, torch.randn(2, 256, 5, 5), ways)
+    assert len(times) == 3
+    assert len(counted) == 1 + 2

@@ -1,10 +1,13 @@
 import logging
+import pickle
+from functools import partial
 
 import pytest
 import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torchvision.models import VisionTransformer
 
 from glocal.backbones import build_backbone, save_encoder
 from glocal.errors import UsageError
@@ -106,3 +109,97 @@ def test_files_that_hold_no_weights(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     with pytest.raises(UsageError, match="more than a plain state dict"):
         pooled(tmp_path / "module.pt")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "size"),
+    [
+        (lambda: VisionTransformer(32, 8, 2, 4, 192, 768, num_classes=5), "vit_tiny_patch16_224", 32),
+        (lambda: torchvision.models.convnext_tiny(), "convnext_tiny", 64),
+    ],
+)
+def test_torchvisions_other_names_are_translated(tmp_path, monkeypatch, theirs, ours, size, caplog):
+    torch.manual_seed(4)
+    model = theirs().eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    x, options = IMAGE[..., :size, :size], {}
+    if "vit" in ours:  # a shallow one
+        monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2, num_heads=4, patch_size=8))
+        model.heads, options = torch.nn.Identity(), {"image_size": size}
+    else:
+        model.classifier[2] = torch.nn.Identity()
+    with torch.no_grad():
+        found = build_backbone(ours, pretrained=tmp_path / "weights.pth", **options).eval()(x).pooled
+        torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-4)
+    assert "left at their initial values" not in caplog.text
+    assert "2 tensors are not the encoder's, and not used: " in caplog.text  # the classifier
+
+
+def _dinov2(state):
+    """With registers: the class token's position is a row of its own."""
+    state["register_tokens"] = state.pop("reg_token")
+    first = torch.randn(1, 1, 384)
+    state["pos_embed"] = torch.cat([first, state["pos_embed"]], 1)
+    return state | {"mask_token": torch.zeros(1, 384), "cls_token": state["cls_token"] - first}
+
+
+def _dinov3(state):
+    for ours, theirs in {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}.items():
+        state = {key.replace(ours, theirs): value for key, value in state.items()}
+    return state | {"mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.ones(16)}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "official"),
+    [
+        ("vit_small_patch16_224", 64, lambda state: {f"module.backbone.{key}": state[key] for key in state}),
+        ("vit_small_patch14_reg4_dinov2", 56, _dinov2),
+        ("vit_small_patch16_dinov3", 64, _dinov3),
+    ],
+)
+def test_the_names_of_dino_and_its_successors(tmp_path, monkeypatch, name, size, official):
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
+    torch.manual_seed(5)
+    model = timm.create_model(name, num_classes=0, img_size=size).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    torch.save({"teacher": official(model.state_dict()), "epoch": 1}, tmp_path / "weights.pth")
+    x = IMAGE[..., :size, :size]
+    with torch.no_grad():
+        loaded = build_backbone(name, pretrained=tmp_path / "weights.pth", image_size=size).eval()
+        torch.testing.assert_close(loaded(x).pooled, model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_released_weights_go_by_their_name(monkeypatch, reference):
+    made = timm.create_model
+
+    def downloaded(name, pretrained=False, **options):
+        model = made(name, pretrained=False, **options)
+        if pretrained:
+            assert name == "resnet18.tv_in1k"
+            model.load_state_dict({key: value for key, value in reference.state_dict().items() if "fc" not in key})
+        return model
+
+    monkeypatch.setattr(timm, "create_model", downloaded)
+    with torch.no_grad():
+        expected = reference.forward_head(reference.forward_features(IMAGE), pre_logits=True)
+    for spec in ("resnet18.tv_in1k", "timm:resnet18.tv_in1k"):
+        assert torch.equal(pooled(spec), expected)
+
+
+class Harm:
+    def __reduce__(self):
+        return open, ("harmed", "w")
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=4))])
+def test_a_file_that_would_execute_code_is_refused(tmp_path, monkeypatch, save, recwarn):
+    monkeypatch.chdir(tmp_path)
+    save({"model": Harm()}, tmp_path / "weights.pth")
+    with pytest.raises(UsageError, match=r"weights.pth.*more than a plain state dict") as raised:
+        pooled(tmp_path / "weights.pth")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "harmed").exists()
+    assert not [warning for warning in recwarn if "pickle" in str(warning.message)]

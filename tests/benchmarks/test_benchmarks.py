@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -10,7 +11,20 @@ import time
 import pytest
 import torch
 
-from benchmarks import __main__, environment, evaluation, growth, loader, losses, measure, page, pretrain, profile
+from benchmarks import (
+    __main__,
+    environment,
+    evaluation,
+    growth,
+    loader,
+    losses,
+    measure,
+    page,
+    peers,
+    pretrain,
+    profile,
+    quality,
+)
 from benchmarks.cases import CASES
 from benchmarks.photos import photograph, photos
 
@@ -139,10 +153,10 @@ def test_machines_are_told_apart_by_maker_family_and_model():
 
 def test_both_libraries_are_told_the_same():
     for case in CASES["full"]:
-        lightly, ours = pretrain.peers.VICReg, pretrain.method_class(case.method)
+        lightly, ours = peers.VICReg, pretrain.method_class(case.method)
         assert ours.__name__.lower() == case.method
         if case.backbone == "resnet18":
-            model = (lightly if case.method == "vicreg" else pretrain.peers.VICRegL)(case)
+            model = (lightly if case.method == "vicreg" else peers.VICRegL)(case)
             method = ours(pretrain.build_backbone("resnet18", output_stride=case.stride), image_size=96, **case.options)
             assert method.encoder(torch.zeros(2, 3, 96, 96)).grid == (case.cells, case.cells)
             count = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)
@@ -205,6 +219,25 @@ def test_missing_peers_are_installed_in_an_environment_of_their_own(monkeypatch,
     assert commands[0][1:3] == ["-m", "venv"]
     assert "lightly==0.0.1" in commands[1]
     assert commands[2][:3] == [str(tmp_path / "venv" / "bin" / "python"), "-m", "benchmarks"]
+
+
+def test_time_to_quality_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
+    runs, kept = [], []
+
+    def isolated(function, library, recipe, folder, seed, steps, every):
+        runs.append((library, recipe, seed))
+        return [{"step": steps, "seconds": 1.0 * len(runs), "top1": 0.9}]
+
+    monkeypatch.setattr(quality, "isolated", isolated)
+    whole = quality.measure("full", tmp_path, keep=lambda so_far: kept.append(copy.deepcopy(so_far)))
+    first = [*runs]
+    runs.clear()
+    again = quality.measure("full", tmp_path, before=kept[7])
+    assert runs == first[8:]
+    assert {arm: len(curves) for arm, curves in again["curves"].items()} == dict.fromkeys(whole["curves"], 3)
+    runs.clear()
+    quality.measure("full", tmp_path, before=kept[7] | {"batch": 1})  # another protocol
+    assert runs == first
 
 
 def test_time_to_quality_is_where_a_curve_crosses_the_mark(results, tmp_path):

@@ -60,6 +60,6 @@ def test_a_file_is_tested_by_its_mirror_first(tmp_path):
     (tmp_path / "tests" / "losses" / "test_one.py").write_text("")
     (tmp_path / "tests" / "losses" / "test_two.py").write_text("from glocal.losses import one_loss")
     (tmp_path / "tests" / "losses" / "test_three.py").write_text("from glocal.losses import other")
-    assert relevant_tests(code, tmp_path) == ["tests/losses/test_one.py", "tests/losses/test_two.py"]
+    assert relevant_tests(code, tmp_path, 3) == ["tests/losses/test_one.py", "tests/losses/test_two.py"]
     code.rename(code.with_name("none.py")).write_text("")
-    assert relevant_tests(code.with_name("none.py"), tmp_path) == ["tests/losses"]
+    assert relevant_tests(code.with_name("none.py"), tmp_path, 3) == ["tests/losses"]

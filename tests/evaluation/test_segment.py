@@ -8,7 +8,16 @@ from glocal.errors import UsageError
 from glocal.evaluation import EvalContext, find_task
 from glocal.evaluation.extract import extract
 from glocal.evaluation.probe import Probes, Standardise
-from glocal.evaluation.segment import IGNORE, Classes, Scenes, confusion, count_confusions, iou, statistics
+from glocal.evaluation.segment import (
+    IGNORE,
+    Classes,
+    Scenes,
+    confusion,
+    count_confusions,
+    iou,
+    miou_interval,
+    statistics,
+)
 from glocal.features import Features
 
 DRAW = np.random.default_rng(0)
@@ -73,9 +82,9 @@ def test_scores_are_taken_at_the_masks_resolution():
     probes = Probes([(0.1, 0.0), (0.2, 0.0)], 6, 3)
     probes.weight.copy_(torch.from_numpy(DRAW.normal(size=(6, 2, 3))))
     scenes = Scenes(maps, masks, even(4, 5))
-    counts = count_confusions(
-        probes, Standardise(torch.zeros(6), torch.ones(6)), scenes, [0, 1, 2], torch.device("cpu")
-    )
+    standardise, everywhere = Standardise(torch.zeros(6), torch.ones(6)), torch.device("cpu")
+    first, *others = count_confusions(probes, standardise, scenes, [0, 1, 2], everywhere)
+    counts = first + sum(others)
     naive = torch.zeros(3, 3, dtype=torch.int64)
     for i, mask in enumerate(masks):
         conv = F.conv2d(maps[i].float().permute(2, 0, 1)[None], probes.weight[:, 1].T[:, :, None, None])
@@ -84,6 +93,19 @@ def test_scores_are_taken_at_the_masks_resolution():
             if t != IGNORE:
                 naive[t, p] += 1
     assert torch.equal(counts[1], naive)
+    assert first.sum((1, 2)).tolist() == [(masks[0] != IGNORE).sum()] * 2  # of one image
+
+
+def test_the_interval_of_mean_iou_is_that_of_images_drawn_again():
+    draws = np.random.default_rng(0)
+    right = draws.uniform(0.3, 0.9, 60)  # of 1,000 pixels of each of two classes, as many are confused either way
+    counts = torch.from_numpy(1000 * np.stack([right, 1 - right, 1 - right, right], 1)).long().view(60, 2, 2)
+    low, high = miou_interval(counts, seed=0)
+    sums = [right[draws.integers(0, 60, 60)].mean() for _ in range(20_000)]
+    expected = [share / (2 - share) for share in np.quantile(sums, [0.025, 0.975])]
+    assert (low, high) == pytest.approx(expected, abs=0.006)
+    assert miou_interval(counts, seed=0) == [low, high]
+    assert miou_interval(counts[:1].expand(60, 2, 2), seed=0) == pytest.approx([float(iou(counts[0]).mean())] * 2)
 
 
 def test_a_map_that_says_where_its_cells_look_is_read_as_the_place_of_each_pixel():

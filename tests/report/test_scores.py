@@ -43,7 +43,10 @@ def test_scores_are_shown_and_settings_are_not():
 
 def test_what_a_task_gives_for_each_class_is_folded():
     own, start = ({"segment": {"miou": 0.3, "iou": {"sky": sky, "<script>": None}}} for sky in (0.9, 0.1))
+    own["segment"]["miou_interval"] = [0.25, 0.34]
     (table,) = tables(run_with(own, start=start, pixels={}))
+    assert table.main["encoder"].interval == [0.25, 0.34]  # as the task gave it
+    assert table.main["start"].interval is None
     ((heading, rows),) = table.folded.items()
     assert heading == "IoU of each class"
     assert {thing: [cell.text for cell in cells.values()] for thing, cells in rows.items()} == {

@@ -68,7 +68,7 @@ def load_method(run: str | Path, *, trust_code: bool = False) -> nn.Module:
 
 
 def evaluate(
-    encoder: str | Backbone,
+    encoder: str | Backbone | list[str],
     data: str,
     *,
     which: Which = "student",
@@ -81,6 +81,8 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     task_options: dict[str, dict[str, Any]] | None = None,
+    groups: str | None = None,
+    harmful: list[str] | None = None,
     baselines: bool = False,
     json: str | None = None,
     trust_code: bool = False,
@@ -90,7 +92,7 @@ def evaluate(
     The report of a run shows it, too.
 
     Args:
-        encoder: what `load` takes, or a Backbone.
+        encoder: what `load` takes, or a Backbone; several, to stand in one table.
         data: labelled images; train and test splits are kept apart (a stratified fifth is held out where there are
             none).
         which: as for `load`.
@@ -104,6 +106,10 @@ def evaluate(
         seed: of splits and crops.
         limit: look at no more than so many training and test images.
         task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
+        groups: a CSV file of what images share, `image,camera`: each task that scores every image is then scored group
+            by group. A folder's own groups.csv, and the columns of a list, are used without asking.
+        harmful: classes, or a file with one a line: in what share of each group's images the linear probe's five
+            likeliest labels (of fewer than ten classes, half of them) hold one.
         baselines: also score the weights that its training started from, and raw pixels.
         json: a file to write the scores to.
         trust_code: as for `load`.
@@ -111,31 +117,48 @@ def evaluate(
     Returns:
         {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
         ...} for the tasks asked for, and "meta". With `baselines`, also "start" and "pixels", each the same again.
+        Of several encoders, these by encoder.
 
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
-    from glocal.data import describe_spec
     from glocal.evaluation.baseline import score, score_with_baselines
     from glocal.evaluation.extract import placed
-    from glocal.report import write_report
-    from glocal.run import Run, write_json
+    from glocal.run import write_json
 
-    opened = _opened(encoder, which, image_size, trust_code)
+    given = encoder if isinstance(encoder, list) else [encoder]
+    models = [_opened(each, which, image_size, trust_code) for each in given]
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
     settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers, "precision": precision}
-    with placed(opened, device) as model, shown_progress() as progress:
+    settings |= {"groups": groups, "harmful": harmful or ()}
+    found = []
+    with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
-        result = measure(model, data, **settings, progress=progress)
+        for opened in models:
+            with placed(opened, device) as model:
+                found.append(measure(model, data, **settings, progress=progress))
+    result = found[0] if len(given) == 1 else dict(zip(map(str, given), found, strict=True))
     if json is not None:
         write_json(Path(json), result)
+    for each, scores in zip(given, found, strict=True):
+        _keep_scores(each, data, scores, which=which, device=device, trust_code=trust_code)
+    return result
+
+
+def _keep_scores(
+    encoder: str | Backbone, data: str, result: dict[str, Any], *, which: Which, device: str, trust_code: bool
+) -> None:
+    """Show them in the report of the run that the encoder is of."""
+    from glocal.data import describe_spec
+    from glocal.report import write_report
+    from glocal.run import Run
+
     if isinstance(encoder, str) and (run := Run(encoder)).report_file.is_file():
         run.add_scores(f"{describe_spec(data) or 'images in memory'}{', its teacher' * (which == 'teacher')}", result)
         try:
             print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
         except UsageError as refusal:
             print(f"{run.report_file} does not show it yet: {refusal}", file=sys.stderr)
-    return result
 
 
 def embed(
@@ -222,6 +245,8 @@ def export(
 
 
 def _opened(encoder: str | Backbone, which: Which, image_size: int | None, trust_code: bool) -> Backbone:
+    if image_size is not None and not 1 <= image_size <= 8192:
+        raise UsageError(f"--image-size {image_size}: images have 1 to 8,192 pixels a side")
     if isinstance(encoder, str):
         return load(encoder, which=which, image_size=image_size, trust_code=trust_code)
     return encoder

@@ -38,6 +38,7 @@ def pretrain(
     threads: int | None = None,
     cache: bool | None = None,
     compile: bool | None = None,
+    small_maps: list[int] | None = None,
     monitor_every: int | None = None,
     checkpoint_steps: int = 0,
     report: bool = True,
@@ -67,7 +68,8 @@ def pretrain(
         batch_size: images per step and process.
         accumulate: micro-batches per step; batch statistics are then per micro-batch.
         seed: of everything random.
-        pretrained: start from timm's released weights (true), or from those of a run or of a local file.
+        pretrained: start from timm's released weights (true, or the name of others), or from those of a run or of a
+            local file (.safetensors, .pth).
         stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
         output_stride: of the feature map, by dilation (8, 16 or 32).
         drop_path: stochastic depth rate; by default the paper's in preset "paper", else 0.
@@ -88,6 +90,9 @@ def pretrain(
             slightly.
         compile: train the encoder with torch.compile (whole images on one process); by default where a run is long and
             that is measured to be faster. Kept in config.yaml, which gives the same run again: sums round differently.
+        small_maps: on a CPU, convolutions whose output map has no more cells than this are made of matrix products:
+            the gradient of their weights up to the first number, all else up to the second; by default measured, once
+            for a machine. Kept in config.yaml, too.
         monitor_every: epochs between two looks at kNN accuracy and rank.
         checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
         report: evaluate at the end against the weights it started from and raw pixels, and write report.html.
@@ -105,8 +110,8 @@ def pretrain(
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
     from glocal.config import PretrainConfig
-    from glocal.data import describe_spec, open_source
-    from glocal.pipeline import continue_run, start_run, stored_config
+    from glocal.data import describe_spec
+    from glocal.pipeline import continue_run, start_run
     from glocal.run import Run
 
     config = PretrainConfig(
@@ -116,21 +121,18 @@ def pretrain(
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
         precision=precision, workers=workers, threads=threads, cache=cache, compile=compile,
-        monitor_every=monitor_every, checkpoint_steps=checkpoint_steps, report=report, report_images=report_images,
+        small_maps=small_maps, monitor_every=monitor_every, checkpoint_steps=checkpoint_steps, report=report,
+        report_images=report_images,
     )  # fmt: skip
     if resume is not None:
-        run = Run.open(resume)
+        run = Run(resume)
         if more := sorted(config.given().keys() - {"workers", "data"}):
             raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
-        config = stored_config(run, workers=workers, trust_code=trust_code)
-        images = config.data if data is None else data
-        if images is None:
-            raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
-        source = open_source(images)
-        return continue_run(run, config, source, quiet=quiet, accept_changed_data=accept_changed_data)
+        given: dict[str, Any] = {"workers": workers, "trust_code": trust_code, "quiet": quiet}
+        return continue_run(run, data, **given, accept_changed_data=accept_changed_data)
     if data is None or (isinstance(data, list) and not data):
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
-    return start_run(config, open_source(data), out=out, quiet=quiet)
+    return start_run(config, data, out=out, quiet=quiet)
 
 
 def compare(

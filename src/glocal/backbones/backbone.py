@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glocal.backbones.cells import evaluating, grid_positions
 from glocal.backbones.layout import learn_layout
-from glocal.backbones.small_maps import SmallMaps
+from glocal.backbones.small_maps import Limits, SmallMaps
 from glocal.errors import UsageError
 from glocal.features import Features
 
@@ -60,9 +60,11 @@ class Backbone(nn.Module):
         mean, std: what pixels in [0, 1] are normalised with.
         image_size: side in pixels of the images it was made for.
         pretrained: the weights that it had before training, as `build_backbone` was told.
+        small_maps: up to which size of map its convolutions are made of products while it trains on a CPU.
     """
 
     model: Any
+    small_maps = Limits()
 
     def __init__(self, model: Any, arguments: dict[str, Any]):
         """Wrap a timm model built with `num_classes=0`, by the arguments of `build_backbone`; learn its layout."""
@@ -204,7 +206,7 @@ class Backbone(nn.Module):
         try:
             if self._compiled is not None and self.training and whole:
                 return self._compiled(x)
-            with SmallMaps() if self.training and x.device.type == "cpu" else nullcontext():
+            with SmallMaps(self.small_maps) if self.training and x.device.type == "cpu" else nullcontext():
                 return self.model.forward_features(x)
         except (AssertionError, RuntimeError) as error:
             height, width = x.shape[2:]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from glocal.backbones.backbone import Backbone, Pool
 from glocal.backbones.weights import load_weights, read_weights
@@ -36,7 +36,8 @@ def build_backbone(
     Args:
         name: a timm model name, optionally with the tag of its weights: "resnet50", "resnet50.a1_in1k"; or one
             registered under the entry-point group `glocal.backbones`: "co_resnet50_rf99", "bagnet17".
-        pretrained: True for timm's published weights, or the path of a local file (.safetensors, .pth, .pt, a run).
+        pretrained: True for timm's published weights, the name of others that it has ("resnet50.tv_in1k"), or the path
+            of a run or a local file (.safetensors, .pth, .pt): timm's, torchvision's, DINO's names of the tensors.
         image_size: side in pixels that the model is made for; sets the position embeddings of a ViT. Other sizes still
             run where the architecture takes them. Default: what timm's weights were made for.
         stem: "cifar" replaces a ResNet's first convolution by a 3×3 of stride 1 and drops the max-pooling, for images
@@ -68,7 +69,7 @@ def build_backbone(
     if stem == "cifar":
         _replace_stem(model, name)
     if pretrained and pretrained is not True:
-        load_weights(model, read_weights(pretrained), origin=pretrained)
+        load_weights(model, _weights(pretrained), origin=pretrained)
     arguments: dict[str, Any] = {"name": name, "image_size": image_size, "stem": stem, "output_stride": output_stride}
     arguments |= {"drop_path": drop_path, "pool": pool}
     arguments["pretrained"] = pretrained if isinstance(pretrained, bool) else str(pretrained)
@@ -101,6 +102,16 @@ def _builder(name: str, *, download: bool) -> Callable[..., nn.Module]:
     if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
         raise UsageError(f"unknown weights '{tag}' of {architecture}; timm has {', '.join(known) or 'none'}")
     return partial(timm.create_model, name, pretrained=download)
+
+
+def _weights(pretrained: str | Path) -> dict[str, Tensor]:
+    """Those of a path, or where there is nothing, timm's of that name."""
+    import timm
+
+    name = str(pretrained).removeprefix("timm:")
+    if not Path(pretrained).exists() and timm.is_model(name.partition(".")[0]):
+        return build_backbone(name, pretrained=True).model.state_dict()
+    return read_weights(pretrained)
 
 
 def _timm_output_stride(output_stride: int, stem: str) -> int:

@@ -72,10 +72,11 @@ def _probe(model: Any, name: str, image_size: int) -> tuple[Any, list[Step], int
 
 
 def _norm_kind(model: nn.Module) -> Literal["batch", "layer"]:
+    """Of most of its normalisations; "batch" of a network without any, into whose convolutions it can be folded."""
     # Blocks such as ConvNormAct carry "Norm" in their name but no scale of their own.
     scales = [(type(module).__name__, getattr(module, "weight", None)) for module in model.modules()]
     names = [name for name, weight in scales if "Norm" in name and weight is not None]
-    return "batch" if 2 * sum("BatchNorm" in name for name in names) > len(names) else "layer"
+    return "batch" if not names or 2 * sum("BatchNorm" in name for name in names) > len(names) else "layer"
 
 
 def _head_norm(model: nn.Module, dim: int) -> str | None:

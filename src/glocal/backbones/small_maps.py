@@ -3,36 +3,47 @@
 oneDNN goes through a map row by row, and rows of one to seven cells leave a matrix unit mostly idle. As products with
 the unfolded input, whose rows are the cells of the whole batch, they are several times faster in bfloat16, above all
 the gradients of the weights; in float32 only on the smallest maps. On larger maps unfolding costs more than it saves.
+Up to which size it pays depends on the processor: `fastest_limits` measures it.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-CELLS = 49
-"""Most cells of an output map for which the gradient of the weights is faster as a product, in bfloat16."""
-FEW_CELLS = 9
-"""Most cells for which the output and the gradient of the input are, too, and in float32 anything is."""
 CHANNELS = 256
-"""Fewest input channels for which any of them is."""
+"""Fewest input channels for which a product is ever faster."""
+GAIN = 0.9
+"""Most of the time of a convolution that its product may take."""
 
 Pair = tuple[int, int]
 
 
+class Limits(NamedTuple):
+    """Up to how many cells of its output map a convolution is made of products: its weights' gradient, and the rest."""
+
+    gradient: int = 9
+    rest: int = 9
+
+
 class SmallMaps(TorchFunctionMode):
-    """Inside this context, convolutions that gain from it are products; all else is untouched."""
+    """Inside this context, convolutions on maps within the limits are products; all else is untouched."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self.limits = limits
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.conv2d and not kwargs and _gains(*args):
+        if func is F.conv2d and not kwargs and _gains(self.limits.gradient, *args):
             x, weight, _, stride, padding, dilation, _ = args
-            return _Convolution.apply(x, weight, Window(weight.shape[2:], stride, padding, dilation))
+            return _Convolution.apply(x, weight, Window(weight.shape[2:], stride, padding, dilation), self.limits.rest)
         return func(*args, **(kwargs or {}))
 
 
@@ -79,13 +90,13 @@ def fold(unfolded: Tensor, window: Window, height: int, width: int) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, window: Window) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, window: Window, most: int) -> Tensor:
         if torch.is_autocast_enabled("cpu"):
             x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
         ctx.save_for_backward(x, weight)
-        ctx.window = window
         cells = window.cells(*x.shape[2:])
-        if cells[0] * cells[1] > FEW_CELLS:
+        ctx.window, ctx.convolve = window, cells[0] * cells[1] > most
+        if ctx.convolve:
             return torch.conv2d(x, weight, None, *window[1:])
         # not as a view of a product, in which nothing could be changed in place
         out = torch.empty((len(x), len(weight), *cells), dtype=x.dtype, memory_format=torch.channels_last)
@@ -101,14 +112,14 @@ class _Convolution(torch.autograd.Function):
         rows = _rows(grad.permute(0, 2, 3, 1), 3)
         by_weight = (rows.T @ _rows(unfold(x, ctx.window), 3)).view(out, *kernel, channels).permute(0, 3, 1, 2)
         by_x = None
-        if ctx.needs_input_grad[0] and grad.shape[2] * grad.shape[3] > FEW_CELLS:
+        if ctx.needs_input_grad[0] and ctx.convolve:
             by_x = torch.ops.aten.convolution_backward(
                 grad, x, weight, None, *ctx.window[1:], False, (0, 0), 1, (True, False, False)
             )[0]
         elif ctx.needs_input_grad[0]:
             seen = (rows @ _rows(weight.permute(0, 2, 3, 1), 1)).view(len(x), *grad.shape[2:], *kernel, channels)
             by_x = fold(seen, ctx.window, *x.shape[2:]).to(x.dtype)
-        return by_x, by_weight, None
+        return by_x, by_weight, None, None
 
 
 def _rows(x: Tensor, dims: int) -> Tensor:
@@ -116,8 +127,8 @@ def _rows(x: Tensor, dims: int) -> Tensor:
     return x.flatten(0, dims - 1).flatten(1)
 
 
-def _gains(*args: Any) -> bool:
-    """Whether this call of `conv2d` is one that is faster as products."""
+def _gains(most: int, *args: Any) -> bool:
+    """Whether this call of `conv2d` is one that is faster as products, on maps of at most so many cells."""
     if len(args) != 7 or not torch.is_grad_enabled():
         return False
     x, weight, bias, stride, padding, dilation, groups = args
@@ -131,12 +142,39 @@ def _gains(*args: Any) -> bool:
     if window.kernel == window.stride == (1, 1):  # a product as it is
         return False
     rows, columns = window.cells(*x.shape[2:])
-    return rows > 0 and columns > 0 and rows * columns <= _most_cells(x.dtype, weight.dtype)
+    return rows > 0 and columns > 0 and rows * columns <= most and _plain({x.dtype, weight.dtype})
 
 
-def _most_cells(*dtypes: torch.dtype) -> int:
-    """Of an output map, by what the convolution computes in."""
+def _plain(dtypes: set[torch.dtype]) -> bool:
+    """Whether the convolution computes in bfloat16 by autocast, or in float32 without."""
     if not torch.is_autocast_enabled("cpu"):
-        return FEW_CELLS if {*dtypes} == {torch.float32} else 0
-    cast = torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.float64 not in dtypes
-    return CELLS if cast else 0
+        return dtypes == {torch.float32}
+    return torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.float64 not in dtypes
+
+
+def fastest_limits(*, bf16: bool) -> Limits:
+    """Measure, in about two seconds and on as many threads as torch has, up to which maps products pay."""
+    gradient = rest = 0
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        layer = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+        for side in range(1, 8):
+            x = torch.randn(32, CHANNELS, side, side, requires_grad=True)
+            ways = Limits(0, 0), Limits(side**2, 0), Limits(side**2, side**2)
+            none, some, all_ = (min(times) for times in zip(*(_seconds(layer, x, ways) for _ in range(7)), strict=True))
+            if min(some, all_) > GAIN * none:
+                break
+            gradient = side**2
+            rest = side**2 if all_ <= GAIN * some and rest == (side - 1) ** 2 else rest
+    return Limits(gradient, rest)
+
+
+def _seconds(layer: nn.Module, x: Tensor, ways: Sequence[Limits]) -> list[float]:
+    """Of a pass forward and backward in each way."""
+    times = []
+    for limits in ways:
+        started = time.perf_counter()
+        with SmallMaps(limits):
+            y = layer(x)
+        y.backward(torch.ones_like(y))
+        times.append(time.perf_counter() - started)
+    return times

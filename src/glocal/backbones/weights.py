@@ -1,7 +1,9 @@
 """Weights from a local file into a timm model, whoever wrote it and under whichever prefix."""
 
 import logging
+import re
 import sys
+import warnings
 import zipfile
 from collections import Counter
 from contextlib import suppress
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from glocal.backbones.names import timm_names
 from glocal.errors import UsageError
 from glocal.run import Run
 
@@ -36,9 +39,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of foreign pickles, which it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in as many ways as there are readers
-        reason = str(error).strip().partition("\n")[0]
+        said = str(error).strip()
+        if code := re.search(r"\bGLOBAL ([\w.]+)", said):
+            what = f"more than a plain state dict, it would execute {code[1]}"
+            remedy = "have it saved anew with torch.save(model.state_dict(), ...)"
+            raise UsageError(f"weights from {path} are refused: {what}; {remedy}") from error
+        reason = said.partition("\n")[0]
         raise UsageError(
             f"cannot read weights from {path}: damaged, or more than a plain state dict ({reason})"
         ) from error
@@ -99,14 +108,17 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Pa
         origin: the file, for messages.
         minimum: least fraction of the model's tensors that must match.
     """
-    own = model.state_dict()
-    wanted = [key for key in own if not key.endswith("num_batches_tracked")]  # absent from old files, and no weight
-    prefix = _prefix(state, own)
+    state = timm_names(state)
+    prefix = _prefix(state, model.state_dict())
+    others = [key for key in state if not key.startswith(prefix)]
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     converted = state
     with suppress(Exception):  # this architecture has none, or it expects another release of the weights
         converted = sys.modules[type(model).__module__].checkpoint_filter_fn(dict(state), model)
-    state = max(state, converted, key=lambda candidate: len(_matching(candidate, own)))
+    own = model.state_dict()  # which a conversion of ours may have changed
+    fit = lambda candidate: (len(_matching(candidate, own)), len(candidate.keys() & own.keys()))
+    state = max(state, converted, key=fit)
+    wanted = [key for key in own if not key.endswith("num_batches_tracked")]  # absent from old files, and no weight
     matching = _matching(state, own)
     missing = [key for key in wanted if key not in matching]
     found = len(wanted) - len(missing)
@@ -118,10 +130,12 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: str | Pa
             f" {first} {tuple(own[first].shape)}, is {theirs}"
         )
     model.load_state_dict(matching, strict=False)
-    unused = len(state) - len(matching)
-    logger.info("%s: %d of %d tensors loaded (prefix '%s'), %d unused", origin, found, len(wanted), prefix, unused)
+    logger.info("%s: %d of %d tensors loaded (prefix '%s')", origin, found, len(wanted), prefix)
     if missing:
         logger.warning("%s: left at their initial values: %s", origin, ", ".join(missing))
+    if unused := [key for key in state if key not in matching] + others:
+        some = ", ".join(unused[:5]) + (", …" if len(unused) > 5 else "")
+        logger.warning("%s: %d tensors are not the encoder's, and not used: %s", origin, len(unused), some)
 
 
 def _matching(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

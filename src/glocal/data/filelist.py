@@ -2,6 +2,8 @@
 
 import csv
 import os
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,21 @@ class Files(ImageSource):
         return open_image(self.root / self.files[i], self.window)
 
     def fingerprint(self) -> tuple[str, str]:
-        """The folder or list, and a digest of its images' names, sizes and times."""
-        return str(self._place.resolve()), state_of(self.root, self.files, self.window)
+        """The folder or list, and a digest of its images' names, sizes and times, as they were when first asked for."""
+        return str(self._place.resolve()), self._state
 
     def sizes(self) -> list[int]:
-        """Bytes of each file."""
-        return [size for size, _ in sizes_and_times(self.root, self.files)]
+        """Bytes of each file, as they were when first asked for."""
+        return self._found[:, 0].tolist()
+
+    @cached_property
+    def _found(self) -> np.ndarray:
+        """(N, 2) int64 bytes and times: the files are asked once."""
+        return np.array(list(sizes_and_times(self.root, self.files)), np.int64).reshape(-1, 2)
+
+    @cached_property
+    def _state(self) -> str:
+        return state_of(self.files, self._found.tolist(), self.window)
 
 
 class FileListSource(Files):
@@ -82,6 +93,44 @@ class FileListSource(Files):
                 raise UsageError(f"{path}: line {lines[labels.index('')]} has no label, others do")
             self.classes, self.labels = _numbered(labels)
         self.groups = {name: Groups(*_numbered(cells)) for name, cells in columns.items() if name} or None
+
+
+def read_groups(path: str | Path, keys: Sequence[str]) -> dict[str, Groups]:
+    """What a table says of some images: their groups in each of its columns, unknown where it says nothing.
+
+    Its first line names the columns: `image` (or another name of the paths, as in a list), then one or more of groups.
+
+    Args:
+        path: a .csv file. It may leave out the first folders of a path where what is left is clear.
+        keys: of the images, N.
+
+    Raises:
+        UsageError: if it lacks a column, names an image twice, or means two images by one name.
+    """
+    path = existing(Path(path))
+    lines = csv.reader(_text(path).splitlines(keepends=True))
+    header, *rows = [[cell.strip() for cell in row] for row in lines if any(map(str.strip, row))] or [[""]]
+    if header[0].lower() not in _PATHS or len(header) < 2 or not all(header):
+        lacking = "the column image" if header[0].lower() not in _PATHS else "a named column of groups"
+        raise UsageError(f"{path} lacks {lacking}: its first line is to be like image,camera")
+    called: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        parts = key.split("/")
+        for start in range(len(parts)):
+            called.setdefault("/".join(parts[start:]), []).append(i)
+    called |= {key: [i] for i, key in enumerate(keys)}
+    found: dict[int, list[str]] = {}
+    for name, *cells in rows:
+        at = called.get(shown(name), [])
+        if len(at) > 1 or (at and at[0] in found):
+            what = f"may be {keys[at[0]]} or {keys[at[1]]}; write more of its path" if len(at) > 1 else "is there twice"
+            raise UsageError(f"{path}: {shown(name)} {what}")
+        found |= {i: (cells + [""] * len(header))[: len(header) - 1] for i in at}
+    empty = [""] * len(header)
+    return {
+        name: Groups(*_numbered([found.get(i, empty)[k] for i in range(len(keys))]))
+        for k, name in enumerate(header[1:])
+    }
 
 
 def _read_txt(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

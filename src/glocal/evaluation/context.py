@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.extract import FeatureBank, Precision, device_of, extract
+from glocal.evaluation.extract import FeatureBank, Precision, check_loading, device_of, extract
+from glocal.evaluation.groups import PerImage
 from glocal.progress import Progress
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class EvalContext:
         seed: of every random choice that a task makes.
         precision: "fp32" or "bf16".
         skipped: (key, reason) of what could not be read; tasks add to it.
+        each: what a task may say of each test image, for scores by group.
     """
 
     encoder: nn.Module
@@ -39,8 +41,12 @@ class EvalContext:
     precision: Precision = "fp32"
     progress: Progress | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    each: PerImage | None = None
     _banks: dict[str, FeatureBank] = field(default_factory=dict, repr=False)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        check_loading(self.batch_size, self.workers)
 
     def extract(self, source: ImageSource, **options) -> FeatureBank:
         """Features of a collection with this context's settings; `options` as in `glocal.evaluation.extract`."""

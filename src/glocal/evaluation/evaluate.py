@@ -2,19 +2,21 @@
 
 import inspect
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from glocal import random
-from glocal.data import Subset, has_split, open_source
+from glocal.data import Subset, has_split, listed, open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import Precision, suited
+from glocal.evaluation.groups import classes_listed, scores_by_group, with_groups
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import held_out, same_classes
 from glocal.progress import Progress
@@ -42,6 +44,7 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
     Args:
         data: what `glocal.data.open_source` takes, or an open source.
     """
+    data = listed(data)
     if has_split(data, "train"):
         for name in ("test", "val"):
             if has_split(data, name):
@@ -98,6 +101,8 @@ def evaluate_encoder(
     seed: int = 0,
     limit: int | None = None,
     precision: Precision | None = None,
+    groups: str | Path | None = None,
+    harmful: Sequence[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -113,12 +118,15 @@ def evaluate_encoder(
         seed: of the held-out images and of every task's random choices.
         limit: look at no more than so many training and test images.
         precision: of the features; None: see `suited`.
+        groups: a table of what images share (`glocal.data.filelist.read_groups`), here or in the data's folder, in
+            place of the groups that the data comes with.
+        harmful: classes that the likeliest labels of an image should not meet, or a file with one a line.
         options: task name → its keyword arguments, e.g. {"knn": {"k": 200}}.
         progress: called as progress(what, done, total).
 
     Returns:
         Task name → its scores, e.g. {"knn": {"top1": .71, ...}, "meta": {...}}; JSON-serialisable. Why others have none
-        says meta["unscored"].
+        says meta["unscored"]. Of images with groups, a task that scores each image also has "groups", and "harmful".
 
     Raises:
         UsageError: for an unknown task, or if no task can be scored: the data lacks labels or masks, for example.
@@ -132,6 +140,14 @@ def evaluate_encoder(
         if unknown := set(given) - set(known):
             raise UsageError(f"task '{name}' has no option '{min(unknown)}' (it has: {', '.join(known) or 'none'})")
     splits = open_splits(data, seed)
+    if groups is not None:
+        inside = Path(data) / groups if isinstance(data, str | Path) else Path(groups)
+        table = inside if inside.is_file() and not Path(groups).is_file() else Path(groups)
+        train, test = with_groups(splits.train, splits.test, table)
+        splits = replace(splits, train=train, test=test)
+    if harmful and not splits.test.groups:
+        raise UsageError("--harmful is a share of each group's images: give --groups FILE, too")
+    avoided = classes_listed(harmful, splits.test.classes)
     if limit is not None:
         splits = limited(splits, limit, seed)
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
@@ -143,10 +159,18 @@ def evaluate_encoder(
         started = time.perf_counter()
         try:
             _check(name, task, splits)
+            context.each = None
             scores[name] = task(context, **options.get(name, {}))
+            if context.each is not None:
+                better = task.higher_is_better
+                scores[name] |= scores_by_group(context.each, splits.test, avoided, seed=seed, higher_is_better=better)
+            elif groups is not None:
+                unscored[f"{name} by group"] = "it gives no score to each image"
         except UsageError as error:  # costs no other task its score
             unscored[name] = str(error)
         seconds[name] = round(time.perf_counter() - started, 2)
+    if harmful and not any("harmful" in found for found in scores.values()):
+        unscored["harmful"] = "it needs a task that labels images, linear"
     if unscored and not scores:
         raise UsageError("; ".join(unscored.values()))
     meta = {

@@ -157,6 +157,12 @@ def normalise(encoder: nn.Module, pixels: Tensor) -> Tensor:
     return ((pixels.float() / 255 - mean.flatten()) / std.flatten()).permute(0, 3, 1, 2)
 
 
+def check_loading(batch_size: int, workers: int) -> None:
+    """Refuse, by a `UsageError`, numbers with which nothing can be loaded."""
+    if batch_size < 1 or not 0 <= workers <= 1024:
+        raise UsageError(f"--batch-size {batch_size}, --workers {workers}: at least 1 image, 0 to 1,024 processes")
+
+
 def load(
     source: ImageSource,
     *,
@@ -170,6 +176,7 @@ def load(
 
     By as many workers as there is shared memory for: each has two batches ready, and makes a third.
     """
+    check_loading(batch_size, workers)
     size, most = 3 * batch_size * 3 * image_size**2, min(workers, -(-len(source) // batch_size))
     settings: dict[str, Any] = {"collate_fn": _collate, "pin_memory": pin_memory}
     settings["num_workers"] = next((n for n in range(most, 0, -1) if can_share(size * n)), 0)

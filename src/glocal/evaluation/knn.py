@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.registry import task
 
 _ROWS, _COLUMNS = 1024, 65536
@@ -68,4 +69,5 @@ def knn(context: EvalContext, *, k: int = 20, temperature: float = 0.07) -> dict
     labels, truth = context.labels(train), context.labels(test)
     settings: dict[str, Any] = {"k": k, "temperature": temperature, "device": context.device}
     predicted = knn_predict(test.pooled, train.pooled, labels, **settings)
+    context.each = PerImage.mean("top1", test.index, predicted == truth)
     return {"top1": float((predicted == truth).float().mean()), "k": min(k, len(labels)), "temperature": temperature}

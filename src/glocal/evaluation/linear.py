@@ -12,6 +12,7 @@ from torch import Tensor
 from glocal import random
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
@@ -76,11 +77,11 @@ def judge(probes: Probes, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(right).float().mean(0), losses
 
 
-def classify(standardise: Standardise, probe: Probes, pooled: Tensor) -> Tensor:
-    """Classes (N,), in main memory, of pooled features (N, D) by one probe (G = 1)."""
+def classify(standardise: Standardise, probe: Probes, pooled: Tensor, top: int = 1) -> Tensor:
+    """The likeliest classes (N, top), in main memory, of pooled features (N, D) by one probe (G = 1)."""
     device = probe.weight.device
     parts = pooled.split(_at_once(pooled.shape[1], probe.classes))
-    return torch.cat([probe.logits(standardise(part.to(device)))[:, 0].argmax(-1).cpu() for part in parts])
+    return torch.cat([probe.logits(standardise(part.to(device)))[:, 0].topk(top).indices.cpu() for part in parts])
 
 
 def _at_once(*widths: int) -> int:
@@ -160,6 +161,8 @@ def linear(
     test = context.bank("test")
     truth = context.labels(test).numpy()
     standardise, probe, chosen = trained_probe(context, lrs, wds, epochs, batch_size)
-    right = classify(standardise, probe, test.pooled).numpy() == truth
+    top = classify(standardise, probe, test.pooled, max(1, min(5, probe.classes // 2))).numpy()
+    right = top[:, 0] == truth
+    context.each = PerImage.mean("top1", test.index, right, top)
     recalls = [right[truth == c].mean() for c in np.unique(truth)]
     return {"top1": float(right.mean()), "balanced": float(np.mean(recalls)), **chosen}

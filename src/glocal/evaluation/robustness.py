@@ -239,7 +239,7 @@ def crops(context: EvalContext, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4,
     accuracy = {}
     for area in areas:
         bank = context.extract(source, crop_pct=CROP_PCT * math.sqrt(area))
-        predicted = classify(classifier.standardise, classifier.probe, bank.pooled)
+        predicted = classify(classifier.standardise, classifier.probe, bank.pooled)[:, 0]
         accuracy[area] = float((predicted == context.labels(bank)).float().mean())
     context.skipped.extend(bank.skipped)
     return {

@@ -5,7 +5,8 @@ regression on interpolated features, an example per mask pixel, drawn at random.
 where cells really look (`Backbone.cells`): a ResNet's are half a cell off the uniform grid.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,6 +19,7 @@ from glocal import random
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
@@ -128,6 +130,19 @@ def iou(counts: Tensor) -> Tensor:
     return hit / (counts.sum(-2) + counts.sum(-1) - hit)
 
 
+def areas(counts: Tensor) -> np.ndarray:
+    """What of confusion counts (N, K, K) the mean IoU is made of, (N, 2·K): the right pixels, and the union."""
+    right = counts.diagonal(dim1=1, dim2=2)
+    return torch.cat([right, counts.sum(1) + counts.sum(2) - right], 1).double().numpy()
+
+
+def mean_iou(areas: np.ndarray) -> np.ndarray:
+    """Mean IoU (...) of sums of `areas` (..., 2·K)."""
+    right, union = np.split(areas, 2, axis=-1)
+    there = union > 0
+    return (right / np.where(there, union, 1)).sum(-1) / there.sum(-1).clip(1)
+
+
 def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standardise:
     """Mean and deviation of each channel over all cells of some maps (N, H, W, D)."""
     moments = torch.zeros(2, maps.shape[-1], dtype=torch.float64)
@@ -142,20 +157,27 @@ def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standard
 @torch.inference_mode()
 def count_confusions(
     probes: Probes, standardise: Standardise, scenes: Scenes, rows: Sequence[int], device: torch.device
-) -> Tensor:
-    """Confusion counts (G, K, K) over some images, each at its mask's own resolution."""
-    counts = torch.zeros(len(probes.settings), probes.classes, probes.classes, dtype=torch.int64)
+) -> Iterator[Tensor]:
+    """Confusion counts (G, K, K) of each of some images, at its mask's own resolution."""
     for i in rows:
         truth = torch.from_numpy(scenes.masks[i]).to(device)
         logits = probes.logits(standardise(scenes.maps[i].to(device).float()).flatten(0, 1))
         small = logits.permute(1, 2, 0).unflatten(2, scenes.maps.shape[1:3])
         predicted = scenes.enlarged(small, truth.shape).argmax(1)
-        counts += torch.stack([confusion(p, truth, probes.classes).cpu() for p in predicted])
-    return counts
+        yield torch.stack([confusion(p, truth, probes.classes).cpu() for p in predicted])
 
 
-def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray], list[np.ndarray]]:
-    """Maps (N, H, W, D) and masks of the images of which both can be read, and where columns and rows look."""
+def miou_interval(counts: Tensor, seed: int, draws: int = 1000) -> list[float]:
+    """The 95% interval of the mean IoU by the bootstrap over images, from their confusion counts (N, K, K)."""
+    drawn = torch.from_numpy(random.uniform(seed, "miou_interval", n=draws * len(counts))).view(draws, -1)
+    rows = (drawn * len(counts)).long()
+    times = torch.zeros(rows.shape).scatter_add_(1, rows, torch.ones(rows.shape))
+    means = iou((times @ counts.float().flatten(1)).view(draws, *counts.shape[1:])).nanmean(1)
+    return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Maps (N, H, W, D) and masks of the images of which both can be read, where cells look, the images' positions."""
     bank = context.extract(source, crop_pct=None, dense=True)
     assert bank.dense is not None
     assert bank.cells is not None
@@ -170,7 +192,7 @@ def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.
         raise UsageError(f"none of the masks of {source.name} can be read ({bank.skipped[0][1]})")
     maps = bank.dense.permute(0, 2, 3, 1).contiguous()
     kept = maps if len(masks) == len(maps) else maps[list(masks)]
-    return kept, list(masks.values()), looks_of(bank.cells, context.image_size)
+    return kept, list(masks.values()), looks_of(bank.cells, context.image_size), bank.index.numpy()[list(masks)]
 
 
 @task(
@@ -196,16 +218,16 @@ def segment(
     the image, as is usual.
 
     Returns:
-        miou and pixel_accuracy on the test images; iou per class (None: neither present nor predicted); the chosen lr;
-        validation_miou; output_stride in pixels; miou_uniform.
+        miou, its 95% interval, and pixel_accuracy on the test images; iou per class (None: neither present nor
+        predicted); the chosen lr; validation_miou; output_stride in pixels; miou_uniform.
     """
-    maps, raw, looks = _gather(context, context.train)
+    maps, raw, looks, _ = _gather(context, context.train)
     classes, device = Classes.of(context.train, raw), context.device
     train, count = Scenes(maps, [classes.table[mask] for mask in raw], looks), len(classes.names)
     kept, held = held_out(len(raw), context.seed, "segment")
     if len(held) == 0:
         raise UsageError("segment needs at least two training images, to choose its learning rate on")
-    maps, raw, _ = _gather(context, context.test)
+    maps, raw, _, index = _gather(context, context.test)
     test = Scenes(maps, [classes.table[mask] for mask in raw], looks)
     settings = [(lr, weight_decay) for lr in lrs]
 
@@ -221,18 +243,22 @@ def segment(
         return standardise, probes
 
     def measure() -> tuple[Tensor, float, float]:
-        """Counts on the test images, the learning rate chosen, and what it was chosen for."""
+        """Counts (N, K, K) on the test images, the learning rate chosen, and what it was chosen for."""
         standardise, probes = trained(kept, settings)
-        scores = iou(count_confusions(probes, standardise, train, held.tolist(), device)).nanmean(1)
+        counted = count_confusions(probes, standardise, train, held.tolist(), device)
+        scores = iou(functools.reduce(torch.add, counted)).nanmean(1)
         chosen = best(scores, probes.finite().cpu())
         standardise, probe = trained(np.arange(len(train.masks)), [settings[chosen]])
-        (counts,) = count_confusions(probe, standardise, test, range(len(test.masks)), device)
+        counts = torch.cat([*count_confusions(probe, standardise, test, range(len(test.masks)), device)]).int()
         return counts, settings[chosen][0], float(scores[chosen])
 
-    counts, lr, validation = measure()
+    of_images, lr, validation = measure()
+    context.each = PerImage("miou", index, areas(of_images), mean_iou)
+    counts = of_images.sum(0)
     per_class = iou(counts)
     result = {
         "miou": float(per_class.nanmean()),
+        "miou_interval": miou_interval(of_images, context.seed),
         "pixel_accuracy": float(counts.diagonal().sum() / counts.sum().clamp_min(1)),
         "iou": {n: None if v != v else v for n, v in zip(classes.names, per_class.tolist(), strict=True)},
         "lr": lr,
@@ -243,4 +269,4 @@ def segment(
     if all(np.allclose(look, at) for look, at in zip(looks, even, strict=True)):
         return result | {"miou_uniform": result["miou"]}
     train.looks = test.looks = even
-    return result | {"miou_uniform": float(iou(measure()[0]).nanmean())}
+    return result | {"miou_uniform": float(iou(measure()[0].sum(0)).nanmean())}

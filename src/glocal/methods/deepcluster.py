@@ -79,5 +79,4 @@ class DeepCluster(nn.Module):
     def forward(self, batch: Batch) -> Loss:
         assert batch.target is not None
         x = self.hidden.activated(self.encoder(batch.views[0].pixels))
-        logits = self.top(x, torch.zeros_like(batch.index))
-        return Loss.of({"clusters": F.cross_entropy(logits, batch.target[:, 0])})
+        return Loss.of({"clusters": F.cross_entropy(self.top(x), batch.target[:, 0])})

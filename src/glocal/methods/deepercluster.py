@@ -106,12 +106,14 @@ class DeeperCluster(nn.Module):
 
     def forward(self, batch: Batch) -> Loss:
         assert batch.target is not None
-        part, sub = batch.target.T
-        turn = torch.randint(self.turns, part.shape).to(part.device)
-        x = self.hidden.activated(self.encoder(turned(batch.views[0].pixels, turn)))
+        part = (batch.target if batch.planned is None else batch.planned)[:, 0].cpu()
+        turn = torch.randint(self.turns, part.shape)
         group = part * self.turns + turn
-        super_loss = F.cross_entropy(self.super(x, torch.zeros_like(group)), group)
-        return Loss.of({"super": super_loss, "sub": F.cross_entropy(self.sub(x, group), sub)})
+        pixels = batch.views[0].pixels
+        there, turn = torch.stack([group, turn]).to(pixels.device, non_blocking=True)
+        x = self.hidden.activated(self.encoder(turned(pixels, turn)))
+        losses = {"super": F.cross_entropy(self.super(x), there)}
+        return Loss.of({**losses, "sub": F.cross_entropy(self.sub(x, group), batch.target[:, 1])})
 
 
 def turned(pixels: Tensor, turn: Tensor) -> Tensor:

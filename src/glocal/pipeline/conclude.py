@@ -13,6 +13,7 @@ from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score, score_with_baselines
+from glocal.evaluation.groups import group_lines
 from glocal.methods import teacher_of
 from glocal.progress import shown_progress
 from glocal.report import write_report
@@ -24,9 +25,9 @@ BESIDE = ("teacher", "start", "pixels")
 
 
 def conclude(
-    run: Run, config: PretrainConfig, method: Any, source: ImageSource, ended: Position, *, quiet: bool
+    run: Run, config: PretrainConfig, method: Any, source: ImageSource, data: Any, ended: Position, *, quiet: bool
 ) -> None:
-    """Save the encoder, say what went wrong, score it and its teacher, report."""
+    """Save the encoder, say what went wrong, score it and its teacher on `data`, report."""
     encoder: Backbone = method.encoder
     trained = ended.step * (config.batch_size or 0) * config.processes if isinstance(source, Stream) else len(source)
     save_encoder(encoder, run.path, method=config.method, steps=ended.step, images=trained, **environment())
@@ -41,7 +42,6 @@ def conclude(
     if not config.report:
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
-    data = source if config.data is None or isinstance(source, Stream) else config.data
     with shown_progress(quiet) as progress:
         scores = score_with_baselines(encoder, data, **settings, progress=progress)
         if teacher := teacher_of(method):
@@ -49,8 +49,7 @@ def conclude(
         write_json(run.scores_file, scores)
         if progress:
             progress("the report", 0, 1)
-        shown = source if data is source else None  # else its test images
-        page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
+        page = write_report(run.path, encoder=encoder, source=data, trust_code=True)  # as when it began
     if not quiet:
         print(f"{score_table(scores)}\nreport: {page}")
 
@@ -64,9 +63,34 @@ def score_table(result: dict[str, Any]) -> str:
         for name, value in declared(task).scores(scores).items():
             others = {who: result.get(who, {}).get(task, {}).get(name) for who in BESIDE}
             beside = [f"{who} {other:.3f}" for who, other in others.items() if isinstance(other, float)]
-            rows.append(f"{task + '.' + name:<32} {value:.3f}  {'  '.join(beside)}".rstrip())
+            spread = f" ± {scores['sd'][name]:.3f}" if name in scores.get("sd", {}) else ""
+            rows.append(f"{task + '.' + name:<32} {value:.3f}{spread}  {'  '.join(beside)}".rstrip())
+        for found in ("groups", "harmful"):
+            rows += [line for kind, groups in scores.get(found, {}).items() for line in group_lines(kind, groups)]
     rows += [f"{task + ':':<32} not scored: {why}" for task, why in result["meta"].get("unscored", {}).items()]
     return "\n".join(rows)
+
+
+def encoder_table(results: dict[str, dict[str, Any]]) -> str:
+    """Scores of several encoders side by side, one line a number; gaps between groups are lines, too."""
+    rows: dict[str, dict[str, str]] = {}
+    for encoder, result in results.items():
+        for task, scores in result.items():
+            for name, value in declared(task).scores(scores).items() if task not in ("meta", *BESIDE) else ():
+                spread = f" ± {scores['sd'][name]:.3f}" if name in scores.get("sd", {}) else ""
+                rows.setdefault(f"{task}.{name}", {})[encoder] = f"{value:.3f}{spread}"
+            for kind, found in scores.get("groups", {}).items():
+                if "gap" in found:
+                    rows.setdefault(f"{task}.{found['score']} gap by {kind}", {})[encoder] = f"{found['gap']:.3f}"
+    lines = [
+        ["", *results],
+        *([name, *(values.get(encoder, "–") for encoder in results)] for name, values in rows.items()),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    for encoder, result in results.items():
+        text += [f"{encoder}, {task}: not scored: {why}" for task, why in result["meta"].get("unscored", {}).items()]
+    return "\n".join(text)
 
 
 def environment() -> dict[str, str]:

@@ -1,22 +1,30 @@
 """The method of a run, and what is measured on this machine before the rest of its configuration is decided."""
 
+import platform
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from glocal.backbones import build_backbone
+from glocal.backbones import Backbone, build_backbone
+from glocal.backbones.small_maps import CHANNELS, Limits, fastest_limits
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
+from glocal.distributed import each_says, on_each, on_first
 from glocal.errors import UsageError
 from glocal.fabric import Fabric
 from glocal.heads import sync_batch_norms
 from glocal.methods import check_built, check_fits, method_class, method_options
 from glocal.random import derive
+from glocal.run import read_json, write_json
 from glocal.training import Machine, resolve
 from glocal.training.compilation import worth_compiling
 from glocal.training.defaults import finer_stride
-from glocal.views import worth_caching
+from glocal.views import cache_folder, worth_caching
 
 
 def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine: Machine) -> tuple[Machine, Any]:
@@ -26,19 +34,72 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
     if coarse or not method_options(cls).keys() <= {"image_size", *config.options}:
         machine = measure_backbone(config, machine, cls.least_cells)
     resolved, _ = resolve(config, source, machine)
-    method = build_method(resolved.config)
+    first_on_host = fabric.local_rank == 0
+    # what is downloaded, is once for a host
+    method = on_each(lambda: build_method(resolved.config), first=first_on_host or config.pretrained is not True)
     check_fits(method.encoder, method.recipe)
     if fabric.world_size > 1:
         sync_batch_norms(method)
     machine = replace(machine, published=method.optimization)
+    if resolved.config.small_maps is None and fabric.device.type == "cpu" and _widens(method):
+        precision = str(resolved.config.precision)
+        key = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
+        limits = on_first(lambda: once("small_maps", key, lambda: [*fastest_limits(bf16="bf16" in precision)]))
+        machine = replace(machine, small_maps=(limits, f"measured on {processor()}"))
+    use_small_maps(method, resolved.config.small_maps or (machine.small_maps and machine.small_maps[0]))
     if resolved.config.cache is None:
-        machine = replace(machine, cache=fabric.broadcast(worth_caching(source, method.recipe.views)))
+        found = each_says(worth_caching(source, method.recipe.views) if first_on_host else (True, ""))
+        machine = replace(machine, cache=min(found, key=lambda worth: worth[0]))  # where one host says no, that
     if resolved.config.compile is None:
         sizes = [crop.size for crop in method.recipe.views]
         images = (resolved.config.batch_size or 0) * sizes.count(max(sizes))
         worth = worth_compiling(fabric, method.encoder, max(sizes), images, resolved.steps)
         machine = replace(machine, compile=worth)
     return machine, method
+
+
+def _widens(method: nn.Module) -> bool:
+    """Whether it has convolutions for which `small_maps` may matter."""
+    wide = (m for m in method.modules() if isinstance(m, nn.Conv2d) and m.in_channels // m.groups >= CHANNELS)
+    return any(m.kernel_size != (1, 1) for m in wide)
+
+
+def use_small_maps(method: nn.Module, limits: list[int] | None) -> None:
+    """Let the encoder and its teachers train with these limits, if there are any."""
+    for module in method.modules() if limits else ():
+        if isinstance(module, Backbone):
+            module.small_maps = Limits(*limits)  # type: ignore[misc]
+
+
+def once(what: str, key: str, measure: Callable[[], Any]) -> Any:
+    """What was measured for `key`, in this run or, where it can be kept in the cache folder, in one before.
+
+    What is measured again is another number: kept, the same command gives the same bits.
+    """
+    folder = cache_folder()
+    file = folder and folder / f"{what}.json"
+    try:
+        known = read_json(file, "delete it") if file else {}
+    except (OSError, UsageError):
+        known = {}
+    if key not in known:
+        known[key] = measure()
+        with suppress(OSError):
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, known)
+    return known[key]
+
+
+def processor() -> str:
+    """Its name, family and model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = f"family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}"
+    return f"{facts.get('model name', platform.machine())} ({numbers})"
 
 
 def build_method(config: PretrainConfig) -> Any:

@@ -28,7 +28,8 @@ def write_report(
     Args:
         run_dir: the run directory.
         encoder: the trained Backbone, used where it is; loaded from the run when left out.
-        source: images to show, whatever `glocal.data.open_source` takes; those of config.yaml when left out.
+        source: images to show, whatever `glocal.data.open_source` takes, of several splits the test images; those of
+            config.yaml when left out.
         baselines: also show what the weights it started from, and raw pixels, make of the same images.
         out: the file to write; report.html in the run directory when left out.
         device: for an encoder that is loaded: see `glocal.devices.find_device`.

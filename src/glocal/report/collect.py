@@ -117,19 +117,21 @@ def _dense_side(encoder: Backbone, size: int) -> int:
 
 
 def _open(report: ReportData, source: Any, trust_code: bool) -> None:
-    """Open the images: of the run's data those it was not trained on, where they are kept apart."""
-    spec, note = report.run.config.get("data"), ""
-    if source is not None:
-        report.source = open_source(source)
-    elif spec is None:
-        note = "No images were given and config.yaml names none, so there are no pictures."
-    else:
+    """Open the images: those that the run was not trained on, where they are kept apart."""
+    spec = report.run.config.get("data") if source is None else source
+    if spec is None:
+        report.notes.setdefault(
+            "pictures", "No images were given and config.yaml names none, so there are no pictures."
+        )
+        return
+    if source is None:
         consent = f"glocal.report.write_report({str(report.run.path)!r}, trust_code=True)"
         refuse_untrusted(code_of(spec), origin="config.yaml", trust_code=trust_code, command=consent)
-        try:
-            report.split = next((name for name in ("test", "val") if has_split(spec, name)), None)
-            report.source = open_source(spec, split=report.split)
-        except (UsageError, OSError) as error:
-            note = f"The run's images could not be opened ({error}), so there are no pictures."
-    if note:
+    try:
+        report.split = next((name for name in ("test", "val") if has_split(spec, name)), None)
+        report.source = open_source(spec, split=report.split)
+    except (UsageError, OSError) as error:
+        if source is not None:
+            raise
+        note = f"The run's images could not be opened ({error}), so there are no pictures."
         report.notes.setdefault("pictures", note)

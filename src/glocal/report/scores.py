@@ -11,7 +11,7 @@ from glocal.report.records import RunRecord
 
 @dataclass(frozen=True)
 class Cell:
-    """A score as printed, its 95% interval where it is a share of test images, whether it is the best of its row."""
+    """A score as printed, its 95% interval if known, whether it is the best of its row."""
 
     value: float | None
     text: str = "–"
@@ -47,7 +47,10 @@ def tables(run: RunRecord) -> list[TaskTable]:
         task, returned = declared(name), {arm: scores.get(name, {}) for arm, scores in run.scores.items()}
         tested = mine.get("images") or run.meta.get("n_test")
         each = {arm: task.scores(scores) for arm, scores in returned.items()}
-        rows = {task.in_words(key): _cells(task, key, key, each, tested) for key in each["encoder"]}
+        rows = {}
+        for key in each["encoder"]:
+            known = {arm: scores.get(f"{key}_interval") for arm, scores in returned.items()}
+            rows[task.in_words(key)] = _cells(task, key, key, each, tested, known)
         main = next(iter(rows.values())) if task.main in each["encoder"] else {}
         folded = {}
         for key in (key for key in task.words if isinstance(mine.get(key), Mapping)):
@@ -58,14 +61,17 @@ def tables(run: RunRecord) -> list[TaskTable]:
     return made
 
 
-def _cells(task: Task, score_name: str, key: str, each: dict[str, Any], tested: int | None) -> dict[str, Cell]:
+def _cells(
+    task: Task, score_name: str, key: str, each: dict[str, Any], tested: int | None, known: Mapping[str, Any] = {}
+) -> dict[str, Cell]:
+    """A row's cells; intervals are `known`, or those of shares of images."""
     values = {arm: scores.get(key) for arm, scores in each.items()}
     there = {value for value in values.values() if value is not None}
     best = (max if task.higher_is_better else min)(there) if len(there) > 1 and score_name == task.main else None
     of, cells = task.share_of(score_name), dict.fromkeys(values, Cell(None))
     for arm, value in values.items():
         if value is not None:
-            interval = wilson(value, tested) if of == "images" and tested else None
+            interval = known.get(arm) or (wilson(value, tested) if of == "images" and tested else None)
             cells[arm] = Cell(value, score(value, share=of is not None), interval, value == best)
     return cells
 

@@ -23,7 +23,6 @@ SHORT_LARS = {"lr": 0.3, "weight_decay": 1e-4, "trust_coefficient": 0.02}
 FORGETTING = 5.0
 """By how many e-foldings a teacher should have forgotten the weights it began with."""
 
-
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 
 
@@ -32,14 +31,13 @@ class Machine:
     """What is known before anything is decided: of the machine, and what was measured on it for this run.
 
     Attributes:
-        cores: that this process may use.
-        threads: that PyTorch would use.
-        precision: that it is fast in.
+        cores, threads: that this process may use, and that PyTorch would.
+        precision, cuda: that it is fast in, and whether that is an NVIDIA GPU.
         family: of the backbone, see `Backbone.family`; None: not measured.
         stride: of the backbone as it is built by default, pixels; None: not measured.
         finer_refused: why it cannot be built with a finer stride; "" where it can.
         published: the method's own optimisation of this backbone; None: not built yet.
-        cache, compile: (whether it pays, why); None: not measured.
+        cache, compile, small_maps: (what pays, why); None: not measured.
     """
 
     cores: int
@@ -51,6 +49,8 @@ class Machine:
     published: Optimization | None = None
     cache: tuple[bool, str] | None = None
     compile: tuple[bool, str] | None = None
+    small_maps: tuple[list[int], str] | None = None
+    cuda: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
         _decide_stride(decisions, machine, cls.least_cells)
     if decisions.config.epochs <= 2:
         decisions.fill("cache", False)
-    for name in ("cache", "compile"):
+    for name in ("cache", "compile", "small_maps"):
         if (measured := getattr(machine, name)) is not None:
             decisions.fill(name, *measured)
     if machine.published is None:
@@ -177,7 +177,8 @@ def _decide_sizes(decisions: _Decisions, images: int, machine: Machine) -> None:
         epochs, why = min((epochs, why), (enough, f"{config.max_steps:,} steps"))
     decisions.fill("epochs", epochs, why)
     decisions.fill("monitor_every", max(1, decisions.config.epochs // 20), "a twentieth of the run")
-    decisions.fill("workers", min(8, max(1, machine.cores // config.devices)), f"{machine.cores} cores")
+    cores = machine.cores // config.devices
+    decisions.fill("workers", max(1, cores - 1 if machine.cuda else min(8, cores)), f"{machine.cores} cores")
     decisions.fill("precision", machine.precision, "what this hardware does fast")
     decisions.fill("threads", machine.threads)
 
@@ -284,7 +285,8 @@ def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, 
 
 def this_machine(accelerator: str) -> Machine:
     """What is known of this machine at once."""
-    return Machine(cores(), torch.get_num_threads(), _fast_precision(accelerator))
+    cuda = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    return Machine(cores(), torch.get_num_threads(), _fast_precision(accelerator), cuda=cuda)
 
 
 def _fast_precision(accelerator: str) -> Precision:

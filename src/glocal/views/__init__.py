@@ -1,7 +1,7 @@
 """How an image becomes views: geometry per image, appearance per batch."""
 
 from glocal.views.appearance import Appearance
-from glocal.views.cache import PixelCache, worth_caching
+from glocal.views.cache import PixelCache, cache_folder, worth_caching
 from glocal.views.loader import Loader, ViewLoader
 from glocal.views.plain_images import EpochPlan, PlainImages
 from glocal.views.recipe import Crop, Recipe, Support, blur_at, multi_crop, simclr_views, two_views
@@ -9,5 +9,6 @@ from glocal.views.view import Batch, View, grid_centers
 
 __all__ = [
     "Appearance", "Batch", "Crop", "EpochPlan", "Loader", "PixelCache", "PlainImages", "Recipe", "Support", "View",
-    "ViewLoader", "blur_at", "grid_centers", "multi_crop", "simclr_views", "two_views", "worth_caching",
+    "ViewLoader", "blur_at", "cache_folder", "grid_centers", "multi_crop", "simclr_views", "two_views",
+    "worth_caching",
 ]  # fmt: skip

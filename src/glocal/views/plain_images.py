@@ -31,7 +31,10 @@ class EpochPlan:
 
     def with_targets(self, batch: Batch) -> Batch:
         """The batch with the targets of its samples."""
-        return batch if self.targets is None else replace(batch, target=self.targets[:, batch.index].T)
+        if self.targets is None:
+            return batch
+        target = self.targets[:, batch.index].T
+        return replace(batch, target=target, planned=target)
 
     def numbers(self, before: Self | None) -> dict[str, float]:
         """What the log says of the (first) targets as a clustering; nothing where there are none.
