@@ -31,6 +31,9 @@ class There(Tensor):
         made.held = held
         return made
 
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError(f"{func} on the pretended device, which is not there any more")
@@ -116,7 +119,8 @@ def pretended(*, bf16: bool = True) -> Iterator[Pretended]:
     swapped = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # else a parameter would stay of its class
     torch._C._set_only_lift_cpu_tensors(True)  # else `torch.tensor` would go to the driver
-    with pytest.MonkeyPatch.context() as patch, Pretended() as device:
+    kernels = torch.backends.cudnn.flags(enabled=False)  # of which main memory has none
+    with pytest.MonkeyPatch.context() as patch, kernels, Pretended() as device:
         for name in ("_lazy_init", "synchronize"):
             patch.setattr(torch.cuda, name, lambda *_: None)
         patch.setattr(torch.cuda, "is_available", lambda: True)

@@ -68,10 +68,10 @@ class DeepCluster(nn.Module):
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))
-        x = F.normalize(whiten(features, self.components), dim=1)
+        x = F.normalize(whiten(features, self.components, bank.device), dim=1)
         seed = derive(bank.seed, "k-means", bank.epoch)
-        assignment = kmeans(x, self.clusters, iterations=self.iterations, seed=seed).assignment
-        targets = for_all(ids, assignment, len(bank))
+        clusters = kmeans(x, self.clusters, iterations=self.iterations, seed=seed, device=bank.device)
+        targets = for_all(ids, clusters.assignment, len(bank))
         self.top.renew(seed, torch.bincount(targets[targets >= 0], minlength=self.clusters)[None] > 0)
         order = balanced_order(targets.numpy(), len(bank), bank.seed, bank.epoch)
         return EpochPlan(torch.from_numpy(order), targets[None], renewed=("top.",))

@@ -275,7 +275,8 @@ class _Training:
         """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
         at = self.at
         images.epoch, images.plan = at.epoch, at.plan
-        at.plan = self.method.before_epoch(images)
+        with self.fabric.autocast():
+            at.plan = self.method.before_epoch(images)
         if numbers := at.plan.numbers(images.plan):
             self.log.record({"step": at.step + 1, "epoch": at.epoch, **numbers})  # the first step it serves
         for name, parameter in self.method.named_parameters():

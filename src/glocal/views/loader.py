@@ -100,7 +100,7 @@ class ViewLoader:
         if world_size > 1 and not drop_last:
             raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
         total = batch_size * world_size
-        self.streams = isinstance(source, Stream)
+        self.batch_size, self.streams = batch_size, isinstance(source, Stream)
         self.images = images = AGAIN if self.streams else len(source)
         self.steps_per_epoch = steps or (images // total if drop_last else -(-images // total))
         if self.steps_per_epoch == 0:
