@@ -89,7 +89,6 @@ def slow() -> None:
 
     if os.environ["RANK"] == "0":
         late(share, "listed")
-        late(start, "OnlineEval")
         late(loop, "save_checkpoint")
         late(conclude, "write_report")
     glocal.pretrain("photos", out="run", max_steps=1, **OPTIONS)

@@ -12,7 +12,7 @@ from glocal.config import PretrainConfig
 from glocal.methods import VICReg
 from glocal.methods.vicregl import VICRegL
 from glocal.pipeline import launch
-from glocal.training import TrainingStopped
+from glocal.training import Machine, TrainingStopped
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
@@ -67,5 +67,5 @@ def test_on_a_gpu_and_there_alone_convolutions_are_tried_out(monkeypatch, device
     monkeypatch.setattr(launch, "Fabric", lambda **_: fabric)
     monkeypatch.setattr(launch, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", device == "cpu")
-    launch.launch(PretrainConfig(threads=torch.get_num_threads(), precision="32-true"))
+    launch.launch(PretrainConfig(), Machine(cores=1, threads=torch.get_num_threads(), precision="32-true"))
     assert torch.backends.cudnn.benchmark == (device == "cuda")
