@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +35,9 @@ class There(Tensor):
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
+
+    def record_stream(self, stream: Any) -> None:
+        pass
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,9 +69,9 @@ class Pretended(TorchDispatchMode):
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         there = {id(x.held): x for x in tensors if isinstance(x, There)}
         elsewhere = [x for x in tensors if not isinstance(x, There) and x.ndim]
-        with self:  # in inference mode composed operations come whole
-            if (result := func.decompose(*args, **kwargs)) is not NotImplemented:
-                return result
+        if func._can_decompose():  # in inference mode composed operations come whole
+            with self:
+                return func.decompose(*args, **kwargs)
         if func is aten._pin_memory.default:
             copy = args[0].clone()
             self._pinned.add(copy.untyped_storage()._cdata)
@@ -123,6 +128,9 @@ def pretended(*, bf16: bool = True) -> Iterator[Pretended]:
     with pytest.MonkeyPatch.context() as patch, kernels, Pretended() as device:
         for name in ("_lazy_init", "synchronize"):
             patch.setattr(torch.cuda, name, lambda *_: None)
+        for place, name in ((torch.cuda, "current_stream"), (import_module("glocal.views.upload"), "_stream")):
+            patch.setattr(place, name, lambda *_: SimpleNamespace(wait_stream=lambda other: None))
+        patch.setattr(torch.cuda, "stream", nullcontext)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch.cuda, "current_device", lambda: 0)

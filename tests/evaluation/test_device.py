@@ -9,15 +9,17 @@ import torch
 import glocal
 from glocal.backbones import build_backbone
 from glocal.devices import cores
-from glocal.evaluation import find_task
+from glocal.evaluation import all_tasks, find_task
 from glocal.evaluation.context import EvalContext
 from pretended import pretended
 
 # the package's attributes of these names are functions, some of them
 extract, knn, linear = (importlib.import_module(f"glocal.evaluation.{name}") for name in ("extract", "knn", "linear"))
-TASKS = ["knn", "linear", "segment", "correspond", "rank", "stability", "robustness", "internal", "crops", "redundancy"]
+TASKS = [*all_tasks()]
+TASKS.remove("attack")  # differentiates, which takes a driver
 QUICK = {
     "linear": {"epochs": 2, "lrs": (0.1,), "wds": (0.0, 0.1)},
+    "lowshot": {"shots": (1,), "shares": (0.3,), "draws": 1},
     "segment": {"steps": 5, "lrs": (0.3, 3.0)},
     "robustness": {"severities": (3,), "corruptions": ("gaussian_noise", "glass_blur", "fog", "jpeg_compression")},
 }
