@@ -1,9 +1,10 @@
 # make demo: learn a generated world and write a report.   make test: everything CI checks.
 # make bench: speed beside the peers, docs/performance.md.   make test-machines: the numbers on other processors.
+# make gpu: what only a GPU can show, in ten minutes; needs no installation where PyTorch, timm and Lightning are.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo bench test lint types imports unit test-machines machine-threads machine-avx512 machine-avx2 machine-sse41
+.PHONY: demo bench gpu test lint types imports unit test-machines machine-threads machine-avx512 machine-avx2 machine-sse41
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -12,6 +13,9 @@ demo: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+gpu:
+	PYTHONPATH=src $(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 test: lint types imports unit
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from benchmarks import peers
 from benchmarks.cases import Case
 from benchmarks.measure import Size, ratio, summary
 from benchmarks.photos import photos
@@ -105,4 +104,6 @@ def filled_cache(source: ImageSource, recipe: Recipe) -> PixelCache:
 
 def lightly(folder: Path, side: int, batch: int) -> Iterator[Any]:
     """Endless batches of lightly's VICReg views, made in this process."""
+    from benchmarks import peers  # not on every machine that measures ours
+
     return peers.batches(Case("vicreg", "none", side, batch, 1), folder, workers=0)

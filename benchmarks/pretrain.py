@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 import glocal
-from benchmarks import peers
 from benchmarks.cases import CASES, Case
 from benchmarks.loader import filled_cache
 from benchmarks.measure import DEVICE, Size, isolated, ratio, summary
@@ -123,11 +122,15 @@ def run_compiled(case: Case, folder: Path, workers: int) -> dict[str, float]:
 
 def run_lightly(case: Case, folder: Path, workers: int) -> dict[str, float]:
     """lightly's pieces in a plain loop."""
+    from benchmarks import peers  # not on every machine that measures ours
+
     return timed(case, peers.train(case, folder, workers, bf16=BF16), workers)
 
 
 def run_lightly_tuned(case: Case, folder: Path, workers: int) -> dict[str, float]:
     """The same, in the memory format and with the allocation that Glocal trains with."""
+    from benchmarks import peers
+
     return timed(case, peers.train(case, folder, workers, bf16=BF16, tuned=True), workers)
 
 
@@ -161,14 +164,21 @@ def timed(case: Case, steps: Iterator[None], workers: int = 0) -> dict[str, floa
     return {"rate": watch.rate(case.batch)}
 
 
-def resident(case: Case, *, whole: bool) -> Iterator[None]:
-    """Endless steps without data, loss and logging; without heads and optimiser too where not `whole`."""
+def resident(
+    case: Case, *, whole: bool, feed: Callable[[], list[View]] | None = None, compiled: bool = False
+) -> Iterator[None]:
+    """Endless steps without loss and logging; without heads and optimiser too where not `whole`.
+
+    `feed` gives the views of each step; by default they are always the same ones, which lie on the device.
+    """
     if DEVICE.type == "cpu":
         keep_freed_memory()  # as training does
     cls = method_class(case.method)
     encoder = build_backbone(case.backbone, image_size=case.image_size, output_stride=case.stride, pool=cls.pool)
     method = cls(encoder, image_size=case.image_size, **case.options)
     method.to(device=DEVICE, memory_format=torch.channels_last).train()
+    if compiled:
+        encoder.compile_training()
     optimizer = build_optimizer(method, method.optimization, 1e-4)
     shape = (case.batch, 3, case.image_size, case.image_size)
     views = [
@@ -177,7 +187,7 @@ def resident(case: Case, *, whole: bool) -> Iterator[None]:
     while True:
         outputs: list[Tensor] = []
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=BF16):
-            for features in encode(encoder, views):
+            for features in encode(encoder, feed() if feed else views):
                 if not whole:
                     outputs.append(features.pooled if case.method == "vicreg" else features.tokens)
                     continue

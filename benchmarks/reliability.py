@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import RESULTS, run
-from benchmarks.page import DOCS, measured_on, read, table
+from benchmarks.page import DOCS, measured_on, table
 
 OUTCOMES = {"read": "read", "skipped": "skipped", "refused": "refused in a line"}
 FAULTS = ("escaped", "hung", "crashed")
@@ -42,10 +42,10 @@ end and compared. Steps lost and finished are the most of any stroke."""
 
 
 def write_page(results: Path = RESULTS, docs: Path = DOCS) -> Path:
-    """Write docs/reliability.md of what has been measured, on a GPU too where there is such a result."""
+    """Write docs/reliability.md of what has been measured, machine by machine."""
     parts = [HEAD]
     for name, section in (("fuzz", fuzz), ("kills", kills)):
-        found = [kept for suffix in ("", "-gpu") if (kept := read(results / f"{name}{suffix}.json"))]
+        found = [json.loads(file.read_text()) for file in sorted(results.glob(f"*/{name}.json"))]
         parts += [f"{section(kept['measured'])}\n\n{measured_on(kept)}" for kept in found]
         parts += [] if found else [f"Not measured yet: `python -m benchmarks.reliability {name}`."]
     page = docs / "reliability.md"

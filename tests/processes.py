@@ -28,29 +28,31 @@ class Command:
 
     Args:
         arguments: of the command line.
-        cwd: current folder.
-        env: variables in addition to this process's.
+        cwd: current folder; a list has one for each of several hosts, which share the ranks evenly.
+        env: variables in addition to this process's; a list, too.
         ranks: processes that train together, as torchrun would start them; what is told of is the first.
     """
 
     def __init__(
-        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, ranks: int = 1
+        self,
+        *arguments: str | Path,
+        cwd: Path | list[Path] | None = None,
+        env: Mapping[str, str] | list[Mapping[str, str]] | None = None,
+        ranks: int = 1,
     ) -> None:
         self.args, self.folder = ["glocal", *map(str, arguments)], Path(tempfile.mkdtemp())
-        common = os.environ | (env or {})
-        where = cwd or Path.cwd()
+        folders = cwd if isinstance(cwd, list) else [cwd or Path.cwd()]
+        more = env if isinstance(env, list) else [env or {}] * len(folders)
         self.processes = []
         port = str(_free_port()) if ranks > 1 else ""
+        of_host = ranks // len(folders)
         for rank in range(ranks):
-            told = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "LOCAL_WORLD_SIZE": str(ranks),
-            }
-            told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+            host = rank // of_host
+            told = {"RANK": rank, "LOCAL_RANK": rank % of_host, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": of_host}
+            told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": host}
             files = [str(self.folder / f"{name}{rank or ''}") for name in ("out", "err")]
-            arguments_ = (self.args, str(where), common | (told if ranks > 1 else {}), files)
+            told = {name: str(value) for name, value in told.items()} if ranks > 1 else {}
+            arguments_ = (self.args, str(folders[host]), os.environ | more[host] | told, files)
             self.processes.append(SERVER.Process(target=_command, args=arguments_))
             self.processes[-1].start()
         self.pid: int = self.processes[0].pid  # type: ignore[assignment]
@@ -65,7 +67,7 @@ class Command:
         os.kill(self.pid, number)
 
     def communicate(self, timeout: float = 280) -> tuple[str, str]:
-        """Wait for the end; standard output and error of the first process."""
+        """Wait for the end; standard output and error of the first process (of others: `self.folder` / "err1")."""
         for process in self.processes:
             process.join(timeout)
             if process.exitcode is None:

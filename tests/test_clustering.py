@@ -38,7 +38,7 @@ def error(x, clusters):
 def test_lloyds_algorithm_is_scipys():
     x = normal(300, 4)
     ours = kmeans(x, 7, iterations=10, seed=3)
-    centroids, _ = kmeans2(x.numpy(), _first_centroids(x, 7, 3).numpy(), iter=10, minit="matrix")
+    centroids, _ = kmeans2(x.numpy(), _first_centroids(x, 7, 3, x.device).numpy(), iter=10, minit="matrix")
     torch.testing.assert_close(ours.centroids, torch.from_numpy(centroids), rtol=1e-4, atol=1e-5)
     assert torch.equal(ours.assignment, torch.cdist(x, ours.centroids).argmin(dim=1))
 

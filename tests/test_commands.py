@@ -132,4 +132,4 @@ def test_embed_takes_every_image_of_every_folder(tmp_path, capsys):
 )
 def test_numbers_that_make_no_sense_are_refused(command, option, says):
     with pytest.raises(UsageError, match=re.escape(says)):
-        cli.run([*command.split(), "parts:n=8,size=32", *option.split()])
+        cli.run([*command.format("timm:test_resnet:random").split(), "parts:n=8,size=32", *option.split()])

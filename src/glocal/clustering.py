@@ -1,11 +1,13 @@
 """Clusters of features, over all processes: PCA whitening, k-means, orders that serve every cluster equally often.
 
 The nearest centroids are found by faiss where it is installed and the features are in main memory, else by torch. Sums
-are taken in a fixed order, so that the same features give the same clusters again, on a GPU too.
+are taken in a fixed order, so that the same features give the same clusters again, on a GPU too. Features may stay in
+main memory: a part at a time goes to the `device` that computes.
 """
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from glocal.distributed import all_sum, gather, rank
 from glocal.errors import UsageError
+from glocal.losses import without_autocast
 from glocal.random import derive, permutation, uniform
 
 CHUNK = 8192
@@ -21,27 +24,31 @@ CHUNK = 8192
 
 
 @torch.no_grad()
-def whiten(x: Tensor, dim: int) -> Tensor:
-    """The leading principal components, each with variance 1 over the rows of all processes: (N, D) -> (N, d).
+def whiten(x: Tensor, dim: int, device: torch.device | None = None) -> Tensor:
+    """The leading principal components, each with variance 1 over the rows of all processes: (N, D) -> (N, d) float32.
 
     d is `dim`, or the rank of the features where that is less: components without variance would be noise.
 
     Args:
         x: (N, D), this process's rows. Processes may hold different numbers of them.
         dim: components to keep.
+        device: computes; None: where x is. The result is where x is.
     """
-    parts = x.split(CHUNK)
-    total = all_sum(torch.tensor([float(len(x))], dtype=torch.float64, device=x.device))
-    mean = all_sum(torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0)) / total
+    device, parts = _able(device or x.device), x.split(CHUNK)
+    total = all_sum(torch.tensor([float(len(x))], dtype=torch.float64, device=device))
+    mean = all_sum(torch.stack([part.to(device).double().sum(dim=0) for part in parts]).sum(dim=0)) / total
     covariance = mean.new_zeros(x.shape[1], x.shape[1])
     for part in parts:  # a covariance of fp32 sums loses the small components
-        centred = part.double() - mean
+        centred = part.to(device).double() - mean
         covariance.addmm_(centred.mT, centred)
     variances, axes = torch.linalg.eigh(all_sum(covariance) / total)
     variances, axes = variances.flip(0)[:dim], axes.flip(1)[:, :dim]
     kept = int((variances > 1e-7 * variances[0]).sum())
     scaled = axes[:, :kept] * variances[:kept].rsqrt()
-    return torch.cat([((part.double() - mean) @ scaled).float() for part in parts])
+    white = torch.empty(len(x), kept, device=x.device)
+    for part, rows in zip(parts, white.split(CHUNK), strict=True):
+        rows.copy_((part.to(device).double() - mean) @ scaled)
+    return white
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Clusters:
 
     Attributes:
         centroids: (K, D), the same on all processes.
-        assignment: (N,) int64, the cluster of each of this process's rows.
+        assignment: (N,) int64, the cluster of each of this process's rows. Both are on the device that computed them.
     """
 
     centroids: Tensor
@@ -58,7 +65,15 @@ class Clusters:
 
 
 @torch.no_grad()
-def kmeans(x: Tensor, k: int, *, iterations: int = 20, seed: int = 0, spherical: bool = False) -> Clusters:
+def kmeans(
+    x: Tensor,
+    k: int,
+    *,
+    iterations: int = 20,
+    seed: int = 0,
+    spherical: bool = False,
+    device: torch.device | None = None,
+) -> Clusters:
     """Lloyd's algorithm from k random rows; a cluster that empties takes a part of another (see `split_empty`).
 
     Args:
@@ -67,11 +82,12 @@ def kmeans(x: Tensor, k: int, *, iterations: int = 20, seed: int = 0, spherical:
         iterations: of assigning and averaging.
         seed: of the first centroids and of the splits.
         spherical: keep centroids on the unit sphere; for rows that are there too.
+        device: computes; None: where x is.
 
     Raises:
         UsageError: if all processes together have fewer than K rows.
     """
-    centroids = _first_centroids(x, k, seed)
+    centroids = _first_centroids(x, k, seed, _able(device or x.device))
     for iteration in range(iterations):
         sums, counts = _cluster_sums(x, assign(x, centroids), k)
         centroids = sums / counts.clamp_min(1)[:, None]
@@ -82,39 +98,46 @@ def kmeans(x: Tensor, k: int, *, iterations: int = 20, seed: int = 0, spherical:
 
 
 @torch.no_grad()
-def hierarchical_kmeans(x: Tensor, parts: int, k: int, *, iterations: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
+def hierarchical_kmeans(
+    x: Tensor, parts: int, k: int, *, iterations: int = 20, seed: int = 0, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Clusters of clusters: `parts` of them, and inside each of these k more (fewer where it has not as many rows).
 
     Args:
         x: (N, D) float32, this process's rows.
         parts: number of super-clusters.
         k: sub-clusters in each.
-        iterations, seed: see `kmeans`.
+        iterations, seed, device: see `kmeans`.
 
     Returns:
         The super-cluster, 0 to parts − 1, and the sub-cluster in it, 0 to k − 1, of each row; (N,) int64 each.
     """
-    part = kmeans(x, parts, iterations=iterations, seed=seed).assignment
+    settings: dict[str, Any] = {"iterations": iterations, "device": device}
+    part = kmeans(x, parts, seed=seed, **settings).assignment
     sub = torch.zeros_like(part)
     sizes = all_sum(torch.bincount(part, minlength=parts)).tolist()
     for number, size in enumerate(sizes):
         if size:
             rows = part == number
-            inside = kmeans(x[rows], min(k, size), iterations=iterations, seed=derive(seed, "inside", number))
+            inside = kmeans(x[rows.to(x.device)], min(k, size), seed=derive(seed, "inside", number), **settings)
             sub[rows] = inside.assignment
     return part, sub
 
 
 def assign(x: Tensor, centroids: Tensor) -> Tensor:
-    """The index of the centroid (K, D) at the least Euclidean distance of each row (N, D), (N,) int64."""
-    if x.device.type == "cpu" and find_spec("faiss"):
+    """The index of the centroid (K, D) at the least Euclidean distance of each row (N, D), (N,) int64.
+
+    Computed where the centroids are, and left there.
+    """
+    if centroids.device.type == "cpu" and find_spec("faiss"):
         import faiss
 
         index = faiss.IndexFlatL2(centroids.shape[1])
         index.add(centroids.contiguous().numpy())
         return torch.from_numpy(index.search(x.contiguous().numpy(), 1)[1][:, 0])
     offset = centroids.square().sum(dim=1) / 2  # ‖x − c‖² = ‖x‖² − 2·(x·c − ‖c‖²/2)
-    return torch.cat([(rows @ centroids.mT - offset).argmax(dim=1) for rows in x.split(CHUNK)])
+    with without_autocast(offset):
+        return torch.cat([(rows.to(offset.device) @ centroids.mT - offset).argmax(dim=1) for rows in x.split(CHUNK)])
 
 
 def split_empty(centroids: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -170,15 +193,23 @@ def balanced_order(assignment: np.ndarray, length: int, seed: int, epoch: int) -
 
 
 def _cluster_sums(x: Tensor, assignment: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The sum (K, D) and the number (K,) of the rows of each cluster, over all processes."""
-    counts = torch.bincount(assignment, minlength=k)
-    in_order = x[assignment.argsort(stable=True)]
-    return all_sum(torch.segment_reduce(in_order, "sum", lengths=counts, axis=0)), all_sum(counts)
+    """The sum (K, D) and the number (K,) of the rows of each cluster, over all processes; where the assignment is."""
+    at_once = max(CHUNK, k) if x.device != assignment.device else max(1, len(x))
+    sums: Any = 0
+    for part, clusters in zip(x.split(at_once), assignment.split(at_once), strict=True):
+        in_order = part.to(clusters.device)[clusters.argsort(stable=True)]
+        sums += torch.segment_reduce(in_order, "sum", lengths=torch.bincount(clusters, minlength=k), axis=0)
+    return all_sum(sums), all_sum(torch.bincount(assignment, minlength=k))
 
 
-def _first_centroids(x: Tensor, k: int, seed: int) -> Tensor:
+def _able(device: torch.device) -> torch.device:
+    """The CPU in place of MPS, which has neither double precision nor `segment_reduce`."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _first_centroids(x: Tensor, k: int, seed: int, device: torch.device) -> Tensor:
     """K different rows of those of all processes, drawn at random, on all processes."""
-    rows = gather(torch.tensor([len(x)], device=x.device))
+    rows = gather(torch.tensor([len(x)], device=device))
     total, before = int(rows.sum()), int(rows[: rank()].sum())
     if total < k:
         raise UsageError(f"{k} clusters of {total} images: choose at most as many clusters as there are images")
@@ -186,4 +217,4 @@ def _first_centroids(x: Tensor, k: int, seed: int) -> Tensor:
     mine = (drawn >= 0) & (drawn < len(x))
     centroids = x.new_zeros(k, x.shape[1])
     centroids[mine] = x[drawn[mine]]
-    return all_sum(centroids)
+    return all_sum(centroids.to(device))

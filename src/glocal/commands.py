@@ -20,17 +20,18 @@ from glocal.errors import UsageError
 from glocal.plugins import refuse_untrusted
 
 
-def report(run: str, *, trust_code: bool = False) -> Path:
+def report(run: str, *, device: str = "auto", trust_code: bool = False) -> Path:
     """Write a run's report page again.
 
     Args:
         run: its directory.
+        device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps".
         trust_code: import what its files name as module:attribute.
     """
     from glocal.report import write_report
     from glocal.run import Run
 
-    return write_report(Run.open(run).path, trust_code=trust_code)
+    return write_report(Run.open(run).path, device=device, trust_code=trust_code)
 
 
 def methods() -> str:

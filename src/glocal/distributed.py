@@ -1,14 +1,26 @@
-"""Collectives that carry gradients, and are the identity on one process.
+"""Collectives that carry gradients, and are the identity on one process; and what else processes ask of each other.
 
 Convention: each rank computes the loss of the *joined* batch, from gathered or exchanged embeddings; DDP then averages
 the parameter gradients over ranks. The backward of each collective is its transpose, which sums gradients over ranks,
 so the rank-mean loss and the averaged gradient equal those of a single process holding the whole batch.
 """
 
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from glocal.errors import UsageError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=365)
+"""How long to wait for one that looks through a folder, evaluates or writes. One that ends is noticed at once."""
 
 
 def world_size() -> int:
@@ -96,3 +108,57 @@ def exchange(x: Tensor) -> Tensor:
     reduce-scatter of the gradients every rank would hold, and compute, everything.
     """
     return x if world_size() == 1 else _Exchange.apply(x)
+
+
+@cache
+def _patient_group(world: Any) -> Any:
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def patient_group() -> Any:
+    """All processes, without the time-out of training's collectives. All have to ask for it."""
+    return _patient_group(dist.group.WORLD)
+
+
+def each_says(mine: T) -> list[T]:
+    """What each process says, by rank, on all; they wait for the last one however long it takes."""
+    if world_size() == 1:
+        return [mine]
+    said: list[Any] = [None] * world_size()
+    dist.all_gather_object(said, mine, group=patient_group())
+    return said
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """What `work` gives on the first process, on all, which wait however long it takes; where it refuses, all do."""
+    if world_size() == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = work()
+        except UsageError as refusal:
+            outcome[1] = str(refusal)
+    dist.broadcast_object_list(outcome, group=patient_group())
+    if outcome[1] is not None:
+        raise UsageError(outcome[1])
+    return outcome[0]
+
+
+def on_each(work: Callable[[], T], *, first: bool = True) -> T:
+    """What `work` gives on each process, here; where it refuses on one, all do, and say on which.
+
+    Those that are to be `first` (of each host, one that downloads) work while the others wait, however long it takes.
+    """
+    if world_size() == 1:
+        return work()
+    result: Any = None
+    for turn in (True, False):
+        refusal = None
+        try:
+            result = work() if first == turn else result
+        except UsageError as error:
+            refusal = f"rank {rank()} on {socket.gethostname()}: {error}"
+        if refusals := [said for said in each_says(refusal) if said]:
+            raise UsageError(refusals[0])
+    return result

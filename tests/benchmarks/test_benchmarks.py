@@ -20,6 +20,7 @@ from benchmarks import (
     losses,
     measure,
     page,
+    peers,
     pretrain,
     profile,
     quality,
@@ -152,10 +153,10 @@ def test_machines_are_told_apart_by_maker_family_and_model():
 
 def test_both_libraries_are_told_the_same():
     for case in CASES["full"]:
-        lightly, ours = pretrain.peers.VICReg, pretrain.method_class(case.method)
+        lightly, ours = peers.VICReg, pretrain.method_class(case.method)
         assert ours.__name__.lower() == case.method
         if case.backbone == "resnet18":
-            model = (lightly if case.method == "vicreg" else pretrain.peers.VICRegL)(case)
+            model = (lightly if case.method == "vicreg" else peers.VICRegL)(case)
             method = ours(pretrain.build_backbone("resnet18", output_stride=case.stride), image_size=96, **case.options)
             assert method.encoder(torch.zeros(2, 3, 96, 96)).grid == (case.cells, case.cells)
             count = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)

@@ -110,8 +110,12 @@ def test_the_page_says_what_was_counted_and_each_fault(tmp_path):
     kills = {"settings": ["vicreg"], "checkpoint_steps": 4, "orphans_after": 10.0, "strokes": [stroke, term]}
     kills["runs"] = [{"setting": "vicreg", "refusals": 0, "different_bits": bits} for bits in (0, 7)]
     fuzz = {"forms": 3, "counts": counts, "faults": faults, "peak_bytes": 2**20}
+    (tmp_path / "machine").mkdir()
     for name, measured in (("fuzz", fuzz), ("kills", kills)):
-        write_json(tmp_path / f"{name}.json", {"machine": environment.machine(), "seconds": 1, "measured": measured})
+        write_json(
+            tmp_path / "machine" / f"{name}.json",
+            {"machine": environment.machine(), "seconds": 1, "measured": measured},
+        )
     text = write_page(tmp_path, tmp_path).read_text()
     assert "| **all** | 6 | 2 | 3 | 0 | 1 | 0 | 0 |" in text
     assert "KeyError" in text

@@ -119,6 +119,10 @@ def test_predictions_are_distributions_and_permuting_supports_with_their_labels_
     torch.testing.assert_close(p.sum(-1), torch.ones(5, dtype=torch.float64))
     torch.testing.assert_close(support_predictions(z, s[order], labels[order]), p)
     torch.testing.assert_close(support_predictions(3 * z, s, labels), p)
+    renamed = torch.tensor([5, 40, 41, 900])[labels]
+    assert torch.equal(
+        support_predictions(z, s[order], renamed[order], classes=4), support_predictions(z, s[order], labels[order])
+    )
 
 
 def test_a_query_equal_to_one_support_gets_its_label_as_the_temperature_falls():

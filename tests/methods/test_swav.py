@@ -46,6 +46,9 @@ def test_the_queue_waits_for_its_time_then_helps_to_balance():
     torch.testing.assert_close(method.queues[1].embeddings, torch.cat([fresh, -z]))
     assert torch.equal(method.queues[0].embeddings, other)  # each view has its own
     assert method.state_dict()["use_queue"]
+    resumed = build(queue=16, queue_from=0.5).eval()
+    resumed.load_state_dict(method.state_dict())
+    assert torch.equal(resumed.codes(0, z, scores), method.codes(0, z, scores))
 
 
 def test_the_queue_is_compared_in_float32_whatever_the_autocast():

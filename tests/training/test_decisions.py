@@ -12,9 +12,11 @@ import torch
 import yaml
 
 from glocal import pretrain
+from glocal.config import PretrainConfig
 from glocal.methods.simclr import SimCLR
 from glocal.pipeline import prepare, start
 from glocal.run import Run
+from glocal.training import Machine, resolve
 
 
 class Begun(Exception):
@@ -81,6 +83,12 @@ def test_half_precision_where_the_processor_is_fast_at_it(decide, monkeypatch, f
 def test_a_worker_for_each_core_up_to_eight(decide, monkeypatch, cores, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     assert decide(40, workers=None)["workers"] == workers
+
+
+@pytest.mark.parametrize(("cores", "devices", "workers"), [(1, 1, 1), (20, 1, 19), (64, 2, 31)])
+def test_a_gpu_is_fed_by_all_cores_but_one(cores, devices, workers) -> None:
+    machine = Machine(cores, 1, "bf16-mixed", cuda=True)
+    assert resolve(PretrainConfig(devices=devices), range(999), machine)[0].config.workers == workers
 
 
 @pytest.fixture

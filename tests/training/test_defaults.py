@@ -117,6 +117,13 @@ def test_adamw_goes_with_the_root_of_the_batch_in_short_runs(steps: int, lr: flo
     assert decided(spec, steps).schedule.lr == pytest.approx(lr)  # published: 1e-3 at a batch of 1024
 
 
+def test_the_rate_of_adamw_is_explained() -> None:
+    machine = replace(MACHINE, published=Optimization("adamw", lr=1e-3, weight_decay=0.04))
+    for steps, rule in ((4, "0.001 × 1024/256 × √(64/1024)"), (200 * SHORT, "0.001 × 64/256")):
+        config = PretrainConfig(method="simclr", epochs=1, batch_size=64)
+        assert any(note.endswith(rule) for note in resolve(config, range(64 * steps), machine)[1])
+
+
 def test_the_batch_is_that_of_all_processes() -> None:
     spec = Optimization("adamw", lr=1e-3 / 4, weight_decay=0.04)
     assert decided(spec, 4 * SHORT, devices=4).schedule.lr == decided(spec, 4 * SHORT, batch_size=256).schedule.lr
@@ -264,6 +271,9 @@ def test_gpus_that_emulate_bf16_train_in_half_precision(monkeypatch, instruction
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or instructions
     )
     assert this_machine("auto").precision == this_machine("cuda").precision == precision
+    assert this_machine("auto").cuda
+    assert this_machine("cuda").cuda
+    assert not this_machine("cpu").cuda
 
 
 def test_wheels_without_a_question_about_instructions_are_not_asked_it(monkeypatch) -> None:

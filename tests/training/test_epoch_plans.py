@@ -1,5 +1,6 @@
 """Plans of epochs: they survive a stop, their order is served, and what starts anew is forgotten."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,7 +88,8 @@ def test_the_optimizer_forgets_what_starts_anew():
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
     method.top(method.body(torch.ones(1, 2))).sum().backward()
     optimizer.step()
-    training = SimpleNamespace(method=method, optimizer=optimizer, at=loop.Position())
+    fabric = SimpleNamespace(autocast=nullcontext)
+    training = SimpleNamespace(method=method, optimizer=optimizer, at=loop.Position(), fabric=fabric)
     loop._Training.plan_epoch(training, SimpleNamespace())
     assert set(optimizer.state) == set(method.body.parameters())
 

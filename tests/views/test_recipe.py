@@ -9,6 +9,10 @@ from glocal.methods import method_class
 from glocal.views import Crop, Recipe, multi_crop, simclr_views, two_views
 
 
+def test_a_crop_by_default_is_inceptions():
+    assert (Crop(224).scale, Crop(224).ratio, Crop(224).flip) == ((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
+
+
 def test_two_views_are_the_asymmetric_pair():
     common = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": 0.8, "gray": 0.2}
     colour = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "sigma": (0.1, 2.0)}

@@ -58,6 +58,7 @@ def test_two_processes_share_the_support_of_one_and_workers_change_nothing():
     for step, batch in enumerate(whole):
         parts = [half[step].support for half in halves]
         assert torch.equal(batch.support.index, torch.cat([part.index for part in parts]))
+        assert [each.classes for each in (batch.support, *parts)] == [5, None, None]
         assert torch.equal(batch.support.label, torch.arange(5).repeat_interleave(4))
         assert torch.equal(batch.support.views[0].pixels, torch.cat([part.views[0].pixels for part in parts]))
     with pytest.raises(UsageError, match="cannot be shared"):
@@ -99,6 +100,7 @@ def test_an_unreadable_image_is_replaced_by_a_labelled_one(monkeypatch):
     loader = ViewLoader(WORLD, recipe(classes=5, images=3, labelled=3), batch_size=12, seed=0)
     for batch in loader.epoch(0):
         assert broken in [i for i, _ in batch.support.skipped]
+        assert batch.support.classes is None  # whatever takes its place may be of another class
         assert set(batch.support.index.tolist()) <= set(np.concatenate(ids).tolist())
         assert torch.equal(batch.support.label, torch.from_numpy(WORLD.labels)[batch.support.index])
 

@@ -75,7 +75,9 @@ def evaluate(
     tasks: list[str] | None = None,
     image_size: int | None = None,
     batch_size: int = 128,
-    workers: int = 0,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] | None = None,
+    workers: int | None = None,
     seed: int = 0,
     limit: int | None = None,
     task_options: dict[str, dict[str, Any]] | None = None,
@@ -97,7 +99,10 @@ def evaluate(
         tasks: see `glocal tasks`; by default all that the data allows.
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
-        workers: loader processes.
+        device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps". A Backbone
+            is moved there and back.
+        precision: of the features; by default bf16 on a GPU that has instructions for it, else fp32.
+        workers: loader processes; by default none on the CPU, elsewhere one per core.
         seed: of splits and crops.
         limit: look at no more than so many training and test images.
         task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
@@ -118,25 +123,31 @@ def evaluate(
         UsageError: for an unknown task, or one the data cannot serve.
     """
     from glocal.evaluation.baseline import score, score_with_baselines
+    from glocal.evaluation.extract import placed
     from glocal.run import write_json
 
     given = encoder if isinstance(encoder, list) else [encoder]
     models = [_opened(each, which, image_size, trust_code) for each in given]
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
-    settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers}
+    settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers, "precision": precision}
     settings |= {"groups": groups, "harmful": harmful or ()}
+    found = []
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
-        found = [measure(model, data, **settings, progress=progress) for model in models]
+        for opened in models:
+            with placed(opened, device) as model:
+                found.append(measure(model, data, **settings, progress=progress))
     result = found[0] if len(given) == 1 else dict(zip(map(str, given), found, strict=True))
     if json is not None:
         write_json(Path(json), result)
     for each, scores in zip(given, found, strict=True):
-        _keep_scores(each, data, scores, which=which, trust_code=trust_code)
+        _keep_scores(each, data, scores, which=which, device=device, trust_code=trust_code)
     return result
 
 
-def _keep_scores(encoder: str | Backbone, data: str, result: dict[str, Any], *, which: Which, trust_code: bool) -> None:
+def _keep_scores(
+    encoder: str | Backbone, data: str, result: dict[str, Any], *, which: Which, device: str, trust_code: bool
+) -> None:
     """Show them in the report of the run that the encoder is of."""
     from glocal.data import describe_spec
     from glocal.report import write_report
@@ -145,7 +156,7 @@ def _keep_scores(encoder: str | Backbone, data: str, result: dict[str, Any], *, 
     if isinstance(encoder, str) and (run := Run(encoder)).report_file.is_file():
         run.add_scores(f"{describe_spec(data) or 'images in memory'}{', its teacher' * (which == 'teacher')}", result)
         try:
-            print(f"report: {write_report(run.path, trust_code=trust_code)}", file=sys.stderr)
+            print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
         except UsageError as refusal:
             print(f"{run.report_file} does not show it yet: {refusal}", file=sys.stderr)
 
@@ -160,7 +171,9 @@ def embed(
     dense: bool = False,
     image_size: int | None = None,
     batch_size: int = 128,
-    workers: int = 0,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] | None = None,
+    workers: int | None = None,
     trust_code: bool = False,
 ) -> Embeddings | Path:
     """The features of every image.
@@ -174,20 +187,25 @@ def embed(
         dense: also the feature maps.
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
-        workers: loader processes.
+        device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps". A Backbone
+            is moved there and back.
+        precision: of the features; by default bf16 on a GPU that has instructions for it, else fp32.
+        workers: loader processes; by default none on the CPU, elsewhere one per core.
         trust_code: as for `load`.
 
     Returns:
         The file, or the embeddings.
     """
     from glocal.data import open_source
+    from glocal.evaluation.extract import placed
     from glocal.exporters.embed import embed_source
 
-    model = _opened(encoder, which, image_size, trust_code)
+    opened = _opened(encoder, which, image_size, trust_code)
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
+    settings["precision"] = precision
     skipped: list[tuple[str, str]] = []
     source = open_source(data, split=split)
-    with shown_progress() as progress:
+    with placed(opened, device) as model, shown_progress() as progress:
         result = embed_source(model, source, out=out, skipped=skipped, progress=progress, **settings)
     said = f"{len(source) - len(skipped):,} of {len(source):,} images embedded"
     said += f"; the others could not be read, the first being {skipped[0][0]}" if skipped else ""

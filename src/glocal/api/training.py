@@ -110,8 +110,8 @@ def pretrain(
         TrainingStopped: on divergence, collapse or interruption; the run can be looked at or resumed.
     """
     from glocal.config import PretrainConfig
-    from glocal.data import describe_spec, open_source
-    from glocal.pipeline import continue_run, start_run, stored_config
+    from glocal.data import describe_spec
+    from glocal.pipeline import continue_run, start_run
     from glocal.run import Run
 
     config = PretrainConfig(
@@ -125,18 +125,14 @@ def pretrain(
         report_images=report_images,
     )  # fmt: skip
     if resume is not None:
-        run = Run.open(resume)
+        run = Run(resume)
         if more := sorted(config.given().keys() - {"workers", "data"}):
             raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
-        config = stored_config(run, workers=workers, trust_code=trust_code)
-        images = config.data if data is None else data
-        if images is None:
-            raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
-        source = open_source(images)
-        return continue_run(run, config, source, quiet=quiet, accept_changed_data=accept_changed_data)
+        given: dict[str, Any] = {"workers": workers, "trust_code": trust_code, "quiet": quiet}
+        return continue_run(run, data, **given, accept_changed_data=accept_changed_data)
     if data is None or (isinstance(data, list) and not data):
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
-    return start_run(config, open_source(data), out=out, quiet=quiet)
+    return start_run(config, data, out=out, quiet=quiet)
 
 
 def compare(
@@ -154,6 +150,7 @@ def compare(
     pretrained: bool | str = False,
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
+    accelerator: str = "auto",
     workers: int | None = None,
     threads: int | None = None,
     out: str | None = None,
@@ -179,6 +176,7 @@ def compare(
         pretrained: start from released or local weights.
         stem: "cifar" for images of about 32 px.
         output_stride: of the feature map; by default fine enough for the method that needs the finest.
+        accelerator: "auto", "cpu", "cuda" or "mps", to train and to score on.
         workers: loader processes.
         threads: of each run on the CPU.
         out: the comparison's directory, by default comparisons/DATA-BUDGET.
@@ -191,6 +189,7 @@ def compare(
     """
     from glocal.comparison import Entry, compare_methods
     from glocal.comparison.compare import Protocol
+    from glocal.devices import find_device
     from glocal.evaluation import possible_tasks
 
     images = [data] if isinstance(data, str) else list(data)
@@ -201,6 +200,8 @@ def compare(
         "backbone": backbone, "image_size": image_size, "batch_size": batch_size, "pretrained": pretrained,
         "stem": stem, "output_stride": output_stride, "workers": workers, "threads": threads,
     }  # fmt: skip
+    find_device(accelerator)  # refuses what the machine lacks
+    settings |= {"accelerator": accelerator} if accelerator != "auto" else {}  # older ones do not say so
     scored: dict[str, Any] = {"evaluate_on": labelled, "tasks": tasks or possible_tasks(labelled), "limit": limit}
     protocol = Protocol(data=images, budget=budget, seeds=seeds, settings=settings, **scored)
     folder = Path(out or Path("comparisons") / f"{Path(images[0]).name}-{budget}".replace(":", "-"))

@@ -16,6 +16,7 @@ from glocal.comparison.protocol import Budget, Entry, Protocol
 from glocal.config import PretrainConfig
 from glocal.data import open_source
 from glocal.data.source import ImageSource
+from glocal.devices import find_device
 from glocal.errors import UsageError
 from glocal.evaluation import Pixels
 from glocal.evaluation.baseline import score, start_of, start_words
@@ -116,6 +117,7 @@ def _steps(entry: Entry, settings: dict[str, Any], budget: Budget, images: int, 
 
 def _score(encoder: Any, protocol: Protocol, image_size: int, seed: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"tasks": protocol.tasks, "limit": protocol.limit}
+    encoder.to(find_device(protocol.settings.get("accelerator", "auto")))
     return score(encoder, protocol.evaluate_on, image_size=image_size, seed=seed, **settings)
 
 

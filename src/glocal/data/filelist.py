@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,21 @@ class Files(ImageSource):
         return open_image(self.root / self.files[i], self.window)
 
     def fingerprint(self) -> tuple[str, str]:
-        """The folder or list, and a digest of its images' names, sizes and times."""
-        return str(self._place.resolve()), state_of(self.root, self.files, self.window)
+        """The folder or list, and a digest of its images' names, sizes and times, as they were when first asked for."""
+        return str(self._place.resolve()), self._state
 
     def sizes(self) -> list[int]:
-        """Bytes of each file."""
-        return [size for size, _ in sizes_and_times(self.root, self.files)]
+        """Bytes of each file, as they were when first asked for."""
+        return self._found[:, 0].tolist()
+
+    @cached_property
+    def _found(self) -> np.ndarray:
+        """(N, 2) int64 bytes and times: the files are asked once."""
+        return np.array(list(sizes_and_times(self.root, self.files)), np.int64).reshape(-1, 2)
+
+    @cached_property
+    def _state(self) -> str:
+        return state_of(self.files, self._found.tolist(), self.window)
 
 
 class FileListSource(Files):

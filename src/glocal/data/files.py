@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from glocal.data.source import Unreadable
@@ -54,10 +54,10 @@ def sizes_and_times(folder: Path, files: Iterable[str]) -> Iterator[tuple[int, i
             yield -1, -1
 
 
-def state_of(folder: Path, files: Sequence[str], window: tuple[float, float] | None = None) -> str:
-    """A digest of the names, sizes and times of files below a folder, and of how they are read."""
+def state_of(files: Iterable[str], found: Iterable[tuple[int, int]], window: tuple[float, float] | None = None) -> str:
+    """A digest of the names of files, of their `sizes_and_times`, and of how they are read."""
     digest = hashlib.sha256(repr(window).encode())
-    for file, (size, time) in zip(files, sizes_and_times(folder, files), strict=True):
+    for file, (size, time) in zip(files, found, strict=True):
         digest.update(f"{file}\0{size}\0{time}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 

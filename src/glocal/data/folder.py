@@ -16,19 +16,65 @@ The rules, for a folder as people keep them:
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from glocal.data.filelist import Files, read_groups
-from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, existing, is_a, mask_folder, shown, stem, visible, walk
+from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, existing, mask_folder, shown, stem, visible, walk
 from glocal.data.images import Window
 from glocal.data.masks import Legend, read_legend, read_mask, with_palette
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass
+class _Part:
+    """The images of one split, or of a folder without splits, and their masks: paths relative to the root, sorted."""
+
+    place: Path  # the folder of the images
+    masks: Path | None
+    files: list[str]
+    mask_files: list[str]
+    skipped: dict[str, str]  # what cannot be read: path → reason
+
+
+class Listing:
+    """A folder looked through once: all of its splits can be had without looking again.
+
+    Args:
+        root: the folder; `UsageError` if it is missing.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root, self.skipped = existing(Path(root)), dict[str, str]()
+        self.parts = {split: self._list(*part) for split, part in _layouts(self.root, self.skipped).items()}
+        self.groups = table if (table := self.root / "groups.csv").is_file() else None
+        self._opened: dict[str | None, FolderSource] = {}
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits it has: any of "train", "val", "test"."""
+        return {split for split in self.parts if split}
+
+    def open(self, split: str | None = None) -> "FolderSource":
+        """The images of a split: see `FolderSource`. The same object for the same split."""
+        if split not in self._opened:
+            self._opened[split] = FolderSource(self, split)
+        return self._opened[split]
+
+    def _list(self, place: Path, masks: Path | None) -> _Part:
+        skipped: dict[str, str] = {}
+        files = self._below(place, EXTENSIONS, skipped)
+        return _Part(place, masks, files, self._below(masks, MASK_EXTENSIONS, {}) if masks else [], skipped)
+
+    def _below(self, folder: Path, extensions: frozenset[str], skipped: dict[str, str]) -> list[str]:
+        start = len(os.path.join(self.root, ""))
+        return sorted(path[start:].replace(os.sep, "/") for path in walk(folder, extensions, skipped))
 
 
 class FolderSource(Files):
@@ -40,41 +86,40 @@ class FolderSource(Files):
         window: see `Files`.
     """
 
-    def __init__(self, root: str | Path, split: str | None = None, *, window: Window | None = None):
-        self.root, self.window = existing(Path(root)), window
+    def __init__(self, root: str | Path | Listing, split: str | None = None, *, window: Window | None = None):
+        listing = root if isinstance(root, Listing) else Listing(root)
+        self.root, self.window, parts = listing.root, window, listing.parts
         self.name = shown(self.root.resolve().name)
-        notes, skipped = list[str](), dict[str, str]()
-        layouts = _layouts(self.root, skipped)
-        if split is None and "train" in layouts:
+        if split is None and "train" in parts:
             split = "train"
-        self._place, masks = layouts.get(split, (self.root, None))
-        if split in layouts:
-            self.files = self._below(self._place, skipped)
-        elif split is None:  # splits, but no train
-            self.files = [file for images, _ in layouts.values() for file in self._below(images, skipped)]
-        else:
-            there = ", ".join(sorted(name for name in layouts if name))
+        if split is not None and split not in parts:
+            there = ", ".join(sorted(listing.splits))
             hint = (
                 f"; it has {there}" if there else f": expected {self.root / split}; without a split all of it is used"
             )
             raise UsageError(f"{self.root} has no split {split!r}{hint}")
+        part = parts.get(split)  # None: there are splits, but no train
+        chosen = [part] if part else list(parts.values())
+        self._place = part.place if part else self.root
+        self.files = part.files if part else [file for one in chosen for file in one.files]
+        skipped = {**listing.skipped, **{path: why for one in chosen for path, why in one.skipped.items()}}
         if not self.files:
             raise UsageError(_no_images(self._place, skipped))
-        self._read_labels([images for images, _ in layouts.values()], notes)
-        self._masks, self._legend = self._pair_masks(masks, notes) if masks else None, Legend()
-        if self._masks and masks:
-            every = [folder for _, folder in layouts.values() if folder]
+        notes = list[str]()
+        self._read_labels(parts.values(), notes)
+        self._masks, self._legend = None, Legend()
+        if part and part.masks and (paired := self._pair_masks(part.place, part.masks, part.mask_files, notes)):
             try:
-                files = [file for folder in every for file in self._below(folder, {}, MASK_EXTENSIONS)]
-                self._legend = with_palette(read_legend([masks, *masks.parents][:3]), self.root, files)
+                files = [file for one in parts.values() for file in one.mask_files]
+                legend = read_legend([part.masks, *part.masks.parents][:3])
+                self._masks, self._legend = paired, with_palette(legend, self.root, files)
             except Unreadable as error:
                 notes.append(f"masks not used: {error}")
-                self._masks = None
         self.has_masks = self._masks is not None
         self.mask_classes, self.ignore_index = self._legend.names, self._legend.ignore_index
-        if (table := self.root / "groups.csv").is_file():
+        if listing.groups:
             try:
-                self.groups = read_groups(table, [self.key(i) for i in range(len(self))])
+                self.groups = read_groups(listing.groups, [self.key(i) for i in range(len(self))])
             except UsageError as error:
                 notes.append(f"groups not used: {error}")
         if skipped:
@@ -91,26 +136,23 @@ class FolderSource(Files):
             raise Unreadable(f"the mask is {mask.shape[1]}×{mask.shape[0]}, its image {size[0]}×{size[1]}")
         return mask
 
-    def _below(self, folder: Path, skipped: dict[str, str], extensions: frozenset[str] = EXTENSIONS) -> list[str]:
-        """Files, relative to the root, sorted."""
-        start = len(os.path.join(self.root, ""))
-        return sorted(path[start:].replace(os.sep, "/") for path in walk(folder, extensions, skipped))
-
-    def _read_labels(self, siblings: list[Path], notes: list[str]) -> None:
+    def _read_labels(self, parts: Iterable[_Part], notes: list[str]) -> None:
         depth = len(self._place.relative_to(self.root).parts)
         inner = [file.split("/")[depth:] for file in self.files]
-        position = {name: k for k, name in enumerate(sorted({name for f in siblings for name in _class_folders(f)}))}
-        stray = [file for file, parts in zip(self.files, inner, strict=True) if len(parts) != 2]
+        position = {
+            name: k for k, name in enumerate(sorted(set().union(*(_classes(self.root, part) for part in parts))))
+        }
+        stray = [file for file, steps in zip(self.files, inner, strict=True) if len(steps) != 2]
         if len(position) > 1 and not stray:
             self.classes = [shown(name) for name in position]
-            self.labels = np.array([position[parts[0]] for parts in inner], dtype=np.int64)
+            self.labels = np.array([position[steps[0]] for steps in inner], dtype=np.int64)
         elif len(position) > 1 and len(stray) < len(self.files) / 10:
             notes.append(f"no labels, because {len(stray):,} lie outside the class folders, e.g. {shown(stray[0])}")
 
-    def _pair_masks(self, masks: Path, notes: list[str]) -> list[str] | None:
+    def _pair_masks(self, images: Path, masks: Path, files: list[str], notes: list[str]) -> list[str] | None:
         """The mask of each image, or None unless all have one."""
-        images, masks = self._place.relative_to(self.root), masks.relative_to(self.root)
-        found = {stem(file, masks): file for file in self._below(self.root / masks, {}, MASK_EXTENSIONS)}
+        images, masks = images.relative_to(self.root), masks.relative_to(self.root)
+        found = {stem(file, masks): file for file in files}
         pairs = [found.get(stem(file, images)) for file in self.files]
         paired = [mask for mask in pairs if mask is not None]
         if len(paired) < len(pairs):
@@ -120,9 +162,11 @@ class FolderSource(Files):
         return paired
 
 
-def folder_splits(root: str | Path) -> set[str]:
+def folder_splits(root: str | Path | Listing) -> set[str]:
     """The splits a folder has: any of "train", "val", "test"."""
-    return {split for split in _layouts(existing(Path(root)), {}) if split}
+    return (
+        root.splits if isinstance(root, Listing) else {split for split in _layouts(existing(Path(root)), {}) if split}
+    )
 
 
 def _layouts(root: Path, skipped: dict[str, str]) -> dict[str | None, tuple[Path, Path | None]]:
@@ -149,11 +193,10 @@ def _split_folders(folder: Path, skipped: dict[str, str]) -> dict[str, Path]:
     return {} if any(next(walk(child, EXTENSIONS, {}), None) for child in others) else splits
 
 
-def _class_folders(folder: Path) -> list[str]:
+def _classes(root: Path, part: _Part) -> set[str]:
     """Sub-folders with an image directly in them."""
-    folders = (child for child, kind in visible(folder, {}) if kind == "folder")
-    has_images = lambda f: any(kind == "file" and is_a(e.name, EXTENSIONS) for e, kind in visible(f.path, {}))
-    return [folder.name for folder in folders if has_images(folder)]
+    depth = len(part.place.relative_to(root).parts)
+    return {steps[0] for steps in (file.split("/")[depth:] for file in part.files) if len(steps) == 2}
 
 
 def _no_images(folder: Path, skipped: Mapping[str, str]) -> str:

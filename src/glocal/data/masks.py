@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from glocal.data.files import read_bytes, state_of
+from glocal.data.files import read_bytes, sizes_and_times, state_of
 from glocal.data.images import read_header, reason, strips
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
@@ -63,7 +63,7 @@ def with_palette(legend: Legend, root: Path, files: Sequence[str]) -> Legend:
     some = files[:: -(-len(files) // 8)]  # they tell whether all hold colours
     if legend.palette or legend.ignore_index == NO_CLASS or not any(_may_hold_colors(root / file) for file in some):
         return legend
-    colors = _colors(root, tuple(files), state_of(root, files))
+    colors = _colors(root, tuple(files), state_of(files, sizes_and_times(root, files)))
     if len(colors) > _MOST_COLORS:
         raise Unreadable(f"more than {_MOST_COLORS} colours; give those of the classes as the palette of classes.json")
     if colors <= _GREYS and colors != _BLACK_AND_WHITE:

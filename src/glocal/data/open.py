@@ -12,7 +12,7 @@ from glocal import plugins
 from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
 from glocal.data.files import EXTENSIONS, existing
-from glocal.data.folder import SPLITS, FolderSource, folder_splits
+from glocal.data.folder import SPLITS, FolderSource, Listing, folder_splits
 from glocal.data.source import ImageSource, Unreadable
 from glocal.data.stream import Stream
 from glocal.errors import UsageError
@@ -26,7 +26,7 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
             see `complete`), a plug-in as `NAME`, `NAME:ARGUMENT`, `module:attribute` or `module:attribute:ARGUMENT`
             (`parts:n=500`, `torchvision:CIFAR10:ROOT`, `mine:Cells`), or a list of these, one after the other. A text
             with a colon is a path where one exists; a folder that is called like a plug-in is given as ./NAME. Any
-            other iterable is a `Stream`.
+            other iterable is a `Stream`. What `listed` made of any of these is taken in its place.
         split: "train", "val" or "test"; "all", one after the other. None means what to pretrain on: train where there
             are splits, else everything.
 
@@ -41,6 +41,7 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
             raise UsageError("a stream among other data: give it alone")
         return parts[0] if len(parts) == 1 else ConcatSource(parts)
     if split == "all":
+        spec = listed(spec)
         parts = [open_source(spec, split=name) for name in ("train", "val", "test") if has_split(spec, name)]
         return ConcatSource(parts) if len(parts) > 1 else open_source(spec)
     plugin, said = _plugin(spec), str(spec) if isinstance(spec, str | Path) else f"this {type(spec).__name__}"
@@ -57,7 +58,19 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
         case "list":
             return _usable(FileListSource(spec), spec)
         case _:
-            return _usable(FolderSource(spec, split), spec)
+            listing = spec if isinstance(spec, Listing) else Listing(spec)
+            return _usable(listing.open(split), listing.root)
+
+
+def listed(spec: Any) -> Any:
+    """The same spec, folders and lists of files looked through: for `open_source` in any split, without looking again.
+
+    It is a picture of the moment, and can be sent to other processes that see the same folders.
+    """
+    if isinstance(spec, list | tuple):
+        return [listed(part) for part in spec]
+    kind = None if isinstance(spec, Listing) or _plugin(spec) else _kind(spec)
+    return Listing(spec) if kind == "folder" else FileListSource(spec) if kind == "list" else spec
 
 
 def has_split(spec: Any, split: str) -> bool:
@@ -161,6 +174,8 @@ def _plugin(spec: Any) -> tuple[str, str] | None:
 
 
 def _kind(spec: Any) -> str:
+    if isinstance(spec, Listing):
+        return "folder"
     if isinstance(spec, str | Path):
         path = existing(Path(spec))
         if path.is_dir():

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone, build_backbone
+from glocal.data import listed
 from glocal.errors import UsageError
 from glocal.evaluation.evaluate import evaluate_encoder, possible_tasks
 from glocal.evaluation.extract import device_of
@@ -81,6 +82,7 @@ def start_words(encoder: Backbone) -> str:
 
 def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings: Any) -> dict[str, Any]:
     """Scores of one encoder on all tasks asked for, or on all that the data allows; settings of `evaluate_encoder`."""
+    data = listed(data)
     return evaluate_encoder(encoder, data, tasks=tasks or possible_tasks(data), **settings)
 
 
@@ -95,6 +97,7 @@ def baselines(encoder: Backbone, *, seed: int = 0) -> dict[str, nn.Module]:
 
 def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:
     """`score`, with those of the `baselines` beside it; its meta["start"] says what the start is, or why it is not."""
+    data = listed(data)
     result, arms = score(encoder, data, **settings), baselines(encoder, seed=settings.get("seed", 0))
     result["meta"]["start"] = start_words(encoder) + ("" if "start" in arms else ", no longer to be had")
     return result | {name: score(arm, data, **settings) for name, arm in arms.items()}

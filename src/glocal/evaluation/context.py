@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.extract import FeatureBank, check_loading, device_of, extract
+from glocal.evaluation.extract import FeatureBank, Precision, check_loading, device_of, extract
 from glocal.evaluation.groups import PerImage
 from glocal.progress import Progress
 
@@ -38,7 +38,7 @@ class EvalContext:
     batch_size: int = 128
     workers: int = 0
     seed: int = 0
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     progress: Progress | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     each: PerImage | None = None

@@ -129,7 +129,7 @@ def copies(context: EvalContext, *, images: int = 500, distractors: int = 2000) 
         own = torch.tensor([at[position] for position in bank.index.tolist()], device=context.device)
         similarity = F.normalize(bank.pooled.to(context.device), dim=1) @ references.T
         right = similarity.argmax(1) == own
-        recalls[f"recall_{kind}"] = float(right.double().mean())
+        recalls[f"recall_{kind}"] = float(right.cpu().double().mean())
         for position, hit in zip(bank.index.tolist(), right.tolist(), strict=True):
             nearest.setdefault(position, []).append(hit)
         scores.append(similarity.flatten().cpu())

@@ -19,7 +19,7 @@ CROP = Crop(0, scale=(0.3, 1.0))
 
 
 def two_crops(context: EvalContext, *, images: int, crop: Crop = CROP) -> Iterator[tuple[Batch, Features, Features]]:
-    """Features of two random crops of each of `images` test images, batch by batch.
+    """Two random crops of each of `images` test images, as they were loaded, and their features, batch by batch.
 
     The crops are a pure function of the context's seed and the image's position.
     """
@@ -33,10 +33,10 @@ def two_crops(context: EvalContext, *, images: int, crop: Crop = CROP) -> Iterat
     appearance = Appearance(recipe, encoder.mean, encoder.std, context.seed)
     done = 0
     for batch in loader.epoch(0):
-        batch = appearance(batch, 0, context.device)
         context.skipped.extend((source.key(i), reason) for i, reason in batch.skipped)
         with frozen(encoder):
-            a, b = (encode(encoder, view.pixels, context.precision) for view in batch.views)
+            views = appearance(batch, 0, context.device).views
+            a, b = (encode(encoder, view.pixels, context.precision) for view in views)
         yield batch, a, b
         done += len(batch.index)
         if context.progress is not None:
@@ -96,15 +96,15 @@ def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
         a, b = batch.views
         crop_height, crop_width = a.pixels.shape[-2:]
         height, width = fb.dense.shape[-2:]
-        stride = torch.tensor([crop_width / width, crop_height / height], device=a.affine.device)
+        stride = torch.tensor([crop_width / width, crop_height / height])
         similarity = F.normalize(fa.tokens.float(), dim=-1) @ F.normalize(fb.tokens.float(), dim=-1).transpose(1, 2)
-        matched = similarity.argmax(-1)
-        uniform = grid_centers(height, width, crop_height, crop_width, device=a.affine.device).flatten(0, 1)
+        matched = similarity.argmax(-1).cpu()  # where the geometry is, in float64 too, which not all devices have
+        uniform = grid_centers(height, width, crop_height, crop_width).flatten(0, 1)
         for name, cells in (("", fa.positions.reshape(-1, 2).to(uniform)), ("_uniform", uniform)):
             found[name].append(match_errors(carry(a, b, cells), matched, cells, stride))
     result: dict = {}
     for name, parts in found.items():
-        errors, chance = (torch.cat([part[k] for part in parts]).double().cpu() for k in (0, 1))
+        errors, chance = (torch.cat([part[k] for part in parts]).double() for k in (0, 1))
         result[f"within_1_cell{name}"] = float((errors <= 1 + 1e-4).double().mean())
         result[f"median_error{name}"] = float(errors.median())
         result[f"chance{name}"] = float(chance.mean())

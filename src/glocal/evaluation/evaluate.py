@@ -11,10 +11,11 @@ import numpy as np
 from torch import nn
 
 from glocal import random
-from glocal.data import Subset, has_split, open_source
+from glocal.data import Subset, has_split, listed, open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.extract import Precision, suited
 from glocal.evaluation.groups import classes_listed, scores_by_group, with_groups
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import held_out, same_classes
@@ -43,6 +44,7 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
     Args:
         data: what `glocal.data.open_source` takes, or an open source.
     """
+    data = listed(data)
     if has_split(data, "train"):
         for name in ("test", "val"):
             if has_split(data, name):
@@ -95,10 +97,10 @@ def evaluate_encoder(
     tasks: Iterable[str] = ("knn", "linear"),
     image_size: int | None = None,
     batch_size: int = 128,
-    workers: int = 0,
+    workers: int | None = None,
     seed: int = 0,
     limit: int | None = None,
-    precision: str = "fp32",
+    precision: Precision | None = None,
     groups: str | Path | None = None,
     harmful: Sequence[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -107,15 +109,15 @@ def evaluate_encoder(
     """What a frozen encoder is worth on some data.
 
     Args:
-        backbone: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`.
+        backbone: maps normalised (B, 3, h, w) to `Features`, with `.mean` and `.std`; used where it is.
         data: what `glocal.data.open_source` takes.
         tasks: names, see `glocal tasks`.
         image_size: side of the square given to the encoder, pixels; the backbone's own by default.
         batch_size: images per forward pass.
-        workers: loader processes.
+        workers: loader processes; None: see `suited`.
         seed: of the held-out images and of every task's random choices.
         limit: look at no more than so many training and test images.
-        precision: "fp32" or "bf16".
+        precision: of the features; None: see `suited`.
         groups: a table of what images share (`glocal.data.filelist.read_groups`), here or in the data's folder, in
             place of the groups that the data comes with.
         harmful: classes that the likeliest labels of an image should not meet, or a file with one a line.
@@ -149,6 +151,7 @@ def evaluate_encoder(
     if limit is not None:
         splits = limited(splits, limit, seed)
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
+    workers, precision = suited(backbone, workers, precision)
     context = EvalContext(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
     scores: dict[str, Any] = {}
     seconds, unscored = {}, {}

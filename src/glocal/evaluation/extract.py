@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from glocal.data.source import ImageSource, Unreadable
+from glocal.devices import cores, find_device
 from glocal.errors import UsageError
 from glocal.features import Features
 from glocal.progress import Progress
+from glocal.views.dataset import can_share
 
 CROP_PCT = 0.875
+Precision = Literal["fp32", "bf16"]
+
+
+Encoder = TypeVar("Encoder", bound=nn.Module)
 
 
 @dataclass
@@ -93,6 +99,32 @@ def device_of(encoder: nn.Module) -> torch.device:
 
 
 @contextmanager
+def placed(encoder: Encoder, name: str) -> Iterator[Encoder]:
+    """The encoder on the device of this name (see `glocal.devices.find_device`), and where it was afterwards.
+
+    One that is on an accelerator already stays there for "auto".
+    """
+    before = device_of(encoder)
+    there = before if name == "auto" and before.type != "cpu" else find_device(name)
+    try:
+        yield encoder.to(there)
+    finally:
+        encoder.to(before)
+
+
+def suited(encoder: nn.Module, workers: int | None, precision: Precision | None) -> tuple[int, Precision]:
+    """Loader workers and precision, where left open, for the device that the encoder is on.
+
+    On the CPU no workers, which would take the encoder's cores, and fp32. Elsewhere a worker a core; bf16 on a GPU that
+    has instructions for it.
+    """
+    on = device_of(encoder).type
+    bf16 = on == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    workers = (0 if on == "cpu" else cores()) if workers is None else workers
+    return workers, precision or ("bf16" if bf16 else "fp32")
+
+
+@contextmanager
 def eval_mode(encoder: nn.Module) -> Iterator[None]:
     """Evaluation mode; every submodule's own mode is restored afterwards."""
     modes = [(module, module.training) for module in encoder.modules()]
@@ -132,13 +164,24 @@ def check_loading(batch_size: int, workers: int) -> None:
 
 
 def load(
-    source: ImageSource, *, image_size: int, batch_size: int, workers: int, crop_pct: float | None = CROP_PCT
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int,
+    crop_pct: float | None = CROP_PCT,
+    pin_memory: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
-    """Batches of (index (B,), pixels (B, h, w, 3) uint8 or None, (position, reason) of the unreadable), in order."""
+    """Batches of (index (B,), pixels (B, h, w, 3) uint8 or None, (position, reason) of the unreadable), in order.
+
+    By as many workers as there is shared memory for: each has two batches ready, and makes a third.
+    """
     check_loading(batch_size, workers)
-    images = _Images(source, image_size, crop_pct)
-    generator = torch.Generator()  # a DataLoader without its own draws from the global one
-    return iter(DataLoader(images, batch_size, num_workers=workers, collate_fn=_collate, generator=generator))
+    size, most = 3 * batch_size * 3 * image_size**2, min(workers, -(-len(source) // batch_size))
+    settings: dict[str, Any] = {"collate_fn": _collate, "pin_memory": pin_memory}
+    settings["num_workers"] = next((n for n in range(most, 0, -1) if can_share(size * n)), 0)
+    settings["generator"] = torch.Generator()  # a DataLoader without its own draws from the global one
+    return iter(DataLoader(_Images(source, image_size, crop_pct), batch_size, **settings))
 
 
 def stream(
@@ -166,9 +209,9 @@ def stream(
         progress: called as progress(what, done, total).
         skipped: a list that receives (key, reason) of unreadable images.
     """
-    loader = load(source, image_size=image_size, batch_size=batch_size, workers=workers, crop_pct=crop_pct)
     device, done = device_of(encoder), 0
-    for index, pixels, bad in loader:
+    settings: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "workers": workers}
+    for index, pixels, bad in load(source, **settings, crop_pct=crop_pct, pin_memory=device.type == "cuda"):
         done += len(index) + len(bad)
         if skipped is not None:
             skipped.extend((source.key(i), reason) for i, reason in bad)
@@ -192,7 +235,7 @@ def extract(encoder: nn.Module, source: ImageSource, *, dense: bool = False, **o
     Raises:
         UsageError: if no image can be read.
     """
-    pooled: list[Tensor] = []
+    pooled = torch.empty(0)
     indices: list[Tensor] = []
     skipped: list[tuple[str, str]] = []
     maps: Tensor | None = None
@@ -200,19 +243,20 @@ def extract(encoder: nn.Module, source: ImageSource, *, dense: bool = False, **o
     done = 0
     for index, features in stream(encoder, source, skipped=skipped, **options):
         indices.append(index)
-        pooled.append(features.pooled.float().cpu())
+        pooled = pooled if done else torch.empty(len(source), features.pooled.shape[1])
+        pooled[done : done + len(index)] = features.pooled
         if dense:
             cells = features.dense.permute(0, 2, 3, 1)
             looks = features.positions.reshape(-1, *cells.shape[1:3], 2)[0].cpu()
             maps = _store(len(source), *cells.shape[1:]) if maps is None else maps
-            maps[done : done + len(index)] = cells.half().cpu()
+            maps[done : done + len(index)] = cells.half()
         done += len(index)
     if not indices:
         raise UsageError(f"none of the {len(source)} images of {source.name} can be read ({skipped[0][1]})")
     index = torch.cat(indices)
     labels = None if source.labels is None else torch.from_numpy(np.asarray(source.labels, dtype=np.int64))[index]
     kept = None if maps is None else maps[:done].permute(0, 3, 1, 2)
-    return FeatureBank(torch.cat(pooled), index, [source.key(i) for i in index.tolist()], labels, kept, looks, skipped)
+    return FeatureBank(pooled[:done], index, [source.key(i) for i in index.tolist()], labels, kept, looks, skipped)
 
 
 def _store(*shape: int) -> Tensor:

@@ -31,10 +31,10 @@ def rank(context: EvalContext, *, images: int = 256) -> dict:
     Dense features are those of so many test images. Ranks (RankMe) compare only at equal n and n_dense;
     similarity_within and similarity_between are mean cosines of locations of the same and of different images.
     """
-    pooled = context.bank("test").pooled.to(context.device)
+    pooled = context.bank("test").pooled
     dense = context.extract(spread_over(context.test, images), dense=True).dense
     assert dense is not None
-    maps = dense.to(context.device).float()
+    maps = dense.float()
     tokens = maps.permute(0, 2, 3, 1).flatten(0, 2)
     within, between = measured.similarity_within(maps)
     return {
@@ -68,7 +68,8 @@ def stability(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> 
         same (mean cosine of the two crops), other (of different images), retrieval (how often the other crop is the
         nearest among all images), images.
     """
-    pairs = [(a.pooled.float(), b.pooled.float()) for _, a, b in two_crops(context, images=images, crop=crop)]
+    crops = two_crops(context, images=images, crop=crop)
+    pairs = [(a.pooled.float().cpu(), b.pooled.float().cpu()) for _, a, b in crops]
     a, b = (F.normalize(torch.cat(side), dim=1) for side in zip(*pairs, strict=True))
     similarity = a @ b.T
     count = len(similarity)
@@ -76,7 +77,7 @@ def stability(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> 
     return {
         "same": float(same.mean()),
         "other": float((similarity.sum() - same.sum()) / max(1, count * (count - 1))),
-        "retrieval": float((similarity.argmax(1) == torch.arange(count, device=a.device)).float().mean()),
+        "retrieval": float((similarity.argmax(1) == torch.arange(count)).float().mean()),
         "images": count,
     }
 

@@ -21,6 +21,10 @@ class Standardise:
         """Statistics of the rows of x (N, D)."""
         return cls(x.mean(0), (x.var(0, correction=0) + 1e-5).sqrt())
 
+    def to(self, device: torch.device) -> Self:
+        """The same for features on a device."""
+        return type(self)(self.mean.to(device), self.std.to(device))
+
     def __call__(self, x: Tensor) -> Tensor:
         """x (N, D), standardised."""
         return (x - self.mean) / self.std

@@ -12,6 +12,7 @@ from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import FeatureBank
 from glocal.evaluation.groups import PerImage
+from glocal.evaluation.linear import RESIDENT
 from glocal.evaluation.registry import task
 
 
@@ -47,8 +48,8 @@ def retrieve(context: EvalContext, *, attribute: str | None = None, ks: Sequence
     theirs, wanted = _attribute(context.train, train, attribute), _attribute(context.test, test, attribute)
     if not ks or min(ks) < 1 or max(ks) > len(theirs):
         raise UsageError(f"retrieve looks at {list(ks)} neighbours; each must be from 1 to the {len(theirs)} images")
-    gallery = F.normalize(train.pooled.to(context.device), dim=1)
-    queries = F.normalize(test.pooled.to(context.device), dim=1)
+    device = context.device if train.pooled.nbytes <= RESIDENT else torch.device("cpu")
+    gallery, queries = (F.normalize(bank.pooled.to(device), dim=1) for bank in (train, test))
     known = np.unique(theirs)
     rows = [i for i, value in enumerate(wanted) if value and value in known]
     if not rows:
@@ -56,7 +57,7 @@ def retrieve(context: EvalContext, *, attribute: str | None = None, ks: Sequence
     precision: dict[int, list[float]] = {k: [] for k in ks}
     average = []
     for i in rows:
-        similarity, alike = gallery @ queries[i], torch.from_numpy(theirs == wanted[i]).to(context.device)
+        similarity, alike = (gallery @ queries[i]).cpu(), torch.from_numpy(theirs == wanted[i])
         average.append(float(average_precision(similarity, alike)))
         nearest = alike[similarity.topk(max(ks)).indices].double()
         for k in ks:

@@ -13,7 +13,7 @@ from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.corruptions import CORRUPTIONS, Draws, corrupt
 from glocal.evaluation.extract import CROP_PCT, encode, frozen, load, normalise
-from glocal.evaluation.linear import trained_probe
+from glocal.evaluation.linear import classify, trained_probe
 from glocal.evaluation.registry import task
 from glocal.evaluation.severities import nearest_size
 from glocal.evaluation.split import spread_over
@@ -71,11 +71,12 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batches(self, context: EvalContext) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, context: EvalContext) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(pixels, labels, index) batch by batch, the first two on the context's device."""
         whole = (self.pixels, self.labels, self.index)
         split = zip(*(each.split(context.batch_size) for each in whole), strict=True)
-        return [(pixels.to(context.device), labels.to(context.device), index) for pixels, labels, index in split]
+        for pixels, labels, index in split:
+            yield pixels.to(context.device), labels.to(context.device), index
 
 
 def photographs(context: EvalContext, most: int) -> Photographs:
@@ -120,11 +121,10 @@ def robustness(
     check_each("robustness: corruptions", corruptions, lambda c: c in CORRUPTIONS, f"one of {', '.join(CORRUPTIONS)}")
     check_each("robustness: severities", severities, lambda s: s in range(1, 6), "one of 1, 2, 3, 4, 5")
     shown, classifier = photographs(context, images), Classifier(context)
-    batches = shown.batches(context)
     settings = [(name, severity) for name in corruptions for severity in severities]
     right = dict.fromkeys([("", 0), *settings], 0)
     for done, (name, severity) in enumerate(right):
-        for pixels, labels, index in batches:
+        for pixels, labels, index in shown.batches(context):
             if severity:
                 pixels = corrupt(pixels, name, severity, seed=context.seed, samples=index.tolist())
             right[name, severity] += hits(context, classifier, pixels, labels)
@@ -239,7 +239,7 @@ def crops(context: EvalContext, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4,
     accuracy = {}
     for area in areas:
         bank = context.extract(source, crop_pct=CROP_PCT * math.sqrt(area))
-        predicted = classifier.head(bank.pooled.to(context.device)).argmax(1).cpu()
+        predicted = classify(classifier.standardise, classifier.probe, bank.pooled)[:, 0]
         accuracy[area] = float((predicted == context.labels(bank)).float().mean())
     context.skipped.extend(bank.skipped)
     return {

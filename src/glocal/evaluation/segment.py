@@ -148,7 +148,7 @@ def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standard
     moments = torch.zeros(2, maps.shape[-1], dtype=torch.float64)
     for batch in torch.from_numpy(rows).split(16):
         x = maps[batch].to(device).float().flatten(0, 2)
-        moments += torch.stack([x.mean(0), x.square().mean(0)]).double().cpu() * len(batch)
+        moments += torch.stack([x.mean(0), x.square().mean(0)]).cpu().double() * len(batch)
     mean, square = moments / len(rows)
     deviation = ((square - mean.square()).clamp_min(0) + 1e-5).sqrt()
     return Standardise(mean.float().to(device), deviation.float().to(device))
@@ -247,7 +247,7 @@ def segment(
         standardise, probes = trained(kept, settings)
         counted = count_confusions(probes, standardise, train, held.tolist(), device)
         scores = iou(functools.reduce(torch.add, counted)).nanmean(1)
-        chosen = best(scores, probes.finite())
+        chosen = best(scores, probes.finite().cpu())
         standardise, probe = trained(np.arange(len(train.masks)), [settings[chosen]])
         counts = torch.cat([*count_confusions(probe, standardise, test, range(len(test.masks)), device)]).int()
         return counts, settings[chosen][0], float(scores[chosen])

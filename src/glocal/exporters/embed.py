@@ -13,7 +13,7 @@ import numpy as np
 from glocal.backbones import Backbone
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.extract import CROP_PCT, stream
+from glocal.evaluation.extract import CROP_PCT, Precision, stream, suited
 from glocal.exporters.staging import MARK, staged_file
 from glocal.progress import Progress
 
@@ -29,8 +29,8 @@ class Embeddings:
         dense: (N, D, H, W) float16, or None unless asked for.
         paths: N names of the images, as the collection calls them.
         labels: (N,) int64 positions in `about["classes"]`, or None.
-        about: the encoder, glocal's version, image size, centre crop and class names; for `dense` its `shape` (D, H, W)
-            and where each cell looks, `cells` (H, W, 2), (x, y) in pixels of the image_size² crop.
+        about: the encoder, glocal's version, image size, centre crop, precision and class names; for `dense` its
+            `shape` (D, H, W) and where each cell looks, `cells` (H, W, 2), (x, y) in pixels of the image_size² crop.
         skipped: (name, reason) of the images that could not be read.
     """
 
@@ -49,7 +49,8 @@ def embed_source(
     image_size: int | None = None,
     dense: bool = False,
     batch_size: int = 128,
-    workers: int = 0,
+    workers: int | None = None,
+    precision: Precision | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
     skipped: list[tuple[str, str]] | None = None,
@@ -67,7 +68,8 @@ def embed_source(
         image_size: side of the square given to the encoder, pixels; the backbone's own by default.
         dense: keep the feature maps too.
         batch_size: images per forward pass.
-        workers: processes that decode.
+        workers: processes that decode; None: see `glocal.evaluation.extract.suited`.
+        precision: likewise.
         out: a `.parquet` or `.npz` file, or None for arrays. An earlier export is replaced, any other file is not.
         progress: called as progress(what, done, total).
         skipped: a list that receives (name, reason) of unreadable images.
@@ -76,6 +78,7 @@ def embed_source(
         UsageError: if `out` will not do, pyarrow is missing, or no image can be read.
     """
     size = image_size or backbone.image_size
+    workers, precision = suited(backbone, workers, precision)
     skipped = [] if skipped is None else skipped
     about = {
         "glocal": version("glocal"),
@@ -84,11 +87,13 @@ def embed_source(
         "pool": backbone.pool,
         "image_size": size,
         "crop_pct": CROP_PCT,
+        "precision": precision,
         "classes": source.classes,
     }
 
     def batches() -> Iterator[Embeddings]:
         settings: dict[str, Any] = {"image_size": size, "batch_size": batch_size, "workers": workers}
+        settings["precision"] = precision
         index = None
         for index, features in stream(backbone, source, **settings, progress=progress, skipped=skipped):
             grid = features.grid if dense else None

@@ -50,10 +50,17 @@ class TopLayers(nn.Module):
         self.bias.zero_()
         self.log_present.copy_(torch.where(present, 0.0, -torch.inf))
 
-    def forward(self, x: Tensor, group: Tensor) -> Tensor:
-        """Logits of each vector by the classifier of its group, (B,) int64."""
+    def forward(self, x: Tensor, group: Tensor | None = None) -> Tensor:
+        """Logits of each vector by the classifier of its group, (B,) int64; None: by the first.
+
+        A `group` in main memory spares a wait: how many vectors each classifier gets has to be known there.
+        """
+        if group is None:
+            return upcast(F.linear(x, self.weight[0], self.bias[0])) + self.log_present[0]
+        here = group.cpu()
+        order, sizes = here.argsort(stable=True), torch.bincount(here, minlength=len(self.weight)).tolist()
+        group, order = torch.stack([here, order]).to(x.device, non_blocking=True)
         logits = x.new_zeros(len(x), self.weight.shape[1], dtype=upcast(x).dtype)
-        for number, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
-            rows = (group == number).nonzero()[:, 0]
+        for rows, weight, bias in zip(order.split(sizes), self.weight, self.bias, strict=True):
             logits = logits.index_add(0, rows, upcast(F.linear(x[rows], weight, bias)))
         return logits + self.log_present[group]

@@ -62,7 +62,8 @@ class Memory(nn.Module):
         """Hold `images` from now on: those of `index` (N,) are z (N, D) in all views; each process gives its own."""
         self.make_room(images)
         given = self.embeddings.new_zeros(2, images, z.shape[1])
-        given[0, index], given[1, index] = z.to(given.dtype), 1
+        index = index.to(given.device)
+        given[0, index], given[1, index] = z.to(given), 1
         total, processes = all_sum(given)
         self.embeddings += total / processes.clamp_min(1)
 

@@ -75,7 +75,12 @@ def balanced_targets(scores: Tensor, temperature: float, rounds: int = 3) -> Ten
 
 
 def support_predictions(
-    queries: Tensor, supports: Tensor, labels: Tensor, temperature: float = 0.1, smoothing: float = 0.1
+    queries: Tensor,
+    supports: Tensor,
+    labels: Tensor,
+    temperature: float = 0.1,
+    smoothing: float = 0.1,
+    classes: int | None = None,
 ) -> Tensor:
     """π(x) = softmax(cos(z, S)/τ)·Y, (..., K): labels by similarity to labelled samples. PAWS, eq. 1.
 
@@ -85,13 +90,16 @@ def support_predictions(
         labels: (S,) int64, likewise; K is the number of different ones.
         temperature: τ.
         smoothing: share of the uniform distribution in the rows of Y.
+        classes: K, where it is known; None: it is counted, for which a GPU is waited for.
     """
     check_shapes(supports=(supports, "S D"), labels=(labels, "S"))
     similarity = (cosine_scores(queries, gather(supports)) / temperature).softmax(dim=-1)
-    different, position = gather(labels).unique(return_inverse=True)
-    one_hot = F.one_hot(position, len(different)).to(similarity.dtype)
+    ordered, order = gather(labels).sort()
+    rank_of = F.pad((ordered[1:] != ordered[:-1]).cumsum(0), (1, 0))  # among the different ones
+    classes = int(rank_of[-1]) + 1 if classes is None else classes
+    one_hot = F.one_hot(torch.empty_like(order).scatter_(0, order, rank_of), classes).to(similarity.dtype)
     with without_autocast(similarity):
-        return similarity @ ((1 - smoothing) * one_hot + smoothing / len(different))
+        return similarity @ ((1 - smoothing) * one_hot + smoothing / classes)
 
 
 @torch.no_grad()

@@ -20,16 +20,21 @@ def crops_only(size: int, scale: tuple[float, float]) -> Recipe:
 
 @torch.no_grad()
 def bank_features(method: nn.Module, bank: PlainImages, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Sample ids (N,) and vectors (N, D), float32, of this process's share of the images.
+    """Sample ids (N,) and vectors (N, D) of this process's share of the images, in main memory, as precise as computed.
 
     The method is in evaluation mode meanwhile; `embed` gives (B, D) of pixels (B, 3, h, w).
     """
-    training = method.training
+    training, vectors = method.training, torch.empty(0)
+    ids = torch.empty(bank.share, dtype=torch.int64)
     method.eval()
-    pairs = [(batch.index, embed(batch.views[0].pixels).float()) for batch in bank]
+    done = 0
+    for batch in bank:
+        found, rows = embed(batch.views[0].pixels), slice(done, done := done + len(batch.index))
+        if not len(vectors):  # not joined at the end, which would take as much again
+            vectors = torch.empty(len(ids), found.shape[1], dtype=found.dtype)
+        ids[rows], vectors[rows] = batch.index, found
     method.train(training)
-    ids, vectors = zip(*pairs, strict=True)
-    return torch.cat(ids), torch.cat(vectors)
+    return ids, vectors
 
 
 def for_all(ids: Tensor, labels: Tensor, images: int) -> Tensor:
@@ -40,7 +45,7 @@ def for_all(ids: Tensor, labels: Tensor, images: int) -> Tensor:
         labels: (N,) int64.
         images: number of all.
     """
-    found = labels.new_zeros(2, images)
+    found, ids = labels.new_zeros(2, images), ids.to(labels.device)
     found[0, ids], found[1, ids] = labels, 1
     total, processes = all_sum(found)
     return torch.where(processes > 0, total // processes.clamp_min(1), -1).cpu()

@@ -68,10 +68,10 @@ class DeepCluster(nn.Module):
 
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))
-        x = F.normalize(whiten(features, self.components), dim=1)
+        x = F.normalize(whiten(features, self.components, bank.device), dim=1)
         seed = derive(bank.seed, "k-means", bank.epoch)
-        assignment = kmeans(x, self.clusters, iterations=self.iterations, seed=seed).assignment
-        targets = for_all(ids, assignment, len(bank))
+        clusters = kmeans(x, self.clusters, iterations=self.iterations, seed=seed, device=bank.device)
+        targets = for_all(ids, clusters.assignment, len(bank))
         self.top.renew(seed, torch.bincount(targets[targets >= 0], minlength=self.clusters)[None] > 0)
         order = balanced_order(targets.numpy(), len(bank), bank.seed, bank.epoch)
         return EpochPlan(torch.from_numpy(order), targets[None], renewed=("top.",))
@@ -79,5 +79,4 @@ class DeepCluster(nn.Module):
     def forward(self, batch: Batch) -> Loss:
         assert batch.target is not None
         x = self.hidden.activated(self.encoder(batch.views[0].pixels))
-        logits = self.top(x, torch.zeros_like(batch.index))
-        return Loss.of({"clusters": F.cross_entropy(logits, batch.target[:, 0])})
+        return Loss.of({"clusters": F.cross_entropy(self.top(x), batch.target[:, 0])})

@@ -78,7 +78,7 @@ class DeepClusterV2(nn.Module):
     def before_epoch(self, bank: PlainImages) -> EpochPlan:
         if self.memory.embeddings.shape[1] != len(bank):  # nothing was seen yet
             ids, z = bank_features(self, bank, lambda pixels: self.projector(self.encoder(pixels).pooled))
-            self.memory.start(ids, F.normalize(z, dim=1), len(bank))
+            self.memory.start(ids, F.normalize(z.float(), dim=1), len(bank))
         mine = torch.arange(len(bank), device=self.memory.embeddings.device)[rank() :: world_size()]
         targets = []
         for number, prototypes in enumerate(self.prototypes):

@@ -1,6 +1,6 @@
 """DeeperCluster: clusters of clusters, and rotations (Caron et al., ICCV 2019, arXiv:1905.01278)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -92,9 +92,10 @@ class DeeperCluster(nn.Module):
                 f"{total} clusters of {len(bank)} images: choose at most as many clusters as there are images"
             )
         ids, features = bank_features(self, bank, lambda pixels: self.hidden(self.encoder(pixels)))
-        x = F.normalize(whiten(features, self.components), dim=1)
+        x = F.normalize(whiten(features, self.components, bank.device), dim=1)
         seed = derive(bank.seed, "k-means", bank.epoch)
-        levels = hierarchical_kmeans(x, self.parts, self.clusters, iterations=self.iterations, seed=seed)
+        settings: dict[str, Any] = {"iterations": self.iterations, "seed": seed, "device": bank.device}
+        levels = hierarchical_kmeans(x, self.parts, self.clusters, **settings)
         part, sub = (for_all(ids, level, len(bank)) for level in levels)
         present = torch.zeros(self.parts, self.clusters, dtype=torch.bool)
         present[part[part >= 0], sub[part >= 0]] = True
@@ -105,12 +106,14 @@ class DeeperCluster(nn.Module):
 
     def forward(self, batch: Batch) -> Loss:
         assert batch.target is not None
-        part, sub = batch.target.T
-        turn = torch.randint(self.turns, part.shape).to(part.device)
-        x = self.hidden.activated(self.encoder(turned(batch.views[0].pixels, turn)))
+        part = (batch.target if batch.planned is None else batch.planned)[:, 0].cpu()
+        turn = torch.randint(self.turns, part.shape)
         group = part * self.turns + turn
-        super_loss = F.cross_entropy(self.super(x, torch.zeros_like(group)), group)
-        return Loss.of({"super": super_loss, "sub": F.cross_entropy(self.sub(x, group), sub)})
+        pixels = batch.views[0].pixels
+        there, turn = torch.stack([group, turn]).to(pixels.device, non_blocking=True)
+        x = self.hidden.activated(self.encoder(turned(pixels, turn)))
+        losses = {"super": F.cross_entropy(self.super(x), there)}
+        return Loss.of({**losses, "sub": F.cross_entropy(self.sub(x, group), batch.target[:, 1])})
 
 
 def turned(pixels: Tensor, turn: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def keep_random(view: View, stride: int, share: float) -> View:
     number = max(1, round(share * patches))
     if number == patches:
         return view
-    kept = torch.randperm(patches)[:number].to(view.pixels.device)
+    kept = torch.randperm(patches)[:number].to(view.pixels.device, non_blocking=True)
     return replace(view, kept=kept.expand(batch, -1))
 
 

@@ -1,6 +1,6 @@
 """PAWS: predicting view assignments with support samples (Assran et al., ICCV 2021, arXiv:2104.13963)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -91,7 +91,7 @@ class PAWS(nn.Module):
         labels = support.label.repeat(len(support.views))
         (h_support, h), (z_support, z) = ((x[: len(labels)], x[len(labels) :]) for x in (h.detach(), z))
         h, z = (x.unflatten(0, (len(batch.views), -1)) for x in (h, z))
-        likeness = {"temperature": self.temperature, "smoothing": self.smoothing}
+        likeness: Any = {"temperature": self.temperature, "smoothing": self.smoothing, "classes": support.classes}
         predictions = support_predictions(z, z_support, labels, **likeness)  # (V, B, classes)
         targets = swapped_targets(
             support_predictions(h[:2], h_support, labels, **likeness), len(batch.views), self.sharpening

@@ -83,7 +83,8 @@ class SwAV(nn.Module):
         self.projector = build_projector((backbone.dim, *projector), norm=projector_norm)
         self.prototypes = Prototypes(projector[-1], prototypes)
         self.queues = nn.ModuleList(SupportQueue(queue, projector[-1]) for _ in range(2 if queue else 0))
-        self.register_buffer("use_queue", torch.tensor(queue_from == 0))
+        self.queue_in_use = queue_from == 0
+        self.register_buffer("use_queue", torch.tensor(self.queue_in_use))  # the same, for checkpoints
         self.temperature, self.epsilon, self.rounds = temperature, epsilon, rounds
         self.queue_from, self.frozen_epochs = queue_from, frozen_epochs
         self.recipe = swav_views(image_size, small_crops, small_size, scale, small_scale)
@@ -104,14 +105,19 @@ class SwAV(nn.Module):
         """Balanced codes (B, K) of a large crop's embeddings (B, D), among those of the queue."""
         past = scores[:0]
         if self.queues:
-            if self.use_queue:  # of which each process takes its share
+            if self.queue_in_use:  # of which each process takes its share
                 with without_autocast(z):  # like the scores
                     past = self.queues[view].embeddings[rank() :: world_size()] @ self.prototypes.weight.detach().mT
             self.queues[view].push(z)
         return sinkhorn(torch.cat([past, scores]), self.epsilon, self.rounds)[len(past) :]
 
     def after_step(self, progress: float) -> None:
-        self.use_queue.fill_(progress >= self.queue_from)
+        self.queue_in_use = progress >= self.queue_from
+        self.use_queue.fill_(self.queue_in_use)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.queue_in_use = bool(state_dict.get(prefix + "use_queue", self.queue_in_use))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def swav_views(

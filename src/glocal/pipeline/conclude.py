@@ -25,9 +25,9 @@ BESIDE = ("teacher", "start", "pixels")
 
 
 def conclude(
-    run: Run, config: PretrainConfig, method: Any, source: ImageSource, ended: Position, *, quiet: bool
+    run: Run, config: PretrainConfig, method: Any, source: ImageSource, data: Any, ended: Position, *, quiet: bool
 ) -> None:
-    """Save the encoder, say what went wrong, score it and its teacher, report."""
+    """Save the encoder, say what went wrong, score it and its teacher on `data`, report."""
     encoder: Backbone = method.encoder
     trained = ended.step * (config.batch_size or 0) * config.processes if isinstance(source, Stream) else len(source)
     save_encoder(encoder, run.path, method=config.method, steps=ended.step, images=trained, **environment())
@@ -42,7 +42,6 @@ def conclude(
     if not config.report:
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
-    data = source if config.data is None or isinstance(source, Stream) else config.data
     with shown_progress(quiet) as progress:
         scores = score_with_baselines(encoder, data, **settings, progress=progress)
         if teacher := teacher_of(method):
@@ -50,8 +49,7 @@ def conclude(
         write_json(run.scores_file, scores)
         if progress:
             progress("the report", 0, 1)
-        shown = source if data is source else None  # else its test images
-        page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
+        page = write_report(run.path, encoder=encoder, source=data, trust_code=True)  # as when it began
     if not quiet:
         print(f"{score_table(scores)}\nreport: {page}")
 

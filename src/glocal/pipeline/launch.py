@@ -1,23 +1,20 @@
 """Processes: how many, on what, in which precision, and how they agree."""
 
 import ctypes
-import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from glocal.config import PretrainConfig
-from glocal.data.inventory import inventory
-from glocal.data.source import ImageSource
+from glocal.devices import best_accelerator
+from glocal.distributed import on_first
 from glocal.errors import UsageError
 from glocal.fabric import DDPStrategy, Fabric, MixedPrecision
-
-T = TypeVar("T")
+from glocal.training import Machine, this_machine
 
 
 def under_torchrun(config: PretrainConfig) -> PretrainConfig:
@@ -28,11 +25,18 @@ def under_torchrun(config: PretrainConfig) -> PretrainConfig:
     return replace(config, devices=local, num_nodes=int(os.environ["WORLD_SIZE"]) // local)
 
 
-def launch(config: PretrainConfig) -> Fabric:
+def meet(config: PretrainConfig) -> tuple[Fabric, PretrainConfig, Machine]:
+    """Start the processes. The first one's configuration and machine are everybody's: it alone has to see the run."""
+    config = under_torchrun(config)
+    mine = config, this_machine(config.accelerator)
+    fabric = launch(*mine)
+    first = on_first(lambda: mine)
+    return (fabric if first == mine else launch(*first)), *first
+
+
+def launch(config: PretrainConfig, machine: Machine) -> Fabric:
     """Start the processes, with precision and threads as configured; `UsageError` where this machine has none such."""
-    assert config.threads is not None
-    assert config.precision is not None
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or machine.threads)
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")  # its successor is too new
     for name in ("lightning_fabric", "lightning.pytorch"):  # Lightning announces itself at level INFO
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -41,7 +45,7 @@ def launch(config: PretrainConfig) -> Fabric:
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
-            **precision_arguments(config.precision, config.accelerator),
+            **precision_arguments(config.precision or machine.precision, config.accelerator),
             # buffers are equal on all ranks already
             strategy=DDPStrategy(broadcast_buffers=False) if config.processes > 1 else "auto",
         )
@@ -51,6 +55,7 @@ def launch(config: PretrainConfig) -> Fabric:
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
+    torch.backends.cudnn.benchmark = fabric.device.type == "cuda"  # crops have few sizes: try its algorithms on each
     return fabric
 
 
@@ -70,8 +75,7 @@ def precision_arguments(precision: str, accelerator: str) -> dict[str, Any]:
     """The arguments of `Fabric` for "bf16-mixed", "16-mixed" or a precision without autocast."""
     if precision not in ("bf16-mixed", "16-mixed"):
         return {"precision": precision}
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    accelerator = best_accelerator() if accelerator == "auto" else accelerator
     device = accelerator if accelerator in ("cpu", "mps") else "cuda"
     return {"plugins": Autocast(precision, device)}  # type: ignore[arg-type]
 
@@ -89,27 +93,3 @@ def keep_freed_memory() -> None:
         return
     mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: up to which memory comes from the heap; glibc allows no more
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def check_same_data(fabric: Fabric, source: ImageSource) -> None:
-    """Refuse, on all processes, that they see different images, labels or classes: they would wait for ever."""
-    if fabric.world_size == 1:
-        return
-    mine = hashlib.sha256(inventory(source).encode()).hexdigest()
-    differs = torch.tensor(int(mine != fabric.broadcast(mine)), device=fabric.device)
-    if int(fabric.all_reduce(differs, reduce_op="sum")):  # type: ignore[arg-type]
-        raise UsageError(f"the processes see different data at {source.name}; give all of them the same files")
-
-
-def on_main(fabric: Fabric, work: Callable[[], T]) -> T:
-    """What `work` gives on the first process, on all; where it refuses there, all refuse."""
-    result, refusal = None, None
-    if fabric.is_global_zero:
-        try:
-            result = work()
-        except UsageError as error:
-            refusal = str(error)
-    result, refusal = fabric.broadcast((result, refusal))
-    if refusal is not None:
-        raise UsageError(refusal)
-    return result  # type: ignore[return-value]

@@ -14,11 +14,11 @@ from glocal.backbones import Backbone, build_backbone
 from glocal.backbones.small_maps import CHANNELS, Limits, fastest_limits
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
+from glocal.distributed import each_says, on_each, on_first
 from glocal.errors import UsageError
 from glocal.fabric import Fabric
 from glocal.heads import sync_batch_norms
 from glocal.methods import check_built, check_fits, method_class, method_options
-from glocal.pipeline.launch import on_main
 from glocal.random import derive
 from glocal.run import read_json, write_json
 from glocal.training import Machine, resolve
@@ -34,7 +34,9 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
     if coarse or not method_options(cls).keys() <= {"image_size", *config.options}:
         machine = measure_backbone(config, machine, cls.least_cells)
     resolved, _ = resolve(config, source, machine)
-    method = build_method(resolved.config)
+    first_on_host = fabric.local_rank == 0
+    # what is downloaded, is once for a host
+    method = on_each(lambda: build_method(resolved.config), first=first_on_host or config.pretrained is not True)
     check_fits(method.encoder, method.recipe)
     if fabric.world_size > 1:
         sync_batch_norms(method)
@@ -42,11 +44,12 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
     if resolved.config.small_maps is None and fabric.device.type == "cpu" and _widens(method):
         precision = str(resolved.config.precision)
         key = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
-        limits = on_main(fabric, lambda: once("small_maps", key, lambda: [*fastest_limits(bf16="bf16" in precision)]))
+        limits = on_first(lambda: once("small_maps", key, lambda: [*fastest_limits(bf16="bf16" in precision)]))
         machine = replace(machine, small_maps=(limits, f"measured on {processor()}"))
     use_small_maps(method, resolved.config.small_maps or (machine.small_maps and machine.small_maps[0]))
     if resolved.config.cache is None:
-        machine = replace(machine, cache=fabric.broadcast(worth_caching(source, method.recipe.views)))
+        found = each_says(worth_caching(source, method.recipe.views) if first_on_host else (True, ""))
+        machine = replace(machine, cache=min(found, key=lambda worth: worth[0]))  # where one host says no, that
     if resolved.config.compile is None:
         sizes = [crop.size for crop in method.recipe.views]
         images = (resolved.config.batch_size or 0) * sizes.count(max(sizes))

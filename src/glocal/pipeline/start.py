@@ -1,5 +1,6 @@
 """A run from its configuration on, or from where it was left."""
 
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,37 +16,60 @@ from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
+from glocal.distributed import on_each, on_first
 from glocal.errors import UsageError
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
-from glocal.pipeline.launch import check_same_data, launch, on_main, under_torchrun
+from glocal.pipeline.launch import meet
 from glocal.pipeline.prepare import build_method, prepare
+from glocal.pipeline.share import open_together
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
-from glocal.training import Monitor, TrainingStopped, fit, resolve, this_machine
+from glocal.training import Monitor, TrainingStopped, fit, resolve
 from glocal.training.online_eval import OnlineEval
 from glocal.views import Appearance, PixelCache, ViewLoader
 
 
-def start_run(config: PretrainConfig, source: ImageSource, *, out: str | None, quiet: bool) -> Path:
+def start_run(config: PretrainConfig, data: Any, *, out: str | None, quiet: bool) -> Path:
     """Decide what was left open, create the run's directory, train, evaluate, report. See `glocal.pretrain`."""
-    config = under_torchrun(config)
-    name = f"{config.method}-{config.backbone}-{Path(source.name).name}".replace("/", "-").replace(":", "-")
-    return _train(config, source, lambda: Run.create(out, name), resume=False, quiet=quiet)
+
+    def place(source: ImageSource) -> Run:
+        name = f"{config.method}-{config.backbone}-{Path(source.name).name}".replace("/", "-").replace(":", "-")
+        return Run.create(out, name)
+
+    return _train(config, data, place, resume=False, quiet=quiet)
 
 
 def continue_run(
-    run: Run, config: PretrainConfig, source: ImageSource, *, quiet: bool, accept_changed_data: bool = False
+    run: Run, data: Any, *, workers: int | None, trust_code: bool, quiet: bool, accept_changed_data: bool
 ) -> Path:
-    """Go on where a run stopped, exactly as if it had not, unless the data is no longer what it was."""
-    before, now = run.inventory(), inventory(source)
-    changed = "" if before is None else changes(before, now)
+    """Go on where a run stopped, exactly as if it had not, unless the data is no longer what it was.
+
+    Where hosts share no file system, only that of the first process has to have the run.
+    """
+    elsewhere = os.environ.get("RANK", "0") != "0" and not run.config_file.exists()
+    config = PretrainConfig()
+    if not elsewhere:
+        config = stored_config(Run.open(run.path), workers=workers, trust_code=trust_code)
+    if config.data is None and data is None and not elsewhere:
+        raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
+
+    def check(source: ImageSource) -> None:
+        if not accept_changed_data and (changed := _changes(run, source)):
+            hint = "restore it, or accept it: --accept-changed-data"
+            raise UsageError(f"the data of {run} has changed ({changed}); {hint}")
+
+    return _train(config, data, lambda source: run, resume=True, quiet=quiet, check=check)
+
+
+def _changes(run: Run, source: ImageSource) -> str:
+    """What differs from the data that the run was begun with, in a few words; "" for nothing."""
+    before = run.inventory()
     if isinstance(source, Stream) and run.has_checkpoint:
         last, digest = read_checkpoint(run)["position"].get("passed") or (0, source.passed(0))
-        changed = changed if source.passed(last) == digest else f"its first {last + 1:,} images are others"
-    if changed and not accept_changed_data:
-        raise UsageError(f"the data of {run} has changed ({changed}); restore it, or accept it: --accept-changed-data")
-    return _train(config, source, lambda: run, resume=True, quiet=quiet)
+        if source.passed(last) != digest:
+            return f"its first {last + 1:,} images are others"
+    return "" if before is None else changes(before, inventory(source))
 
 
 def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = False) -> PretrainConfig:
@@ -75,19 +99,26 @@ def trained_method(run: Run, *, trust_code: bool = False) -> Any:
     return method.eval()
 
 
-def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run], *, resume: bool, quiet: bool) -> Path:
-    machine = this_machine(config.accelerator)
-    fabric = launch(resolve(config, source, machine)[0].config)
+def _train(
+    config: PretrainConfig,
+    data: Any,
+    place: Callable[[ImageSource], Run],
+    *,
+    resume: bool,
+    quiet: bool,
+    check: Callable[[ImageSource], None] = lambda source: None,
+) -> Path:
+    fabric, config, machine = meet(config)
+    data, source = open_together(config.data if data is None else data)
+    on_first(lambda: check(source))
     machine, method = prepare(fabric, config, source, machine)
-    check_same_data(fabric, source)
     resolved, notes = resolve(config, source, machine)
     config, schedule = resolved.config, resolved.schedule
     assert resolved.optimization is not None
     assert schedule is not None
     pixels = None
-    if config.cache:
-        with fabric.rank_zero_first():  # the others find it made
-            pixels = PixelCache(source, method.recipe.views)
+    if config.cache:  # the other processes of a host find it made
+        pixels = on_each(lambda: PixelCache(source, method.recipe.views), first=fabric.local_rank == 0)
         notes.append(pixels.note)
     for module in method.modules() if config.compile else ():
         if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
@@ -103,7 +134,7 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
     with ExitStack() as held:
 
         def claim() -> Run:
-            run = place()
+            run = place(source)
             held.enter_context(run.lock())
             run.resume_command = _resume_command(run, code_in(config.settings()))
             if not resume:
@@ -111,15 +142,15 @@ def _train(config: PretrainConfig, source: ImageSource, place: Callable[[], Run]
                 run.write_inventory(inventory(source))
             return run
 
-        run = on_main(fabric, claim)
+        run = on_first(claim)
         if fabric.is_global_zero and not quiet:
             title = method_class(config.method).title
             print("\n  ".join([f"{title} · {config.backbone} · {describe(source)} → {run}", *notes]))
         plan: dict[str, Any] = {"optimization": resolved.optimization, "schedule": schedule, "seed": config.seed}
         monitor = _monitor(run, source, config)
         ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
-        if fabric.is_global_zero:
-            conclude(run, config, method.cpu().eval(), source, ended, quiet=quiet)
+        scored = source if config.data is None or isinstance(source, Stream) else data
+        on_first(lambda: conclude(run, config, method.eval(), source, scored, ended, quiet=quiet))
     return run.path
 
 

@@ -18,6 +18,7 @@ def write_report(
     source: Any = None,
     baselines: bool = True,
     out: str | Path | None = None,
+    device: str = "auto",
     trust_code: bool = False,
 ) -> Path:
     """Write a run's report: one HTML file that needs no network.
@@ -26,10 +27,12 @@ def write_report(
 
     Args:
         run_dir: the run directory.
-        encoder: the trained Backbone; loaded from the run when left out.
-        source: images to show, whatever `glocal.data.open_source` takes; those of config.yaml when left out.
+        encoder: the trained Backbone, used where it is; loaded from the run when left out.
+        source: images to show, whatever `glocal.data.open_source` takes, of several splits the test images; those of
+            config.yaml when left out.
         baselines: also show what the weights it started from, and raw pixels, make of the same images.
         out: the file to write; report.html in the run directory when left out.
+        device: for an encoder that is loaded: see `glocal.devices.find_device`.
         trust_code: import what the run's files name as module:attribute.
 
     Returns:
@@ -42,7 +45,8 @@ def write_report(
     from glocal.report.page import render
     from glocal.run import Run, write_atomically
 
-    data = gather(run_dir, encoder=encoder, source=source, baselines=baselines, trust_code=trust_code)
+    options: dict[str, Any] = {"baselines": baselines, "device": device, "trust_code": trust_code}
+    data = gather(run_dir, encoder=encoder, source=source, **options)
     path = Path(out) if out is not None else Run(run_dir).report_file
     write_atomically(path, render(data))
     return path

@@ -10,6 +10,7 @@ from torch import nn
 from glocal.backbones import Backbone, load_encoder
 from glocal.data import code_of, has_split, open_source
 from glocal.data.source import ImageSource
+from glocal.devices import find_device
 from glocal.diagnostics import check_features, diagnose
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import baselines as start_and_pixels
@@ -53,13 +54,13 @@ class ReportData:
 
 
 def gather(
-    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, trust_code: bool
+    run_dir: str | Path, *, encoder: Backbone | None, source: Any, baselines: bool, device: str, trust_code: bool
 ) -> ReportData:
     """Read the run and compute its pictures. The arguments are those of `write_report`."""
     run = read_run(run_dir)
     report = ReportData(run, encoder, diagnoses=[str(found) for found in diagnose([*run.training, *run.monitor])])
     if encoder is None and run.encoder:
-        report.encoder = load_encoder(run.path, trust_code=trust_code)
+        report.encoder = load_encoder(run.path, trust_code=trust_code).to(find_device(device))
     elif encoder is None:
         report.notes["pictures"] = "The run has no encoder yet, so nothing can be shown of its features."
     _open(report, source, trust_code)
@@ -116,19 +117,21 @@ def _dense_side(encoder: Backbone, size: int) -> int:
 
 
 def _open(report: ReportData, source: Any, trust_code: bool) -> None:
-    """Open the images: of the run's data those it was not trained on, where they are kept apart."""
-    spec, note = report.run.config.get("data"), ""
-    if source is not None:
-        report.source = open_source(source)
-    elif spec is None:
-        note = "No images were given and config.yaml names none, so there are no pictures."
-    else:
+    """Open the images: those that the run was not trained on, where they are kept apart."""
+    spec = report.run.config.get("data") if source is None else source
+    if spec is None:
+        report.notes.setdefault(
+            "pictures", "No images were given and config.yaml names none, so there are no pictures."
+        )
+        return
+    if source is None:
         consent = f"glocal.report.write_report({str(report.run.path)!r}, trust_code=True)"
         refuse_untrusted(code_of(spec), origin="config.yaml", trust_code=trust_code, command=consent)
-        try:
-            report.split = next((name for name in ("test", "val") if has_split(spec, name)), None)
-            report.source = open_source(spec, split=report.split)
-        except (UsageError, OSError) as error:
-            note = f"The run's images could not be opened ({error}), so there are no pictures."
-    if note:
+    try:
+        report.split = next((name for name in ("test", "val") if has_split(spec, name)), None)
+        report.source = open_source(spec, split=report.split)
+    except (UsageError, OSError) as error:
+        if source is not None:
+            raise
+        note = f"The run's images could not be opened ({error}), so there are no pictures."
         report.notes.setdefault("pictures", note)

@@ -95,7 +95,7 @@ def pca_maps(encoder: nn.Module, photographs: list[Photograph], *, size: int) ->
     features in all of them, and is enlarged to `size` pixels, each cell shown where it looks.
     """
     found = list(features_of(encoder, [photograph.image for photograph in photographs]))
-    dense = torch.cat([features.dense.double().cpu() for features in found])
+    dense = torch.cat([features.dense.cpu().double() for features in found])
     cells = found[0].positions.reshape(-1, *dense.shape[2:], 2)[0]
     right, down = (spread(size, look) for look in looks_of(cells, photographs[0].image.width))
     colours = down @ principal_colours(dense) @ right.T

@@ -1,7 +1,6 @@
 """What was left open is decided here: `resolve`, a pure function, and the rules it is made of."""
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import torch
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
+from glocal.devices import best_accelerator, cores
 from glocal.errors import UsageError
 from glocal.methods import Optimization, method_class, resolve_options
 from glocal.training.schedule import Schedule
@@ -23,7 +23,6 @@ SHORT_LARS = {"lr": 0.3, "weight_decay": 1e-4, "trust_coefficient": 0.02}
 FORGETTING = 5.0
 """By how many e-foldings a teacher should have forgotten the weights it began with."""
 
-
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 
 
@@ -32,9 +31,8 @@ class Machine:
     """What is known before anything is decided: of the machine, and what was measured on it for this run.
 
     Attributes:
-        cores: that this process may use.
-        threads: that PyTorch would use.
-        precision: that it is fast in.
+        cores, threads: that this process may use, and that PyTorch would.
+        precision, cuda: that it is fast in, and whether that is an NVIDIA GPU.
         family: of the backbone, see `Backbone.family`; None: not measured.
         stride: of the backbone as it is built by default, pixels; None: not measured.
         finer_refused: why it cannot be built with a finer stride; "" where it can.
@@ -52,6 +50,7 @@ class Machine:
     cache: tuple[bool, str] | None = None
     compile: tuple[bool, str] | None = None
     small_maps: tuple[list[int], str] | None = None
+    cuda: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,8 @@ def _decide_sizes(decisions: _Decisions, images: int, machine: Machine) -> None:
         epochs, why = min((epochs, why), (enough, f"{config.max_steps:,} steps"))
     decisions.fill("epochs", epochs, why)
     decisions.fill("monitor_every", max(1, decisions.config.epochs // 20), "a twentieth of the run")
-    decisions.fill("workers", min(8, max(1, machine.cores // config.devices)), f"{machine.cores} cores")
+    cores = machine.cores // config.devices
+    decisions.fill("workers", max(1, cores - 1 if machine.cuda else min(8, cores)), f"{machine.cores} cores")
     decisions.fill("precision", machine.precision, "what this hardware does fast")
     decisions.fill("threads", machine.threads)
 
@@ -285,15 +285,16 @@ def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, 
 
 def this_machine(accelerator: str) -> Machine:
     """What is known of this machine at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores, torch.get_num_threads(), _fast_precision(accelerator))
+    cuda = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    return Machine(cores(), torch.get_num_threads(), _fast_precision(accelerator), cuda=cuda)
 
 
 def _fast_precision(accelerator: str) -> Precision:
     """What has instructions here: bfloat16 that is emulated is two to five times slower than float32."""
-    if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
+    accelerator = best_accelerator() if accelerator == "auto" else accelerator
+    if accelerator in ("cuda", "gpu"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+    if accelerator == "mps":
         return "32-true"
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not all versions of PyTorch have them
     return "bf16-mixed" if any(getattr(torch.cpu, name, lambda: False)() for name in asked) else "32-true"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from glocal.backbones.weights import read_checkpoint
+from glocal.distributed import each_says, on_first
 from glocal.fabric import Fabric
 from glocal.methods import Optimization, check_loss
 from glocal.random import derive
@@ -101,7 +102,7 @@ class _Training:
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
         steps = schedule.epochs * self.steps_per_epoch
         self.total_steps = min(steps, schedule.max_steps or steps)
-        state = read_checkpoint(run, set_aside=fabric.is_global_zero) if self.resume and run.has_checkpoint else None
+        state = on_first(lambda: read_checkpoint(run, set_aside=True) if self.resume and run.has_checkpoint else None)
         if state:
             self.optimization = optimization = begun_under(state, optimization, self.total_steps)
         self.stretched = round(self.total_steps * optimization.stretch)
@@ -244,10 +245,9 @@ class _Training:
         if not all_finite(self.method):
             raise TrainingStopped(f"the weights are no longer finite at step {self.at.step}; {self.run} {CURE}")
         check_buffers(self.method)
-        if self.fabric.is_global_zero:
-            precision = self.fabric.strategy.precision
-            save_checkpoint(self.run, self.method, self.optimization, self.optimizer, precision, self.at)
-        self.fabric.barrier()
+        self.at.skipped = {image: why for skipped in each_says(self.at.skipped) for image, why in skipped.items()}
+        state = self.optimization, self.optimizer, self.fabric.strategy.precision, self.at
+        on_first(lambda: save_checkpoint(self.run, self.method, *state))
 
     def sync_flags(self) -> None:
         """Whether to stop, and whether a checkpoint is due: for all processes, if for any."""
@@ -275,7 +275,8 @@ class _Training:
         """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
         at = self.at
         images.epoch, images.plan = at.epoch, at.plan
-        at.plan = self.method.before_epoch(images)
+        with self.fabric.autocast():
+            at.plan = self.method.before_epoch(images)
         if numbers := at.plan.numbers(images.plan):
             self.log.record({"step": at.step + 1, "epoch": at.epoch, **numbers})  # the first step it serves
         for name, parameter in self.method.named_parameters():
@@ -284,13 +285,14 @@ class _Training:
 
     def look(self, *, last: bool) -> None:
         """Ask the monitor on the main process; where it says stop, all processes do, unless this is the end anyway."""
-        numbers, stop = {}, None
-        if self.fabric.is_global_zero and self.monitor:
+
+        def ask() -> tuple[dict[str, float], str | None]:
             try:
-                numbers = self.monitor(self.method.encoder, self.at.epoch)
+                return (self.monitor(self.method.encoder, self.at.epoch) if self.monitor else {}), None
             except TrainingStopped as stopped:
-                stop = str(stopped)
-        stop = self.fabric.broadcast(stop)
+                return {}, str(stopped)
+
+        numbers, stop = on_first(ask)
         if stop and not last:
             raise TrainingStopped(stop)
         self.log.record({"step": self.at.step, "epoch": self.at.epoch, **numbers})

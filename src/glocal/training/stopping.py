@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from glocal.distributed import patient_group
 from glocal.views.dataset import STOPPING
 
 
@@ -62,7 +63,7 @@ class Agreement:
     """
 
     def __init__(self, world_size: int) -> None:
-        self.group: Any = dist.new_group(backend="gloo") if world_size > 1 else None
+        self.group: Any = patient_group() if world_size > 1 else None
         self.pending: tuple[Any, torch.Tensor] | None = None
 
     def __call__(self, *mine: int, wait: bool = False) -> tuple[int, ...]:

@@ -100,7 +100,7 @@ class ViewLoader:
         if world_size > 1 and not drop_last:
             raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
         total = batch_size * world_size
-        self.streams = isinstance(source, Stream)
+        self.batch_size, self.streams = batch_size, isinstance(source, Stream)
         self.images = images = AGAIN if self.streams else len(source)
         self.steps_per_epoch = steps or (images // total if drop_last else -(-images // total))
         if self.steps_per_epoch == 0:
@@ -200,7 +200,7 @@ class _SupportLoader:
 
     def __init__(self, source: ImageSource, support: Support, seed: int, *, world_size: int, **settings: Any):
         self.seed, self.ids, self.support = support_seed(seed), choose_labelled(source, support.labelled, seed), support
-        total = min(support.classes, len(self.ids)) * support.images
+        self.alone, total = world_size == 1, min(support.classes, len(self.ids)) * support.images
         if total % world_size:
             raise UsageError(f"{total} support images cannot be shared by {world_size} processes: change their number")
         settings |= {"seed": self.seed, "world_size": world_size, "subset": np.concatenate(self.ids)}
@@ -210,7 +210,9 @@ class _SupportLoader:
 
     def epoch(self, epoch: int, start_step: int) -> Iterator[Batch]:
         draws = balanced_draws(self.ids, self.support, self.loader.steps_per_epoch, self.seed, epoch)
-        return self.loader.epoch(epoch, start_step, torch.from_numpy(draws.ravel()))
+        for batch in self.loader.epoch(epoch, start_step, torch.from_numpy(draws.ravel())):
+            # one that replaces another may be of any class, which other processes do not know
+            yield replace(batch, classes=draws.shape[1] if self.alone and not batch.skipped else None)
 
 
 _open: weakref.WeakSet[ViewLoader] = weakref.WeakSet()

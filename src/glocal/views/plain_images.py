@@ -31,7 +31,10 @@ class EpochPlan:
 
     def with_targets(self, batch: Batch) -> Batch:
         """The batch with the targets of its samples."""
-        return batch if self.targets is None else replace(batch, target=self.targets[:, batch.index].T)
+        if self.targets is None:
+            return batch
+        target = self.targets[:, batch.index].T
+        return replace(batch, target=target, planned=target)
 
     def numbers(self, before: Self | None) -> dict[str, float]:
         """What the log says of the (first) targets as a clustering; nothing where there are none.
@@ -67,6 +70,8 @@ class PlainImages:
         rank, world_size: index of this process, and their number.
 
     Attributes:
+        device: where the batches are.
+        share: how many images this process gets.
         seed: of whatever is drawn.
         epoch: the epoch to plan.
         plan: the last epoch's plan, None before the first.
@@ -78,9 +83,11 @@ class PlainImages:
         recipe = Recipe((Crop(size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0),))
         self._loader = loader.plain(recipe)
         self._appearance = Appearance(recipe, appearance.mean, appearance.std, appearance.seed)
-        self._device = device
+        self.device = device
         steps = self._loader.steps_per_epoch
         self._first, self._last = steps * rank // world_size, steps * (rank + 1) // world_size
+        first, end = (min(step * self._loader.batch_size, loader.images) for step in (self._first, self._last))
+        self.share = end - first
         self.seed, self.images, self.epoch = appearance.seed, loader.images, 0
         self.plan: EpochPlan | None = None
 
@@ -90,5 +97,5 @@ class PlainImages:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in islice(self._loader.epoch(0, self._first), self._last - self._first):
-            yield self._appearance(batch, 0, self._device)
+            yield self._appearance(batch, 0, self.device)
         self._loader.close()  # its workers would wait out the whole epoch

@@ -42,7 +42,9 @@ class View:
     def from_source(self, points: Tensor) -> Tensor:
         """Carry source points (B, ..., 2) into the crop, also those outside of it: the inverse of `to_source`."""
         flat = points.reshape(len(points), -1, 2) - self.affine[:, None, :, 2]
-        return torch.linalg.solve(self.affine[:, :, :2], flat.transpose(1, 2)).transpose(1, 2).reshape(points.shape)
+        # `solve` itself would wait for the device, to see whether each map has an inverse
+        solved = torch.linalg.solve_ex(self.affine[:, :, :2], flat.transpose(1, 2)).result
+        return solved.transpose(1, 2).reshape(points.shape)
 
     def cell_of(self, points: Tensor, height: int, width: int) -> Tensor:
         """In which cell of a uniform `height`×`width` grid over the crop source points (B, ..., 2) fall.
@@ -51,8 +53,8 @@ class View:
             (B, ...) int64, row-major, as the points are seen in the crop (mirrored where it is); −1 outside of it.
         """
         h, w = self.pixels.shape[-2:]
-        cell = self.from_source(points) * points.new_tensor([width / w, height / h])
-        x, y = cell.floor().long().unbind(-1)
+        x, y = self.from_source(points).unbind(-1)
+        x, y = (x * (width / w)).floor().long(), (y * (height / h)).floor().long()
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         return torch.where(inside, y * width + x, -1)
 
@@ -83,7 +85,9 @@ class Batch:
         label: (B,) int64, or None.
         support: labelled support set of the methods that want one, or None.
         target: (B, T) int64, what an `EpochPlan` says of these samples, or None.
+        planned: the same, in main memory, for what is decided there.
         key: (B,) int64, in main memory, what random numbers are drawn by; None: the sample ids.
+        classes: of a support set, how many different labels those of all processes have; None: not known.
         extra: what else a source knows of these samples, (B, ...) each, by name.
         skipped: (sample id, of a stream its key, and reason) of images that could not be read and were replaced.
         passed: of a stream, the last sample id, and a digest of all up to it.
@@ -94,7 +98,9 @@ class Batch:
     label: Tensor | None = None
     support: "Batch | None" = None
     target: Tensor | None = None
+    planned: Tensor | None = None
     key: Tensor | None = None
+    classes: int | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     skipped: tuple[tuple[Any, str], ...] = ()
     passed: tuple[int, str] | None = None
