@@ -17,6 +17,7 @@ from glocal.clustering import (
 )
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
+from pretended import pretended
 from processes import on_processes
 
 
@@ -142,3 +143,33 @@ def test_two_processes_cluster_as_one():
     for k in (1, 2, 3):
         assert torch.equal(torch.cat([two[0][k], two[1][k]]), one[k])
     torch.testing.assert_close(torch.cat([two[0][4], two[1][4]]), one[4], rtol=1e-4, atol=1e-4)
+
+
+def test_a_device_is_given_a_part_of_the_features_at_a_time(monkeypatch):
+    monkeypatch.setattr(clustering, "find_spec", lambda name: None)
+    # whole numbers, whose sums are exact in any order
+    x = torch.from_numpy(np.random.default_rng(0).integers(-8, 9, (150_000, 32))).float()
+    here, white = kmeans(x, 5, iterations=2), whiten(x, 4)
+    part, sub = hierarchical_kmeans(x, 2, 3, iterations=2)
+    with pretended() as device:
+        there = kmeans(x, 5, iterations=2, device=device.device)
+        assert torch.equal(there.assignment.cpu(), here.assignment)
+        assert torch.equal(there.centroids.cpu(), here.centroids)
+        assert torch.equal(whiten(x, 4, device.device), white)
+        levels = hierarchical_kmeans(x, 2, 3, iterations=2, device=device.device)
+        assert [level.cpu().tolist() for level in levels] == [part.tolist(), sub.tolist()]
+        assert device.peak < x.nbytes / 2
+
+
+def test_mps_which_lacks_double_precision_has_the_cpu_do_it():
+    x = normal(100, 6)
+    there = torch.device("mps")  # which this machine need not have
+    assert torch.equal(whiten(x, 3, there), whiten(x, 3))
+    assert torch.equal(kmeans(x, 4, device=there).centroids, kmeans(x, 4).centroids)
+
+
+def test_autocast_does_not_reach_distances():
+    x = normal(400, 64) + 100
+    exact = assign(x, x[:20])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(assign(x, x[:20]), exact)

@@ -48,6 +48,7 @@ class PretrainConfig:
     threads: int | None = None
     cache: bool | None = None
     compile: bool | None = None
+    deterministic: bool = False
     small_maps: list[int] | None = None
     # the run
     data: str | list[str] | None = None

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import glocal
+from glocal.clustering import whiten
 from glocal.data import PartsWorld, open_source
+from glocal.methods import deepcluster
 from glocal.training import loop, optimizers
 from glocal.views import Appearance, EpochPlan, Recipe, ViewLoader, two_views
 
@@ -34,6 +36,23 @@ def data(tmp_path_factory):
 
 class Power(Exception):
     """The plug is pulled."""
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32", torch.float32)])
+def test_the_pass_over_all_images_is_as_precise_as_training_and_clusters_in_full(
+    data, tmp_path, monkeypatch, precision, dtype
+):
+    seen = []
+
+    def spy(x, *given):
+        seen.append((x.dtype, (whitened := whiten(x, *given)).dtype))
+        assert torch.equal(whitened, whiten(x.float(), *given))
+        return whitened
+
+    monkeypatch.setattr(deepcluster, "whiten", spy)
+    options = {**TINY, "precision": precision, "method": "deepcluster", "clusters": 4, "max_steps": 1}
+    glocal.pretrain(data, out=str(tmp_path / "run"), **options)
+    assert seen == [(dtype, torch.float32)]
 
 
 @pytest.mark.parametrize("method", ["swav", "deepcluster", "deepcluster_v2", "deepercluster"])
@@ -89,7 +108,7 @@ def test_the_optimizer_forgets_what_starts_anew():
     method.top(method.body(torch.ones(1, 2))).sum().backward()
     optimizer.step()
     fabric = SimpleNamespace(autocast=nullcontext)
-    training = SimpleNamespace(method=method, optimizer=optimizer, at=loop.Position(), fabric=fabric)
+    training = SimpleNamespace(fabric=fabric, method=method, optimizer=optimizer, at=loop.Position())
     loop._Training.plan_epoch(training, SimpleNamespace())
     assert set(optimizer.state) == set(method.body.parameters())
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 import glocal
-from glocal.config import PretrainConfig
 from glocal.methods import VICReg
 from glocal.methods.vicregl import VICRegL
-from glocal.pipeline import launch
-from glocal.training import Machine, TrainingStopped
+from glocal.training import TrainingStopped
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
@@ -59,13 +55,3 @@ def test_clipping_an_overflow_is_left_to_the_scaler_or_said(tmp_path, monkeypatc
     options = {**sizes, "precision": "32", "clip": 1.0, "report": False, "quiet": True, "out": str(tmp_path / "run")}
     with pytest.raises(TrainingStopped, match="no longer finite"):
         glocal.pretrain("parts:n=16,size=32", method="vicreg", backbone="test_resnet", **options)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_on_a_gpu_and_there_alone_convolutions_are_tried_out(monkeypatch, device):
-    fabric = SimpleNamespace(device=torch.device(device), launch=lambda: None)
-    monkeypatch.setattr(launch, "Fabric", lambda **_: fabric)
-    monkeypatch.setattr(launch, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", device == "cpu")
-    launch.launch(PretrainConfig(), Machine(cores=1, threads=torch.get_num_threads(), precision="32-true"))
-    assert torch.backends.cudnn.benchmark == (device == "cuda")

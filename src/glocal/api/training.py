@@ -39,6 +39,7 @@ def pretrain(
     cache: bool | None = None,
     compile: bool | None = None,
     small_maps: list[int] | None = None,
+    deterministic: bool = False,
     monitor_every: int | None = None,
     checkpoint_steps: int = 0,
     report: bool = True,
@@ -93,6 +94,8 @@ def pretrain(
         small_maps: on a CPU, convolutions whose output map has no more cells than this are made of matrix products:
             the gradient of their weights up to the first number, all else up to the second; by default measured, once
             for a machine. Kept in config.yaml, too.
+        deterministic: on CUDA, take only algorithms that always sum in the same order, which are slower: the same run
+            again, or resumed, is then the same bit for bit. On the CPU it is without.
         monitor_every: epochs between two looks at kNN accuracy and rank.
         checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
         report: evaluate at the end against the weights it started from and raw pixels, and write report.html.
@@ -121,8 +124,8 @@ def pretrain(
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
         precision=precision, workers=workers, threads=threads, cache=cache, compile=compile,
-        small_maps=small_maps, monitor_every=monitor_every, checkpoint_steps=checkpoint_steps, report=report,
-        report_images=report_images,
+        small_maps=small_maps, deterministic=deterministic, monitor_every=monitor_every,
+        checkpoint_steps=checkpoint_steps, report=report, report_images=report_images,
     )  # fmt: skip
     if resume is not None:
         run = Run(resume)

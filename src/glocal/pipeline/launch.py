@@ -4,8 +4,10 @@ import ctypes
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -15,6 +17,8 @@ from glocal.distributed import on_first
 from glocal.errors import UsageError
 from glocal.fabric import DDPStrategy, Fabric, MixedPrecision
 from glocal.training import Machine, this_machine
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def under_torchrun(config: PretrainConfig) -> PretrainConfig:
@@ -55,8 +59,43 @@ def launch(config: PretrainConfig, machine: Machine) -> Fabric:
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    torch.backends.cudnn.benchmark = fabric.device.type == "cuda"  # crops have few sizes: try its algorithms on each
     return fabric
+
+
+@contextmanager
+def algorithms(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """CUDA's fastest algorithms or, in their place, such as always sum in the same order; afterwards those of before.
+
+    Elsewhere nothing is changed. A `UsageError` names an operation of which CUDA has none such.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, memory = torch.backends.cudnn, cast(Any, torch.utils.deterministic)
+    before = torch.get_deterministic_debug_mode(), cudnn.deterministic, cudnn.benchmark
+    filled, workspace = memory.fill_uninitialized_memory, os.environ.get(WORKSPACE)
+    cudnn.benchmark = not deterministic  # crops have few sizes: try all algorithms on each
+    if deterministic:
+        os.environ.setdefault(WORKSPACE, ":4096:8")  # is read when the first matrices are multiplied
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic = True
+        memory.fill_uninitialized_memory = False  # takes time, and all of ours is written before it is read
+    try:
+        yield
+    except RuntimeError as error:
+        if WORKSPACE in str(error):
+            why = f"this Python has used the GPU before: set {WORKSPACE}=:4096:8 when it starts"
+        elif "have a deterministic implementation" in str(error):
+            why = f"{str(error).partition(',')[0]}; take another --backbone, or leave it out"
+        else:
+            raise
+        raise UsageError(f"--deterministic: {why}") from error
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
+        memory.fill_uninitialized_memory = filled
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
 
 
 class Autocast(MixedPrecision):

@@ -20,7 +20,7 @@ from glocal.distributed import on_each, on_first
 from glocal.errors import UsageError
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
-from glocal.pipeline.launch import meet
+from glocal.pipeline.launch import algorithms, meet
 from glocal.pipeline.prepare import build_method, prepare
 from glocal.pipeline.share import open_together
 from glocal.plugins import refuse_untrusted
@@ -109,29 +109,30 @@ def _train(
     check: Callable[[ImageSource], None] = lambda source: None,
 ) -> Path:
     fabric, config, machine = meet(config)
-    data, source = open_together(config.data if data is None else data)
-    on_first(lambda: check(source))
-    machine, method = prepare(fabric, config, source, machine)
-    resolved, notes = resolve(config, source, machine)
-    config, schedule = resolved.config, resolved.schedule
-    assert resolved.optimization is not None
-    assert schedule is not None
-    pixels = None
-    if config.cache:  # the other processes of a host find it made
-        pixels = on_each(lambda: PixelCache(source, method.recipe.views), first=fabric.local_rank == 0)
-        notes.append(pixels.note)
-    for module in method.modules() if config.compile else ():
-        if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
-            module.compile_training()
-    on_cpu = fabric.device.type == "cpu"
-    appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
-    settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
-    settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
-    settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
-    settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
-    loader = ViewLoader(source, method.recipe, appearance=appearance if on_cpu else None, **settings)
-    notes += loader.notes
     with ExitStack() as held:
+        held.enter_context(algorithms(fabric.device, deterministic=config.deterministic))
+        data, source = open_together(config.data if data is None else data)
+        on_first(lambda: check(source))
+        machine, method = prepare(fabric, config, source, machine)
+        resolved, notes = resolve(config, source, machine)
+        config, schedule = resolved.config, resolved.schedule
+        assert resolved.optimization is not None
+        assert schedule is not None
+        pixels = None
+        if config.cache:  # the other processes of a host find it made
+            pixels = on_each(lambda: PixelCache(source, method.recipe.views), first=fabric.local_rank == 0)
+            notes.append(pixels.note)
+        for module in method.modules() if config.compile else ():
+            if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
+                module.compile_training()
+        on_cpu = fabric.device.type == "cpu"
+        appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
+        settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
+        settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
+        settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
+        settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
+        loader = ViewLoader(source, method.recipe, appearance=appearance if on_cpu else None, **settings)
+        notes += loader.notes
 
         def claim() -> Run:
             run = place(source)

@@ -122,9 +122,8 @@ class _Training:
         if hasattr(method, "before_epoch"):
             assert isinstance(loader, ViewLoader), "methods with before_epoch look at images"
             assert isinstance(self.appearance, Appearance)
-            place: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-            place |= {"size": method.recipe.views[0].size, "device": fabric.device}
-            self.images = PlainImages(loader, appearance=self.appearance, **place)
+            place: Any = {"rank": fabric.global_rank, "world_size": fabric.world_size, "device": fabric.device}
+            self.images = PlainImages(loader, method.recipe.views[0].size, self.appearance, **place)
         self.log = RunLogger(run, self.total_steps, self.at.step, active=fabric.is_global_zero, quiet=self.quiet)
         if idle:
             self.log.say(f"frozen, since no feature depends on them: {', '.join(idle)}")
