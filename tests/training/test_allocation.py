@@ -17,15 +17,15 @@ def resident() -> float:
 
 
 def what_stays(queue, keep: bool) -> None:
-    """MiB that stay with the process after 30 MiB were freed."""
+    """MiB that stay with the process after 240 MiB were freed."""
     if keep:
         launch.keep_freed_memory()
     else:
         ctypes.CDLL(None).mallopt(-3, 2**17)  # glibc's own threshold, whatever importing has freed and so raised it to
     before = resident()
-    pixels = torch.ones(30, 2**18)  # 30 MiB
-    assert resident() > before + 29
-    del pixels
+    batches = [torch.ones(30, 2**18) for _ in range(8)]  # 30 MiB each
+    assert resident() > before + 200
+    del batches
     queue.put(resident() - before)
 
 
@@ -39,8 +39,8 @@ def test_what_is_freed_stays_with_the_process():
         process.join(60)
         assert process.exitcode == 0
         found.append(queue.get())
-    assert -20 < found[0] < 10
-    assert 20 < found[1] < 60
+    assert found[0] < 80  # other pages come and go: up to 24 MiB were seen
+    assert found[1] > 160
 
 
 def test_elsewhere_it_does_nothing(monkeypatch):
