@@ -2,6 +2,7 @@
 # make bench: speed beside the peers, docs/performance.md.   make test-machines: the numbers on other processors.
 # make gpu: what only a GPU can show, in ten minutes; needs no installation where PyTorch, timm and Lightning are.
 PYTHON ?= python3
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 
 .PHONY: demo bench gpu test lint types imports unit test-machines machine-threads machine-avx512 machine-avx2 machine-sse41

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from glocal.data import PartsWorld
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _UNPACK = _SHARED / "data" / "unpack.py"
 
@@ -18,6 +20,23 @@ _UNPACK = _SHARED / "data" / "unpack.py"
 def _pixels_kept_here(tmp_path_factory):
     """Runs keep their decoded images with the tests' other files, not in the home folder."""
     os.environ["GLOCAL_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drawn_once():
+    """Images of the parts world are drawn once a session, and files need not survive a power cut of ours."""
+    draw, drawn = PartsWorld.sample, {}
+
+    def sample(self, i, view=0):
+        key = (self.fingerprint(), i, view)
+        if 0 <= i < self.n and key not in drawn:
+            drawn[key] = draw(self, i, view)
+        return drawn[key] if 0 <= i < self.n else draw(self, i, view)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartsWorld, "sample", sample)
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ import torch
 import torch.distributed as dist
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["glocal.pipeline.start", "glocal.evaluation.evaluate", "torch._dynamo"])
+EVERYTHING = ["glocal.pipeline.start", "glocal.evaluation.evaluate", "glocal.report", "timm", "torch._dynamo"]
+EVERYTHING += ["torch.utils.tensorboard", "cyclopts.config", "rich.progress", "simplejpeg", "PIL.PngImagePlugin"]
+SERVER.set_forkserver_preload(EVERYTHING)
 
 
 class Command:

@@ -150,6 +150,7 @@ def test_a_mistake_is_one_clear_line(place, capsys, monkeypatch, arguments, says
     words = arguments.format(*[place] * 5).split()
     if words[0] == "pretrain" and "--resume" not in words and "--config" not in words and "--out" not in words:
         words += ["--out", str(place / "out")]
+        words += [] if "--backbone" in words else ["--backbone", "test_resnet"]
     code, err = stderr_of(words, capsys)
     lines = [line for line in err.splitlines() if line.strip()]
     assert code == 2, err

@@ -34,13 +34,13 @@ def test_every_step_runs_small(name, notes, monkeypatch):
     found = read(notes.file)
     assert [check for check in found if check["outcome"] == "failed"] == []
     assert any("GPU" in check["why"] or "CUDA" in check["why"] for check in found)
-    assert {"collectives": 13, "devices": 9, "methods": 5, "runs": 3, "traces": 1, "rates": 11}[name] == len(found)
+    assert {"collectives": 13, "devices": 9, "methods": 5, "runs": 2, "traces": 1, "rates": 11}[name] == len(found)
 
 
 def test_a_step_that_fails_or_hangs_stops_no_other(tmp_path, monkeypatch, capfd):
     os.mkfifo(tmp_path / "nobody-reads")  # the step's first line waits for a reader
     files = {"broken": tmp_path / "broken", "collectives": tmp_path / "nobody-reads"}
-    monkeypatch.setattr(gpu, "STEPS", {"broken": 60, "collectives": 6, "kind": 9})
+    monkeypatch.setattr(gpu, "STEPS", {"broken": 60, "collectives": 5, "kind": 9})
 
     def run(name, notes, seconds):
         if name == "kind":
@@ -50,7 +50,7 @@ def test_a_step_that_fails_or_hangs_stops_no_other(tmp_path, monkeypatch, capfd)
 
     found = gpu.measure([*gpu.STEPS], tmp_path, run)
     ends = {name: step["ended"] for name, step in found["steps"].items()}
-    assert ends == {"broken": "exit code 1", "collectives": "stopped after 6 s", "kind": ""}
+    assert ends == {"broken": "exit code 1", "collectives": "stopped after 5 s", "kind": ""}
     assert [check["outcome"] for check in found["steps"]["kind"]["checks"]] == ["passed"]
 
 

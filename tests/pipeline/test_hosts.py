@@ -75,14 +75,14 @@ def slow() -> None:
     """What the first process does alone takes longer, once each, than training's collectives may."""
     usual, folders = os.scandir, []
     os.scandir = lambda path=".": (folders.append(str(path)), usual(path))[1]
-    launch.DDPStrategy = partial(launch.DDPStrategy, timeout=timedelta(seconds=6))
+    launch.DDPStrategy = partial(launch.DDPStrategy, timeout=timedelta(seconds=4))
 
     def late(where, name):
         usual = getattr(where, name)
 
         def work(*given, **named):
             setattr(where, name, usual)
-            time.sleep(7)
+            time.sleep(5)
             return usual(*given, **named)
 
         setattr(where, name, work)

@@ -13,24 +13,23 @@ import yaml
 
 from glocal import pretrain
 from glocal.config import PretrainConfig
-from glocal.methods.simclr import SimCLR
 from glocal.pipeline import prepare, start
 from glocal.run import Run
 from glocal.training import Machine, resolve
 
 
 class Begun(Exception):
-    """All is decided: the first step would be next."""
+    """All is decided: training would be next."""
 
 
 @pytest.fixture
 def decide(tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
     """A function from a number of images, and options, to config.yaml; nothing is trained."""
 
-    def forward(*_: object) -> None:
+    def fit(*_: object, **__: object) -> None:
         raise Begun
 
-    monkeypatch.setattr(SimCLR, "forward", forward)
+    monkeypatch.setattr(start, "fit", fit)
     monkeypatch.setattr(start, "inventory", lambda source: "")  # of a million images it takes seconds
     fixed = {"method": "simclr", "backbone": "test_resnet", "image_size": 16, "quiet": True}
     fixed |= {"workers": 0, "cache": False, "compile": False, "threads": 1}

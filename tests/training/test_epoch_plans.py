@@ -11,8 +11,9 @@ import glocal
 from glocal.clustering import whiten
 from glocal.data import PartsWorld, open_source
 from glocal.methods import deepcluster
-from glocal.training import loop, optimizers
+from glocal.training import loop
 from glocal.views import Appearance, EpochPlan, Recipe, ViewLoader, two_views
+from power import left_after
 
 TINY = {
     "backbone": "test_resnet",
@@ -32,10 +33,6 @@ def data(tmp_path_factory):
     out = tmp_path_factory.mktemp("images") / "parts"
     PartsWorld(28, 40).write_folder(out, test=1)
     return str(out)
-
-
-class Power(Exception):
-    """The plug is pulled."""
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32", torch.float32)])
@@ -59,20 +56,8 @@ def test_the_pass_over_all_images_is_as_precise_as_training_and_clusters_in_full
 def test_resume_is_bit_exact(method, data, tmp_path, monkeypatch):
     few = {"swav": "prototypes", "deepcluster_v2": "prototypes"}.get(method, "clusters")
     options = {**TINY, few: 8, "method": method}
-    whole = glocal.pretrain(data, out=str(tmp_path / "whole"), **options)
-    calls, step = 0, optimizers.warmup_cosine
-
-    def pulled(*args):
-        nonlocal calls
-        calls += 1
-        if calls == 9:  # in the middle of the third epoch, a step after its checkpoint
-            raise Power
-        return step(*args)
-
-    monkeypatch.setattr(optimizers, "warmup_cosine", pulled)
-    with pytest.raises(Power):
-        glocal.pretrain(data, out=str(tmp_path / "stopped"), checkpoint_steps=7, **options)
-    monkeypatch.undo()
+    with left_after(7, tmp_path / "stopped", monkeypatch):  # in the middle of the third epoch
+        whole = glocal.pretrain(data, out=str(tmp_path / "whole"), checkpoint_steps=7, **options)
     glocal.pretrain(resume=str(tmp_path / "stopped"), workers=0, quiet=True)
     one, other = (
         torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True) for name in ("whole", "stopped")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from glocal.run import Run
 from glocal.training import optimizers
 from glocal.training.checkpoint import Position, begun_under, restore, save_checkpoint
 from glocal.training.logger import RunLogger
+from power import pulled_after
 from processes import Command
 
 TINY = {
@@ -72,28 +72,6 @@ def test_a_signal_in_the_last_step_leaves_a_whole_run(whole, tmp_path, monkeypat
     one, other = (torch.load(Run(path).checkpoint_file, weights_only=True)["position"] for path in (whole, run))
     assert one | {"seconds": 0} == other | {"seconds": 0}
     assert [line.keys() for line in Run(run).metrics()] == [line.keys() for line in Run(whole).metrics()]
-
-
-class Power(Exception):
-    """The plug is pulled."""
-
-
-@contextmanager
-def pulled_after(stop, monkeypatch):
-    """Training in this context ends as if by a power cut when it has made so many steps."""
-    calls, step = 0, optimizers.warmup_cosine
-
-    def pulled(*args):
-        nonlocal calls
-        calls += 1
-        if calls == stop + 1:
-            raise Power
-        return step(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(optimizers, "warmup_cosine", pulled)
-        with pytest.raises(Power):
-            yield
 
 
 @pytest.mark.parametrize(("stop", "workers"), [(1, 0), (4, 2), (6, 1), (11, 0)])

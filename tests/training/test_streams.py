@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,8 @@ from glocal.errors import UsageError
 from glocal.methods import DeepCluster
 from glocal.report import write_report
 from glocal.run import Run
-from glocal.training import Machine, TrainingStopped, online_eval, optimizers, resolve
+from glocal.training import Machine, TrainingStopped, online_eval, resolve
+from power import pulled_after
 from processes import run
 
 TINY = {
@@ -66,28 +66,6 @@ def assert_identical(a: Path, b: Path) -> None:
     one, other = weights(a), weights(b)
     assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
     assert one.keys() == other.keys()
-
-
-class Power(Exception):
-    """The plug is pulled."""
-
-
-@contextmanager
-def pulled_after(stop, monkeypatch):
-    """Training in this context ends as if by a power cut when it has made so many steps."""
-    calls, step = 0, optimizers.warmup_cosine
-
-    def pulled(*args):
-        nonlocal calls
-        calls += 1
-        if calls == stop + 1:
-            raise Power
-        return step(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(optimizers, "warmup_cosine", pulled)
-        with pytest.raises(Power):
-            yield
 
 
 @pytest.fixture(scope="module")
