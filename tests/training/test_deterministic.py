@@ -35,6 +35,7 @@ def state():
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
     monkeypatch.delenv(WORKSPACE, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # whatever ran before
     assert state() == {"strict": False, "cudnn": False, "tried": False, "filled": True, "workspace": None}
 
 
