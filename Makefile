@@ -31,7 +31,7 @@ imports: .venv/developed
 	$(BIN)/lint-imports
 
 unit: .venv/developed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The instructions, hence the rounding, of other processors, as far as this one has them too; -k for all in spite of faults.
 NUMERIC := $(addprefix tests/,losses heads backbones views methods evaluation training)

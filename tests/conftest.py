@@ -16,6 +16,14 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _UNPACK = _SHARED / "data" / "unpack.py"
 
 
+LONG = {"benchmarks", "comparison", "exporters", "methods", "pipeline", "training"}
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first, so that no process is left with one when the others have ended."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _pixels_kept_here(tmp_path_factory):
     """Runs keep their decoded images with the tests' other files, not in the home folder."""
