@@ -249,7 +249,7 @@ def test_intervals_hold_the_chance_of_seeds_and_of_test_images() -> None:
     [
         ({"a": [(1.0, 0.9), (1.1, 0.9)], "b": [(3.0, 0.5), (3.1, 0.5)]}, "Choose a: nothing is clearly better in any"),
         ({"a": [(1.0, 0.5), (1.1, 0.5)], "b": [(3.0, 0.9), (3.1, 0.9)]}, "keeps up everywhere: a in Pose: error, px;"),
-        ({"a": [(1.0, 0.50), (1.3, 0.52)], "b": [(1.1, 0.51), (1.2, 0.50)]}, "Choose b, the fastest of those that"),
+        ({"a": [(1.0, 0.50), (1.3, 0.52)], "b": [(1.1, 0.51), (1.2, 0.50)]}, "Choose b, the fastest of those between"),
         ({"a": [(1.0, 0.9)], "b": [(3.0, 0.5)]}, "One seed cannot tell a difference from chance"),
         ({"a": [(1.0, 0.9), (1.1, 0.9)]}, "There is nothing to choose between."),
     ],

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from glocal.data import FileListSource, FolderSource, images
+from glocal.data import FileListSource, FolderSource, has_split, images, open_source
 from glocal.data.images import EncodedImage, RawImage, open_image, to_rgb
 from glocal.data.masks import read_mask
 from glocal.data.source import Unreadable
@@ -91,11 +91,25 @@ def test_a_window_can_be_given(tmp_path):
     (tmp_path / "list.txt").write_text("a.png\nb.png\n")
     for source in (
         FolderSource(tmp_path, window=(1000, 2000)),
+        open_source(f"window:1000,2e3,{tmp_path}"),
+        open_source(f"window:1000,2e3,{tmp_path / 'list.txt'}"),
         FileListSource(tmp_path / "list.txt", window=(1000, 2000)),
     ):
         assert source.open(0).decode()[0, :, 0].tolist() == [0, 0, 128, 255, 255]
         assert source.open(1).decode()[0, :, 0].tolist() == [0, 128, 255]  # has its eight bits
         assert source.fingerprint() != FolderSource(tmp_path).fingerprint()
+
+
+def test_a_window_keeps_the_splits_and_is_two_values_and_a_place(photos):
+    spec = f"window:10,20,{photos}"
+    assert has_split(spec, "test")
+    assert not has_split(spec, "val")
+    assert [len(open_source(spec, split=split)) for split in (None, "test", "all")] == [15, 9, 24]
+    for wrong in ("10", "10,20", "20,10,x", "a,b,x", "10,20,"):
+        with pytest.raises(UsageError, match="window:LO,HI,FOLDER"):
+            open_source(f"window:{wrong}")
+    with pytest.raises(UsageError, match="gone"):
+        open_source("window:10,20,gone")
 
 
 def test_a_window_of_one_value_is_that_of_the_extremes():

@@ -102,7 +102,7 @@ def answer(results: Results, columns: Sequence[Column]) -> str:
     fastest = max(level, key=lambda name: _rate(results[name]))
     others = ", ".join(name for name in behind if name not in level)
     those = f"{', '.join(level[:-1])} and {level[-1]}{f' ({others} clearly behind)' if others else ''}"
-    return f"Choose {fastest}, the fastest of those that differ clearly in none of {len(judged)} scores: {those}."
+    return f"Choose {fastest}, the fastest of those between which {scores} shows no clear difference: {those}."
 
 
 def _leader(results: Results, column: Column) -> str:
