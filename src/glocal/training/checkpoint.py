@@ -75,6 +75,8 @@ def restore(
             precision.load_state_dict(state["precision"])
         plan = state["position"].get("plan")
         return Position(**{**state["position"], "plan": plan and EpochPlan(**plan)})
+    except UsageError as refusal:  # a method's own
+        raise UsageError(f"{run} cannot be resumed: {refusal}") from refusal
     except BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{run} cannot be resumed: {reason}; was config.yaml changed since?") from error
