@@ -281,11 +281,15 @@ def test_scores_by_group_are_shown_with_the_worst_and_what_chance_gives(make_run
     by = found["groups"]["<camera>"]
     assert f"a (100 images) 90.0% {interval(by['groups']['a']['interval'])} –" in section
     assert "b (19 images, too few for a verdict) 0.0% –" in section
-    assert f"worst group c – gap, more than chance gives 30.0% {interval(by['gap_interval'])} –" in section
+    assert f"worst group c – gap 30.0% {interval(by['gap_interval'])} –" in section
+    assert (
+        f"gap that random groups exceed in 5% of draws {100 * by['chance']:.1f}% – gap is more than chance gives yes –"
+        in section
+    )
     assert f"ratio of the lower to the higher 66.7% {interval(by['ratio_interval'])} –" in section
     place, _, harmful = section.partition("accuracy by place")[2].partition(
         "images with a label of --harmful by <camera>"
     )
     assert "no two groups of 20 images: nothing is compared" in place
     assert "a (100 images) 25.0%" in harmful
-    assert "no more than chance gives 0.0%" in harmful
+    assert "gap is more than chance gives no –" in harmful

@@ -77,10 +77,12 @@ def _by_group(task: Task, returned: Mapping[str, Any]) -> dict[str, Rows]:
                 found = {arm: there.get("groups", {}).get(name, {}) for arm, there in each.items()}
                 rows[f"{name} ({group['images']:,} images{few})"] = _cells_of(found, "score", "interval", share)
             if "gap" in mine:
-                more = "more" if mine["gap"] > mine["chance"] else "no more"
+                known = {arm: there for arm, there in each.items() if "gap" in there}
+                more = {arm: "yes" if there["gap"] > there["chance"] else "no" for arm, there in known.items()}
                 rows["worst group"] = {arm: Cell(None, there.get("worst", "–")) for arm, there in each.items()}
-                rows[f"gap, {more} than chance gives"] = _cells_of(each, "gap", "gap_interval", share)
-                rows["gap of random groups, in 5% of draws"] = _cells_of(each, "chance", "", share)
+                rows["gap"] = _cells_of(each, "gap", "gap_interval", share)
+                rows["gap that random groups exceed in 5% of draws"] = _cells_of(each, "chance", "", share)
+                rows["gap is more than chance gives"] = {arm: Cell(None, more.get(arm, "–")) for arm in each}
                 rows["ratio of the lower to the higher"] = _cells_of(each, "ratio", "ratio_interval", True)
             elif rows:
                 rows[f"no two groups of {LEAST} images: nothing is compared"] = dict.fromkeys(each, Cell(None))
