@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -274,3 +275,18 @@ def test_a_teacher_that_changed_since_is_refused_and_a_run_goes_on_with_the_one_
     found = torch.load(tmp_path / "again" / "checkpoints" / "last.pt", weights_only=True)["method"]
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert isinstance(glocal.load_method("whole").teacher, Frozen)
+
+
+def test_code_that_a_teachers_file_names_runs_only_with_consent(tmp_path, module_here) -> None:
+    folder = saved(tmp_path / "a", image_size=32)
+    about = json.loads((tmp_path / "a" / "encoder.json").read_text())
+    about["config"]["name"] = "mine:net"
+    (tmp_path / "a" / "encoder.json").write_text(json.dumps(about))
+    module_here("import timm\n\n\ndef net(**options):\n    return timm.create_model('test_resnet', **options)\n")
+    settings = {"method": "distill", "backbone": "test_resnet", "image_size": 32, "batch_size": 8, "max_steps": 1}
+    settings |= {"teacher": folder, "workers": 0, "report": False, "quiet": True}
+    with pytest.raises(UsageError, match="would run code that is not registered: mine:net"):
+        glocal.pretrain("parts:n=16,size=32", out="run", **settings)
+    assert glocal.pretrain("parts:n=16,size=32", out="run", trust_code=True, **settings).is_dir()
+    with pytest.raises(UsageError, match="mine:net"):  # the consent was for that call
+        glocal.load(folder)

@@ -9,13 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import glocal
-from glocal.backbones import build_backbone
 from glocal.backbones.weights import read_checkpoint
 from glocal.errors import UsageError
 from glocal.methods import MSN, Optimization
@@ -187,23 +184,10 @@ def with_encoder(layer: torch.nn.Module) -> torch.nn.Module:
     return layer
 
 
-def quantised(path: Path) -> Path:
-    """Random weights in the format of the released MobileNets, whose BatchNorm is folded into the convolutions."""
-    draw, tensors = np.random.default_rng(0), {}
-    for n, layer in enumerate(build_backbone("mobilenet_v1_025").model.layers):
-        wide, *rest = layer.conv.weight.shape
-        tensors[f"{n}.weight"] = draw.integers(0, 256, (wide, *rest), dtype=np.uint8)
-        tensors[f"{n}.scale"] = np.float32(0.02 / np.sqrt(np.prod(rest)))
-        tensors[f"{n}.zero"] = np.float32(128)
-        tensors[f"{n}.bias"] = draw.normal(0, 0.1, wide).astype(np.float32)
-    save_file({name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}, path)
-    return path
-
-
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_run_that_began_with_weights_goes_on_without_their_file(tmp_path, gone):
+def test_a_run_that_began_with_weights_goes_on_without_their_file(tmp_path, quantised, gone):
     """Also where the network has other parameters with those weights than without: no BatchNorm."""
-    file = quantised(tmp_path / "weights.safetensors")
+    file = quantised("025")
     settings = TINY | {"backbone": "mobilenet_v1_025", "drop_path": 0.0, "max_steps": 4, "monitor_every": 9}
     run = glocal.pretrain(
         DATA, out=str(tmp_path / "run"), workers=0, pretrained=str(file), checkpoint_steps=1, **settings

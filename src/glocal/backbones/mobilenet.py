@@ -104,8 +104,8 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: Any) -> dict[str, Tens
 
 
 def name_of(state: dict[str, Tensor]) -> str | None:
-    """Which of ours a quantised file is of, by its number of layers and the width of the first; None: of neither."""
-    if f"{2 * len(PLAN) + 1}.scale" not in state:
+    """Which of ours a quantised file is of, by how many layers it has and how wide the first is; None: neither."""
+    if f"{2 * len(PLAN)}.scale" not in state:
         return None
     return {8: "mobilenet_v1_025", 16: "mobilenet_v1_050"}.get(len(state["0.weight"]))
 
