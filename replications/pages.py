@@ -179,27 +179,28 @@ def methods_page(judged: Mapping[str, list[Judged]]) -> str:
         " test behind the link. *1 = 2*: loss, gradients and buffers on two processes are those of one with the joined"
         " batch. *kNN, linear*: accuracy on CIFAR-10 by its recipe for small data, mean ± deviation (seeds), and how"
         " much more than the weights it began with, with the verdict of [the rule](replications_plan.md#the-rule)."
+        " Methods that need an option, such as a teacher, are in no such run."
         " *Lines*: of its file, without imports and documentation. *Cost*: processor time a step over VICReg's. What"
         f" the methods are, and when to choose which: [methods](methods.md). {MADE}"
     )
     parity, distributed = checks("parity"), checks("distributed")
     costs = {name: cost(name) for name in METHODS}
     rows = []
-    for name in METHODS:
-        claim = next(claim for claim in CLAIMS if claim.name == f"learns-{name}")
-        found, by_score = results(claim)[name], {j.statement.score: j for j in judged[claim.name]}
+    for name in [*METHODS, *(name for name in parity if name not in METHODS)]:
+        learnt = ["", "needs an option"] * 2
+        if name in METHODS:
+            claim = next(claim for claim in CLAIMS if claim.name == f"learns-{name}")
+            found, by_score = results(claim)[name], {j.statement.score: j for j in judged[claim.name]}
+            each = [(spread([s[key] for s in found.values()]), gain(by_score[key])) for key in ("knn", "linear")]
+            learnt = [cell for pair in each for cell in pair]
         rows.append(
             [
                 name,
                 ", ".join(dict.fromkeys(f"[{check.oracle}](../{check.path})" for check in parity[name])),
                 ", ".join(dict.fromkeys(f"[1 = 2](../{check.path})" for check in distributed[name])),
-                *(
-                    cell
-                    for key in ("knn", "linear")
-                    for cell in (spread([s[key] for s in found.values()]), gain(by_score[key]))
-                ),
+                *learnt,
                 method_code_lines(name),
-                f"{costs[name] / costs['vicreg']:.1f}" if costs[name] and costs["vicreg"] else "",
+                f"{costs[name] / costs['vicreg']:.1f}" if costs.get(name) and costs["vicreg"] else "",
             ]
         )
     columns = ["method", "oracle", "processes", "kNN", "over its start", "linear", "over its start", "lines", "cost"]

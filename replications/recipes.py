@@ -29,6 +29,7 @@ RECIPES: dict[str, int] = {
     "deepcluster_v2": 2,
     "deepercluster": 1,
     "dino": 3,
+    "distill": 1,
     "directclr": 2,
     "loca": 2,
     "mocov3": 2,
@@ -112,13 +113,15 @@ def numbers(method: str) -> dict[str, float]:
     import torch
 
     import glocal
+    from glocal.methods import method_class
     from glocal.run import Run
 
     threads = torch.get_num_threads()
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder, "run"))
-            options = {**RUN, **OPTIONS.get(method, {}), "method": method, "backbone": backbone(method)}
+            options = {**RUN, **OPTIONS.get(method, {}), **method_class(method).needs}
+            options |= {"method": method, "backbone": backbone(method)}
             glocal.pretrain("parts:n=48,size=32", out=str(run), **options)
             losses = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
     finally:
@@ -133,10 +136,10 @@ def decided(method: str) -> dict[str, float]:
     from glocal.methods import method_class
     from glocal.training.defaults import Machine, resolve
 
-    asked = {**LONG, "method": method, "backbone": backbone(method), "image_size": 32}
+    cls = method_class(method)
+    asked = {**LONG, **cls.needs, "method": method, "backbone": backbone(method), "image_size": 32}
     config, images, machine = PretrainConfig.from_dict(asked), range(50_000), Machine(1, 1, "32-true")
     options = resolve(config, images, machine)[0].config.options
-    cls = method_class(method)
     built = cls(build_backbone(backbone(method), image_size=32, pool=cls.pool), image_size=32, **options)
     found = resolve(config, images, replace(machine, published=built.optimization))[0]
     optimization = {f"optimization.{name}": value for name, value in asdict(found.optimization).items()}

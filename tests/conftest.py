@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+from glocal.backbones import build_backbone
 
 from glocal.data import PartsWorld
 
@@ -92,6 +97,24 @@ def released():
         return folder / name if (folder / name).is_file() else pytest.skip(f"needs the weights {name}: GLOCAL_WEIGHTS")
 
     return find
+
+
+@pytest.fixture
+def quantised(tmp_path):
+    """A function from a width, "025" or "050", to a file of random weights in the format of the released MobileNets."""
+
+    def write(width: str) -> Path:
+        draw, tensors = np.random.default_rng(0), {}
+        for n, layer in enumerate(build_backbone(f"mobilenet_v1_{width}").model.layers):
+            wide, *rest = layer.conv.weight.shape
+            tensors[f"{n}.weight"] = draw.integers(0, 256, (wide, *rest), dtype=np.uint8)
+            tensors[f"{n}.scale"] = np.float32(0.02 / np.sqrt(np.prod(rest)))
+            tensors[f"{n}.zero"] = np.float32(128)
+            tensors[f"{n}.bias"] = draw.normal(0, 0.1, wide).astype(np.float32)
+        save_file({k: torch.from_numpy(np.asarray(x)) for k, x in tensors.items()}, tmp_path / f"{width}.safetensors")
+        return tmp_path / f"{width}.safetensors"
+
+    return write
 
 
 @pytest.fixture(scope="session")

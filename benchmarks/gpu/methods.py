@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.loop import Enough, exact_float32, trained
 from benchmarks.gpu.notes import Notes, within
-from glocal.methods import method_names
+from glocal.methods import method_class, method_names
 
 STEPS = 3
 TRANSFORMERS = {"msn", "loca"}  # they drop tokens
@@ -71,6 +71,7 @@ def losses(
     network = ("vit_tiny_patch16_224" if full else "test_vit") if name in TRANSFORMERS else "test_resnet"
     network = "resnet18" if full and network == "test_resnet" else network
     small = {"small_crops": 2, "small_size": size // 2} if name in TRANSFORMERS else {}
+    small |= method_class(name).needs
     trained(
         f"parts:n={4 * images},size={size}", watch, method=name, backbone=network, image_size=size, batch_size=images,
         epochs=9, accelerator=device, precision=precision, workers=0, clip=clip, **small,

@@ -40,9 +40,12 @@ def methods() -> str:
 
     classes = {name: method_class(name) for name in method_names()}
     said = {name: " ".join(str(inspect.getdoc(cls)).split()) for name, cls in classes.items()}
-    use = {name: re.search(r"Choose it (.*?)\. ", text + " ") for name, text in said.items()}
-    lines = [(f"{name:<15} {found[1] if found else said[name]}", classes[name].paper) for name, found in use.items()]
-    return "\n".join(f"{what}\n{'':<15} {paper}" for what, paper in lines)
+    lines = []
+    for name, cls in classes.items():
+        found = re.search(r"Choose it (.*?)\. ", said[name] + " ")
+        needs = "".join(f"; needs --{option}" for option in cls.needs)
+        lines.append(f"{name:<15} {found[1] if found else said[name]}{needs}\n{'':<15} {cls.paper}")
+    return "\n".join(lines)
 
 
 def backbones(pattern: str = "*") -> str:

@@ -11,7 +11,9 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -23,6 +25,7 @@ from glocal.errors import UsageError, did_you_mean
 GROUPS = ("methods", "backbones", "sources", "tasks", "commands")
 GUIDE = "see docs/architecture.md"
 """Where the contract of each stands."""
+_CONSENT: ContextVar[bool] = ContextVar("consent", default=False)
 
 
 def names(group: str) -> list[str]:
@@ -57,6 +60,16 @@ def find(group: str, name: str) -> Any:
     return _load(said, name, hint)
 
 
+@contextmanager
+def consent(trust_code: bool) -> Iterator[None]:
+    """In this context `refuse_untrusted` refuses nothing, if the person trusts the code."""
+    before = _CONSENT.set(trust_code)
+    try:
+        yield
+    finally:
+        _CONSENT.reset(before)
+
+
 def refuse_untrusted(names: Iterable[str], *, origin: str | Path, trust_code: bool, command: str) -> None:
     """Refuse the places "module:attribute" among names that were read from a file, unless the person trusts it.
 
@@ -67,7 +80,7 @@ def refuse_untrusted(names: Iterable[str], *, origin: str | Path, trust_code: bo
         command: what to paste to give it. Under `glocal` it is the very line that was typed, with --trust-code.
     """
     code = [name for name in names if ":" in name]
-    if not code or trust_code:
+    if not code or trust_code or _CONSENT.get():
         return
     program = Path(sys.argv[0])
     if program.stem == "glocal" or program.parts[-2:] == ("glocal", "__main__.py"):

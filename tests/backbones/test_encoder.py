@@ -156,8 +156,35 @@ def test_damaged_encoders(tmp_path):
     with pytest.raises(UsageError, match=r"encoder.json is not valid JSON .*: export the encoder again"):
         load_encoder(tmp_path)
     (tmp_path / "encoder.json").unlink()
-    with pytest.raises(UsageError, match="no description beside"):
+    says = f"{weights} does not say of which network it is: name it, timm:NAME:{weights}"
+    with pytest.raises(UsageError, match=re.escape(says)) as refused:
         load_encoder(weights)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_of_weights_is_an_encoder_where_its_network_is_named(tmp_path):
+    backbone = trained("resnet18", image_size=64)
+    torch.save(backbone.model.state_dict(), tmp_path / "theirs.pth")
+    save_encoder(backbone, tmp_path / "run")
+    moved = (tmp_path / "run" / "encoder.safetensors").replace(tmp_path / "moved.safetensors")
+    for file in (tmp_path / "theirs.pth", moved):
+        loaded = load_encoder(f"timm:resnet18:{file}", image_size=64)
+        assert (loaded.pretrained, loaded.training) == (False, False)
+        assert torch.equal(loaded(IMAGE).pooled, backbone(IMAGE).pooled)
+        with pytest.raises(UsageError, match=f"name it, timm:NAME:{re.escape(str(file))}"):
+            load_encoder(file)
+    with pytest.raises(UsageError, match="does not fit"):
+        load_encoder(f"timm:resnet50:{moved}")
+    save_encoder(trained("test_resnet"), tmp_path / "run")  # whose folder holds another file, too
+    with pytest.raises(UsageError, match="does not say of which network"):
+        load_encoder(moved.replace(tmp_path / "run" / "other.safetensors"))
+
+
+def test_a_file_that_would_execute_code_is_no_encoder(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "theirs.pth")
+    for spec in (tmp_path / "theirs.pth", f"timm:test_resnet:{tmp_path / 'theirs.pth'}"):
+        with pytest.raises(UsageError, match=r"it would execute torch\.nn\.modules\.linear\.Linear"):
+            load_encoder(spec)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors import safe_open
 
+import glocal
 from glocal.backbones import build_backbone, load_encoder, save_encoder
 from glocal.backbones.mobilenet import Conv2dSame
 from glocal.backbones.receptive_field import receptive_field
@@ -55,10 +56,26 @@ def test_it_computes_what_the_file_says(released, width, size):
     assert np.abs(features.pooled.numpy() - expected.mean((2, 3))).max() < 1e-5
 
 
-def test_weights_of_another_width_are_refused_by_their_shape(released):
+def test_weights_of_another_width_are_refused_by_their_shape(quantised):
     with pytest.raises(UsageError, match=r"\(16, 3, 3, 3\), is \(8, 3, 3, 3\) in the file") as raised:
-        build_backbone("mobilenet_v1_050", pretrained=released(FILE.format("025")))
+        build_backbone("mobilenet_v1_050", pretrained=quantised("025"))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("width", ["025", "050"])
+def test_the_file_alone_is_an_encoder(quantised, width, tmp_path):
+    file = quantised(width)
+    name = f"mobilenet_v1_{width}"
+    loaded, named = glocal.load(str(file)), build_backbone(name, pretrained=file).eval()
+    assert (loaded.name, loaded.pretrained, loaded.training) == (name, False, False)
+    x = torch.from_numpy(images(64)).float()
+    with torch.no_grad():
+        assert torch.equal(loaded(x).tokens, named(x).tokens)
+    found = glocal.embed(str(file), "parts:n=3,size=32", split="all", image_size=32, workers=0)
+    assert found.pooled.shape[1] == loaded.dim
+    glocal.export(str(file), format="safetensors", out=str(tmp_path / "out"))
+    with torch.no_grad():
+        assert torch.equal(glocal.load(str(tmp_path / "out"))(x).tokens, named(x).tokens)
 
 
 @pytest.mark.parametrize("stride", [8, 16])

@@ -1,6 +1,7 @@
 """Scores by group: a planted gap is found, with its interval; what is too small is not judged."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -38,6 +39,14 @@ def test_a_planted_gap_is_found_with_its_interval():
     assert found["chance"] < 0.15 < found["gap"]
     assert found["ratio_interval"][0] < 2 / 3 < found["ratio_interval"][1]
     assert found == by_group(each, groups)
+
+
+def test_a_ratio_to_nothing_is_no_infinity():
+    with warnings.catch_warnings(action="error"):
+        found = by_group(*planted([30, 30], [0.1, 0.04]))
+    assert found["ratio_interval"][0] == 0
+    assert found["ratio_interval"][1] < 30
+    json.dumps(found, allow_nan=False)
 
 
 def test_equal_groups_are_no_gap_beyond_chance():

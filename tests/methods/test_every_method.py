@@ -54,6 +54,7 @@ def settings(name: str) -> dict:
         "report": False,
         "quiet": True,
         **SMALL.get(name, {}),
+        **method_class(name).needs,
     }
 
 
@@ -86,7 +87,7 @@ def test_its_presets_build_and_only_the_student_trains(name) -> None:
     cls = method_class(name)
     assert {"paper", "small"} <= cls.presets.keys()
     for preset in cls.presets:
-        options = resolve_options(cls, preset, 64, {"image_size": 32})
+        options = resolve_options(cls, preset, 64, {"image_size": 32, **cls.needs})
         narrow = {
             option: tuple(min(16, width) for width in value)
             for option, value in options.items()

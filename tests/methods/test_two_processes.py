@@ -32,7 +32,7 @@ def build(name):
     cls = method_class(name)
     narrow = {"image_size": 64, "small_crops": 2, "small_size": 32, "prototypes": 12, "clusters": 8, "outputs": 12}
     narrow |= {"hidden": 16, "bottleneck": 8, "components": 3, "support_classes": 3, "projector": (16, 8)}
-    narrow |= {"predictor": (16, 8), "local_projector": (8, 8), **FEWER.get(name, {})}
+    narrow |= {"predictor": (16, 8), "local_projector": (8, 8), **cls.needs, **FEWER.get(name, {})}
     known = resolve_options(cls, "small", IMAGES, {})
     torch.manual_seed(0)
     backbone = "test_vit" if name in TRANSFORMERS else "test_resnet"

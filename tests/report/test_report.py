@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from glocal.data import Groups
 from glocal.data.arrays import ArraySource
 from glocal.errors import UsageError
+from glocal.evaluation.groups import PerImage, scores_by_group
 from glocal.report import write_report
 from glocal.run import Run
 
@@ -258,3 +260,36 @@ def test_what_was_measured_since_is_shown_with_its_images(make_run):
     assert "Raw pixels Linear probe accuracy 50.0% 36.6–63.4 25.0%" in section
     assert "Nearest neighbours accuracy 75.0%" in section
     assert "accuracy 60.0% 55.1–64.7 40.0%" in words  # what it was scored on when training ended stays
+
+
+def test_scores_by_group_are_shown_with_the_worst_and_what_chance_gives(make_run):
+    """A group that is too small without a verdict, and a kind of groups of which no two are large enough."""
+    right = np.arange(219) % 10 < np.repeat([9, 0, 6], [100, 19, 100])  # of camera c, 60%
+    each = PerImage.mean("top1", np.arange(219), right, np.arange(219)[:, None] % 4)
+    source = ArraySource(np.zeros((219, 8, 8, 3), np.uint8))
+    source.groups = {
+        "<camera>": Groups([*"abc"], np.repeat([0, 1, 2], [100, 19, 100])),
+        "place": Groups(["here"], np.zeros(219, int)),
+    }
+    found = {"top1": float(right.mean())} | scores_by_group(each, source, [3], seed=0, higher_is_better=True)
+    run = make_run(encoder=False)
+    meta = {"n_test": 219, "split": "test"}
+    Run(run).add_scores("there", {"linear": found, "meta": meta, "pixels": {"linear": {"top1": 0.25}, "meta": meta}})
+    words = " ".join(check(write_report(run)).text.split())
+    section = words.partition("Measured since on there")[2].partition("Linear probe: accuracy by <camera>")[2]
+    interval = lambda pair: f"{100 * pair[0]:.1f}–{100 * pair[1]:.1f}"
+    by = found["groups"]["<camera>"]
+    assert f"a (100 images) 90.0% {interval(by['groups']['a']['interval'])} –" in section
+    assert "b (19 images, too few for a verdict) 0.0% –" in section
+    assert f"worst group c – gap 30.0% {interval(by['gap_interval'])} –" in section
+    assert (
+        f"gap that random groups exceed in 5% of draws {100 * by['chance']:.1f}% – gap is more than chance gives yes –"
+        in section
+    )
+    assert f"ratio of the lower to the higher 66.7% {interval(by['ratio_interval'])} –" in section
+    place, _, harmful = section.partition("accuracy by place")[2].partition(
+        "images with a label of --harmful by <camera>"
+    )
+    assert "no two groups of 20 images: nothing is compared" in place
+    assert "a (100 images) 25.0%" in harmful
+    assert "gap is more than chance gives no –" in harmful

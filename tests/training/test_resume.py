@@ -162,6 +162,27 @@ def with_encoder(layer: torch.nn.Module) -> torch.nn.Module:
     return layer
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_run_that_began_with_weights_goes_on_without_their_file(tmp_path, quantised, gone):
+    """Also where the network has other parameters with those weights than without: no BatchNorm."""
+    file = quantised("025")
+    settings = TINY | {"backbone": "mobilenet_v1_025", "drop_path": 0.0, "max_steps": 4, "monitor_every": 9}
+    run = glocal.pretrain(
+        DATA, out=str(tmp_path / "run"), workers=0, pretrained=str(file), checkpoint_steps=1, **settings
+    )
+    checkpoints, encoder = run / "checkpoints", (run / "encoder.safetensors").read_bytes()
+    ended = weights(run)
+    assert not any("norm" in name for name in ended if name.startswith("encoder."))
+    (checkpoints / "previous.pt").replace(checkpoints / "last.pt")
+    assert read_checkpoint(Run(run))["position"]["step"] < 4
+    if gone:
+        file.unlink()
+    glocal.pretrain(resume=str(run), quiet=True)
+    assert all(torch.equal(value, ended[name]) for name, value in weights(run).items())
+    assert (run / "encoder.safetensors").read_bytes() == encoder
+    assert glocal.load(str(run)).pretrained == str(file)
+
+
 def test_the_scale_of_losses_in_half_precision_is_part_of_a_checkpoint(tmp_path):
     layer = with_encoder(torch.nn.Linear(2, 2))
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -169,7 +190,7 @@ def test_the_scale_of_losses_in_half_precision_is_part_of_a_checkpoint(tmp_path)
     used.scaler.load_state_dict(used.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7})
     save_checkpoint(Run(tmp_path), layer, Optimization("sgd", 0.1, 0.0), optimizer, used, Position(step=3))
     state = read_checkpoint(Run(tmp_path))
-    assert restore(Run(tmp_path), state, layer, optimizer, fresh).step == 3
+    assert restore(Run(tmp_path), state, optimizer, fresh).step == 3
     assert fresh.state_dict() == used.state_dict()
 
 

@@ -25,7 +25,8 @@ def load(
     """An encoder from a run, an exported folder or file, or timm.
 
     Args:
-        encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME`, or `timm:NAME:random`.
+        encoder: a run's directory, encoder.safetensors (or its folder), `timm:NAME` for released weights,
+            `timm:NAME:FILE` for a file's, `timm:NAME:random`; of our MobileNets the file alone.
         which: of a run of BYOL, MoCo-v3, DINO, MSN or LOCA, and of their CO- variants, also the "teacher", the moving
             average that the papers of DINO and MSN evaluate: as its last checkpoint has it.
         image_size: for vision transformers built for one size.

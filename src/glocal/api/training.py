@@ -101,7 +101,7 @@ def pretrain(
         report: evaluate at the end against the weights it started from and raw pixels, and write report.html.
         report_images: the report's scores look at no more than so many training and test images.
         quiet: print nothing.
-        trust_code: import what the resumed run's config.yaml names as module:attribute.
+        trust_code: import what files name as module:attribute: a resumed run's config.yaml, a teacher's encoder.json.
         accept_changed_data: resume though the images, their order, sizes or labels are no longer what they were.
         **options: the method's own options, see its documentation.
 
@@ -115,6 +115,7 @@ def pretrain(
     from glocal.config import PretrainConfig
     from glocal.data import describe_spec
     from glocal.pipeline import continue_run, start_run
+    from glocal.plugins import consent
     from glocal.run import Run
 
     config = PretrainConfig(
@@ -132,10 +133,12 @@ def pretrain(
         if more := sorted(config.given().keys() - {"workers", "data"}):
             raise UsageError(f"--resume takes {more[0]} from {run.config_file}; leave it out, or begin another run")
         given: dict[str, Any] = {"workers": workers, "trust_code": trust_code, "quiet": quiet}
-        return continue_run(run, data, **given, accept_changed_data=accept_changed_data)
+        with consent(trust_code):
+            return continue_run(run, data, **given, accept_changed_data=accept_changed_data)
     if data is None or (isinstance(data, list) and not data):
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
-    return start_run(config, data, out=out, quiet=quiet)
+    with consent(trust_code):
+        return start_run(config, data, out=out, quiet=quiet)
 
 
 def compare(

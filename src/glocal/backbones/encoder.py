@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from glocal.backbones import mobilenet
 from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone
 from glocal.backbones.weights import encoder_weights, load_weights, read_checkpoint, read_weights
@@ -40,7 +41,8 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code:
 
     Args:
         spec: a run directory, any folder with the two files, the path of its encoder.safetensors, "timm:NAME" for
-            timm's published weights, or "timm:NAME:random" for a random initialisation.
+            timm's published weights, "timm:NAME:FILE" for those of a file, or "timm:NAME:random" for a random
+            initialisation; of the quantised MobileNets, which can be told from others, the file alone.
         image_size: side in pixels of the images to come; a ViT's position embeddings are resampled to it. Default: as
             trained.
 
@@ -49,12 +51,13 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code:
     """
     if str(spec).startswith("timm:"):
         name, _, kind = str(spec).removeprefix("timm:").partition(":")
-        if kind not in ("", "random"):
-            raise UsageError(f"unknown encoder '{spec}'; write timm:{name} or timm:{name}:random")
-        backbone = build_backbone(name, pretrained=not kind, image_size=image_size)
-        backbone.pretrained = False  # released weights are what others trained, from a random initialisation
-        return backbone.eval()
-    run = _place(Path(spec))
+        if kind not in ("", "random") and not Path(kind).is_file():
+            raise UsageError(f"unknown encoder '{spec}'; write timm:{name}, timm:{name}:random or timm:{name}:FILE")
+        return _released(name, pretrained=not kind if kind in ("", "random") else kind, image_size=image_size)
+    path = Path(spec)
+    if path.is_file() and not (Run(path.parent).has_encoder and path in Run(path.parent).encoder_files):
+        return _released(_network_of(path), pretrained=path, image_size=image_size)
+    run = _place(path)
     weights, about = run.encoder_files
     if run.has_encoder:
         config: Any = run.encoder().get("config")
@@ -81,12 +84,27 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code:
     return backbone.eval()
 
 
+def _released(name: str, *, pretrained: bool | Path | str, image_size: int | None) -> Backbone:
+    """What others trained, from a random initialisation."""
+    backbone = build_backbone(name, pretrained=pretrained, image_size=image_size)
+    backbone.pretrained = False
+    return backbone.eval()
+
+
+def _network_of(path: Path) -> str:
+    """The network that a bare file of weights is of; `UsageError` where it does not say so."""
+    if name := mobilenet.name_of(read_weights(path)):
+        return name
+    raise UsageError(
+        f"{path} does not say of which network it is: name it, timm:NAME:{path}, or, of a run or an export, put"
+        " encoder.json beside it"
+    )
+
+
 def _place(path: Path) -> Run:
     """Where there is an encoder: a finished one, or that of a run's last checkpoint."""
-    if path.suffix == ".safetensors" and path.is_file():
-        if Run(path.parent).has_encoder:
-            return Run(path.parent)
-        raise UsageError(f"no description beside {path}; build_backbone(NAME, pretrained=PATH) loads bare weights")
+    if path.is_file():
+        return Run(path.parent)
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, siblings, otherwise="; give a run directory, or timm:NAME")

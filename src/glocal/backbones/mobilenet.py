@@ -103,5 +103,12 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: Any) -> dict[str, Tens
     return state
 
 
+def name_of(state: dict[str, Tensor]) -> str | None:
+    """Which of ours a quantised file is of, by how many layers it has and how wide the first is; None: neither."""
+    if f"{2 * len(PLAN)}.scale" not in state:
+        return None
+    return {8: "mobilenet_v1_025", 16: "mobilenet_v1_050"}.get(len(state["0.weight"]))
+
+
 mobilenet_v1_025 = partial(MobileNet, 0.25, 128)
 mobilenet_v1_050 = partial(MobileNet, 0.5, 160)

@@ -83,15 +83,15 @@ def by_group(each: PerImage, groups: Groups, *, seed: int = 0, higher_is_better:
         return result
     low, *_, high = sorted(drawn, key=lambda name: shown[name]["score"])
     a, b = shown[low]["score"], shown[high]["score"]
-    with np.errstate(invalid="ignore"):  # where no image of any group is right
-        ratios = drawn[low] / drawn[high]
+    ratios = np.ones(DRAWS)  # of draws in which no image of the better group is right, there is no ratio
+    np.divide(drawn[low], drawn[high], out=ratios, where=drawn[high] > 0)
     return result | {
         "worst": low if higher_is_better else high,
         "best": high if higher_is_better else low,
         "gap": b - a,
         "gap_interval": _interval(drawn[high] - drawn[low]),
         "ratio": a / b if b else 1.0,
-        "ratio_interval": _interval(np.nan_to_num(ratios, nan=1.0)),
+        "ratio_interval": _interval(ratios),
         "chance": _chance(each, [rows[name] for name in drawn], seed),
     }
 

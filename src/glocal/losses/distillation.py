@@ -1,4 +1,4 @@
-"""A student learns what a teacher says: cosine regression (BYOL) and self-distillation (DINO).
+"""A student learns what a teacher says: cosine regression (BYOL), self-distillation (DINO), features as they are.
 
 Teachers carry no gradient: whoever makes the targets detaches them. All losses are means over the batch, hence their
 rank-mean is that of the joined batch.
@@ -79,3 +79,17 @@ def moved_center(center: Tensor, logits: Sequence[Tensor], momentum: float = 0.9
     check_shapes(center=(center, "K"), **{f"logits {i}": (each, "B K") for i, each in enumerate(logits)})
     mean = torch.stack([upcast(each).mean(dim=0) for each in logits]).mean(dim=0)
     return momentum * center + (1 - momentum) * all_sum(mean) / world_size()
+
+
+@torch.no_grad()
+def standardised(features: Tensor) -> Tensor:
+    """(x − μ)/σ, (B, D): μ of each dimension, and one σ² for all, the mean of their variances, over all processes.
+
+    One scale keeps the distances between features, and makes no more of a dimension that hardly varies (Ranzinger et
+    al. 2024, arXiv:2410.01680). The mean squared error of a prediction of it is the share of variance that it misses.
+    """
+    check_shapes(features=(features, "B D"))
+    x = upcast(features)
+    centred = x - all_sum(x.mean(dim=0)) / world_size()
+    variance = all_sum(centred.square().mean()) / world_size()
+    return centred * variance.clamp_min(1e-12).rsqrt()

@@ -22,7 +22,14 @@ SHARED_OPTIONS = {
     "projector": "widths of the projector's layers.",
 }
 """What options mean that many methods have, whose docstrings say the others."""
-_LEFT_OUT: dict[str, Any] = {"paper": "", "pool": "native", "presets": {}, "least_cells": 0, "teacher_momentum": None}
+_LEFT_OUT: dict[str, Any] = {
+    "paper": "",
+    "pool": "native",
+    "presets": {},
+    "least_cells": 0,
+    "teacher_momentum": None,
+    "needs": {},
+}
 _PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 
 

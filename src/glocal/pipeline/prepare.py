@@ -27,8 +27,13 @@ from glocal.training.defaults import finer_stride
 from glocal.views import cache_folder, worth_caching
 
 
-def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine: Machine) -> tuple[Machine, Any]:
-    """Measure what is left open, for `resolve`, and build the method that the configuration asks for."""
+def prepare(
+    fabric: Fabric, config: PretrainConfig, source: ImageSource, machine: Machine, *, begun: bool
+) -> tuple[Machine, Any]:
+    """Measure what is left open, for `resolve`, and build the method that the configuration asks for.
+
+    Of a run that is `begun`, a checkpoint has the weights.
+    """
     cls = method_class(config.method)
     coarse = cls.least_cells and config.output_stride is None
     if coarse or not method_options(cls).keys() <= {"image_size", *config.options}:
@@ -36,7 +41,8 @@ def prepare(fabric: Fabric, config: PretrainConfig, source: ImageSource, machine
     resolved, _ = resolve(config, source, machine)
     first_on_host = fabric.local_rank == 0
     # what is downloaded, is once for a host
-    method = on_each(lambda: build_method(resolved.config), first=first_on_host or config.pretrained is not True)
+    first = first_on_host or begun or config.pretrained is not True
+    method = on_each(lambda: build_method(resolved.config, begun=begun), first=first)
     check_fits(method.encoder, method.recipe)
     if fabric.world_size > 1:
         sync_batch_norms(method)
@@ -102,12 +108,17 @@ def processor() -> str:
     return f"{facts.get('model name', platform.machine())} ({numbers})"
 
 
-def build_method(config: PretrainConfig) -> Any:
-    """A resolved configuration's method around its encoder, both initialised from the seed."""
+def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
+    """A resolved configuration's method around its encoder, both initialised from the seed.
+
+    What is `begun` gets its weights from a checkpoint: those that it was pretrained with may be gone.
+    """
     cls = method_class(config.method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
-        encoder = build_backbone(config.backbone, pool=cls.pool, **config.encoder_options)
+        options = config.encoder_options | ({"pretrained": False} if begun else {})
+        encoder = build_backbone(config.backbone, pool=cls.pool, **options)
+        encoder.pretrained = config.pretrained
         return check_built(cls(encoder, image_size=config.image_size, **config.options))
 
 

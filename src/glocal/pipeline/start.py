@@ -54,10 +54,11 @@ def continue_run(
     if config.data is None and data is None and not elsewhere:
         raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
 
-    def check(source: ImageSource) -> None:
+    def check(source: ImageSource) -> bool:
         if not accept_changed_data and (changed := _changes(run, source)):
             hint = "restore it, or accept it: --accept-changed-data"
             raise UsageError(f"the data of {run} has changed ({changed}); {hint}")
+        return run.has_checkpoint
 
     return _train(config, data, lambda source: run, resume=True, quiet=quiet, check=check)
 
@@ -89,8 +90,7 @@ def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = Fa
 def trained_method(run: Run, *, trust_code: bool = False) -> Any:
     """See `glocal.load_method`."""
     config = stored_config(run, trust_code=trust_code)
-    method = build_method(replace(config, pretrained=False))
-    method.encoder.pretrained = config.pretrained
+    method = build_method(config, begun=True)
     state = read_checkpoint(run)["method"]
     try:
         method.load_state_dict(state)
@@ -106,14 +106,15 @@ def _train(
     *,
     resume: bool,
     quiet: bool,
-    check: Callable[[ImageSource], None] = lambda source: None,
+    check: Callable[[ImageSource], bool] = lambda source: False,
 ) -> Path:
+    """`check` refuses images that are not the run's, and says whether it has a checkpoint to go on from."""
     fabric, config, machine = meet(config)
     with ExitStack() as held:
         held.enter_context(algorithms(fabric.device, deterministic=config.deterministic))
         data, source = open_together(config.data if data is None else data)
-        on_first(lambda: check(source))
-        machine, method = prepare(fabric, config, source, machine)
+        begun = on_first(lambda: check(source))
+        machine, method = prepare(fabric, config, source, machine, begun=begun)
         resolved, notes = resolve(config, source, machine)
         config, schedule = resolved.config, resolved.schedule
         assert resolved.optimization is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glocal.evaluation import Task, declared
+from glocal.evaluation.groups import LEAST
 from glocal.report.records import RunRecord
 
 
@@ -31,6 +32,7 @@ class TaskTable:
         tested: number of test images that it looked at, if known.
         main: the row that the task is judged by; empty where there is none.
         folded: heading -> scores that the task gives for each of many things, such as classes.
+        groups: heading -> a score in each group of images, and how far these are apart.
     """
 
     task: Task
@@ -38,6 +40,7 @@ class TaskTable:
     rows: Rows
     main: dict[str, Cell]
     folded: dict[str, Rows]
+    groups: dict[str, Rows]
 
 
 def tables(run: RunRecord) -> list[TaskTable]:
@@ -57,8 +60,45 @@ def tables(run: RunRecord) -> list[TaskTable]:
             things = {arm: scores.get(key) or {} for arm, scores in returned.items()}
             folded[task.words[key]] = {thing: _cells(task, key, thing, things, None) for thing in mine[key]}
         if rows:
-            made.append(TaskTable(task, tested, rows, main, folded))
+            made.append(TaskTable(task, tested, rows, main, folded, _by_group(task, returned)))
     return made
+
+
+def _by_group(task: Task, returned: Mapping[str, Any]) -> dict[str, Rows]:
+    """Of each kind of groups (`glocal.evaluation.groups.by_group`) a row for each group, the worst, gap and ratio."""
+    made: dict[str, Rows] = {}
+    for which in ("groups", "harmful"):
+        for kind, mine in returned["encoder"].get(which, {}).items():
+            each = {arm: scores.get(which, {}).get(kind, {}) for arm, scores in returned.items()}
+            share = which == "harmful" or task.share_of(mine["score"]) is not None
+            rows: Rows = {}
+            for name, group in mine["groups"].items():
+                few = "" if "interval" in group else ", too few for a verdict"
+                found = {arm: there.get("groups", {}).get(name, {}) for arm, there in each.items()}
+                rows[f"{name} ({group['images']:,} images{few})"] = _cells_of(found, "score", "interval", share)
+            if "gap" in mine:
+                known = {arm: there for arm, there in each.items() if "gap" in there}
+                more = {arm: "yes" if there["gap"] > there["chance"] else "no" for arm, there in known.items()}
+                rows["worst group"] = {arm: Cell(None, there.get("worst", "–")) for arm, there in each.items()}
+                rows["gap"] = _cells_of(each, "gap", "gap_interval", share)
+                rows["gap that random groups exceed in 5% of draws"] = _cells_of(each, "chance", "", share)
+                rows["gap is more than chance gives"] = {arm: Cell(None, more.get(arm, "–")) for arm in each}
+                rows["ratio of the lower to the higher"] = _cells_of(each, "ratio", "ratio_interval", True)
+            elif rows:
+                rows[f"no two groups of {LEAST} images: nothing is compared"] = dict.fromkeys(each, Cell(None))
+            what = "images with a label of --harmful" if which == "harmful" else task.in_words(mine["score"])
+            made |= {f"{what} by {kind}": rows} if rows else {}
+    return made
+
+
+def _cells_of(each: Mapping[str, Any], key: str, interval: str, share: bool) -> dict[str, Cell]:
+    """Of each arm a number of its group scores, if it has it."""
+    return {
+        arm: Cell(found[key], score(found[key], share=share), found.get(interval) if share else None)
+        if key in found
+        else Cell(None)
+        for arm, found in each.items()
+    }
 
 
 def _cells(

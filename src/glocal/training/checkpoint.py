@@ -1,6 +1,7 @@
 """Checkpoints: everything a run needs to go on exactly as if it had never stopped, written atomically."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pickle import UnpicklingError
 from typing import Any
@@ -64,17 +65,29 @@ def begun_under(state: Mapping[str, Any], optimization: Optimization, steps: int
     return replace(optimization, no_decay=(), no_momentum=() if steps < 30_000 else optimization.no_momentum)
 
 
-def restore(
-    run: Run, state: Mapping[str, Any], method: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision
-) -> Position:
-    """Take what the run's checkpoint holds, and say where the run stood; `UsageError` if it does not fit."""
-    try:
+def restore_method(run: Run, state: Mapping[str, Any], method: nn.Module) -> None:
+    """Give a method the weights of the run's checkpoint; it may change what parameters it has: then its optimiser."""
+    with _fitting(run):
         method.load_state_dict(state["method"])
+
+
+def restore(run: Run, state: Mapping[str, Any], optimizer: torch.optim.Optimizer, precision: Precision) -> Position:
+    """Take what else the run's checkpoint holds, and say where the run stood."""
+    with _fitting(run):
         optimizer.load_state_dict(state["optimizer"])
         if state.get("precision"):
             precision.load_state_dict(state["precision"])
         plan = state["position"].get("plan")
         return Position(**{**state["position"], "plan": plan and EpochPlan(**plan)})
+
+
+@contextmanager
+def _fitting(run: Run) -> Iterator[None]:
+    """What is refused, or does not fit, is a `UsageError`."""
+    try:
+        yield
+    except UsageError as refusal:  # a method's own
+        raise UsageError(f"{run} cannot be resumed: {refusal}") from refusal
     except BROKEN as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{run} cannot be resumed: {reason}; was config.yaml changed since?") from error

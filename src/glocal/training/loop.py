@@ -16,7 +16,7 @@ from glocal.methods import Optimization, check_loss
 from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
-from glocal.training.checkpoint import Position, all_finite, begun_under, restore, save_checkpoint
+from glocal.training.checkpoint import Position, all_finite, begun_under, restore, restore_method, save_checkpoint
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, idle_parameters, set_rates
 from glocal.training.schedule import Schedule
@@ -105,6 +105,7 @@ class _Training:
         state = on_first(lambda: read_checkpoint(run, set_aside=True) if self.resume and run.has_checkpoint else None)
         if state:
             self.optimization = optimization = begun_under(state, optimization, self.total_steps)
+            restore_method(run, state, method)
         self.stretched = round(self.total_steps * optimization.stretch)
         self.warmup_steps = self._first_epochs(optimization.warmup_epochs)
         starts = {name: self._first_epochs(epochs) for name, epochs in optimization.frozen.items()}
@@ -113,7 +114,7 @@ class _Training:
 
         method.to(device=fabric.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(method, optimization, schedule.lr)
-        self.at = restore(run, state, method, self.optimizer, fabric.strategy.precision) if state else Position()
+        self.at = restore(run, state, self.optimizer, fabric.strategy.precision) if state else Position()
         idle = idle_parameters(method)
         for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
             method.get_parameter(name).requires_grad_(False)
