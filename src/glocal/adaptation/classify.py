@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from glocal.errors import UsageError
 from glocal.features import Features
 from glocal.run import write_atomically
 from glocal.views import Batch
+
+STRENGTH = 0.01
+"""C of the logistic regression that it begins as."""
 
 
 class Classify(nn.Module):
@@ -58,6 +62,21 @@ class Classify(nn.Module):
         """The pooled features, (B, D)."""
         return features.pooled
 
+    def begin(self, seen: Tensor, source: ImageSource, index: Tensor) -> None:
+        """As logistic regression on the features."""
+        from sklearn.linear_model import LogisticRegression
+
+        self.standardised.take(seen)
+        labels = np.asarray(source.labels)[index]
+        if len(there := np.unique(labels)) < 2:
+            return
+        found = LogisticRegression(C=STRENGTH, max_iter=1000).fit(self.standardised(seen).numpy(), labels)
+        weight, bias = (torch.from_numpy(x).float() for x in (found.coef_, found.intercept_))
+        if len(there) == 2:  # of which it knows the second only
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        with torch.no_grad():
+            self.linear.weight[there], self.linear.bias[there] = weight, bias
+
     def losses(self, logits: Tensor, target: Tensor, looks: Any) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each image (B,), and its class (B,)."""
         return F.cross_entropy(logits.float(), target, reduction="none"), target
@@ -94,5 +113,3 @@ class Classify(nn.Module):
 def _labels(batch: Batch) -> Tensor:
     assert batch.label is not None
     return batch.label
-
-

@@ -56,11 +56,10 @@ def decide(
         epochs, why = -(-config.max_steps // per_epoch), f"{config.max_steps:,} steps"
     epochs = fill("epochs", epochs, why)
     lr = fill("lr", {"head": 1e-4, "lora": 5e-4}.get(train, 1e-4), "AdamW; the head learns ten times as fast")
-    for name, value in (("weight_decay", 0.05), ("warmup_epochs", 0.0), ("workers", min(4, machine.cores))):
-        if getattr(config, name) is None:
-            config = replace(config, **{name: value})
-    config = replace(config, options=options, precision=config.precision or machine.precision)
-    config = replace(config, threads=config.threads or machine.threads)
+    usual: dict[str, Any] = {"weight_decay": 0.05, "warmup_epochs": 0.0, "workers": min(4, machine.cores)}
+    usual |= {"precision": machine.precision, "threads": machine.threads}
+    left: dict[str, Any] = {name: value for name, value in usual.items() if getattr(config, name) is None}
+    config = replace(config, options=options, **left)
     every = config.monitor_every or max(1, epochs // 20)
     config = replace(config, monitor_every=every)
     shape: Any = {"epochs": epochs, "max_steps": config.max_steps, "batch_size": batch, "accumulate": 1, "lr": lr}

@@ -56,7 +56,7 @@ class FineTuning(nn.Module):
         choose_layers(encoder, train)
         self.encoder, self.head, self.trains, self.mixup = encoder, head, train, mixup
         self.register_buffer("weights", None if weights is None else torch.from_numpy(weights).float())
-        mild = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0, "gray": 0.0}
+        mild: Any = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0, "gray": 0.0}
         self.recipe = Recipe((Crop(image_size, scale=head.scale, **mild),))
         still = {"encoder.": 1e9}  # epochs; the loop allows a tenth of the run
         self.optimization = Optimization(

@@ -20,6 +20,7 @@ from glocal.plugins import GUIDE, find, names, refuse_untrusted
 from glocal.run import Run, write_atomically, write_json
 from glocal.views import Batch
 
+
 @dataclass
 class Labelled:
     """Images with what is to be said of them.
@@ -57,7 +58,6 @@ class Head(Protocol):
     crop_pct: float | None
     scale: tuple[float, float]
     classes: list[str]
-    standardised: "Standardised"
 
     @staticmethod
     def read(source: ImageSource, classes: list[str] | None = None) -> Labelled:
@@ -67,7 +67,10 @@ class Head(Protocol):
         """Logits (B, K) or (B, K, H, W): what is exported beside the features."""
 
     def looked_at(self, features: Features) -> Tensor:
-        """The features that it sees, (M, D): `standardised.take` is told those of the training images first."""
+        """The features that it sees, (M, D)."""
+
+    def begin(self, seen: Tensor, source: ImageSource, index: Tensor) -> None:
+        """Start from what was `looked_at` (M, D) of training images `index` (N,), with the encoder as it is."""
 
     def losses(self, logits: Tensor, target: Tensor, looks: Any) -> tuple[Tensor, Tensor]:
         """The loss of each answer that is known (M,), and its class (M,); `looks` as `looks_of` of segmentation."""
@@ -165,7 +168,9 @@ def load_head(directory: str | Path, *, trust_code: bool = False) -> tuple[Any, 
         raise UsageError(f"{directory} has no head ({weights.name} and {about.name}); {again}")
     said = run.head()
     if not run.has_encoder or said.get("encoder") != _digest(run.encoder_files[0]):
-        raise UsageError(f"{weights} was trained on another encoder than {run.encoder_files[0]}; put back the one it had")
+        raise UsageError(
+            f"{weights} was trained on another encoder than {run.encoder_files[0]}; put back the one it had"
+        )
     name = str(said.get("head"))
     consent = f"glocal.predict({str(directory)!r}, images, trust_code=True)"
     refuse_untrusted([name], origin=about, trust_code=trust_code, command=consent)

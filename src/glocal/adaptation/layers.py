@@ -24,7 +24,7 @@ def depths(encoder: Backbone) -> dict[str, float]:
 
     names = {id(parameter): name for name, parameter in encoder.model.named_parameters()}
     logging.getLogger("timm.optim._param_groups").setLevel(logging.ERROR)  # what it says of one layer is for developers
-    found = {}
+    found: dict[str, float] = {}
     for group in param_groups_layer_decay(encoder.model, layer_decay=0.5):  # a power of two, to count with
         found |= {names[id(parameter)]: -math.log2(group["lr_scale"]) for parameter in group["params"]}
     most = max(found.values(), default=0) or 1

@@ -60,4 +60,6 @@ def predictions(encoder: Any, head: Any, source: ImageSource, **options: Any) ->
 
 def score(encoder: Any, head: Any, source: ImageSource, **options: Any) -> dict[str, float]:
     """The head's scores on images whose answers are known."""
-    return head.scores(sum(head.tally(answer, source, i) for i, answer in predictions(encoder, head, source, **options)))
+    return head.scores(
+        sum(head.tally(answer, source, i) for i, answer in predictions(encoder, head, source, **options))
+    )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,12 @@ class Segment(nn.Module):
         return self.linear(self.standardised(features.dense.float().movedim(1, -1))).movedim(-1, 1)
 
     def looked_at(self, features: Features) -> Tensor:
-        """The features of all cells, (B·N, D)."""
-        return features.tokens.flatten(0, 1)
+        """The features of some 16 cells of each image, (M, D)."""
+        return features.tokens[:, :: max(1, features.tokens.shape[1] // 16)].flatten(0, 1)
+
+    def begin(self, seen: Tensor, source: ImageSource, index: Tensor) -> None:
+        """Knowing nothing."""
+        self.standardised.take(seen)
 
     def losses(self, logits: Tensor, target: Tensor, looks: Any) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each known pixel of (B, h, w) targets (M,), and its class (M,)."""
@@ -99,7 +104,7 @@ class Segment(nn.Module):
             file = (out / key.lstrip("/")).with_suffix(".png")
             image = Image.fromarray(mask)
             image.putpalette(self.colours().ravel().tolist())
-            write_atomically(file, lambda path, image=image: image.save(path, "PNG"))
+            write_atomically(file, partial(image.save, format="PNG"))
         write_atomically(out / "classes.json", json.dumps({"names": self.classes}, indent=2) + "\n")
 
     def shown(self, image: Image.Image, answer: np.ndarray) -> tuple[list[Image.Image], str]:

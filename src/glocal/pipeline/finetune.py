@@ -37,14 +37,15 @@ from glocal.plugins import refuse_untrusted
 from glocal.random import derive
 from glocal.report import write_report
 from glocal.run import Run, write_json
-from glocal.training import Machine, fit
+from glocal.training import fit
 from glocal.training.defaults import finer_stride
 from glocal.views import Appearance, Batch, ViewLoader
 
+OPTIONS = "head", "train", "layer_decay", "mixup", "class_weights", "hold_out", "split_by"
 CHECKED = 1000
 """Held-out images that are looked at during training, at most; all are at the end."""
-STANDARDISED = 256
-"""Training images whose features tell the head what to standardise by."""
+BEGUN_WITH = 2000
+"""Training images whose features the head begins with, at most."""
 
 
 def start_finetuning(
@@ -57,7 +58,7 @@ def start_finetuning(
         opened = load_encoder(encoder, image_size=size, trust_code=trust_code)
     else:
         opened, pretrained = encoder, "an encoder given in Python"
-    own = {name: settings.pop(name) for name in ("head", "train", "layer_decay", "mixup", "class_weights", "split_by")}
+    own = {name: settings.pop(name) for name in OPTIONS}
     config = PretrainConfig(
         method="finetune",
         data=describe_spec(data),
@@ -103,12 +104,14 @@ class _Split:
 
     everything: ImageSource
     train: Labelled
-    held: Labelled
+    held: Labelled | None
     said: str
 
 
-def _open(data: Any, head: str | None, seed: int, column: str | None) -> tuple[str, _Split]:
-    """The head that suits the data, and what it learns from and is checked on: `val`, else a fifth of the images."""
+def _open(data: Any, head: str | None, share: float, column: str | None, seed: int) -> tuple[str, _Split]:
+    """The head that suits the data, and what it learns from and is checked on: `val`, else a share of the images."""
+    if not 0 <= share < 1:
+        raise UsageError(f"--hold-out {share} is not a share of the images: give 0, or less than 1")
     spec = listed(data)
     source = open_source(spec)
     if isinstance(source, Stream):
@@ -116,20 +119,23 @@ def _open(data: Any, head: str | None, seed: int, column: str | None) -> tuple[s
     name = head or suited_head(source)
     require(source, name)
     cls = find_head(name)
-    if column is None and has_split(spec, "train") and has_split(spec, "val"):
+    if share and column is None and has_split(spec, "train") and has_split(spec, "val"):
         train = cls.read(source)
         return name, _Split(source, train, cls.read(open_source(spec, split="val"), train.classes), "val")
     whole = cls.read(source)
+    if not share:
+        return name, _Split(source, whole, None, "nothing is held out")
     if cls.needs == "labels" and (few := np.flatnonzero(whole.amounts < 2)).size:
         lacking = f"class '{whole.classes[few[0]]}' has {whole.amounts[few[0]]} image(s)"
         raise UsageError(f"{source.name}: {lacking}; each needs two, one to learn from and one to check on")
     if column is not None:
-        kept, held = split_by(source, column, 0.2, seed)
-        said = f"a fifth of the images, whole groups by {column}"
+        kept, held = split_by(source, column, share, seed)
+        said = f"whole groups by {column}"
     else:
         labels = np.asarray(source.labels) if cls.needs == "labels" else None
-        kept, held = (Subset(source, at) for at in held_out(len(source), seed, "finetune", labels=labels))
-        said = "a fifth of the images"
+        parts = held_out(len(source), seed, "finetune", labels=labels, share=share)
+        kept, held = (Subset(source, at) for at in parts)
+        said = f"{share:.0%} of the images"
     if not len(held):
         raise UsageError(f"{source.name} has {len(source)} image(s), too few to hold some back to check on")
     return name, _Split(source, cls.read(kept, whole.classes), cls.read(held, whole.classes), said)
@@ -142,10 +148,11 @@ def _finetune(
     with ExitStack() as held:
         held.enter_context(algorithms(fabric.device, deterministic=config.deterministic))
         options = config.options
-        name, split = on_each(lambda: _open(data, options["head"], config.seed, options["split_by"]))
+        asked = options["head"], options["hold_out"], options["split_by"]
+        name, split = on_each(lambda: _open(data, *asked, config.seed))
         cls = find_head(name)
         config, schedule, notes = decide(config, len(split.train.source), machine, dense=cls.least_cells > 0)
-        config = replace(config, options=config.options | {"head": name})
+        config = replace(config, options={**config.options, "head": name})
         encoder, remark = _finer(encoder, config.image_size, cls.least_cells)
         notes += remark
         with torch.random.fork_rng(devices=[]):
@@ -155,8 +162,7 @@ def _finetune(
             sync_batch_norms(method)
         settings: dict[str, Any] = {"image_size": config.image_size, "batch_size": 64}
         if not resume:
-            seen = on_first(lambda: _seen(fabric, method, split.train.source, settings))
-            method.head.standardised.take(seen.to(fabric.device))
+            method.head.load_state_dict(on_first(lambda: _begin(fabric, method, split.train.source, settings)))
 
         def claim() -> Run:
             run = place(split.everything)
@@ -184,17 +190,19 @@ def _finetune(
             return appearance(known, epoch, device)
 
         def monitor(trained: Any, epoch: int) -> dict[str, float]:
+            if split.held is None:
+                return {}
             some = spread_over(split.held.source, CHECKED)
             return {f"validation/{key}": x for key, x in score(trained, method.head, some, **settings).items()}
 
         if fabric.is_global_zero and not quiet:
-            said = f"checked on {len(split.held.source):,}: {split.said}"
+            said = f"checked on {len(split.held.source):,}: {split.said}" if split.held else split.said
             title = f"fine-tuning · {encoder.name} · {describe(split.everything)} → {run}"
             print("\n  ".join([title, f"learning from {len(split.train.source):,} images, {said}", *notes]))
         plan: dict[str, Any] = {"optimization": method.optimization, "schedule": schedule, "seed": config.seed}
         ended = fit(fabric, method, loader, finish, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         skipped = {split.train.source.key(i): why for i, why in ended.skipped.items()}
-        skipped |= split.train.skipped | split.held.skipped
+        skipped |= split.train.skipped | (split.held.skipped if split.held else {})
         measure = partial(_conclude, run, config, method.eval(), split, data, skipped, ended.step, quiet=quiet)
         on_first(lambda: measure(settings))
     return run.path
@@ -221,14 +229,17 @@ def _finer(encoder: Backbone, size: int, least_cells: int) -> tuple[Backbone, li
     return finer, [f"output-stride {stride}: maps of {size // stride}×{size // stride} cells, by dilation"]
 
 
-def _seen(fabric: Fabric, method: FineTuning, source: ImageSource, settings: dict[str, Any]) -> torch.Tensor:
-    """What the head sees of some training images, (M, D)."""
-    method.to(fabric.device)
-    some = stream(method.encoder, spread_over(source, STANDARDISED), crop_pct=method.head.crop_pct, **settings)
-    seen = [method.head.looked_at(features).float().cpu() for _, features in some]
-    if not seen:
+def _begin(fabric: Fabric, method: FineTuning, source: ImageSource, settings: dict[str, Any]) -> dict[str, Any]:
+    """The head's state when it has looked at some training images."""
+    encoder, head, some = method.encoder.to(fabric.device), method.head, spread_over(source, BEGUN_WITH)
+    looked = [
+        (i, head.looked_at(x).float().cpu()) for i, x in stream(encoder, some, crop_pct=head.crop_pct, **settings)
+    ]
+    if not looked:
         raise UsageError(f"none of the {len(source)} images of {source.name} can be read")
-    return torch.cat(seen)
+    index, seen = (torch.cat(each) for each in zip(*looked, strict=True))
+    head.begin(seen, some, index)
+    return head.state_dict()
 
 
 def _conclude(
@@ -249,15 +260,18 @@ def _conclude(
     encoder.requires_grad_(True)
     images = len(split.train.source)
     save_encoder(encoder, run.path, method="finetune", steps=steps, images=images, **environment())
-    found = score(encoder, method.head, split.held.source, **settings)
-    save_head(method.head, name, encoder, run.path, scores=found, images=len(split.held.source), held_out=split.said)
+    found = score(encoder, method.head, split.held.source, **settings) if split.held else {}
+    tested = len(split.held.source) if split.held else 0
+    save_head(method.head, name, encoder, run.path, scores=found, images=tested, held_out=split.said)
     run.write_skipped(skipped)
-    meta = {"n_train": images, "n_test": len(split.held.source), "split": f"held out: {split.said}"}
-    write_json(run.scores_file, {name: found, "meta": meta | {"data": split.everything.name}})
+    if found:
+        meta = {"n_train": images, "n_test": tested, "split": split.said, "data": split.everything.name}
+        write_json(run.scores_file, {name: found, "meta": meta})
     if not quiet:
         if skipped:
             print(f"{len(skipped)} images could not be read and were skipped (all in {run.skipped_file})")
-        print("  ".join(f"{key} {value:.3f}" for key, value in found.items()) + f" on {meta['n_test']} images held out")
+        if found:
+            print("  ".join(f"{key} {x:.3f}" for key, x in found.items()) + f" on {tested:,} images held out")
     if config.report:
         page = write_report(run.path, encoder=encoder, source=data, trust_code=True)
         if not quiet:
