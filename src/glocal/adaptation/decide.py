@@ -60,7 +60,7 @@ def decide(
     usual |= {"precision": machine.precision, "threads": machine.threads}
     left: dict[str, Any] = {name: value for name, value in usual.items() if getattr(config, name) is None}
     config = replace(config, options=options, **left)
-    every = config.monitor_every or max(1, epochs // 20)
+    every = config.monitor_every or max(1, epochs // 10)
     config = replace(config, monitor_every=every)
     shape: Any = {"epochs": epochs, "max_steps": config.max_steps, "batch_size": batch, "accumulate": 1, "lr": lr}
     return config, Schedule(**shape, clip=1.0, monitor_every=every, checkpoint_steps=config.checkpoint_steps), notes

@@ -1,5 +1,6 @@
 """A fine-tuning run from labelled images and an encoder to a folder that predicts; see `glocal.finetune`."""
 
+import copy
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -57,7 +58,7 @@ def start_finetuning(
         pretrained = encoder if not encoder.endswith(":random") else False
         opened = load_encoder(encoder, image_size=size, trust_code=trust_code)
     else:
-        opened, pretrained = encoder, "an encoder given in Python"
+        opened, pretrained = copy.deepcopy(encoder), "an encoder given in Python"
     own = {name: settings.pop(name) for name in OPTIONS}
     config = PretrainConfig(
         method="finetune",
