@@ -7,7 +7,6 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from tuned import DATA
 
 from glocal.adaptation.classify import STRENGTH, Classify
 from glocal.data import ArraySource, open_source
@@ -43,7 +42,7 @@ def test_it_learns_the_generated_classes(classifier):
 
 
 def test_labels_of_another_collection_are_numbered_as_its_own():
-    source = open_source(DATA)
+    source = open_source("parts:n=4,size=16,classes=2")
     known = Classify.read(source, ["B", "C", "A"]).source
     assert [known.classes[k] for k in known.labels] == [source.classes[k] for k in source.labels]
     with pytest.raises(UsageError, match="'B'"):

