@@ -165,9 +165,11 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "pretrain": Command("train", api.pretrain, "photos/ --method vicregl --backbone resnet50", lambda run: None),
+    "finetune": Command("train", api.finetune, "runs/NAME --data labelled/ --out ft/"),
     "compare": Command("train", api.compare, "vicreg vicregl:alpha=.5 --data photos/ --budget 20m", show_comparison),
     "evaluate": Command("measure", api.evaluate, "runs/NAME --data labelled/ --tasks knn linear", show_scores),
     "report": Command("measure", report, "runs/NAME"),
+    "predict": Command("hand over", api.predict, "ft/ photos/ --out labels.csv", needed="out"),
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
     "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
     "methods": Command("look up", methods),

@@ -49,6 +49,7 @@ class Run:
         self.checkpoint_file = self.path / "checkpoints" / "last.pt"  # all that going on needs
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"  # weights and description
+        self.head_files = self.path / "head.safetensors", self.path / "head.json"  # of a fine-tuned encoder
         self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"
@@ -62,7 +63,7 @@ class Run:
     __fspath__ = __str__
 
     @classmethod
-    def create(cls, out: str | None, stem: str) -> Self:
+    def create(cls, out: str | None, stem: str, *, command: str = "pretrain") -> Self:
         """The run at `out`, or at the first free runs/STEM-K. Its directory is made; what it holds is not touched."""
         try:
             if out is None:
@@ -74,7 +75,8 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot make the run's directory {out or 'runs'}: {error.strerror}") from error
         if run.has_encoder or run.has_checkpoint:
-            raise UsageError(f"{run} already holds a run; choose another --out, or continue it: {run.resume_command}")
+            again = run.resume_command.replace("pretrain", command, 1)
+            raise UsageError(f"{run} already holds a run; choose another --out, or continue it: {again}")
         return run
 
     @classmethod
@@ -181,6 +183,10 @@ class Run:
     def encoder(self) -> dict[str, Any]:
         """The description of the finished encoder; empty before."""
         return read_json(self.encoder_files[1], "export the encoder again")
+
+    def head(self) -> dict[str, Any]:
+        """The description of what was fine-tuned beside the encoder; empty where nothing was."""
+        return read_json(self.head_files[1], "fine-tune again")
 
     def skipped(self) -> list[str]:
         """A line for each image that could not be read: its key, a tab, the reason."""

@@ -1,6 +1,8 @@
 """The Python functions behind the commands: same names, same arguments. Heavy imports happen inside them."""
 
-from glocal.api.encoders import embed, evaluate, export, load, load_method
-from glocal.api.training import compare, pretrain
+from glocal.api.encoders import embed, evaluate, export, load, load_method, predict
+from glocal.api.training import compare, finetune, pretrain
 
-__all__ = ["compare", "embed", "evaluate", "export", "load", "load_method", "pretrain"]
+__all__ = [
+    "compare", "embed", "evaluate", "export", "finetune", "load", "load_method", "predict", "pretrain",
+]  # fmt: skip

@@ -12,6 +12,7 @@ from glocal.progress import shown_progress
 if TYPE_CHECKING:
     from torch import nn
 
+    from glocal.adaptation import Predictions
     from glocal.backbones import Backbone
     from glocal.exporters.embed import Embeddings
 
@@ -214,6 +215,58 @@ def embed(
     return result
 
 
+def predict(
+    model: str,
+    data: str | list[str],
+    *,
+    out: str | None = None,
+    page: str | None = None,
+    split: Literal["train", "val", "test", "all"] = "all",
+    image_size: int | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] | None = None,
+    workers: int | None = None,
+    trust_code: bool = False,
+) -> Predictions | Path:
+    """What a fine-tuned encoder says of every image.
+
+    Where the images have labels or masks, it also says how often it is right.
+
+    Args:
+        model: a folder that `finetune` made.
+        data: images; several folders one after the other.
+        out: a .csv file of classes and their probabilities, a folder for masks as PNG files, or a page ending in .html;
+            in Python, leave out to get arrays.
+        page: a page with pictures, beside `out`.
+        split: of data that has splits.
+        image_size: by default what it was fine-tuned at.
+        batch_size: images per forward pass.
+        device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps".
+        precision: by default bf16 on a GPU that has instructions for it, else fp32.
+        workers: loader processes; by default none on the CPU, elsewhere one per core.
+        trust_code: as for `load`.
+
+    Returns:
+        What was written, or the predictions.
+
+    Raises:
+        UsageError: if there is no head, it is of another encoder, or no image can be read.
+    """
+    from glocal.adaptation import load_head
+    from glocal.data import open_source
+    from glocal.evaluation.extract import placed
+    from glocal.pipeline.predict import predict_source
+
+    loaded, _ = load_head(model, trust_code=trust_code)
+    opened = _opened(model, "student", image_size, trust_code)
+    settings: dict[str, Any] = {"image_size": image_size or opened.image_size, "batch_size": batch_size}
+    settings |= {"workers": workers, "precision": precision}
+    source = open_source(data, split=split)
+    with placed(opened, device) as encoder, placed(loaded, device) as head, shown_progress() as progress:
+        return predict_source(encoder, head, source, out=out, page=page, progress=progress, **settings)
+
+
 def export(
     encoder: str | Backbone,
     *,
@@ -226,10 +279,11 @@ def export(
     """Hand an encoder over to timm, ONNX or torch.export.
 
     Args:
-        encoder: what `load` takes, or a Backbone.
+        encoder: what `load` takes, or a Backbone. Of a fine-tuned one "onnx" and "torch-export" hold the head, too.
         which: as for `load`.
         format: "timm", a folder that timm.create_model('local-dir:OUT', pretrained=True) opens; "onnx" or
-            "torch-export", a file with outputs `pooled` and `dense`; "safetensors", glocal's own.
+            "torch-export", a file with outputs `pooled` and `dense`, and `logits` of a head; "safetensors", glocal's
+            own.
         out: the folder or file to write.
         image_size: by default the encoder's own.
         trust_code: as for `load`.
@@ -237,12 +291,17 @@ def export(
     Returns:
         What was written.
     """
+    from glocal.adaptation import load_head
     from glocal.exporters import export_encoder
     from glocal.exporters.timm_folder import encoder_card
+    from glocal.run import Run
 
     model = _opened(encoder, which, image_size, trust_code)
     about = encoder_card(encoder) if isinstance(encoder, str) else None
-    return export_encoder(model, format=format, out=out, image_size=image_size, about=about)
+    head = None
+    if isinstance(encoder, str) and format in ("onnx", "torch-export") and Run(encoder).head_files[0].is_file():
+        head, _ = load_head(encoder, trust_code=trust_code)
+    return export_encoder(model, format=format, out=out, image_size=image_size, about=about, head=head)
 
 
 def _opened(encoder: str | Backbone, which: Which, image_size: int | None, trust_code: bool) -> Backbone:

@@ -86,6 +86,10 @@ class MobileNet(nn.Module):
         """Logits of a map, or its mean (B, D)."""
         return self.head(x, pre_logits=pre_logits)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """For timm, which parameters are of which layer: a depthwise convolution and its pointwise one are one."""
+        return {"stem": r"^layers\.0\.", "blocks": r"^layers\.(\d+)"}
+
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """The tensors of the quantised file (`n.weight`, `n.scale`, `n.zero`, `n.bias`) under our names, as numbers.

@@ -7,14 +7,17 @@ from glocal.data import ImageSource, Subset
 from glocal.errors import UsageError
 
 
-def held_out(count: int, seed: int, stream: str, *, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """A deterministic fifth of `count` samples, stratified by label where there are labels.
+def held_out(
+    count: int, seed: int, stream: str, *, labels: np.ndarray | None = None, share: float = 0.2
+) -> tuple[np.ndarray, np.ndarray]:
+    """A deterministic share of `count` samples, stratified by label where there are labels.
 
     Args:
         count: number of samples N.
         seed: of the choice.
         stream: what the split is for; different streams are independent.
         labels: (N,) integers, or None.
+        share: to hold, a fifth.
 
     Returns:
         Sorted positions (kept, held): a class of one is kept, of two or more gives at least one to each side.
@@ -23,7 +26,7 @@ def held_out(count: int, seed: int, stream: str, *, labels: np.ndarray | None = 
     held: list[np.ndarray] = []
     for number, group in enumerate(groups):
         order = random.permutation(len(group), seed, stream, number)
-        held.append(group[order[: min(max(1, round(len(group) / 5)), len(group) - 1)]])
+        held.append(group[order[: min(max(1, round(len(group) * share)), len(group) - 1)]])
     chosen = np.sort(np.concatenate(held)) if held else np.arange(0)
     return np.setdiff1d(np.arange(count), chosen), chosen
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glocal.errors import UsageError, did_you_mean
 from glocal.exporters.embed import Embeddings, embed_source
@@ -24,6 +24,7 @@ def export_encoder(
     out: str | Path,
     image_size: int | None = None,
     about: Mapping[str, str] | None = None,
+    head: Any = None,
 ) -> Path:
     """Writes the encoder in one of `FORMATS`, completely or not at all.
 
@@ -34,6 +35,7 @@ def export_encoder(
         out: the folder or file. An earlier export is replaced, nothing else is.
         image_size: pixels per side that the "onnx" and "torch-export" graphs are captured at.
         about: rows for the "timm" model card, e.g. {"Method": "VICRegL", "Images": "12,345"}.
+        head: what was fine-tuned on it, for "onnx" and "torch-export".
 
     Returns:
         What was written.
@@ -49,7 +51,7 @@ def export_encoder(
     elif format in ("onnx", "torch-export"):
         from glocal.exporters.graph import export_onnx, export_torch
 
-        (export_onnx if format == "onnx" else export_torch)(backbone, out, image_size=image_size)
+        (export_onnx if format == "onnx" else export_torch)(backbone, out, image_size=image_size, head=head)
     elif format == "safetensors":
         from glocal.backbones import save_encoder
         from glocal.exporters.staging import staged_folder

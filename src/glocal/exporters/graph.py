@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +21,36 @@ from torch.export import Dim, ExportedProgram
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
 from glocal.exporters.staging import MARK, staged_file
+from glocal.features import Features
 
 OPSET = 18
-OUTPUTS = ["pooled", "dense"]
+OUTPUTS = "pooled", "dense"
 TOLERANCE = 1e-3
 
 
 class EncoderGraph(nn.Module):
-    """A backbone with its normalisation built in, since forgetting it is the classic mistake with an exported model."""
+    """A backbone with its normalisation built in, since forgetting it is the classic mistake with an exported model.
+
+    With a head, the logits of `head.classes` are a third output.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, head: Any = None) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.head = backbone, head
+        self.outputs = [*OUTPUTS, "logits"] if head else [*OUTPUTS]
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB (B, 3, h, w) float32 in [0, 1] to `pooled` (B, D) and `dense` (B, D, H, W)."""
-        return self.backbone.forward_tensors((image - self.mean) / self.std)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """RGB (B, 3, h, w) float32 in [0, 1] to `pooled` (B, D) and `dense` (B, D, H, W), and what the head says."""
+        pooled, dense = self.backbone.forward_tensors((image - self.mean) / self.std)
+        if self.head is None:
+            return pooled, dense
+        tokens, grid = dense.flatten(2).transpose(1, 2), (dense.shape[2], dense.shape[3])
+        return pooled, dense, self.head(Features(pooled, tokens, tokens.new_empty(0), grid))
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,9 @@ class Trace:
     any_size: bool
 
 
-def trace(backbone: Backbone, image_size: int) -> Trace:
+def trace(backbone: Backbone, image_size: int, head: Any = None) -> Trace:
     """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows."""
-    graph = EncoderGraph(copy.deepcopy(backbone)).cpu().float().eval().requires_grad_(False)
+    graph = EncoderGraph(copy.deepcopy(backbone), copy.deepcopy(head)).cpu().float().eval().requires_grad_(False)
     image = torch.zeros(2, 3, image_size, image_size)
     _, _, height, width = graph(image)[1].shape
     batch, sizes = {0: Dim.DYNAMIC}, {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
@@ -81,7 +91,7 @@ def _may_vary(model: nn.Module) -> bool:
     return getattr(model, "dynamic_img_size", False) or "Attention" not in names  # MobileViT unfolds windows for it
 
 
-def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what: str) -> dict[str, float]:
+def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, ...]], what: str) -> dict[str, float]:
     """Runs a written file against PyTorch at batch sizes 1 and 3, and at an oblong larger image where sizes are free.
 
     Returns:
@@ -92,11 +102,12 @@ def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what:
     """
     size, step = traced.image_size, traced.graph.backbone.stride
     shapes = [(1, size, size), (3, size, size)] + [(2, size + step, size + 2 * step)] * traced.any_size
-    worst = dict.fromkeys(OUTPUTS, 0.0)
+    outputs = traced.graph.outputs
+    worst = dict.fromkeys(outputs, 0.0)
     for batch, height, width in shapes:
         image = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            for name, ours, theirs in zip(OUTPUTS, traced.graph(image), run(image), strict=True):
+            for name, ours, theirs in zip(outputs, traced.graph(image), run(image), strict=True):
                 if (got := tuple(theirs.shape)) != tuple(ours.shape):
                     raise RuntimeError(f"{what}: '{name}' is {got} where PyTorch gives {tuple(ours.shape)}")
                 gap = float((ours - theirs).abs().max())
@@ -108,7 +119,7 @@ def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, Tensor]], what:
 
 def description(traced: Trace) -> dict[str, str]:
     """What a stranger needs to use the file, as string metadata."""
-    backbone, size = traced.graph.backbone, traced.image_size
+    backbone, size, head = traced.graph.backbone, traced.image_size, traced.graph.head
     return {
         "encoder": backbone.name,
         "glocal": version("glocal"),
@@ -118,6 +129,7 @@ def description(traced: Trace) -> dict[str, str]:
         "pool": backbone.pool,
         "stride": str(backbone.stride),
         "cells": json.dumps(backbone.cells(traced.grid[0], traced.grid[1]).tolist()),
+        **({"classes": json.dumps(head.classes)} if head else {}),
     }
 
 
@@ -138,8 +150,11 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None) -> dict[str, float]:
+def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None, head: Any = None) -> dict[str, float]:
     """Writes an ONNX file with input `image` and outputs `pooled` (B, D) and `dense` (B, D, H, W).
+
+    Where a head is given, what it says is the output `logits`, (B, K) or (B, K, H, W), of the classes that the metadata
+    names.
 
     `image` is RGB float32 (B, 3, h, w) in [0, 1], *not* normalised: mean and standard deviation are inside the graph.
     The batch is dynamic; height and width are too where the architecture allows (metadata `any_image_size`). The
@@ -154,11 +169,12 @@ def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None)
     if missing:
         raise UsageError(f"ONNX export needs {', '.join(missing)}: pip install 'glocal[onnx]'")
     with staged_file(out, ".onnx") as path:
-        traced, said = trace(backbone, image_size or backbone.image_size), io.StringIO()
+        traced, said = trace(backbone, image_size or backbone.image_size, head), io.StringIO()
+        outputs = traced.graph.outputs
         with quiet(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
                 program = torch.onnx.export(
-                    traced.program, input_names=["image"], output_names=OUTPUTS, opset_version=OPSET, verbose=False
+                    traced.program, input_names=["image"], output_names=outputs, opset_version=OPSET, verbose=False
                 )
             except Exception as error:
                 what = f"{backbone.name} cannot be said in ONNX ({first_line(error)})"
@@ -167,30 +183,29 @@ def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None)
         program.model.producer_name = MARK
         program.model.metadata_props.update(description(traced))
         program.save(path)
-        return compare(traced, _onnxruntime(path), f"{out} in onnxruntime")
+        return compare(traced, _onnxruntime(path, outputs), f"{out} in onnxruntime")
 
 
-def _onnxruntime(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _onnxruntime(path: Path, outputs: list[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(image: Tensor) -> tuple[Tensor, Tensor]:
-        pooled, dense = session.run(OUTPUTS, {"image": image.numpy()})
-        return torch.from_numpy(pooled), torch.from_numpy(dense)
+    def run(image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(found) for found in session.run(outputs, {"image": image.numpy()}))
 
     return run
 
 
-def export_torch(backbone: Backbone, out: Path, *, image_size: int | None = None) -> dict[str, float]:
-    """Writes a `.pt2` program: `torch.export.load(out).module()(image)` gives `(pooled, dense)`, as the ONNX file does.
+def export_torch(backbone: Backbone, out: Path, *, image_size: int | None = None, head: Any = None) -> dict[str, float]:
+    """Writes a `.pt2` program: `torch.export.load(out).module()(image)` gives what the ONNX file does.
 
     It needs PyTorch and not this package. Arguments, result and errors are those of `export_onnx`.
     """
     with staged_file(out, ".pt2") as path:
-        traced = trace(backbone, image_size or backbone.image_size)
+        traced = trace(backbone, image_size or backbone.image_size, head)
         with quiet():
             torch.export.save(traced.program, path, extra_files={f"{MARK}.json": json.dumps(description(traced))})
             module = torch.export.load(path).module()

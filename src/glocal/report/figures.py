@@ -115,11 +115,13 @@ def training_charts(run: RunRecord) -> list[Chart]:
                 lines[words] = (f"s{k % 8}", (x, y))
         return line_chart(title, lines, x_label="epoch" if length else "step", zero=zero) if lines else None
 
+    checked = dict.fromkeys(name for line in run.monitor for name in line if name.startswith("validation/"))
     clusters = {"clusters/nmi": "NMI", "clusters/largest": "largest"}
     charts = [
         chart("Loss", run.training, {"loss": "total"}, zero=False),
         chart("Loss terms", run.training, {name: name.removeprefix("loss/") for name in terms}, zero=False),
         chart("kNN accuracy while training, %", run.monitor, {"knn_top1": "pooled"}, scale=100),
+        chart("On images held out, %", run.monitor, {x: x.removeprefix("validation/") for x in checked}, scale=100),
         chart("Effective rank", run.monitor, {"rank_pooled": "pooled", "rank_dense": "dense"}),
         chart("Clusters: NMI with the epoch before, share of the largest", run.monitor, clusters),
         chart("Learning rate", run.training, {"lr": "lr"}),

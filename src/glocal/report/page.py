@@ -18,25 +18,34 @@ NAMED = "preset, epochs, max_steps, batch_size, image_size, optimizer, lr, weigh
 
 def render(report: ReportData) -> str:
     """The whole page. Every text that it shows is escaped; the templates hold all of its HTML."""
+    run, found, dim = report.run, tables(report.run), report.encoder.dim if report.encoder else None
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            report=report,
+            run=run,
+            title=f"{citation(str(run.config.get('method', 'Run')))[0]}: {run.path.resolve().name}",
+            subtitle=subtitle(report),
+            verdict=judge(run, found, dim=dim, diagnoses=report.diagnoses, pictures=bool(report.matches)),
+            tables=found,
+            later={where: (record, tables(record)) for where, record in report.run.later.items()},
+            charts=training_charts(run),
+            spectra=spectrum_charts(report.spectra, run.names),
+            facts=what_was_run(report),
+            config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+        )
+    )
+
+
+def templates() -> Any:
+    """The templates of all pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    templates = Environment(loader=PackageLoader("glocal.report"), autoescape=True, undefined=StrictUndefined)
-    templates.trim_blocks = templates.lstrip_blocks = True
-    templates.filters |= {"uri": data_uri, "match_lines": match_lines}
-    run, found, dim = report.run, tables(report.run), report.encoder.dim if report.encoder else None
-    return templates.get_template("page.html").render(
-        report=report,
-        run=run,
-        title=f"{citation(str(run.config.get('method', 'Run')))[0]}: {run.path.resolve().name}",
-        subtitle=subtitle(report),
-        verdict=judge(run, found, dim=dim, diagnoses=report.diagnoses, pictures=bool(report.matches)),
-        tables=found,
-        later={where: (record, tables(record)) for where, record in report.run.later.items()},
-        charts=training_charts(run),
-        spectra=spectrum_charts(report.spectra, run.names),
-        facts=what_was_run(report),
-        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
-    )
+    found = Environment(loader=PackageLoader("glocal.report"), autoescape=True, undefined=StrictUndefined)
+    found.trim_blocks = found.lstrip_blocks = True
+    found.filters |= {"uri": data_uri, "match_lines": match_lines}
+    return found
 
 
 def what_was_run(report: ReportData) -> dict[str, str]:

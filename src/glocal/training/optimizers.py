@@ -132,6 +132,8 @@ def idle_parameters(method: Any) -> list[str]:
     if not isinstance(encoder, Backbone):
         return []
     named = {f"encoder.{name}": p for name, p in encoder.named_parameters() if p.requires_grad}
+    if not named:
+        return []
     with evaluating(encoder), torch.enable_grad():
         image = torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=next(encoder.parameters()).device)
         features = encoder(image)

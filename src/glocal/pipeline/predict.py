@@ -1,0 +1,89 @@
+"""What a fine-tuned encoder says of images, written where a person wants it; see `glocal.predict`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from glocal.adaptation import Predictions, predictions
+from glocal.data.source import ImageSource
+from glocal.errors import UsageError
+from glocal.evaluation.extract import suited
+from glocal.report.predictions import Card, write_page
+
+SHOWN = 200
+"""Images of a page, at most."""
+SIDE = 256
+"""Longer side of a picture on it, pixels."""
+
+
+def predict_source(
+    encoder: Any,
+    head: Any,
+    source: ImageSource,
+    *,
+    out: str | None = None,
+    page: str | None = None,
+    workers: int | None = None,
+    precision: Any = None,
+    **options: Any,
+) -> Predictions | Path:
+    """Go through the images once: write, show and, where their answers are known, count."""
+    workers, precision = suited(encoder, workers, precision)
+    skipped: list[tuple[str, str]] = []
+    said = predictions(encoder, head, source, **options, workers=workers, precision=precision, skipped=skipped)
+    result = Predictions([], [], head.classes, skipped)
+    truth, shown, tallies = _truth(head, source), list[Card](), []
+    if out is not None and out.endswith(".html"):
+        out, page = None, out
+    chosen = {n * len(source) // min(SHOWN, len(source)) for n in range(min(SHOWN, len(source)))} if page else set()
+
+    def answers() -> Iterator[tuple[str, np.ndarray]]:
+        for i, answer in said:
+            if i in truth:
+                tallies.append(head.tally(answer, *truth[i]))
+            if i in chosen:
+                shown.append(_card(head, source, i, answer))
+            yield source.key(i), answer
+
+    if out is not None:
+        head.write(Path(out), answers())
+    else:
+        for key, answer in answers():
+            if page is None:
+                result.paths.append(key)
+                result.answers.append(answer)
+    count = len(source) - len(skipped)
+    lines = [f"{count:,} of {len(source):,} images predicted"]
+    if skipped:
+        lines[0] += f"; the others could not be read, the first being {skipped[0][0]} ({skipped[0][1]})"
+    if tallies:
+        found = "  ".join(f"{name} {value:.3f}" for name, value in head.scores(sum(tallies)).items())
+        lines.append(f"{found} on the {len(tallies):,} whose answers are known")
+    if page is not None:
+        write_page(Path(page), source.name, [*lines, *(f"{key}: {why}" for key, why in skipped)], shown)
+        lines.append(f"page: {page}")
+    print("\n".join(lines), file=sys.stderr)
+    return Path(out or page) if out or page else result  # type: ignore[arg-type]
+
+
+def _truth(head: Any, source: ImageSource) -> dict[int, tuple[ImageSource, int]]:
+    """By position, where the answer of an image is known: in which collection, and its position there."""
+    if (head.needs == "masks" and not source.has_masks) or (head.needs != "masks" and source.labels is None):
+        return {}
+    try:
+        known: Any = head.read(source, head.classes).source
+    except UsageError:  # its folders mean something else
+        return {}
+    return {int(i): (known, row) for row, i in enumerate(known.positions)}
+
+
+def _card(head: Any, source: ImageSource, i: int, answer: np.ndarray) -> Card:
+    opened = source.open(i)
+    image = Image.fromarray(opened.decode(min(1.0, SIDE / max(opened.size))))
+    image.thumbnail((SIDE, SIDE))
+    pictures, words = head.shown(image, answer)
+    return Card(source.key(i), words, pictures)

@@ -1,0 +1,36 @@
+"""A fine-tuned classifier and a fine-tuned segmenter of the generated world, made once."""
+
+import pytest
+from PIL import Image
+from tuned import FAST, network
+
+import glocal
+from glocal.data import PartsWorld
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """64 training and as many other images of two classes, with masks of their parts."""
+    out = tmp_path_factory.mktemp("world")
+    for split in ("train", "val"):
+        source = PartsWorld(64, 64, split=split, classes=2, difficulty=0, nuisance=0)
+        for i in range(len(source)):
+            sample, name = source.sample(i), f"{source.classes[source.labels[i]]}/{i:02d}.png"
+            for kind, pixels in (("images", sample.image), ("masks", source.mask(i))):
+                (out / split / kind / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(out / split / kind / name)
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def classifier(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tuned") / "classes"
+    settings = {"train": "all", "head": "classify", "lr": 1e-3, "layer_decay": 1.0, "max_steps": 24}
+    return glocal.finetune(network(world), world, out=str(out), **settings, **FAST)
+
+
+@pytest.fixture(scope="session")
+def segmenter(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tuned") / "masks"
+    settings = {"train": "all", "lr": 2e-3, "layer_decay": 1.0, "max_steps": 24}
+    return glocal.finetune(network(world), world, out=str(out), **settings, **FAST)

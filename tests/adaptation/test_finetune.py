@@ -1,0 +1,100 @@
+"""The method that fine-tuning is: mix-up, class weights, what trains, and what stands still."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms import v2
+from tuned import network
+
+from glocal.adaptation.classify import Classify
+from glocal.adaptation.finetune import FineTuning, class_weights
+from glocal.backbones.lora import LowRank
+from glocal.views import Batch, View
+
+
+def tuning(classes=3, **options):
+    encoder = network()
+    head = Classify(encoder.dim, [str(k) for k in range(classes)])
+    weight = np.random.default_rng(0).normal(size=head.linear.weight.shape)
+    head.linear.weight.data = torch.from_numpy(weight).float()
+    return FineTuning(encoder, head, image_size=64, **options).eval()
+
+
+def batch(labels):
+    pixels = torch.from_numpy(np.random.default_rng(1).normal(size=(len(labels), 3, 64, 64))).float()
+    target = torch.tensor(labels)
+    return Batch(
+        [View(pixels, torch.eye(2, 3).repeat(len(labels), 1, 1))], torch.arange(len(labels)), extra={"target": target}
+    )
+
+
+def test_mixed_up_loss_is_torchvisions_on_mixed_labels(monkeypatch):
+    """Their mix-up rolls the batch by one and blends one-hot labels; ours is told to take the same order and share."""
+    model, given = tuning(mixup=0.4), batch([0, 2, 1, 1])
+    monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n).roll(1))
+    torch.manual_seed(3)
+    loss = model(given).total
+    torch.manual_seed(3)
+    share = float(torch.distributions.Beta(0.4, 0.4).sample())
+    monkeypatch.setattr(torch, "_sample_dirichlet", lambda *_: torch.tensor([[share, 1 - share]]))
+    pixels, labels = v2.MixUp(alpha=0.4, num_classes=3)(given.views[0].pixels, given.extra["target"])
+    assert 0 < share < 1
+    expected = F.cross_entropy(model.head(model.encoder(pixels)), labels)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_mix_up_draws_its_share_and_order_from_the_step():
+    model, given = tuning(mixup=1.0), batch([0, 2, 1, 1])
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(model(given).total.item())
+    assert found[0] == found[1] != found[2]
+
+
+def test_class_weights_count_each_class_alike():
+    """The weighted loss over a data set is the mean over classes of their mean losses."""
+    labels = [0, 0, 0, 0, 1, 2, 2]
+    weights = class_weights(np.bincount(labels))
+    plain, weighted = tuning(), tuning(weights=weights)
+    given = batch(labels)
+    logits = plain.head(plain.encoder(given.views[0].pixels))
+    each = F.cross_entropy(logits, given.extra["target"], reduction="none")
+    expected = torch.stack([each[given.extra["target"] == k].mean() for k in range(3)]).mean()
+    torch.testing.assert_close(weighted(given).total, expected)
+    torch.testing.assert_close(plain(given).total, each.mean())
+
+
+def test_a_class_that_is_absent_weighs_nothing():
+    np.testing.assert_allclose(class_weights(np.array([6, 0, 2])), [8 / 12, 0, 2])
+
+
+@pytest.mark.parametrize("train", ["head", "last", "lora", "all"])
+def test_what_trains_and_what_stands_still(train):
+    model = tuning(train=train).train()
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    model(batch([0, 1, 2, 0])).total.backward()
+    trains = {name for name, p in model.encoder.named_parameters() if p.grad is not None}
+    assert model.head.linear.weight.grad is not None
+    same = all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
+    assert same == (train != "all"), "only a network that trains as a whole follows the statistics of batches"
+    names = {name for name, _ in model.encoder.named_parameters()}
+    if train == "all":
+        assert trains == names
+    elif train == "last":
+        assert "model.layer4.0.conv1.weight" in trains
+        assert not any(name.startswith(("model.conv1", "model.layer1", "model.layer2")) for name in trains)
+    elif train == "lora":
+        low = {n for n, m in model.encoder.named_modules() if isinstance(m, LowRank)}
+        assert trains == {f"{name}.{part}" for name in low for part in "ab"}
+    else:
+        assert not trains
+
+
+def test_learning_rates_fall_from_the_last_layer_to_the_first():
+    rates = tuning(layer_decay=0.5).optimization.lr_of
+    assert rates["head."] > rates["encoder.model.layer4.0.conv1.weight"] == 1
+    falls = [rates[f"encoder.model.{name}.weight"] for name in ("layer4.0.conv1", "layer3.0.conv1", "conv1.0")]
+    assert falls == sorted(falls, reverse=True)
+    assert falls[-1] == pytest.approx(0.5**12)
