@@ -13,7 +13,8 @@ from glocal.config import PretrainConfig
 from glocal.methods import Optimization
 from glocal.run import Run
 from glocal.training import Machine, Resolved, resolve, this_machine
-from glocal.training.defaults import SHORT, _momentum, finer_stride
+from glocal.training.defaults import _momentum, finer_stride
+from glocal.training.rates import SHORT
 
 MACHINE = Machine(cores=4, threads=3, precision="32-true")
 

@@ -4,6 +4,7 @@ Small released weights of it are BatchNorm-free: it is folded into the convoluti
 of the network, too, in which nothing would else keep the features that they were trained for.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,10 @@ class MobileNet(nn.Module):
         self.head = ClassifierHead(width, num_classes)
         self.feature_info = [{"num_chs": width, "reduction": stride, "module": "layers"}]
         self.pretrained_cfg = {"input_size": (3, size, size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """How deep a parameter is, as timm asks for it: a depthwise and a pointwise convolution are one layer."""
+        return lambda name: (int(name.split(".")[1]) + 1) // 2
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, (B, D, H, W)."""

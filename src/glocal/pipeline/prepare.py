@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from glocal.backbones import Backbone, build_backbone
+from glocal.backbones.lora import add_lora
 from glocal.backbones.small_maps import CHANNELS, Limits, fastest_limits
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
@@ -108,6 +109,8 @@ def build_method(config: PretrainConfig) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
         encoder = build_backbone(config.backbone, pool=cls.pool, **config.encoder_options)
+        if config.lora:
+            add_lora(encoder.model, config.lora)
         return check_built(cls(encoder, image_size=config.image_size, **config.options))
 
 
