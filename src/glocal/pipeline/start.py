@@ -99,6 +99,7 @@ def trained_method(run: Run, *, trust_code: bool = False) -> Any:
         method.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"the checkpoint of {run} is of another config.yaml: {str(error).splitlines()[0]}") from error
+    fold_lora(method)
     return method.eval()
 
 
