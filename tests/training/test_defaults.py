@@ -76,7 +76,7 @@ def test_a_method_that_matches_no_cells_keeps_its_map(tmp_path) -> None:
 
 def decided(spec: Optimization, steps: int, **given) -> Resolved:
     """What becomes of a method's own optimisation in a run of so many steps of 64 images."""
-    config = PretrainConfig(method="simclr", epochs=1, **({"batch_size": 64} | given))
+    config = PretrainConfig(method="simclr", **({"batch_size": 64, "epochs": 1} | given))
     return resolve(config, range(64 * steps), replace(MACHINE, published=spec))[0]
 
 

@@ -249,7 +249,7 @@ def shares(backbone: str, decay: float, **more) -> dict[str, float]:
     return {name: of[p] for name, p in method.named_parameters()}
 
 
-DEEP = "resnet18", "test_vit", "mobilenet_v1_025", "bagnet9", "sobel_alexnet", "sobel_resnet18", "convnext_atto"
+DEEP = "resnet18", "test_vit", "mobilenet_v1_025", "rf109_resnet18", "sobel_alexnet", "sobel_resnet18", "convnext_atto"
 
 
 @pytest.mark.parametrize("backbone", DEEP)
