@@ -14,6 +14,7 @@ from glocal.backbones.weights import read_checkpoint, read_weights
 from glocal.data import ArraySource
 from glocal.evaluation.groups import PerImage
 from glocal.evaluation.split import held_out
+from glocal.methods import method_class, resolve_options, teacher_of
 from glocal.pipeline import start
 from glocal.run import Run
 from glocal.training import guard as guarding, loop, online_eval, optimizers
@@ -260,3 +261,17 @@ def test_lora_hands_over_plain_weights_that_differ_by_a_product_of_low_rank(tmp_
     method = glocal.load_method(run.path)
     assert all(torch.equal(value, ended[key]) for key, value in method.encoder.model.state_dict().items())
     assert start.stored_config(run).lora == 2
+
+
+@pytest.mark.parametrize("name", ["byol", "mocov3", "dino", "msn", "loca", "co-byol", "co-dino"])
+def test_every_teacher_starts_as_the_student_that_was_loaded(name, tmp_path):
+    save_encoder(build_backbone("test_vit", image_size=32), tmp_path)
+    loaded = build_backbone("test_vit", image_size=32, pretrained=tmp_path / "encoder.safetensors")
+    cls = method_class(name)
+    options = resolve_options(cls, "small", 8, {"image_size": 32}, "vit")
+    options.pop("drop_path", None)
+    method = cls(loaded, **options)
+    begun, teacher = read_weights(tmp_path), teacher_of(method)
+    assert all(torch.equal(value, begun[key]) for key, value in teacher.model.state_dict().items())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert all(float(b.abs().sum()) == 0 for key, b in method.named_buffers() if key.endswith("center"))
