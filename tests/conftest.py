@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from glocal.backbones import build_backbone
-
 from glocal.data import PartsWorld
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"

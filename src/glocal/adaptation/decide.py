@@ -38,10 +38,9 @@ def decide(
         return among[name]
 
     train = fill("train", "last" if images < FEW and not dense else "all", f"{images:,} labelled images")
-    for name, low, high in (("layer_decay", 0.0, 1.0), ("mixup", 0.0, 100.0)):
-        if options[name] is not None and not low <= options[name] <= high:
-            raise UsageError(f"--{name.replace('_', '-')} {options[name]} is not between {low:g} and {high:g}")
-    fill("layer_decay", 0.75, "early layers know what all images have in common")
+    if not 0 <= (options["mixup"] or 0) <= 100:
+        raise UsageError(f"--mixup {options['mixup']} is not between 0 and 100")
+    fill("layer_decay", 1.0 if train == "lora" else 0.75, "early layers know what all images have in common")
     options["mixup"] = options["mixup"] or 0.0
     size = 2
     while size < 64 and 8 * size * config.processes <= images:

@@ -21,6 +21,10 @@ def pretrain(
     accumulate: int = 1,
     seed: int = 0,
     pretrained: bool | str = False,
+    gentle: bool | None = None,
+    layer_decay: float | None = None,
+    lora: int = 0,
+    guard: bool | None = None,
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
     drop_path: float | None = None,
@@ -56,7 +60,7 @@ def pretrain(
     Args:
         data: folder, list file, `torchvision:NAME`, `parts`, or several of them; in Python also an array or a
             collection. For one pass of `max_steps`, a folder that may grow, `stream:PATH`; in Python any iterable.
-            Labels, where present, are only used to watch progress and for the final scores.
+            Labels, where present, are only used to watch progress, by a `guard`, and for the final scores.
         method: see `glocal methods`.
         backbone: any timm name, see `glocal backbones`.
         image_size: side of the (large) crops, pixels.
@@ -70,7 +74,15 @@ def pretrain(
         accumulate: micro-batches per step; batch statistics are then per micro-batch.
         seed: of everything random.
         pretrained: start from timm's released weights (true, or the name of others), or from those of a run or of a
-            local file (.safetensors, .pth).
+            local file (.safetensors, .pth). Such a run is `gentle` and has a `guard`.
+        gentle: change weights that see already with care: AdamW at a tenth of the usual rate, less in each layer
+            below, a warm-up of a tenth of the run, in whose first half the heads learn alone.
+        layer_decay: rate of each layer of the encoder, as a share of the rate of the layer above it.
+        lora: train, beside each of the encoder's matrices, a product of this rank in place of the matrix (0: not); it
+            is added in the end.
+        guard: hand over the best encoder that was seen during training, the start included, by scores on a sample of
+            the training images (with their labels or masks, where they have such), and stop where they fall below the
+            start's at two looks in a row.
         stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
         output_stride: of the feature map, by dilation (8, 16 or 32).
         drop_path: stochastic depth rate; by default the paper's in preset "paper", else 0.
@@ -121,7 +133,8 @@ def pretrain(
     config = PretrainConfig(
         data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
         backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
-        drop_path=drop_path, epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
+        gentle=gentle, layer_decay=layer_decay, lora=lora, guard=guard, drop_path=drop_path,
+        epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
         precision=precision, workers=workers, threads=threads, cache=cache, compile=compile,
@@ -184,7 +197,7 @@ def finetune(
         head: "classify" or "segment", or module:Class; by default what the data has, masks before labels.
         train: of the encoder nothing ("head"), its last quarter, products of rank 8 beside its weights ("lora"), or
             all.
-        layer_decay: learning rate of a layer as a fraction of the next one's, of twelve; 1 for all alike.
+        layer_decay: rate of each layer of the encoder, as a share of the rate of the layer above it.
         mixup: alpha of mix-up; 0 for none.
         class_weights: count each class alike, however many images it has.
         hold_out: share of the images to check on where there is no `val`; 0 to learn from all, and check on none.
