@@ -24,7 +24,7 @@ class Distill(nn.Module):
 
     Needs: an encoder that is better than this one, of any architecture; it sees the same crops. One view, any batch, no
     labels. Choose it to make a small encoder of a large one. Or, with `beside`, to keep another method near a released
-    encoder. Expect the frozen one's scores less some points, in a fraction of the epochs that learning alone takes.
+    encoder. Expect each term to begin near 1: it is the share of the frozen encoder's variance that is not predicted.
 
     Args:
         backbone: the encoder to train.
