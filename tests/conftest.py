@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -26,6 +27,11 @@ LONG = {"benchmarks", "comparison", "exporters", "methods", "pipeline", "trainin
 def pytest_collection_modifyitems(items):
     """Files that take long come first, so that no process is left with one when the others have ended."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
+    gc.freeze()  # what was imported is no garbage: it need not be searched
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

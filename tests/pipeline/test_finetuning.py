@@ -76,8 +76,8 @@ def test_the_commands_of_the_readme(encoder, labelled, tmp_path):
     done = command(
         "finetune", encoder, "--data", "labelled/", "--out", "ft/", "--max-steps", "8", "--workers=0", cwd=tmp_path
     )
-    assert "learning from 10 images, checked on 2" in done.stdout
-    assert "train last: 10 labelled images" in done.stdout
+    assert "learning from 10 images, checked on 2 others" in done.stdout
+    assert "train head: 10 images, too few to change the encoder by" in done.stdout
     done = command("predict", "ft/", "labelled/", "--out", "labels.csv", cwd=tmp_path)
     assert "12 of 12 images predicted" in done.stderr
     titles = [chart.title for chart in training_charts(read_run(tmp_path / "ft"))]
@@ -114,7 +114,7 @@ def test_whole_groups_are_held_out_and_all_may_be_learnt_from(encoder, labelled,
     (labelled / "groups.csv").write_text("\n".join(["image,patient", *lines]))
     settings = FAST | {"quiet": False, "max_steps": 2}
     out = glocal.finetune(str(encoder), str(labelled), out=str(tmp_path / "a"), split_by="patient", **settings)
-    assert "learning from 9 images, checked on 3: whole groups by patient" in capsys.readouterr().out
+    assert "learning from 9 images, checked on 3 others: whole groups by patient" in capsys.readouterr().out
     assert Run(out).scores()["meta"]["n_test"] == 3
     out = glocal.finetune(str(encoder), str(labelled), out=str(tmp_path / "b"), hold_out=0, **settings)
     assert "learning from 12 images, nothing is held out" in capsys.readouterr().out

@@ -37,10 +37,15 @@ def decide(
             return value
         return among[name]
 
-    train = fill("train", "last" if images < FEW and not dense else "all", f"{images:,} labelled images")
+    few = images < FEW and not dense
+    why = f"{images:,} images, {'too few' if few else 'enough'} to change the encoder by"
+    train = fill("train", "head" if few else "all", why)
     if not 0 <= (options["mixup"] or 0) <= 100:
         raise UsageError(f"--mixup {options['mixup']} is not between 0 and 100")
-    fill("layer_decay", 1.0 if train == "lora" else 0.75, "early layers know what all images have in common")
+    if train in ("last", "all"):
+        fill("layer_decay", 0.75, "early layers know what all images have in common")
+    elif config.layer_decay is None:
+        config = replace(config, layer_decay=1.0)
     options["mixup"] = options["mixup"] or 0.0
     size = 2
     while size < 64 and 8 * size * config.processes <= images:
@@ -54,7 +59,7 @@ def decide(
     if config.max_steps:
         epochs, why = -(-config.max_steps // per_epoch), f"{config.max_steps:,} steps"
     epochs = fill("epochs", epochs, why)
-    lr = fill("lr", {"head": 1e-4, "lora": 5e-4}.get(train, 1e-4), "AdamW; the head learns ten times as fast")
+    lr = fill("lr", {"head": 1e-5, "lora": 5e-4}.get(train, 1e-4), "AdamW; the head learns ten times as fast")
     usual: dict[str, Any] = {"weight_decay": 0.05, "warmup_epochs": 0.0, "workers": min(4, machine.cores)}
     usual |= {"precision": machine.precision, "threads": machine.threads}
     left: dict[str, Any] = {name: value for name, value in usual.items() if getattr(config, name) is None}

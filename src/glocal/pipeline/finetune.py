@@ -56,17 +56,18 @@ def start_finetuning(
     """Decide what was left open, make the run's directory, train, save; `settings` are `glocal.finetune`'s."""
     size = settings.pop("image_size")
     if isinstance(encoder, str):
-        pretrained = encoder if not encoder.endswith(":random") else False
         opened = load_encoder(encoder, image_size=size, trust_code=trust_code)
+        opened.pretrained = _start(encoder)
     else:
-        opened, pretrained = copy.deepcopy(encoder), "an encoder given in Python"
+        opened = copy.deepcopy(encoder)
+        opened.pretrained = "an encoder given in Python"
     own = {name: settings.pop(name) for name in OPTIONS}
     config = PretrainConfig(
         method="finetune",
         data=describe_spec(data),
         backbone=opened.name,
         image_size=size or opened.image_size,
-        pretrained=pretrained,
+        pretrained=opened.pretrained,
         options=own,
         **settings,
     )
@@ -76,6 +77,14 @@ def start_finetuning(
         return Run.create(out, name, command="finetune")
 
     return _finetune(config, data, opened, place, resume=False, quiet=quiet)
+
+
+def _start(encoder: str) -> bool | str:
+    """What `build_backbone` takes as `pretrained` to have the weights of an encoder that `load_encoder` opens."""
+    if not encoder.startswith("timm:"):
+        return encoder
+    kind = encoder.split(":", 2)[2:]
+    return True if not kind else False if kind == ["random"] else kind[0]
 
 
 def continue_finetuning(run: Run, data: Any, *, workers: int | None, trust_code: bool, quiet: bool) -> Path:
@@ -137,7 +146,7 @@ def _open(data: Any, head: str | None, share: float, column: str | None, seed: i
         labels = np.asarray(source.labels) if cls.needs == "labels" else None
         parts = held_out(len(source), seed, "finetune", labels=labels, share=share)
         kept, held = (Subset(source, at) for at in parts)
-        said = f"{share:.0%} of the images"
+        said = f"about {share:.0%} of them"
     if not len(held):
         raise UsageError(f"{source.name} has {len(source)} image(s), too few to hold some back to check on")
     return name, _Split(source, cls.read(kept, whole.classes), cls.read(held, whole.classes), said)
@@ -198,7 +207,7 @@ def _finetune(
             return Look({f"validation/{key}": x for key, x in score(trained, method.head, some, **settings).items()})
 
         if fabric.is_global_zero and not quiet:
-            said = f"checked on {len(split.held.source):,}: {split.said}" if split.held else split.said
+            said = f"checked on {len(split.held.source):,} others: {split.said}" if split.held else split.said
             title = f"fine-tuning · {encoder.name} · {describe(split.everything)} → {run}"
             print("\n  ".join([title, f"learning from {len(split.train.source):,} images, {said}", *notes]))
         plan: dict[str, Any] = {"optimization": method.optimization, "schedule": schedule, "seed": config.seed}
