@@ -171,7 +171,7 @@ def finetune(
     quiet: bool = False,
     trust_code: bool = False,
 ) -> Path:
-    """Teach an encoder from labelled images to name classes or to segment.
+    """Teach an encoder classes or masks, from labelled images.
 
     What is left at None is decided from the number of images, and said in the log and in config.yaml.
 

@@ -199,10 +199,8 @@ def _finetune(
             known = replace(batch, extra={**batch.extra, "target": split.train.target(batch)})
             return appearance(known, epoch, device)
 
-        def monitor(trained: Any, epoch: int) -> dict[str, float]:
-            if split.held is None:
-                return {}
-            some = spread_over(split.held.source, CHECKED)
+        def check(held: Labelled, trained: Any, epoch: int) -> dict[str, float]:
+            some = spread_over(held.source, CHECKED)
             return {f"validation/{key}": x for key, x in score(trained, method.head, some, **settings).items()}
 
         if fabric.is_global_zero and not quiet:
@@ -210,6 +208,7 @@ def _finetune(
             title = f"fine-tuning · {encoder.name} · {describe(split.everything)} → {run}"
             print("\n  ".join([title, f"learning from {len(split.train.source):,} images, {said}", *notes]))
         plan: dict[str, Any] = {"optimization": method.optimization, "schedule": schedule, "seed": config.seed}
+        monitor = partial(check, split.held) if split.held else None
         ended = fit(fabric, method, loader, finish, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         skipped = {split.train.source.key(i): why for i, why in ended.skipped.items()}
         skipped |= split.train.skipped | (split.held.skipped if split.held else {})
