@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 ROOT, RESULTS = Path(__file__).parents[1], Path(__file__).parent / "results" / "mutants.json"
-FILES = ("losses/*.py", "views/*.py", "evaluation/*.py", "training/defaults.py")
+FILES = ("losses/*.py", "views/*.py", "evaluation/*.py", "training/defaults.py", "training/rates.py")
 TABLES = ("severities.py",)  # published numbers: a test could only repeat them
 DEPENDENTS = 3  # test files beside the one that mirrors; all of them with --go-on
 SECONDS = 300  # of the processor, after which a mutant counts as killed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from glocal.backbones import build_backbone
-
 from glocal.data import PartsWorld
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -27,6 +27,11 @@ LONG = {"benchmarks", "comparison", "exporters", "methods", "pipeline", "trainin
 def pytest_collection_modifyitems(items):
     """Files that take long come first, so that no process is left with one when the others have ended."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
+    gc.freeze()  # what was imported is no garbage: it need not be searched
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

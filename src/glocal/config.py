@@ -11,7 +11,7 @@ from glocal.errors import UsageError
 
 RENAMED = {"trust": "trust_coefficient"}
 """Options by the names that older config.yaml files have."""
-ABSENT = {"cache": False, "compile": False}
+ABSENT = {"cache": False, "compile": False, "gentle": False, "layer_decay": 1.0, "guard": False}
 """What runs did from before there was such an option."""
 
 
@@ -29,6 +29,10 @@ class PretrainConfig:
     backbone: str = "resnet50"
     image_size: int = 224
     pretrained: bool | str = False
+    gentle: bool | None = None
+    layer_decay: float | None = None
+    lora: int = 0
+    guard: bool | None = None
     stem: Literal["native", "cifar"] = "native"
     output_stride: int | None = None
     drop_path: float | None = None
@@ -132,6 +136,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (2, 1e7),
     "report_images": (10, 1e9),
     "drop_path": (0, 0.999),
+    "layer_decay": (0, 1),
+    "lora": (0, 1024),
 }
 
 

@@ -48,6 +48,7 @@ class Run:
         self.metrics_file = self.path / "metrics.jsonl"  # an object a line, training and monitor lines
         self.checkpoint_file = self.path / "checkpoints" / "last.pt"  # all that going on needs
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"
+        self.best_file = self.path / "checkpoints" / "best.pt"  # the best encoder that a guard saw
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"  # weights and description
         self.head_files = self.path / "head.safetensors", self.path / "head.json"  # of a fine-tuned encoder
         self.inventory_file = self.path / "data.txt.gz"

@@ -163,19 +163,19 @@ def test_damaged_encoders(tmp_path):
 
 
 def test_a_file_of_weights_is_an_encoder_where_its_network_is_named(tmp_path):
-    backbone = trained("resnet18", image_size=64)
+    backbone = trained("test_resnet")
     torch.save(backbone.model.state_dict(), tmp_path / "theirs.pth")
     save_encoder(backbone, tmp_path / "run")
     moved = (tmp_path / "run" / "encoder.safetensors").replace(tmp_path / "moved.safetensors")
     for file in (tmp_path / "theirs.pth", moved):
-        loaded = load_encoder(f"timm:resnet18:{file}", image_size=64)
+        loaded = load_encoder(f"timm:test_resnet:{file}")
         assert (loaded.pretrained, loaded.training) == (False, False)
         assert torch.equal(loaded(IMAGE).pooled, backbone(IMAGE).pooled)
         with pytest.raises(UsageError, match=f"name it, timm:NAME:{re.escape(str(file))}"):
             load_encoder(file)
     with pytest.raises(UsageError, match="does not fit"):
-        load_encoder(f"timm:resnet50:{moved}")
-    save_encoder(trained("test_resnet"), tmp_path / "run")  # whose folder holds another file, too
+        load_encoder(f"timm:test_vit:{moved}")
+    save_encoder(backbone, tmp_path / "run")  # whose folder holds another file, too
     with pytest.raises(UsageError, match="does not say of which network"):
         load_encoder(moved.replace(tmp_path / "run" / "other.safetensors"))
 

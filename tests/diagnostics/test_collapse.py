@@ -69,8 +69,8 @@ def test_no_alarm_at_random_initialisation(backbone):
         torch.manual_seed(0)
         encoder = build_backbone(backbone, image_size=64).eval()
     watch = OnlineEval(PartsWorld(24, 64), image_size=64, seed=0)
-    pooled, dense, _ = watch.features(encoder)
-    assert check_features(pooled, dense) is None
+    seen = watch.features(encoder)
+    assert check_features(seen.pooled, seen.dense.flatten(0, 1)) is None
 
 
 def test_a_healthy_log():

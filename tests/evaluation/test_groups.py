@@ -12,7 +12,7 @@ from glocal.data import ArraySource, Groups, open_source, split_by
 from glocal.data.filelist import read_groups
 from glocal.errors import UsageError
 from glocal.evaluation import EvalContext, evaluate_encoder, find_task
-from glocal.evaluation.groups import PerImage, by_group, classes_listed, group_lines, scores_by_group
+from glocal.evaluation.groups import PerImage, by_group, classes_listed, difference, group_lines, scores_by_group
 from glocal.evaluation.segment import areas, mean_iou
 from glocal.pipeline import score_table
 
@@ -203,3 +203,28 @@ def test_harm_needs_groups_and_a_classifier(photos, cameras):
     assert set(found["linear"]["harmful"]) == {"camera", "place"}
     assert "harmful" not in found["knn"]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_difference_is_paired_by_image():
+    """The closed form of the interval of a mean of paired differences; apart, the same scores would say nothing."""
+    draw = np.random.default_rng(0)
+    hard = draw.random(500)
+    mine, theirs = PerImage.mean("a", np.arange(500), hard + 0.02), PerImage.mean("a", np.arange(500), hard)
+    more, (low, high) = difference(mine, theirs)
+    assert [more, low, high] == pytest.approx([0.02] * 3)
+    noisy = PerImage.mean("a", np.arange(500), hard + 0.02 + 0.1 * draw.normal(size=500))
+    more, (low, high) = difference(noisy, theirs)
+    apart = noisy.parts[:, 0] - hard
+    assert more == pytest.approx(apart.mean())
+    assert (high - low) / 2 == pytest.approx(1.96 * apart.std() / 500**0.5, rel=0.15)
+    order = draw.permutation(500)
+    assert difference(noisy, PerImage.mean("a", order, hard[order])) == difference(noisy, theirs)
+    some = PerImage.mean("a", np.arange(100, 500), hard[100:])  # the others could not be read
+    assert difference(noisy, some)[0] == pytest.approx(apart[100:].mean())
+
+
+def test_a_difference_of_what_is_no_mean_over_images():
+    """Mean IoU: of two classes, one image each is all wrong for one encoder."""
+    right = np.array([[4.0, 0.0, 4.0, 4.0], [0.0, 4.0, 4.0, 4.0]])
+    better = PerImage("miou", np.arange(2), np.array([[4.0, 0.0, 4.0, 0.0], [0.0, 4.0, 0.0, 4.0]]), mean_iou)
+    assert difference(better, PerImage("miou", np.arange(2), right, mean_iou))[0] == pytest.approx(0.5)

@@ -18,7 +18,7 @@ from glocal.training.buffers import check_buffers
 from glocal.views import Appearance, Batch, PlainImages, Recipe, ViewLoader
 from processes import on_processes
 
-IMAGES = 8
+IMAGES, SIZE = 8, 48
 FEWER: dict[str, dict] = {
     "swav": {"queue": 16, "queue_from": 0.0},
     "nnclr": {"queue": 20},
@@ -30,13 +30,13 @@ TRANSFORMERS = {"msn", "loca"}  # they drop tokens
 def build(name):
     """The method, as narrow as it goes, and its small crops smaller than the others."""
     cls = method_class(name)
-    narrow = {"image_size": 64, "small_crops": 2, "small_size": 32, "prototypes": 12, "clusters": 8, "outputs": 12}
+    narrow = {"image_size": SIZE, "small_crops": 2, "small_size": 32, "prototypes": 12, "clusters": 8, "outputs": 12}
     narrow |= {"hidden": 16, "bottleneck": 8, "components": 3, "support_classes": 3, "projector": (16, 8)}
     narrow |= {"predictor": (16, 8), "local_projector": (8, 8), **cls.needs, **FEWER.get(name, {})}
     known = resolve_options(cls, "small", IMAGES, {})
     torch.manual_seed(0)
     backbone = "test_vit" if name in TRANSFORMERS else "test_resnet"
-    encoder = build_backbone(backbone, image_size=64, pool=cls.pool)
+    encoder = build_backbone(backbone, image_size=SIZE, pool=cls.pool)
     taken = {option: value for option, value in narrow.items() if type(known.get(option)) is type(value)}
     return cls(encoder, **known | taken)
 
@@ -50,7 +50,7 @@ def batch_of(method, seed):
     batch = Batch(parts, torch.arange(IMAGES).chunk(world_size())[rank()])
     if method.recipe.support:
         label = torch.tensor([1, 1, 4, 4, 7, 7]).chunk(world_size())[rank()]
-        batch.support = Batch([random_view(6, 64, 99, torch.float64)], torch.arange(len(label)), label=label)
+        batch.support = Batch([random_view(6, SIZE, 99, torch.float64)], torch.arange(len(label)), label=label)
     return batch
 
 
@@ -60,7 +60,7 @@ def plan_of(method):
         return None
     loader = ViewLoader(open_source("parts:n=24,size=40"), Recipe(()), batch_size=6, seed=0)
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, 0)
-    bank = PlainImages(loader, 64, appearance, device=torch.device("cpu"), rank=rank(), world_size=world_size())
+    bank = PlainImages(loader, SIZE, appearance, device=torch.device("cpu"), rank=rank(), world_size=world_size())
     plan = method.before_epoch(bank)
     if isinstance(method, DeepClusterV2):  # deals its images out, so that k-means starts elsewhere: fix its outcome
         for head in method.prototypes:

@@ -97,7 +97,7 @@ def test_what_cannot_be_learnt_from_is_refused_in_a_line(encoder, labelled, tmp_
     refused("learns from masks; labelled has none", head="segment")
     refused("neither labels .* nor masks", str(labelled / "dark"))
     refused("--hold-out 1.0 is not a share", hold_out=1.0)
-    refused("--layer-decay 2 is not between", layer_decay=2)
+    refused("--layer-decay 2 is too large", layer_decay=2)
     refused("no groups 'patient'", split_by="patient")
     refused("fewer than a batch of 64", batch_size=64)
     for file in sorted((labelled / "dark").iterdir())[1:]:

@@ -107,3 +107,65 @@ def test_what_has_no_main_score_is_not_judged():
         "nothing can be said"
         in verdict_on({"rank": {"rank_pooled": 9.0}}, start={"rank": {"rank_pooled": 1.0}}).sentence
     )
+
+
+TITLES = {"knn": "top1", "segment": "miou", "stability": "retrieval", "correspond": "within_1_cell"}
+
+
+def continued(*, steps: int = 90, pixels: bool = False, **gains: tuple[float, float]) -> Verdict:
+    """On a run from released weights that scored .5, of differences and half their intervals."""
+    mine = {task: {TITLES[task]: 0.5 + more} for task, (more, _) in gains.items()}
+    begun = {task: {TITLES[task]: 0.5} for task in gains}
+    scores = {"encoder": mine, "start": begun} | ({"pixels": begun} if pixels else {})
+    paired = {task: [more, [more - half, more + half]] for task, (more, half) in gains.items()}
+    meta = {"n_test": 100, "start": "timm's released weights", "gains": paired}
+    run = RunRecord(Path("."), scores=scores, meta=meta, encoder={"extra": {"images": 3000, "steps": steps}})
+    return judge(run, tables(run))
+
+
+def first(verdict: Verdict) -> str:
+    return verdict.sentence.partition(" The encoder is better")[0]
+
+
+def test_photographs_that_improved_an_encoder():
+    verdict = continued(knn=(0.031, 0.012))
+    assert first(verdict) == "Your 3,000 photographs improved this encoder by +3.1 ± 1.2 points in nearest neighbours."
+    assert verdict.gains["Nearest neighbours"]["start"].mark == "✓"  # 100 images apart would not show it
+    assert verdict.good
+
+
+def test_photographs_that_improved_it_in_one_task_only():
+    verdict = continued(knn=(-0.03, 0.01), segment=(0.02, 0.01), stability=(0.3, 0.1))
+    assert first(verdict) == (
+        "Your 3,000 photographs improved this encoder by +2.0 ± 1.0 points in segmentation"
+        " (worse: −3.0 ± 1.0 points in nearest neighbours)."
+    )
+    assert "stability" not in verdict.sentence.lower()  # it is what training asks for
+
+
+def test_photographs_that_did_not():
+    verdict = continued(knn=(0.01, 0.02))
+    assert first(verdict) == (
+        "Your 3,000 photographs did not improve this encoder (no difference: +1.0 ± 2.0 points in nearest neighbours)."
+    )
+    assert not verdict.good
+    worse = continued(knn=(-0.05, 0.02))
+    assert "did not improve this encoder (worse: −5.0 ± 2.0 points" in worse.sentence
+
+
+def test_a_start_that_is_handed_over():
+    said = "Your 3,000 photographs did not improve this encoder: it is handed over as it was."
+    assert first(continued(steps=0, knn=(0.0, 0.0))) == said
+
+
+def test_without_labels_no_more_is_claimed_than_was_measured():
+    verdict = continued(stability=(0.25, 0.04), correspond=(0.001, 0.01))
+    assert first(verdict) == (
+        "Your 3,000 photographs improved this encoder by +25.0 ± 4.0 points in stability (no difference: +0.1 ± 1.0"
+        " points in correspondence). What else it is good for, images without labels do not say."
+    )
+
+
+def test_from_scratch_the_sentence_stays():
+    run = RunRecord(Path("."), scores={"encoder": knn(0.6), "start": knn(0.4)}, meta={"n_test": 1000})
+    assert judge(run, tables(run)).sentence.startswith("The encoder is better than random initialisation")

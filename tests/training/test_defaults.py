@@ -13,7 +13,8 @@ from glocal.config import PretrainConfig
 from glocal.methods import Optimization
 from glocal.run import Run
 from glocal.training import Machine, Resolved, resolve, this_machine
-from glocal.training.defaults import SHORT, _momentum, finer_stride
+from glocal.training.defaults import _momentum, finer_stride
+from glocal.training.rates import SHORT
 
 MACHINE = Machine(cores=4, threads=3, precision="32-true")
 
@@ -75,7 +76,7 @@ def test_a_method_that_matches_no_cells_keeps_its_map(tmp_path) -> None:
 
 def decided(spec: Optimization, steps: int, **given) -> Resolved:
     """What becomes of a method's own optimisation in a run of so many steps of 64 images."""
-    config = PretrainConfig(method="simclr", epochs=1, **({"batch_size": 64} | given))
+    config = PretrainConfig(method="simclr", **({"batch_size": 64, "epochs": 1} | given))
     return resolve(config, range(64 * steps), replace(MACHINE, published=spec))[0]
 
 
@@ -283,3 +284,48 @@ def test_wheels_without_a_question_about_instructions_are_not_asked_it(monkeypat
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert this_machine("auto").precision == "32-true"
+
+
+GENTLE = {"lars": 5e-4, "adamw": 2e-4}
+
+
+@pytest.mark.parametrize("optimizer", GENTLE)
+def test_weights_that_see_already_are_changed_with_care(optimizer) -> None:
+    spec = Optimization(optimizer, lr=2e-4, weight_decay=0.01, frozen={"head": 1.0})
+    run = decided(spec, 100, pretrained="weights.pth", epochs=200)
+    config, usual = run.config, decided(spec, 100, epochs=200, optimizer="adamw")
+    assert (config.gentle, config.guard, config.layer_decay, config.optimizer) == (True, True, 0.8, "adamw")
+    assert config.lr == pytest.approx(usual.config.lr / 10)
+    assert run.schedule.lr * run.optimization.lr_of[""] == pytest.approx(usual.schedule.lr)  # the heads'
+    assert run.optimization.lr_of["encoder."] == 1.0
+    assert config.warmup_epochs == 20
+    assert run.optimization.frozen == {"head": 1.0, "encoder.": 10.0}
+    assert run.optimization.layer_decay == 0.8
+    again, notes = resolve(config, range(6400), replace(MACHINE, published=spec))
+    assert again == run
+    assert not [note for note in notes if "gentle" in note or "lr" in note]
+
+
+def test_from_scratch_nothing_is_gentle() -> None:
+    spec = Optimization("lars", lr=0.3, weight_decay=1e-6)
+    run = decided(spec, 100)
+    assert (run.config.gentle, run.config.guard, run.config.layer_decay) == (False, False, 1.0)
+    assert (run.optimization.lr_of, run.optimization.frozen, run.optimization.layer_decay) == ({}, {}, 1.0)
+    plain = decided(spec, 100, pretrained="weights.pth", gentle=False, guard=False)
+    assert (plain.optimization, plain.schedule) == (run.optimization, run.schedule)
+
+
+def test_what_is_given_wins_over_care() -> None:
+    spec = Optimization("lars", lr=0.3, weight_decay=1e-6)
+    given = {"lr": 0.7, "layer_decay": 0.3, "warmup_epochs": 1.0, "optimizer": "sgd", "guard": False}
+    run = decided(spec, 100, pretrained=True, **given)
+    assert {name: getattr(run.config, name) for name in given} == given
+    assert (run.schedule.lr, run.optimization.layer_decay, run.optimization.optimizer) == (0.7, 0.3, "sgd")
+    assert decided(spec, 100, pretrained=True, lr=0.7).config.optimizer == "lars"  # whose rate it is
+
+
+def test_a_teacher_that_starts_from_good_weights_need_not_forget_them() -> None:
+    momentum = lambda **given: resolve(
+        PretrainConfig(method="byol", batch_size=64, epochs=1, **given), range(6400), MACHINE
+    )[0].config.options["momentum"]
+    assert (momentum(), momentum(pretrained=True), momentum(pretrained=True, gentle=False)) == (0.9, 0.99, 0.9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -237,3 +238,39 @@ def test_steps_cost_few_operations_however_many_parameters_there_are():
         return spent
 
     assert cost(2) == cost(40)
+
+
+def shares(backbone: str, decay: float, **more) -> dict[str, float]:
+    """Of each parameter that trains, by name, its group's share of the rate."""
+    encoder = build_backbone(backbone, image_size=32)
+    method = method_class("vicreg")(encoder, image_size=32, projector=(8, 8))
+    optimizer = build_optimizer(method, Optimization("adamw", 1.0, 0.1, layer_decay=decay, **more), lr=1.0)
+    of = {p: group["lr_share"] for group in optimizer.param_groups for p in group["params"]}
+    return {name: of[p] for name, p in method.named_parameters()}
+
+
+DEEP = "resnet18", "test_vit", "mobilenet_v1_025", "rf109_resnet18", "sobel_alexnet", "sobel_resnet18", "convnext_atto"
+
+
+@pytest.mark.parametrize("backbone", DEEP)
+def test_each_layer_of_the_encoder_gets_a_share_of_the_rate_of_that_above_as_timm_has_it(backbone):
+    found = shares(backbone, 0.5)
+    model = build_backbone(backbone, image_size=32).model
+    groups = timm.optim.param_groups_layer_decay(model, layer_decay=0.5)
+    timms = {p: group["lr_scale"] for group in groups for p in group["params"]}
+    assert {name: found[f"encoder.model.{name}"] for name, _ in model.named_parameters()} == {
+        name: timms[p] for name, p in model.named_parameters()
+    }
+    assert len(set(timms.values())) > 4
+    assert {value for name, value in found.items() if name.startswith("projector.")} == {1.0}
+    assert set(shares(backbone, 1.0).values()) == {1.0}
+
+
+def test_layers_by_hand():
+    """The last block is the top; below the first there is the stem. MobileNet's pairs of convolutions are one layer."""
+    vit, mobilenet = shares("test_vit", 0.5), shares("mobilenet_v1_025", 0.5, lr_of={"": 10.0, "encoder.": 1.0})
+    assert [vit[f"encoder.model.blocks.{k}.attn.qkv.weight"] for k in range(6)] == [2.0 ** (k - 5) for k in range(6)]
+    assert vit["encoder.model.patch_embed.proj.weight"] == vit["encoder.model.pos_embed"] == 2.0**-6
+    found = [mobilenet[f"encoder.model.layers.{n}.conv.weight"] for n in range(27)]
+    assert found == [2.0**-13, *(2.0 ** (pair - 12) for pair in range(13) for _ in range(2))]
+    assert mobilenet["projector.0.weight"] == 10.0

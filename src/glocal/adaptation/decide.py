@@ -40,12 +40,12 @@ def decide(
     few = images < FEW and not dense
     why = f"{images:,} images, {'too few' if few else 'enough'} to change the encoder by"
     train = fill("train", "head" if few else "all", why)
-    for name, low, high in (("layer_decay", 0.0, 1.0), ("mixup", 0.0, 100.0)):
-        if options[name] is not None and not low <= options[name] <= high:
-            raise UsageError(f"--{name.replace('_', '-')} {options[name]} is not between {low:g} and {high:g}")
+    if not 0 <= (options["mixup"] or 0) <= 100:
+        raise UsageError(f"--mixup {options['mixup']} is not between 0 and 100")
     if train in ("last", "all"):
         fill("layer_decay", 0.75, "early layers know what all images have in common")
-    options["layer_decay"] = options["layer_decay"] or 1.0
+    elif config.layer_decay is None:
+        config = replace(config, layer_decay=1.0)
     options["mixup"] = options["mixup"] or 0.0
     size = 2
     while size < 64 and 8 * size * config.processes <= images:

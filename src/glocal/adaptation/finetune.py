@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glocal.adaptation.layers import Train, choose_layers, layer_rates
+from glocal.adaptation.layers import Train, choose_layers
 from glocal.backbones import Backbone
 from glocal.distributed import all_sum, world_size
 from glocal.evaluation.segment import looks_of
@@ -31,7 +31,7 @@ class FineTuning(nn.Module):
         head: see `glocal.adaptation.Head`.
         image_size: side of the crops, pixels.
         train: what of the encoder trains.
-        layer_decay: factor on the learning rate from a layer to the one before it, of twelve.
+        layer_decay: factor on the learning rate of each layer of the encoder against that of the layer above it.
         mixup: alpha of mix-up (Zhang et al. 2018, arXiv 1710.09412); 0 for none.
         weights: (K,) of each class in the loss, of mean 1 over the answers; None: 1.
         weight_decay: of AdamW.
@@ -52,7 +52,6 @@ class FineTuning(nn.Module):
         weight_decay: float = 0.05,
     ) -> None:
         super().__init__()
-        rates = {} if train == "lora" else layer_rates(encoder, layer_decay)
         choose_layers(encoder, train)
         self.encoder, self.head, self.trains, self.mixup = encoder, head, train, mixup
         self.register_buffer("weights", None if weights is None else torch.from_numpy(weights).float())
@@ -60,7 +59,12 @@ class FineTuning(nn.Module):
         self.recipe = Recipe((Crop(image_size, scale=head.scale, **mild),))
         still = {"encoder.": 1e9}  # epochs; the loop allows a tenth of the run
         self.optimization = Optimization(
-            "adamw", lr=1e-4, weight_decay=weight_decay, lr_of={**rates, "head.": HEAD_RATE}, frozen=still
+            "adamw",
+            lr=1e-4,
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+            lr_of={"head.": HEAD_RATE},
+            frozen=still,
         )
 
     def train(self, mode: bool = True) -> "FineTuning":

@@ -1,18 +1,18 @@
-"""Which layers of an encoder train, and how fast: the first ones know what all images have in common."""
+"""Which layers of an encoder train: the first ones know what all images have in common."""
 
 import logging
 import math
+from types import SimpleNamespace
 from typing import Literal
 
 from glocal.backbones import Backbone
 from glocal.backbones.lora import add_lora
+from glocal.training.optimizers import layer_factors
 
 Train = Literal["head", "last", "lora", "all"]
 
 LAST = 0.25
 """Part of the layers that "last" means."""
-LAYERS = 12
-"""Layers over which a decay is published (BEiT, Bao et al. 2022): deeper networks fall by as much from end to end."""
 
 
 def depths(encoder: Backbone) -> dict[str, float]:
@@ -20,13 +20,10 @@ def depths(encoder: Backbone) -> dict[str, float]:
 
     Layers are timm's own (`group_matcher`); of a network without, all are one.
     """
-    from timm.optim import param_groups_layer_decay
-
-    names = {id(parameter): name for name, parameter in encoder.model.named_parameters()}
+    names = {parameter: name for name, parameter in encoder.model.named_parameters()}
     logging.getLogger("timm.optim._param_groups").setLevel(logging.ERROR)  # what it says of one layer is for developers
-    found: dict[str, float] = {}
-    for group in param_groups_layer_decay(encoder.model, layer_decay=0.5):  # a power of two, to count with
-        found |= {names[id(parameter)]: -math.log2(group["lr_scale"]) for parameter in group["params"]}
+    factors = layer_factors(SimpleNamespace(encoder=encoder), 0.5)  # a power of two, to count with
+    found = {names[parameter]: -math.log2(factor) for parameter, factor in factors.items()}
     most = max(found.values(), default=0) or 1
     return {name: far / most for name, far in found.items()}
 
@@ -41,10 +38,3 @@ def choose_layers(encoder: Backbone, train: Train, *, rank: int = 8) -> None:
         add_lora(encoder, rank, 2.0 * rank)
     elif train == "head":
         encoder.requires_grad_(False)
-
-
-def layer_rates(encoder: Backbone, decay: float) -> dict[str, float]:
-    """Factor on the learning rate of each parameter, by its name in a method: `decay` per layer from the end."""
-    if decay == 1:
-        return {}
-    return {f"encoder.model.{name}": decay ** (LAYERS * far) for name, far in depths(encoder).items()}

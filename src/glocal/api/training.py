@@ -21,6 +21,10 @@ def pretrain(
     accumulate: int = 1,
     seed: int = 0,
     pretrained: bool | str = False,
+    gentle: bool | None = None,
+    layer_decay: float | None = None,
+    lora: int = 0,
+    guard: bool | None = None,
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
     drop_path: float | None = None,
@@ -56,7 +60,7 @@ def pretrain(
     Args:
         data: folder, list file, `torchvision:NAME`, `parts`, or several of them; in Python also an array or a
             collection. For one pass of `max_steps`, a folder that may grow, `stream:PATH`; in Python any iterable.
-            Labels, where present, are only used to watch progress and for the final scores.
+            Labels, where present, are only used to watch progress, by a `guard`, and for the final scores.
         method: see `glocal methods`.
         backbone: any timm name, see `glocal backbones`.
         image_size: side of the (large) crops, pixels.
@@ -70,7 +74,15 @@ def pretrain(
         accumulate: micro-batches per step; batch statistics are then per micro-batch.
         seed: of everything random.
         pretrained: start from timm's released weights (true, or the name of others), or from those of a run or of a
-            local file (.safetensors, .pth).
+            local file (.safetensors, .pth). Such a run is `gentle` and has a `guard`.
+        gentle: change weights that see already with care: AdamW at a tenth of the usual rate, less in each layer
+            below, a warm-up of a tenth of the run, in whose first half the heads learn alone.
+        layer_decay: rate of each layer of the encoder, as a share of the rate of the layer above it.
+        lora: train, beside each of the encoder's matrices, a product of this rank in place of the matrix (0: not); it
+            is added in the end.
+        guard: hand over the best encoder that was seen during training, the start included, by scores on a sample of
+            the training images (with their labels or masks, where they have such), and stop where they fall below the
+            start's at two looks in a row.
         stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
         output_stride: of the feature map, by dilation (8, 16 or 32).
         drop_path: stochastic depth rate; by default the paper's in preset "paper", else 0.
@@ -121,7 +133,8 @@ def pretrain(
     config = PretrainConfig(
         data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
         backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
-        drop_path=drop_path, epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
+        gentle=gentle, layer_decay=layer_decay, lora=lora, guard=guard, drop_path=drop_path,
+        epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
         precision=precision, workers=workers, threads=threads, cache=cache, compile=compile,
@@ -139,98 +152,6 @@ def pretrain(
         raise UsageError("no data given; name a folder of images, for example: glocal pretrain photos/")
     with consent(trust_code):
         return start_run(config, data, out=out, quiet=quiet)
-
-
-def finetune(
-    encoder: str | Any = None,
-    data: str | list[str] | Any = None,
-    *,
-    out: str | None = None,
-    resume: str | None = None,
-    head: str | None = None,
-    train: Literal["head", "last", "lora", "all"] | None = None,
-    layer_decay: float | None = None,
-    mixup: float | None = None,
-    class_weights: bool = False,
-    hold_out: float = 0.2,
-    split_by: str | None = None,
-    image_size: int | None = None,
-    epochs: int | None = None,
-    max_steps: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    weight_decay: float | None = None,
-    seed: int = 0,
-    accelerator: str = "auto",
-    devices: int = 1,
-    precision: Literal["bf16-mixed", "16-mixed", "32", "32-true"] | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
-    checkpoint_steps: int = 0,
-    report: bool = True,
-    quiet: bool = False,
-    trust_code: bool = False,
-) -> Path:
-    """Teach an encoder classes or masks, from labelled images.
-
-    What is left at None is decided from the number of images, and said in the log and in config.yaml.
-
-    Args:
-        encoder: what `load` takes, or a Backbone.
-        data: labelled images: a sub-folder for each class, a list with a column label, or images/ and masks/. Where
-            there is a `val`, it is checked on that; else some images are held out. A `test` is not looked at.
-        out: the folder for encoder and head; by default runs/finetune-BACKBONE-DATA-K.
-        resume: such a folder to go on with; all else comes from its config.yaml, but for `workers` and `quiet`.
-        head: "classify" or "segment", or module:Class; by default what the data has, masks before labels.
-        train: of the encoder nothing ("head"), its last quarter, products of rank 8 beside its weights ("lora"), or
-            all.
-        layer_decay: learning rate of a layer as a fraction of the next one's, of twelve; 1 for all alike.
-        mixup: alpha of mix-up; 0 for none.
-        class_weights: count each class alike, however many images it has.
-        hold_out: share of the images to check on where there is no `val`; 0 to learn from all, and check on none.
-        split_by: hold out whole groups by this column of the data's groups.csv or list: a patient, a video.
-        image_size: by default the encoder's own.
-        epochs: passes over the images.
-        max_steps: stop after so many optimiser steps.
-        batch_size: images per step and process.
-        lr: peak learning rate of the encoder's last layer.
-        weight_decay: on parameters of more than one dimension.
-        seed: of everything random.
-        accelerator: "auto", "cpu", "cuda" or "mps".
-        devices: processes on this machine.
-        precision: autocast dtype.
-        workers: loader processes; the result does not depend on them.
-        threads: of this process on the CPU.
-        checkpoint_steps: checkpoint every so many steps, beside those at epochs and every five minutes.
-        report: write report.html.
-        quiet: print nothing.
-        trust_code: import what the encoder's or the run's files name as module:attribute.
-
-    Returns:
-        The folder: `glocal.predict` takes it, and as an encoder so does all else.
-
-    Raises:
-        UsageError: for bad options or unusable data.
-        TrainingStopped: on divergence or interruption; the run can be resumed.
-    """
-    from glocal.pipeline.finetune import continue_finetuning, start_finetuning
-    from glocal.run import Run
-
-    shared: dict[str, Any] = {"trust_code": trust_code, "quiet": quiet}
-    if resume is not None:
-        if encoder is not None:
-            raise UsageError(f"--resume takes all but --workers from {resume}; leave the encoder out")
-        return continue_finetuning(Run(resume), data, workers=workers, **shared)
-    if encoder is None or data is None:
-        raise UsageError("give an encoder and labelled images: glocal finetune runs/NAME --data labelled/ --out ft/")
-    settings = {
-        "head": head, "train": train, "layer_decay": layer_decay, "mixup": mixup, "class_weights": class_weights,
-        "hold_out": hold_out, "split_by": split_by, "image_size": image_size, "epochs": epochs, "max_steps": max_steps,
-        "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "seed": seed, "accelerator": accelerator,
-        "devices": devices, "precision": precision, "workers": workers, "threads": threads,
-        "checkpoint_steps": checkpoint_steps, "report": report,
-    }  # fmt: skip
-    return start_finetuning(encoder, data, settings, out=out, **shared)
 
 
 def compare(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from glocal.backbones import mobilenet
 from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone
 from glocal.backbones.weights import encoder_weights, load_weights, read_checkpoint, read_weights
@@ -93,6 +92,8 @@ def _released(name: str, *, pretrained: bool | Path | str, image_size: int | Non
 
 def _network_of(path: Path) -> str:
     """The network that a bare file of weights is of; `UsageError` where it does not say so."""
+    from glocal.backbones import mobilenet  # which needs timm
+
     if name := mobilenet.name_of(read_weights(path)):
         return name
     raise UsageError(

@@ -4,6 +4,7 @@ Small released weights of it are BatchNorm-free: it is folded into the convoluti
 of the network, too, in which nothing would else keep the features that they were trained for.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -78,6 +79,10 @@ class MobileNet(nn.Module):
         self.feature_info = [{"num_chs": width, "reduction": stride, "module": "layers"}]
         self.pretrained_cfg = {"input_size": (3, size, size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """How deep a parameter is, as timm asks for it: a depthwise and a pointwise convolution are one layer."""
+        return lambda name: (int(name.split(".")[1]) + 1) // 2
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, (B, D, H, W)."""
         return self.layers(x)
@@ -85,10 +90,6 @@ class MobileNet(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a map, or its mean (B, D)."""
         return self.head(x, pre_logits=pre_logits)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """For timm, which parameters are of which layer: a depthwise convolution and its pointwise one are one."""
-        return {"stem": r"^layers\.0\.", "blocks": r"^layers\.(\d+)"}
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:

@@ -45,6 +45,10 @@ class AlexNet(nn.Module):
         self.feature_info = [{"num_chs": width, "reduction": 32, "module": "features"}]
         self.pretrained_cfg = {"input_size": (3, 224, 224), "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """How deep a parameter is, as timm asks for it."""
+        return {"layers": r"^features\.(\d+)"}
+
     def forward_features(self, x: Tensor) -> Tensor:
         return self.features(x)
 

@@ -11,6 +11,7 @@ from glocal.data import listed
 from glocal.errors import UsageError
 from glocal.evaluation.evaluate import evaluate_encoder, possible_tasks
 from glocal.evaluation.extract import device_of
+from glocal.evaluation.groups import PerImage, difference
 from glocal.features import Features
 from glocal.random import derive
 from glocal.views import grid_centers
@@ -96,8 +97,18 @@ def baselines(encoder: Backbone, *, seed: int = 0) -> dict[str, nn.Module]:
 
 
 def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:
-    """`score`, with those of the `baselines` beside it; its meta["start"] says what the start is, or why it is not."""
-    data = listed(data)
-    result, arms = score(encoder, data, **settings), baselines(encoder, seed=settings.get("seed", 0))
+    """`score`, with those of the `baselines` beside it; its meta["start"] says what the start is, or why it is not.
+
+    Of weights that training went on from, meta["gains"] says by task how much more the encoder scores, and the interval
+    of that, on the same images (`difference`).
+    """
+    data, seed = listed(data), settings.get("seed", 0)
+    arms: dict[str, nn.Module] = {"encoder": encoder, **baselines(encoder, seed=seed)}
+    each: dict[str, dict[str, PerImage]] = {name: {} for name in arms}
+    scores = {name: score(arm, data, **settings, each=each[name]) for name, arm in arms.items()}
+    result = scores.pop("encoder")
     result["meta"]["start"] = start_words(encoder) + ("" if "start" in arms else ", no longer to be had")
-    return result | {name: score(arm, data, **settings) for name, arm in arms.items()}
+    if encoder.pretrained and "start" in arms:
+        mine, begun = each["encoder"], each["start"]
+        result["meta"]["gains"] = {name: difference(mine[name], begun[name], seed=seed) for name in mine.keys() & begun}
+    return result | scores

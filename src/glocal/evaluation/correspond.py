@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import encode, frozen
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.registry import task
-from glocal.evaluation.split import spread_over
+from glocal.evaluation.split import spread_over, spread_positions
 from glocal.features import Features
 from glocal.views import Appearance, Batch, Crop, Recipe, View, ViewLoader, grid_centers
 
@@ -92,6 +94,7 @@ def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
         within_1_cell, median_error (cells), chance (of a random match), cells (how many counted); each also `_uniform`.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {"": [], "_uniform": []}
+    indices = []
     for batch, fa, fb in two_crops(context, images=images, crop=crop):
         a, b = batch.views
         crop_height, crop_width = a.pixels.shape[-2:]
@@ -101,7 +104,12 @@ def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
         matched = similarity.argmax(-1).cpu()  # where the geometry is, in float64 too, which not all devices have
         uniform = grid_centers(height, width, crop_height, crop_width).flatten(0, 1)
         for name, cells in (("", fa.positions.reshape(-1, 2).to(uniform)), ("_uniform", uniform)):
-            found[name].append(match_errors(carry(a, b, cells), matched, cells, stride))
+            pairs = zip(carry(a, b, cells), matched, strict=True)
+            found[name] += [match_errors(truth[None], match[None], cells, stride) for truth, match in pairs]
+        indices.append(batch.index.cpu())
+    hits = [[float((errors <= 1 + 1e-4).sum()), len(errors)] for errors, _ in found[""]]
+    index = spread_positions(len(context.test), images)[torch.cat(indices)]
+    context.each = PerImage("within_1_cell", index, np.array(hits), lambda sums: sums[..., 0] / sums[..., 1])
     result: dict = {}
     for name, parts in found.items():
         errors, chance = (torch.cat([part[k] for part in parts]).double() for k in (0, 1))

@@ -16,7 +16,7 @@ from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import Precision, suited
-from glocal.evaluation.groups import classes_listed, scores_by_group, with_groups
+from glocal.evaluation.groups import PerImage, classes_listed, scores_by_group, with_groups
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import held_out, same_classes
 from glocal.progress import Progress
@@ -104,6 +104,7 @@ def evaluate_encoder(
     groups: str | Path | None = None,
     harmful: Sequence[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    each: dict[str, PerImage] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """What a frozen encoder is worth on some data.
@@ -122,6 +123,7 @@ def evaluate_encoder(
             place of the groups that the data comes with.
         harmful: classes that the likeliest labels of an image should not meet, or a file with one a line.
         options: task name → its keyword arguments, e.g. {"knn": {"k": 200}}.
+        each: receives, by task, what it says of each test image.
         progress: called as progress(what, done, total).
 
     Returns:
@@ -162,6 +164,8 @@ def evaluate_encoder(
             context.each = None
             scores[name] = task(context, **options.get(name, {}))
             if context.each is not None:
+                if each is not None:
+                    each[name] = context.each
                 better = task.higher_is_better
                 scores[name] |= scores_by_group(context.each, splits.test, avoided, seed=seed, higher_is_better=better)
             elif groups is not None:

@@ -48,6 +48,17 @@ class PerImage:
         return cls(name, np.asarray(index), parts, lambda sums: sums[..., 0] / sums[..., 1], top)
 
 
+def difference(each: PerImage, other: PerImage, *, seed: int = 0) -> tuple[float, list[float]]:
+    """How much more one encoder scores than another on the images that both were scored on, and its 95% interval.
+
+    Paired: by the bootstrap over the images, each drawn for both.
+    """
+    _, mine, theirs = np.intersect1d(each.index, other.index, return_indices=True)
+    parts, width = np.concatenate([each.parts[mine], other.parts[theirs]], 1), each.parts.shape[1]
+    more = lambda sums: each.score(sums[..., :width]) - other.score(sums[..., width:])
+    return float(more(parts.sum(0))), _interval(more(_resampled(parts, random.derive(seed, "difference"))))
+
+
 def with_groups(train: ImageSource, test: ImageSource, table: Path) -> tuple[ImageSource, ImageSource]:
     """Both collections with the groups of a table (see `read_groups`), which has to name a test image."""
     made = []

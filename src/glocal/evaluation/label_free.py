@@ -8,8 +8,9 @@ from glocal.errors import UsageError
 from glocal.evaluation import rank as measured
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.correspond import CROP, two_crops
+from glocal.evaluation.groups import PerImage
 from glocal.evaluation.registry import task
-from glocal.evaluation.split import spread_over
+from glocal.evaluation.split import spread_over, spread_positions
 from glocal.views import Crop
 
 
@@ -69,15 +70,17 @@ def stability(context: EvalContext, *, images: int = 500, crop: Crop = CROP) -> 
         nearest among all images), images.
     """
     crops = two_crops(context, images=images, crop=crop)
-    pairs = [(a.pooled.float().cpu(), b.pooled.float().cpu()) for _, a, b in crops]
-    a, b = (F.normalize(torch.cat(side), dim=1) for side in zip(*pairs, strict=True))
+    pairs = [(batch.index, a.pooled.float().cpu(), b.pooled.float().cpu()) for batch, a, b in crops]
+    index, a, b = (torch.cat(side) for side in zip(*pairs, strict=True))
+    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
     similarity = a @ b.T
     count = len(similarity)
-    same = similarity.diagonal()
+    same, found = similarity.diagonal(), similarity.argmax(1) == torch.arange(count)
+    context.each = PerImage.mean("retrieval", spread_positions(len(context.test), images)[index.cpu()], found)
     return {
         "same": float(same.mean()),
         "other": float((similarity.sum() - same.sum()) / max(1, count * (count - 1))),
-        "retrieval": float((similarity.argmax(1) == torch.arange(count)).float().mean()),
+        "retrieval": float(found.float().mean()),
         "images": count,
     }
 

@@ -49,8 +49,11 @@ def same_classes(train: ImageSource, test: ImageSource) -> ImageSource:
 
 def spread_over(source: ImageSource, most: int) -> ImageSource:
     """At most `most` images, 1 at least, spread evenly over the collection (folders are sorted by class)."""
+    return source if len(source) <= most else Subset(source, spread_positions(len(source), most))
+
+
+def spread_positions(count: int, most: int) -> np.ndarray:
+    """Which of `count` images `spread_over` takes."""
     if most < 1:
         raise UsageError(f"images is {most}; look at one at least")
-    if len(source) <= most:
-        return source
-    return Subset(source, np.arange(most) * len(source) // most)
+    return np.arange(count) if count <= most else np.arange(most) * count // most

@@ -11,6 +11,7 @@ from glocal.backbones import Backbone
 from glocal.errors import UsageError
 from glocal.losses import Loss
 from glocal.losses.distillation import standardised
+from glocal.losses.loss import upcast
 from glocal.methods.encode import encode
 from glocal.methods.frozen import Frozen
 from glocal.methods.published import Optimization, Preset
@@ -23,7 +24,7 @@ class Distill(nn.Module):
 
     Needs: an encoder that is better than this one, of any architecture; it sees the same crops. One view, any batch, no
     labels. Choose it to make a small encoder of a large one. Or, with `beside`, to keep another method near a released
-    encoder. Expect the frozen one's scores less some points, in a fraction of the epochs that learning alone takes.
+    encoder. Expect each term to begin near 1: it is the share of the frozen encoder's variance that is not predicted.
 
     Args:
         backbone: the encoder to train.
@@ -77,16 +78,14 @@ class Distill(nn.Module):
             self.recipe, self.optimization = self.beside.recipe, _renamed(self.beside.optimization)
 
     def forward(self, batch: Batch) -> Loss:
-        view = batch.views[0]
+        view, terms = batch.views[0], {}
         (mine,), theirs = encode(self.encoder, [view]), self.teacher(view.pixels)
-        terms = {}
         for name, weight in self.weights.items():
-            here, there = (
-                (mine.pooled, theirs.pooled)
-                if name == "pooled"
-                else (mine.tokens.flatten(0, 1), self.teacher.at(theirs, mine.positions).flatten(0, 1))
-            )
-            terms[f"distill_{name}"] = weight * F.mse_loss(self.heads[name](here).float(), standardised(there).float())
+            if name == "pooled":
+                here, there = mine.pooled, theirs.pooled
+            else:
+                here, there = mine.tokens.flatten(0, 1), self.teacher.at(theirs, mine.positions).flatten(0, 1)
+            terms[f"distill_{name}"] = weight * F.mse_loss(upcast(self.heads[name](here)), standardised(there))
         loss = Loss.of(terms)
         if self.beside is None:
             return loss

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from glocal.backbones import Backbone, load_encoder
 from glocal.errors import UsageError
 from glocal.features import Features
+from glocal.losses.loss import upcast
 
 
 class Frozen(nn.Module):
@@ -54,7 +55,7 @@ class Frozen(nn.Module):
     @torch.no_grad()
     def at(self, features: Features, positions: Tensor) -> Tensor:
         """Its map, read bilinearly at places (N, 2) in crop pixels, (B, N, D); past the outer cells, as there."""
-        dense = features.dense
+        dense = upcast(features.dense)
         cells = (positions - self.encoder.offset) / self.encoder.stride  # (x, y); cell k at k
         width, height = (max(1, side - 1) for side in (dense.shape[3], dense.shape[2]))
         where = torch.stack([2 * cells[:, 0] / width - 1, 2 * cells[:, 1] / height - 1], dim=-1)

@@ -43,6 +43,7 @@ class Optimization:
         no_decay: beginnings of names of parameters that are treated as if they had one dimension.
         lr_of: beginning of parameters' names -> factor on their learning rate; the longest beginning counts.
         constant: beginnings of names of parameters whose learning rate follows no schedule.
+        layer_decay: factor on the learning rate of each layer of the encoder against that of the layer above it.
     """
 
     optimizer: Literal["lars", "adamw", "sgd"]
@@ -62,6 +63,7 @@ class Optimization:
     no_decay: tuple[str, ...] = ()
     lr_of: Mapping[str, float] = field(default_factory=dict)
     constant: tuple[str, ...] = ()
+    layer_decay: float = 1.0
 
 
 def suited_to(norm: Literal["batch", "layer"], published: Optimization) -> Optimization:

@@ -17,9 +17,13 @@ from glocal.evaluation.groups import group_lines
 from glocal.methods import teacher_of
 from glocal.progress import shown_progress
 from glocal.report import write_report
+from glocal.report.records import read_run
+from glocal.report.scores import tables
+from glocal.report.verdict import judge
 from glocal.run import Run, write_json
 from glocal.training.checkpoint import Position
 
+KEPT = "nothing that was seen was better than the weights it started from: those are handed over"
 BESIDE = ("teacher", "start", "pixels")
 """Whose scores are printed beside the encoder's."""
 
@@ -34,6 +38,8 @@ def conclude(
     reasons = {i if isinstance(i, str) else source.key(i): reason for i, reason in ended.skipped.items()}
     run.write_skipped(reasons)
     if not quiet:
+        if ended.guard:
+            print(f"handed over is the encoder of step {ended.step:,}, the best that was seen" if ended.step else KEPT)
         if reasons:
             first = ", ".join(sorted(reasons)[:3]) + (" …" if len(reasons) > 3 else "")
             print(f"{len(reasons)} images could not be read and were skipped: {first} (all in {run.skipped_file})")
@@ -51,7 +57,8 @@ def conclude(
             progress("the report", 0, 1)
         page = write_report(run.path, encoder=encoder, source=data, trust_code=True)  # as when it began
     if not quiet:
-        print(f"{score_table(scores)}\nreport: {page}")
+        record = read_run(run.path)
+        print(f"{score_table(scores)}\n{judge(record, tables(record)).sentence}\nreport: {page}")
 
 
 def score_table(result: dict[str, Any]) -> str:

@@ -40,9 +40,10 @@ from glocal.report import write_report
 from glocal.run import Run, write_json
 from glocal.training import fit
 from glocal.training.defaults import finer_stride
+from glocal.training.online_eval import Look
 from glocal.views import Appearance, Batch, ViewLoader
 
-OPTIONS = "head", "train", "layer_decay", "mixup", "class_weights", "hold_out", "split_by"
+OPTIONS = "head", "train", "mixup", "class_weights", "hold_out", "split_by"
 CHECKED = 1000
 """Held-out images that are looked at during training, at most; all are at the end."""
 BEGUN_WITH = 2000
@@ -199,9 +200,9 @@ def _finetune(
             known = replace(batch, extra={**batch.extra, "target": split.train.target(batch)})
             return appearance(known, epoch, device)
 
-        def check(held: Labelled, trained: Any, epoch: int) -> dict[str, float]:
-            some = spread_over(held.source, CHECKED)
-            return {f"validation/{key}": x for key, x in score(trained, method.head, some, **settings).items()}
+        def check(held: Labelled, trained: Any, epoch: int) -> Look:
+            found = score(trained, method.head, spread_over(held.source, CHECKED), **settings)
+            return Look({f"validation/{key}": value for key, value in found.items()})
 
         if fabric.is_global_zero and not quiet:
             said = f"checked on {len(split.held.source):,} others: {split.said}" if split.held else split.said
@@ -218,7 +219,8 @@ def _finetune(
 
 
 def _method(config: PretrainConfig, encoder: Backbone, head: Any, train: Labelled) -> FineTuning:
-    own = {name: config.options[name] for name in ("train", "layer_decay", "mixup")}
+    own: dict[str, Any] = {"train": config.options["train"], "mixup": config.options["mixup"]}
+    own["layer_decay"] = config.layer_decay
     weights = class_weights(train.amounts) if config.options["class_weights"] else None
     decay: Any = config.weight_decay
     return FineTuning(encoder, head, image_size=config.image_size, weights=weights, weight_decay=decay, **own)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from glocal.backbones import Backbone, build_backbone
+from glocal.backbones.lora import add_lora
 from glocal.backbones.small_maps import CHANNELS, Limits, fastest_limits
 from glocal.config import PretrainConfig
 from glocal.data.source import ImageSource
@@ -118,6 +119,8 @@ def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
         torch.manual_seed(derive(config.seed, "init"))
         options = config.encoder_options | ({"pretrained": False} if begun else {})
         encoder = build_backbone(config.backbone, pool=cls.pool, **options)
+        if config.lora:
+            add_lora(encoder.model, config.lora)
         encoder.pretrained = config.pretrained
         return check_built(cls(encoder, image_size=config.image_size, **config.options))
 

@@ -5,10 +5,12 @@ import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from glocal.backbones import Backbone
+from glocal.backbones.lora import fold_lora
 from glocal.backbones.weights import read_checkpoint
 from glocal.config import ABSENT, PretrainConfig
 from glocal.data import code_of, describe
@@ -18,6 +20,7 @@ from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
 from glocal.distributed import on_each, on_first
 from glocal.errors import UsageError
+from glocal.evaluation.evaluate import open_splits
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
 from glocal.pipeline.launch import algorithms, meet
@@ -25,8 +28,8 @@ from glocal.pipeline.prepare import build_method, prepare
 from glocal.pipeline.share import open_together
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
-from glocal.training import Monitor, TrainingStopped, fit, resolve
-from glocal.training.online_eval import OnlineEval
+from glocal.training import Harmed, Monitor, fit, resolve
+from glocal.training.online_eval import Look, OnlineEval
 from glocal.views import Appearance, PixelCache, ViewLoader
 
 
@@ -96,6 +99,7 @@ def trained_method(run: Run, *, trust_code: bool = False) -> Any:
         method.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"the checkpoint of {run} is of another config.yaml: {str(error).splitlines()[0]}") from error
+    fold_lora(method)
     return method.eval()
 
 
@@ -149,9 +153,10 @@ def _train(
             title = method_class(config.method).title
             print("\n  ".join([f"{title} · {config.backbone} · {describe(source)} → {run}", *notes]))
         plan: dict[str, Any] = {"optimization": resolved.optimization, "schedule": schedule, "seed": config.seed}
-        monitor = _monitor(run, source, config)
-        ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         scored = source if config.data is None or isinstance(source, Stream) else data
+        plan |= {"monitor": _monitor(run, source, scored, config), "guard": bool(config.guard)}
+        ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, quiet=quiet)
+        fold_lora(method)
         on_first(lambda: conclude(run, config, method.eval(), source, scored, ended, quiet=quiet))
     return run.path
 
@@ -167,14 +172,19 @@ def _resume_command(run: Run, code: list[str]) -> str:
     return f"glocal pretrain --resume {shlex.quote(str(run))}{' --trust-code' if code else ''}"
 
 
-def _monitor(run: Run, source: ImageSource, config: PretrainConfig) -> Monitor:
-    """What looks at the encoder during training, and stops a collapse."""
+def _monitor(run: Run, source: ImageSource, scored: Any, config: PretrainConfig) -> Monitor:
+    """What looks at the encoder during training, and stops a collapse; for a guard, at no image it is tested on."""
 
-    def monitor(encoder: Any, epoch: int) -> dict[str, float]:
-        numbers = OnlineEval(source, image_size=config.image_size, seed=config.seed)(encoder, epoch)
+    @cache
+    def watch() -> OnlineEval:
+        images = open_splits(scored, config.seed).train if config.guard else source
+        return OnlineEval(images, image_size=config.image_size, seed=config.seed, guard=bool(config.guard))
+
+    def monitor(encoder: Any, epoch: int) -> Look:
+        look = watch()(encoder, epoch)
         for found in diagnose(run.metrics()):
             if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
-                raise TrainingStopped(f"stopped after epoch {epoch}: {found}")
-        return numbers
+                raise Harmed(f"stopped after epoch {epoch}: {found}")
+        return look
 
     return monitor

@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from glocal.evaluation import declared
 from glocal.report.records import BASELINES, RunRecord
 from glocal.report.scores import TaskTable, score
 
+Paired = tuple[float, tuple[float, float]]
+"""A difference on the same images, and its 95% interval."""
 SMALLEST = 0.01
 """A difference under one point (of other numbers: one percent) is called none, however many test images there are."""
 
@@ -47,7 +50,11 @@ def judge(
         pictures: whether the page shows neighbours and matches.
     """
     judged = {table.task.title: table for table in tables if table.main}
-    gains = {title: {arm: gain for arm in BASELINES if (gain := _gain(table, arm))} for title, table in judged.items()}
+    paired = {declared(name).title: found for name, found in run.meta.get("gains", {}).items()}
+    gains = {
+        title: {arm: gain for arm in BASELINES if (gain := _gain(table, arm, paired.get(title)))}
+        for title, table in judged.items()
+    }
     said, good = [], not diagnoses
     for arm, words in zip(BASELINES, (run.start, "raw pixels"), strict=True):
         marks = [each[arm].mark for each in gains.values() if arm in each]
@@ -55,7 +62,10 @@ def judge(
             said.append(f"than {words} in {_count(marks.count('✓'), len(marks))}")
             good &= marks.count("✓") > marks.count("✗")
     if said:
-        return Verdict(f"The encoder is better {' and '.join(said)}.", [*diagnoses], good, gains)
+        sentence = f"The encoder is better {' and '.join(said)}."
+        if paired and "start" in run.scores:
+            sentence = f"{_continued(run, judged, gains, paired)} {sentence}"
+        return Verdict(sentence, [*diagnoses], good, gains)
     if judged:
         sentence = "The scores stand alone: without those of a baseline, they cannot be called good or bad."
     else:
@@ -63,7 +73,34 @@ def judge(
     return Verdict(sentence, [*diagnoses], good)
 
 
-def _gain(table: TaskTable, arm: str) -> Gain | None:
+def _continued(
+    run: RunRecord, judged: dict[str, TaskTable], gains: dict[str, dict[str, Gain]], paired: dict[str, Paired]
+) -> str:
+    """Whether training on these photographs was worth it, for weights that were good for something before.
+
+    Where there are labels or masks, by the tasks that need them; else nothing is claimed but what training asks for.
+    """
+    whose = f"Your {run.trained:,} photographs" if run.trained else "Your photographs"
+    if (run.encoder.get("extra") or {}).get("steps") == 0:
+        return f"{whose} did not improve this encoder: it is handed over as it was."
+    known = [title for title in judged if title in paired]
+    named = [title for title in known if judged[title].task.needs] or known
+    said: dict[str, list[str]] = {"✓": [], "≈": [], "✗": []}
+    for title in named:
+        (_, (low, high)), gain, table = paired[title], gains[title]["start"], judged[title]
+        share = table.task.share_of(table.task.main or "")
+        half = f"{50 * (high - low):.1f} points" if share else score((high - low) / 2, share=False)
+        said[gain.mark].append(f"{gain.text} ± {half} in {title.lower()}")
+    better, same, worse = ("; ".join(found) for found in said.values())
+    sentence = f"{whose} improved this encoder by {better}" if better else f"{whose} did not improve this encoder"
+    rest = "; ".join([f"worse: {worse}"] * bool(worse) + [f"no difference: {same}"] * bool(same))
+    sentence += f" ({rest})." if rest else "."
+    if any(judged[title].task.needs for title in named):
+        return sentence
+    return f"{sentence} What else it is good for, images without labels do not say."
+
+
+def _gain(table: TaskTable, arm: str, paired: Paired | None) -> Gain | None:
     a, b = (table.main[which].value if which in table.main else None for which in ("encoder", arm))
     if a is None or b is None:
         return None
@@ -72,6 +109,8 @@ def _gain(table: TaskTable, arm: str) -> Gain | None:
     if share == "images" and table.tested:  # two standard errors
         margin = max(margin, 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / table.tested))
     better = more if table.task.higher_is_better else -more
+    if arm == "start" and paired:  # the same images: its interval says whether there is a difference
+        margin = abs(more) if paired[1][0] <= 0 <= paired[1][1] else 0.0
     text = f"{100 * more:+.1f}" if share else f"{'+' * (more >= 0)}{score(more, share=False)}"
     return Gain("≈" if abs(better) <= margin else "✓" if better > 0 else "✗", text.replace("-", "−"))
 

@@ -13,6 +13,7 @@ from glocal.errors import UsageError
 from glocal.fabric import Precision
 from glocal.methods import Optimization
 from glocal.run import Run, write_atomically
+from glocal.training.guard import Guard
 from glocal.views import EpochPlan
 
 BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError)
@@ -30,6 +31,7 @@ class Position:
     skipped: dict[Any, str] = field(default_factory=dict)  # sample id, or key -> why it could not be read
     passed: tuple[int, str] | None = None  # see `Batch`
     plan: EpochPlan | None = None  # of that epoch, or of the last one, where the method makes plans
+    guard: Guard | None = None  # where there is one
 
 
 def save_checkpoint(
@@ -41,13 +43,13 @@ def save_checkpoint(
     position: Position,
 ) -> None:
     """Write the run's checkpoint, and keep the one before."""
-    plan = position.plan and vars(position.plan)
+    parts = {name: part and vars(part) for name, part in (("plan", position.plan), ("guard", position.guard))}
     state = {
         "method": method.state_dict(),
         "optimization": asdict(optimization),
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),  # the scale of losses in fp16
-        "position": {**vars(position), "plan": plan},
+        "position": {**vars(position), **parts},
         "encoder": getattr(method.encoder, "config", None),  # None: not a Backbone
     }
     if run.checkpoint_file.is_file():  # else a kill fell between these two lines
@@ -77,8 +79,8 @@ def restore(run: Run, state: Mapping[str, Any], optimizer: torch.optim.Optimizer
         optimizer.load_state_dict(state["optimizer"])
         if state.get("precision"):
             precision.load_state_dict(state["precision"])
-        plan = state["position"].get("plan")
-        return Position(**{**state["position"], "plan": plan and EpochPlan(**plan)})
+        plan, guard = (state["position"].get(name) for name in ("plan", "guard"))
+        return Position(**{**state["position"], "plan": plan and EpochPlan(**plan), "guard": guard and Guard(**guard)})
 
 
 @contextmanager

@@ -12,14 +12,11 @@ from glocal.data.stream import Stream
 from glocal.devices import best_accelerator, cores
 from glocal.errors import UsageError
 from glocal.methods import Optimization, method_class, resolve_options
+from glocal.training.rates import LAYER_DECAY, Decisions, decide_optimization
 from glocal.training.schedule import Schedule
 
 SMALL = 200_000
 """Below this many images the published widths and learning rates do not fit; preset "small" applies."""
-SHORT = 30_000
-"""Length, in steps of 256 images, up to which published optimisers hardly move the weights."""
-SHORT_LARS = {"lr": 0.3, "weight_decay": 1e-4, "trust_coefficient": 0.02}
-"""What LARS is given there, in the order of solo-learn's recipes for CIFAR."""
 FORGETTING = 5.0
 """By how many e-foldings a teacher should have forgotten the weights it began with."""
 
@@ -86,7 +83,7 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
     Raises:
         UsageError: for options that the method does not have.
     """
-    decisions = _Decisions(config)
+    decisions = Decisions(config)
     cls, processes = method_class(config.method), config.processes
     images = _planned(config, source, cls) if isinstance(source, Stream) else len(source)
     if isinstance(source, Stream) and source.once:
@@ -103,8 +100,9 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
         if value != published[name]
     ]
     steps = _steps(decisions.config, images)
+    _decide_gentleness(decisions)
     name = cls.teacher_momentum
-    if name is not None and name not in config.options:
+    if name is not None and name not in config.options and not decisions.config.gentle:
         options[name] = _momentum(options[name], steps, decisions.notes)
     del options["image_size"]
     decisions.config = replace(decisions.config, options=options)
@@ -117,7 +115,7 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
             decisions.fill(name, *measured)
     if machine.published is None:
         return Resolved(decisions.config, steps), decisions.notes
-    optimization = _decide_optimization(decisions, machine.published, steps, processes)
+    optimization = decide_optimization(decisions, machine.published, steps, processes)
     done = decisions.config
     schedule = Schedule(
         epochs=done.epochs,
@@ -132,21 +130,14 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
     return Resolved(done, steps, optimization, schedule), decisions.notes
 
 
-class _Decisions:
-    """A configuration under way to its complete form, and the reasons."""
-
-    config: Any  # a PretrainConfig; what is None in it and what no longer is, no type says
-
-    def __init__(self, config: PretrainConfig) -> None:
-        self.config = config
-        self.notes: list[str] = []
-
-    def fill(self, name: str, value: Any, why: str = "") -> None:
-        """Decide an option, if it was left open."""
-        if getattr(self.config, name) is None:
-            self.config = replace(self.config, **{name: value})
-            if why:
-                self.notes.append(f"{name.replace('_', '-')} {value}: {why}")
+def _decide_gentleness(decisions: Decisions) -> None:
+    """Whether to go on gently, and under a guard: from weights that are worth it."""
+    begun = bool(decisions.config.pretrained)
+    decisions.fill("gentle", begun, "it starts from weights that see already" if begun else "")
+    if decisions.config.gentle:
+        decisions.fill("layer_decay", LAYER_DECAY, "share of the rate that the layer below gets")
+    decisions.fill("layer_decay", 1.0)
+    decisions.fill("guard", begun, "the best encoder seen is handed over, the start included" if begun else "")
 
 
 def _planned(config: PretrainConfig, stream: Stream, cls: Any) -> int:
@@ -162,7 +153,7 @@ def _planned(config: PretrainConfig, stream: Stream, cls: Any) -> int:
     return (config.max_steps or 0) * (config.batch_size or 256) * config.processes
 
 
-def _decide_sizes(decisions: _Decisions, images: int, machine: Machine) -> None:
+def _decide_sizes(decisions: Decisions, images: int, machine: Machine) -> None:
     """Preset, batch size, epochs and machine settings, from the number of images and the machine."""
     config = decisions.config
     few = images < SMALL
@@ -200,7 +191,7 @@ def finer_stride(image_size: int, stride: int, least_cells: int) -> int | None:
     return next((finer for finer in possible if image_size / finer >= least_cells), possible[-1] if possible else None)
 
 
-def _decide_stride(decisions: _Decisions, machine: Machine, least_cells: int) -> None:
+def _decide_stride(decisions: Decisions, machine: Machine, least_cells: int) -> None:
     config = decisions.config
     assert machine.stride is not None
     finer = finer_stride(config.image_size, machine.stride, least_cells)
@@ -224,63 +215,6 @@ def _momentum(published: float, steps: int, notes: list[str]) -> float:
         return published
     notes.append(f"momentum {most}: {steps:,} steps, in which a teacher of {published} hardly moves")
     return most
-
-
-def _towards(length: float, reached: float) -> float:
-    """How far a run of a length is on its way, on a logarithmic scale, from a short one (0) to the paper's (1)."""
-    return min(1.0, max(0.0, math.log(length / SHORT) / math.log(reached / SHORT))) if reached > SHORT else 1.0
-
-
-def _lars_for(spec: Optimization, length: float) -> Optimization:
-    """LARS between what a short run needs and what was published, without a step anywhere in between.
-
-    LARS changes each weight tensor by about η·lr of its norm a step, at published rates by 1e-4: made for 10^5 steps.
-    Over a short run Σ η·lr rises to 180; from there on rate, decay and η go to the published ones such that it stays at
-    180, until the published ones reach it themselves (lr .3: at 600,000 steps of 256), and beyond it rises again.
-    """
-    moved = SHORT * SHORT_LARS["lr"] * SHORT_LARS["trust_coefficient"]
-    share = _towards(length, moved / max(spec.lr * spec.trust_coefficient, 1e-12))
-    mixed = {name: short ** (1 - share) * getattr(spec, name) ** share for name, short in SHORT_LARS.items()}
-    return replace(spec, **mixed)
-
-
-def _decide_optimization(decisions: _Decisions, spec: Optimization, steps: int, processes: int) -> Optimization:
-    """The method's own optimisation, adapted to short runs, under the options that were given.
-
-    Parameters of one dimension keep their share of LARS's rate: without adaptation it goes with the size of the loss.
-    Momentum is for all in short runs: what a paper exempts had 10^3 steps an epoch. AdamW's rate goes with the root of
-    the batch (Malladi et al., NeurIPS 2022, arXiv:2205.10287) from the 1024 that its recipes were published for: in
-    proportion to it, a small batch would hardly move the weights in so few steps; twenty times as many, and it may.
-    """
-    batch = decisions.config.batch_size * processes
-    length = max(1, steps) * batch / 256
-    if length < SHORT and spec.optimizer == "sgd" and decisions.config.lr is None:
-        why = f"SGD at the paper's rate would hardly move the weights in {steps:,} steps"
-        decisions.fill("optimizer", "adamw", why)
-    decisions.fill("optimizer", spec.optimizer, "the method's own")
-    config = decisions.config
-    if config.optimizer != spec.optimizer:
-        lr, weight_decay = {"adamw": (5e-4, 0.05), "lars": (0.3, 1e-4), "sgd": (0.05, 1e-4)}[config.optimizer]
-        spec = replace(spec, optimizer=config.optimizer, lr=lr, weight_decay=weight_decay, final_weight_decay=None)
-    if length < SHORT:
-        spec = replace(spec, no_momentum=())
-    share, said = batch / 256, f"{batch}/256"
-    if spec.optimizer == "lars":
-        published, spec = spec, _lars_for(spec, length)
-        if spec != published:
-            why = f"LARS for {steps:,} steps: the paper's {published.trust_coefficient:g} is made for 10^5"
-            decisions.fill("trust_coefficient", spec.trust_coefficient, why)
-    elif spec.optimizer == "adamw" and (root := 1 - _towards(length, 20 * SHORT)):
-        share = math.sqrt(1024 * batch) ** root * batch ** (1 - root) / 256
-        said = f"1024/256 × √({batch}/1024)" if root == 1 else f"{share:.3g}"
-    decisions.fill("lr", spec.lr * share, f"{spec.lr:g} × {said}")
-    names = ["weight_decay", "warmup_epochs"] + ["trust_coefficient"] * (spec.optimizer == "lars")
-    for name in names:
-        decisions.fill(name, getattr(spec, name), "goes with the optimizer")
-    config = decisions.config
-    if config.weight_decay != spec.weight_decay:  # one that was given stays constant
-        spec = replace(spec, final_weight_decay=None)
-    return replace(spec, **{name: getattr(config, name) for name in names})
 
 
 def this_machine(accelerator: str) -> Machine:

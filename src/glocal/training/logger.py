@@ -54,6 +54,19 @@ class RunLogger:
             if name != "step" and isinstance(value, int | float):
                 self.tensorboard.add_scalar(name, value, line["step"])
 
+    def losses(self, step: int, epoch: int, total: float, terms: dict[str, float], rates: dict[str, float]) -> None:
+        """Write and show the loss of a step, its terms, and rates, "images_per_second" among them."""
+        line = {"step": step, "epoch": epoch, "loss": total, **{f"loss/{k}": v for k, v in terms.items()}}
+        self.record(line | rates)
+        said = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
+        self.show(step, f"loss {total:.2f}  {said}  {rates['images_per_second']:.0f} img/s")
+
+    def look(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
+        """Write and print what a monitor saw."""
+        self.record({"step": step, "epoch": epoch, **numbers})
+        said = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        self.say(f"epoch {epoch}: {said}")
+
     def advance(self, step: int) -> None:
         """Move the bar."""
         if self.active:

@@ -3,11 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from glocal.backbones.weights import read_checkpoint
 from glocal.distributed import each_says, on_first
@@ -17,14 +16,12 @@ from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
 from glocal.training.checkpoint import Position, all_finite, begun_under, restore, restore_method, save_checkpoint
+from glocal.training.guard import Guard, Monitor, examine, hand_over
 from glocal.training.logger import RunLogger
 from glocal.training.optimizers import build_optimizer, clip_per_parameter, frozen_until, idle_parameters, set_rates
 from glocal.training.schedule import Schedule
-from glocal.training.stopping import Agreement, Interrupted, TrainingStopped, stop_signals
+from glocal.training.stopping import Agreement, Harmed, Interrupted, TrainingStopped, stop_signals
 from glocal.views import Appearance, Batch, Loader, PlainImages, ViewLoader
-
-Monitor = Callable[[nn.Module, int], dict[str, float]]
-"""(encoder, epoch) -> numbers for the log; raises `TrainingStopped` when going on makes no sense."""
 
 CURE = "keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
 
@@ -41,6 +38,7 @@ def fit(
     seed: int,
     resume: bool = False,
     monitor: Monitor | None = None,
+    guard: bool = False,
     quiet: bool = False,
 ) -> Position:
     """Train `method` on the views of `loader`, keeping the run directory such that a stop at any moment loses little.
@@ -56,24 +54,29 @@ def fit(
         seed: of everything drawn during training.
         resume: continue from the run's checkpoint, if it has one.
         monitor: called on the main process every few epochs; give all processes one, since the others wait for it.
+        guard: leave the best encoder that the monitor saw, the start included, in `method`, see `Guard`.
         quiet: print nothing.
 
     Returns:
-        Where training ended.
+        Where training ended; with a guard, its `step` is that of the encoder.
 
     Raises:
         TrainingStopped: with a diagnosis; `Interrupted` on Ctrl-C.
     """
-    training = _Training(fabric, method, loader, appearance, run, optimization, schedule, seed, resume, monitor, quiet)
+    settings = optimization, schedule, seed, resume, monitor, guard, quiet
+    training = _Training(fabric, method, loader, appearance, run, *settings)
     try:
-        devices = [fabric.device] if fabric.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), stop_signals() as stopping:
+        with torch.random.fork_rng([fabric.device] * (fabric.device.type == "cuda")), stop_signals() as stopping:
             training.stopping = stopping
             training.run_to_the_end()
+    except Harmed as harmed:
+        if not guard or training.at.step == 0:
+            raise
+        training.log.say(str(harmed))
     finally:
         training.log.close()
         loader.close()
-    return training.at
+    return replace(training.at, step=on_first(lambda: hand_over(run, method.encoder))) if guard else training.at
 
 
 @dataclass
@@ -90,6 +93,7 @@ class _Training:
     seed: int
     resume: bool
     monitor: Monitor | None
+    guard: bool
     quiet: bool
 
     def __post_init__(self) -> None:
@@ -98,10 +102,8 @@ class _Training:
         self.stopping: Callable[[], int] = lambda: 0
         self.streams = getattr(loader, "streams", False)
         self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, 0
-
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
-        steps = schedule.epochs * self.steps_per_epoch
-        self.total_steps = min(steps, schedule.max_steps or steps)
+        self.total_steps = min(schedule.epochs * self.steps_per_epoch, schedule.max_steps or 10**18)
         state = on_first(lambda: read_checkpoint(run, set_aside=True) if self.resume and run.has_checkpoint else None)
         if state:
             self.optimization = optimization = begun_under(state, optimization, self.total_steps)
@@ -111,10 +113,11 @@ class _Training:
         starts = {name: self._first_epochs(epochs) for name, epochs in optimization.frozen.items()}
         self.frozen = frozen_until(method, starts)
         self.clip = schedule.clip or optimization.clip
-
         method.to(device=fabric.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(method, optimization, schedule.lr)
         self.at = restore(run, state, self.optimizer, fabric.strategy.precision) if state else Position()
+        if self.guard and self.at.guard is None:
+            self.at.guard = Guard(self.seed)
         idle = idle_parameters(method)
         for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
             method.get_parameter(name).requires_grad_(False)
@@ -138,8 +141,10 @@ class _Training:
     def run_to_the_end(self) -> None:
         """All epochs that are left."""
         self.wrapped.train()
+        if self.at.guard and not self.at.guard.start:
+            self.look(last=False)
         self.checkpoint()
-        ended = self.at.step >= self.total_steps
+        ended = self.at.step >= self.total_steps or bool(self.at.guard and self.at.guard.ended)
         while not ended:
             ended = self.train_epoch()
             if self.stop and not ended:
@@ -148,7 +153,6 @@ class _Training:
             if self.at.batch >= self.steps_per_epoch * self.schedule.accumulate:
                 self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             if self.monitor and (ended or (self.at.batch == 0 and self.at.epoch % self.schedule.monitor_every == 0)):
-                self.checkpoint()
                 self.look(last=ended)
             elif ended or self.late:
                 self.checkpoint()
@@ -168,13 +172,13 @@ class _Training:
             if at.step % schedule.log_steps == 0 or at.step in (1, self.total_steps):
                 self.write_line(loss)
             self.sync_flags()
-            if self.stop or at.step >= self.total_steps:
-                return at.step >= self.total_steps
-            if self.late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0):
-                self.checkpoint()
-            if self.monitor and self.streams and at.step % max(100, self.total_steps // 20) == 0:
-                self.checkpoint()
+            ended = at.step >= self.total_steps
+            if self.monitor and self.streams and at.step % max(100, self.total_steps // 20) == 0 and not ended:
                 self.look(last=False)
+            elif not ended and (self.late or (schedule.checkpoint_steps and at.step % schedule.checkpoint_steps == 0)):
+                self.checkpoint()
+            if self.stop or ended:
+                return ended
         if ended := at.batch < self.steps_per_epoch * schedule.accumulate:
             if at.step == 0:
                 raise TrainingStopped("the stream has not as many images as a batch")
@@ -243,7 +247,7 @@ class _Training:
         """Save all, unless the weights are lost: the last good checkpoint then stays."""
         self.at.seconds, self.saved, self.late = time.monotonic() - self.started, time.monotonic(), 0
         if not all_finite(self.method):
-            raise TrainingStopped(f"the weights are no longer finite at step {self.at.step}; {self.run} {CURE}")
+            raise Harmed(f"the weights are no longer finite at step {self.at.step}; {self.run} {CURE}")
         check_buffers(self.method)
         self.at.skipped = {image: why for skipped in each_says(self.at.skipped) for image, why in skipped.items()}
         state = self.optimization, self.optimizer, self.fabric.strategy.precision, self.at
@@ -260,16 +264,13 @@ class _Training:
         total, *values = torch.stack([loss.total.detach(), *loss.terms.values()]).tolist()
         terms = dict(zip(loss.terms, values, strict=True))
         images = (at.step - self.logged[0]) * self.schedule.batch_size * self.fabric.world_size
-        rate = images / max(now - self.logged[1], 1e-9)
+        rates = {"lr": self.optimizer.param_groups[0]["lr"]}
+        rates |= {"images_per_second": images / max(now - self.logged[1], 1e-9), "time": now - self.started}
         self.logged = at.step, now
-        line = {"step": at.step, "epoch": at.epoch, "loss": total, **{f"loss/{k}": v for k, v in terms.items()}}
-        line |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": rate, "time": now - self.started}
-        self.log.record(line)
-        said = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
-        self.log.show(at.step, f"loss {total:.2f}  {said}  {rate:.0f} img/s")
+        self.log.losses(at.step, at.epoch, total, terms, rates)
         if not math.isfinite(total):
             broken = [name for name, value in terms.items() if not math.isfinite(value)] or ["total"]
-            raise TrainingStopped(f"the loss is not finite at step {at.step} ({', '.join(broken)}); {self.run} {CURE}")
+            raise Harmed(f"the loss is not finite at step {at.step} ({', '.join(broken)}); {self.run} {CURE}")
 
     def plan_epoch(self, images: PlainImages) -> None:
         """Let the method plan an epoch; the optimiser forgets what it knew of parameters that start anew."""
@@ -284,18 +285,17 @@ class _Training:
                 self.optimizer.state.pop(parameter, None)
 
     def look(self, *, last: bool) -> None:
-        """Ask the monitor on the main process; where it says stop, all processes do, unless this is the end anyway."""
+        """Ask the monitor on the main process; where it or the guard says stop, all do, unless this is the end anyway.
 
-        def ask() -> tuple[dict[str, float], str | None]:
-            try:
-                return (self.monitor(self.method.encoder, self.at.epoch) if self.monitor else {}), None
-            except TrainingStopped as stopped:
-                return {}, str(stopped)
-
-        numbers, stop = on_first(ask)
+        What a guard saw is in the checkpoint of this step: a run resumed from one before looks again.
+        """
+        at, guard = self.at, self.at.guard
+        if not guard:
+            self.checkpoint()
+        numbers, stop = on_first(lambda: examine(self.monitor, guard, self.run, self.method.encoder, at.epoch, at.step))
+        if guard:
+            self.checkpoint()
         if stop and not last:
-            raise TrainingStopped(stop)
-        self.log.record({"step": self.at.step, "epoch": self.at.epoch, **numbers})
-        said = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        self.log.say(f"epoch {self.at.epoch}: {said}")
-        self.logged = self.at.step, time.monotonic()
+            raise Harmed(stop)
+        self.log.look(at.step, at.epoch, numbers)
+        self.logged = at.step, time.monotonic()

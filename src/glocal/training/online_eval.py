@@ -1,5 +1,7 @@
 """`OnlineEval`: what a run looks at every few epochs while it trains."""
 
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,15 +10,39 @@ from torch import Tensor, nn
 
 from glocal import random
 from glocal.data import ImageSource, Subset
+from glocal.data.source import Unreadable
 from glocal.diagnostics.collapse import check_features
-from glocal.evaluation.extract import stream
-from glocal.evaluation.knn import knn_predict
+from glocal.evaluation import EvalContext, find_task
+from glocal.evaluation.extract import CROP_PCT, stream
+from glocal.evaluation.groups import PerImage
+from glocal.evaluation.knn import knn_predict, nearest_neighbours
 from glocal.evaluation.rank import rankme
+from glocal.evaluation.segment import IGNORE, Classes
 from glocal.evaluation.split import held_out
-from glocal.training.stopping import TrainingStopped
+from glocal.training.stopping import Harmed
 
 IMAGES = 1000  # at most so many training images are looked at
 CELLS = 4  # at most so many different cells of each map enter the rank of dense features
+MORE_CELLS = 16  # and a guard's score of them
+CROPPED = 300  # of so many images a guard takes two crops, where it has neither labels nor masks
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of an encoder: numbers for the log and, for a guard, what each image adds to each score."""
+
+    numbers: dict[str, float]
+    each: dict[str, PerImage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Pooled features (N, D), S cells of each map (N, S, D), where they look in the crop (N, S, 2), the images (N,)."""
+
+    pooled: Tensor
+    dense: Tensor
+    places: Tensor
+    index: Tensor
 
 
 class OnlineEval:
@@ -24,34 +50,96 @@ class OnlineEval:
 
     Looks at a fixed sample of the *training* images only, at their centre crop of `image_size` pixels; a fifth of it is
     classified by the rest. No test image is seen before training ends.
+
+    For a guard, each image is classified by all others: "knn", by its pooled feature, where there are labels; "cells",
+    the share of its cells that are given the class of the mask at their place, where there are masks. Without either,
+    "stability" and "correspond", the tasks of these names, on some of the sample.
     """
 
-    def __init__(self, source: ImageSource, *, image_size: int, seed: int) -> None:
+    def __init__(self, source: ImageSource, *, image_size: int, seed: int, guard: bool = False) -> None:
         chosen = np.sort(random.permutation(len(source), seed, "watch")[:IMAGES])
-        self.sample, self.image_size, self.seed = Subset(source, chosen), image_size, seed
+        self.sample, self.image_size, self.seed, self.guard = Subset(source, chosen), image_size, seed, guard
+        self.truth: Tensor | None = None
 
-    def __call__(self, encoder: nn.Module, epoch: int) -> dict[str, float]:
-        """The numbers for the log; `TrainingStopped` with the diagnosis if the representation has collapsed."""
-        pooled, dense, index = self.features(encoder)
+    def __call__(self, encoder: nn.Module, epoch: int) -> Look:
+        """What is seen of an encoder; `Harmed`, with the diagnosis, if the representation has collapsed."""
+        seen = self.features(encoder)
+        pooled, dense = seen.pooled, seen.dense[:, :CELLS].flatten(0, 1)
         diagnosis = check_features(pooled, dense if len(dense) > len(pooled) else None)
-        if diagnosis is not None:
-            raise TrainingStopped(f"stopped after epoch {epoch}: {diagnosis}")
+        if diagnosis is not None and not (self.guard and epoch == 0):  # what a run starts from is not its doing
+            raise Harmed(f"stopped after epoch {epoch}: {diagnosis}")
         numbers = {"rank_pooled": rankme(pooled), "rank_dense": rankme(dense)}
         if self.sample.labels is not None:
-            labels = torch.from_numpy(self.sample.labels)[index]
+            labels = torch.from_numpy(self.sample.labels)[seen.index]
             bank, queries = held_out(len(labels), self.seed, "watch", labels=labels.numpy())
             predicted = knn_predict(pooled[queries], pooled[bank], labels[bank])
             numbers["knn_top1"] = float((predicted == labels[queries]).float().mean())
-        return numbers
+        return Look(numbers, self.scores(encoder, seen) if self.guard else {})
 
-    def features(self, encoder: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features (N, D), a few dense ones of each image (N·S, D), and positions in the sample (N,)."""
-        pooled, dense, indices = [], [], []
+    def features(self, encoder: nn.Module) -> Seen:
+        """Features of the sample, dense ones of a few cells of each image."""
+        found: list[tuple[Tensor, ...]] = []
         batches: Any = stream(encoder, self.sample, image_size=self.image_size, batch_size=64)
         for index, features in batches:
-            pooled.append(features.pooled.float().cpu())
-            tokens = features.tokens.float().cpu()
-            order = random.uniform(self.seed, "watch cells", index.numpy(), n=tokens.shape[1]).argsort(1)[:, :CELLS]
-            dense.append(tokens[torch.arange(len(index))[:, None], torch.from_numpy(order)].flatten(0, 1))
-            indices.append(index)
-        return torch.cat(pooled), torch.cat(dense), torch.cat(indices)
+            tokens, rows = features.tokens.float().cpu(), torch.arange(len(index))[:, None]
+            order = random.uniform(self.seed, "watch cells", index.numpy(), n=tokens.shape[1]).argsort(1)
+            cells = torch.from_numpy(order[:, : MORE_CELLS if self.guard else CELLS])
+            places = features.positions.float().cpu().expand(len(index), -1, -1)
+            found.append((features.pooled.float().cpu(), tokens[rows, cells], places[rows, cells], index))
+        return Seen(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def scores(self, encoder: nn.Module, seen: Seen) -> dict[str, PerImage]:
+        """What each image adds to the scores that a guard goes by."""
+        found, index = {}, seen.index.numpy()
+        if self.sample.labels is not None:
+            labels = torch.from_numpy(self.sample.labels)[seen.index]
+            found["knn"] = PerImage.mean("knn", index, agree(seen.pooled, labels, torch.arange(len(index)), 1))
+        if self.sample.has_masks:
+            truth = self.classes_at(seen)
+            known = (truth != IGNORE).flatten()
+            image = torch.arange(len(index)).repeat_interleave(truth.shape[1])[known]
+            right = agree(seen.dense.flatten(0, 1)[known], truth.flatten()[known], image, truth.shape[1])
+            parts = torch.zeros(len(index), 2, dtype=torch.float64)
+            parts.index_add_(0, image, torch.stack([right, torch.ones_like(right)], 1).double())
+            found["cells"] = PerImage("cells", index, parts.numpy(), lambda sums: sums[..., 0] / sums[..., 1])
+        context = EvalContext(encoder, self.sample, self.sample, self.image_size, seed=self.seed)
+        for name in () if found else ("stability", "correspond"):
+            find_task(name)(context, images=CROPPED)
+            assert context.each is not None
+            found[name] = context.each
+        return found
+
+    def classes_at(self, seen: Seen) -> Tensor:
+        """The classes (N, S) int64 of the masks where the cells look, in the centre crop; `IGNORE` where none."""
+        if self.truth is None:  # the same at every look
+            masks: dict[int, np.ndarray] = {}
+            for row, i in enumerate(seen.index.tolist()):
+                with suppress(Unreadable):
+                    masks[row] = self.sample.mask(i)
+            table = Classes.of(self.sample, list(masks.values())).table
+            classes = np.full(seen.places.shape[:2], IGNORE)
+            for row, mask in masks.items():
+                sides = np.array(mask.shape[::-1])
+                away = seen.places[row].double().numpy() - self.image_size / 2
+                at = sides / 2 + away * min(sides) * CROP_PCT / self.image_size
+                x, y = np.clip(at.astype(np.int64), 0, sides - 1).T
+                classes[row] = table[mask[y, x]]
+            self.truth = torch.from_numpy(classes).long()
+        return self.truth
+
+
+def agree(features: Tensor, labels: Tensor, image: Tensor, most: int, *, k: int = 20, t: float = 0.07) -> Tensor:
+    """Whether the weighted vote of the nearest features of other images, (N,), is for a feature's own class.
+
+    Args:
+        features: (N, D).
+        labels: (N,) int64 classes.
+        image: (N,) which image each is of; at most `most` are of one.
+        most: as many more than k are sought, since an image's own have no vote.
+        k: neighbours.
+        t: temperature of the votes, as in `knn_predict`.
+    """
+    similarity, position = nearest_neighbours(features, features, min(k + most, len(features)))
+    votes = (similarity / t).exp() * (image[position] != image[:, None])
+    total = votes.new_zeros(len(features), int(labels.max()) + 1).scatter_add_(1, labels[position], votes)
+    return total.argmax(1) == labels

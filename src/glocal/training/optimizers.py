@@ -73,12 +73,14 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
     `set_rates` keeps the groups at their rates: "lr_share" of the schedule's, or of the peak where "constant" is set.
     """
     found: dict[tuple[bool, bool, bool, float], list[nn.Parameter]] = {}
+    depths = layer_factors(module, spec.layer_decay) if spec.layer_decay != 1 else {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             light = name.startswith(spec.no_momentum) and spec.optimizer != "adamw"
             start = max((start for start in spec.lr_of if name.startswith(start)), key=len, default="")
             flat = parameter.ndim <= 1 or name.startswith(spec.no_decay)
-            kind = light, flat, name.startswith(spec.constant), spec.lr_of.get(start, 1.0)
+            factor = spec.lr_of.get(start, 1.0) * depths.get(parameter, 1.0)
+            kind = light, flat, name.startswith(spec.constant), factor
             found.setdefault(kind, []).append(parameter)
     groups: list[dict[str, Any]] = []
     for kind in sorted(found, key=lambda kind: (*kind[:3], kind[3] != 1, kind[3])):  # the usual ones first
@@ -94,6 +96,14 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
         fused = all(p.is_cuda for each in found.values() for p in each)  # one kernel, there
         return torch.optim.AdamW(groups, lr=lr, foreach=not fused, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
+
+
+def layer_factors(method: Any, decay: float) -> dict[nn.Parameter, float]:
+    """What the rate of each parameter of the encoder is multiplied with: decay^(layers above it), by timm's layers."""
+    from timm.optim import param_groups_layer_decay
+
+    groups = param_groups_layer_decay(method.encoder.model, layer_decay=decay)
+    return {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
 
 
 def set_rates(

@@ -19,6 +19,10 @@ class TrainingStopped(Exception):
     code = 1
 
 
+class Harmed(TrainingStopped):
+    """Training spoilt the encoder: it diverged, collapsed or, with a guard, fell below what it started from."""
+
+
 class Interrupted(TrainingStopped):
     """Ended by a signal, after saving. `code` is the exit code of a command that ends so."""
 
