@@ -12,7 +12,6 @@ from glocal.progress import shown_progress
 if TYPE_CHECKING:
     from torch import nn
 
-    from glocal.adaptation import Predictions
     from glocal.backbones import Backbone
     from glocal.exporters.embed import Embeddings
 
@@ -213,58 +212,6 @@ def embed(
     said += f"; the others could not be read, the first being {skipped[0][0]}" if skipped else ""
     print(f"{said}; {source.note}" if source.note else said, file=sys.stderr)
     return result
-
-
-def predict(
-    model: str,
-    data: str | list[str],
-    *,
-    out: str | None = None,
-    page: str | None = None,
-    split: Literal["train", "val", "test", "all"] = "all",
-    image_size: int | None = None,
-    batch_size: int = 64,
-    device: str = "auto",
-    precision: Literal["fp32", "bf16"] | None = None,
-    workers: int | None = None,
-    trust_code: bool = False,
-) -> Predictions | Path:
-    """What a fine-tuned encoder says of every image.
-
-    Where the images have labels or masks, it also says how often it is right.
-
-    Args:
-        model: a folder that `finetune` made.
-        data: images; several folders one after the other.
-        out: a .csv file of classes and their probabilities, a folder for masks as PNG files, or a page ending in .html;
-            in Python, leave out to get arrays.
-        page: a page with pictures, beside `out`.
-        split: of data that has splits.
-        image_size: by default what it was fine-tuned at.
-        batch_size: images per forward pass.
-        device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps".
-        precision: by default bf16 on a GPU that has instructions for it, else fp32.
-        workers: loader processes; by default none on the CPU, elsewhere one per core.
-        trust_code: as for `load`.
-
-    Returns:
-        What was written, or the predictions.
-
-    Raises:
-        UsageError: if there is no head, it is of another encoder, or no image can be read.
-    """
-    from glocal.adaptation import load_head
-    from glocal.data import open_source
-    from glocal.evaluation.extract import placed
-    from glocal.pipeline.predict import predict_source
-
-    loaded, _ = load_head(model, trust_code=trust_code)
-    opened = _opened(model, "student", image_size, trust_code)
-    settings: dict[str, Any] = {"image_size": image_size or opened.image_size, "batch_size": batch_size}
-    settings |= {"workers": workers, "precision": precision}
-    source = open_source(data, split=split)
-    with placed(opened, device) as encoder, placed(loaded, device) as head, shown_progress() as progress:
-        return predict_source(encoder, head, source, out=out, page=page, progress=progress, **settings)
 
 
 def export(

@@ -200,17 +200,16 @@ def _finetune(
             known = replace(batch, extra={**batch.extra, "target": split.train.target(batch)})
             return appearance(known, epoch, device)
 
-        def monitor(trained: Any, epoch: int) -> Look:
-            if split.held is None:
-                return Look({})
-            some = spread_over(split.held.source, CHECKED)
-            return Look({f"validation/{key}": x for key, x in score(trained, method.head, some, **settings).items()})
+        def check(held: Labelled, trained: Any, epoch: int) -> Look:
+            found = score(trained, method.head, spread_over(held.source, CHECKED), **settings)
+            return Look({f"validation/{key}": value for key, value in found.items()})
 
         if fabric.is_global_zero and not quiet:
             said = f"checked on {len(split.held.source):,} others: {split.said}" if split.held else split.said
             title = f"fine-tuning · {encoder.name} · {describe(split.everything)} → {run}"
             print("\n  ".join([title, f"learning from {len(split.train.source):,} images, {said}", *notes]))
         plan: dict[str, Any] = {"optimization": method.optimization, "schedule": schedule, "seed": config.seed}
+        monitor = partial(check, split.held) if split.held else None
         ended = fit(fabric, method, loader, finish, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         skipped = {split.train.source.key(i): why for i, why in ended.skipped.items()}
         skipped |= split.train.skipped | (split.held.skipped if split.held else {})
