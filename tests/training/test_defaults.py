@@ -299,7 +299,8 @@ def test_weights_that_see_already_are_changed_with_care(optimizer) -> None:
     assert run.schedule.lr * run.optimization.lr_of[""] == pytest.approx(usual.schedule.lr)  # the heads'
     assert run.optimization.lr_of["encoder."] == 1.0
     assert config.warmup_epochs == 20
-    assert run.optimization.frozen == {"head": 1.0, "encoder.": 10.0}
+    assert run.optimization.frozen == {"head": 1.0, "encoder.": 60.0}
+    assert run.optimization.early == 0.3
     assert run.optimization.layer_decay == 0.8
     again, notes = resolve(config, range(6400), replace(MACHINE, published=spec))
     assert again == run

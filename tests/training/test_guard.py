@@ -275,3 +275,13 @@ def test_every_teacher_starts_as_the_student_that_was_loaded(name, tmp_path):
     assert all(torch.equal(value, begun[key]) for key, value in teacher.model.state_dict().items())
     assert not any(p.requires_grad for p in teacher.parameters())
     assert all(float(b.abs().sum()) == 0 for key, b in method.named_buffers() if key.endswith("center"))
+
+
+def test_the_encoder_waits_until_its_heads_have_learnt(tmp_path, weights, looks):
+    """Three tenths of 20 steps: after 6, at the third look, no weight of it has moved."""
+    seen = looks(*[0.5] * 11)
+    pretrain(tmp_path / "run", weights, epochs=10)
+    kept = [
+        all(torch.equal(look[key], seen[0][key]) for key in look if key.endswith(("weight", "bias"))) for look in seen
+    ]
+    assert kept == [True] * 4 + [False] * 7

@@ -76,7 +76,7 @@ def pretrain(
         pretrained: start from timm's released weights (true, or the name of others), or from those of a run or of a
             local file (.safetensors, .pth). Such a run is `gentle` and has a `guard`.
         gentle: change weights that see already with care: AdamW at a tenth of the usual rate, less in each layer
-            below, a warm-up of a tenth of the run, in whose first half the heads learn alone.
+            below, after a longer warm-up; for the first 30% of the run the heads learn alone.
         layer_decay: rate of each layer of the encoder, as a share of the rate of the layer above it.
         lora: train, beside each of the encoder's matrices, a product of this rank in place of the matrix (0: not); it
             is added in the end.

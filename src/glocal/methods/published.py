@@ -29,7 +29,7 @@ class Optimization:
         optimizer: "lars", "adamw" or "sgd".
         lr: peak learning rate at a global batch of 256; scaled linearly with the batch.
         weight_decay: not applied to parameters of one dimension (biases, norms).
-        warmup_epochs: epochs of linear warm-up (at most a tenth of a shorter run).
+        warmup_epochs: epochs of linear warm-up (at most the share `early` of a shorter run).
         final_lr: learning rate at the end, as a fraction of the peak.
         momentum: of LARS and SGD.
         trust_coefficient: η of LARS.
@@ -38,11 +38,12 @@ class Optimization:
         clip: largest norm of the whole gradient; 0 for none.
         clip_per_parameter: largest gradient norm of each parameter by itself; 0 for none.
         stretch: the schedules are those of a run this many times as long, cut off.
-        frozen: beginning of parameters' names -> epochs (at most a tenth of the run) before they start to move.
+        frozen: beginning of parameters' names -> epochs (at most `early` of the run) before they start to move.
         no_momentum: beginnings of names of parameters that LARS and SGD move without momentum.
         no_decay: beginnings of names of parameters that are treated as if they had one dimension.
         lr_of: beginning of parameters' names -> factor on their learning rate; the longest beginning counts.
         constant: beginnings of names of parameters whose learning rate follows no schedule.
+        early: largest share of a run that warm-up takes, and that parameters are frozen for.
         layer_decay: factor on the learning rate of each layer of the encoder against that of the layer above it.
     """
 
@@ -63,6 +64,7 @@ class Optimization:
     no_decay: tuple[str, ...] = ()
     lr_of: Mapping[str, float] = field(default_factory=dict)
     constant: tuple[str, ...] = ()
+    early: float = 0.1
     layer_decay: float = 1.0
 
 

@@ -135,8 +135,8 @@ class _Training:
         self.started, self.logged = now - self.at.seconds, (self.at.step, now)
 
     def _first_epochs(self, epochs: float) -> int:
-        """Steps of that many first epochs, at most a tenth of the run."""
-        return int(min(epochs * self.steps_per_epoch, self.total_steps / 10))
+        """Steps of that many first epochs, at most a share of the run."""
+        return int(min(epochs * self.steps_per_epoch, self.total_steps * self.optimization.early))
 
     def run_to_the_end(self) -> None:
         """All epochs that are left."""

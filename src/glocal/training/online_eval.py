@@ -23,7 +23,7 @@ from glocal.training.stopping import Harmed
 
 IMAGES = 1000  # at most so many training images are looked at
 CELLS = 4  # at most so many different cells of each map enter the rank of dense features
-MORE_CELLS = 16  # and a guard's score of them
+MORE_CELLS = 16_000  # in all enter a guard's score of them
 CROPPED = 300  # of so many images a guard takes two crops, where it has neither labels nor masks
 
 
@@ -83,7 +83,7 @@ class OnlineEval:
         for index, features in batches:
             tokens, rows = features.tokens.float().cpu(), torch.arange(len(index))[:, None]
             order = random.uniform(self.seed, "watch cells", index.numpy(), n=tokens.shape[1]).argsort(1)
-            cells = torch.from_numpy(order[:, : MORE_CELLS if self.guard else CELLS])
+            cells = torch.from_numpy(order[:, : MORE_CELLS // len(self.sample) if self.guard else CELLS])
             places = features.positions.float().cpu().expand(len(index), -1, -1)
             found.append((features.pooled.float().cpu(), tokens[rows, cells], places[rows, cells], index))
         return Seen(*(torch.cat(parts) for parts in zip(*found, strict=True)))

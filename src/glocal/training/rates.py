@@ -13,6 +13,8 @@ SHORT_LARS = {"lr": 0.3, "weight_decay": 1e-4, "trust_coefficient": 0.02}
 """What LARS is given there, in the order of solo-learn's recipes for CIFAR."""
 GENTLE = 0.1
 """Share of the usual rate with which weights that see already are changed; heads, which do not, keep theirs."""
+WAIT = 0.3
+"""Share of a run for which the encoder waits, until what heads that begin at random send back is no longer noise."""
 LAYER_DECAY = 0.8
 """Rate of each layer of such an encoder, as a share of that above it: what sees edges needs to learn least."""
 
@@ -61,7 +63,7 @@ def decide_optimization(decisions: Decisions, spec: Optimization, steps: int, pr
     proportion to it, a small batch would hardly move the weights in so few steps; twenty times as many, and it may.
 
     Gently, from weights that see already: AdamW at a lower rate, lower still in each layer below, and an encoder that
-    waits for the first half of the warm-up, until what the heads send back is no longer noise.
+    waits for its heads.
     """
     batch = decisions.config.batch_size * processes
     length = max(1, steps) * batch / 256
@@ -89,7 +91,7 @@ def decide_optimization(decisions: Decisions, spec: Optimization, steps: int, pr
     if decisions.config.gentle:
         share, said = share * GENTLE, f"{said} × {GENTLE:g} for the encoder; heads keep {1 / GENTLE:g} times that"
         warmup = max(spec.warmup_epochs, decisions.config.epochs / 10)
-        decisions.fill("warmup_epochs", warmup, "in its first half the encoder waits for the heads")
+        decisions.fill("warmup_epochs", warmup, f"a tenth of the run; for {WAIT:.0%} of it the encoder waits")
     decisions.fill("lr", spec.lr * share, f"{spec.lr:g} × {said}")
     names = ["weight_decay", "warmup_epochs"] + ["trust_coefficient"] * (spec.optimizer == "lars")
     for name in names:
@@ -100,6 +102,6 @@ def decide_optimization(decisions: Decisions, spec: Optimization, steps: int, pr
     spec = replace(spec, layer_decay=config.layer_decay, **{name: getattr(config, name) for name in names})
     if not config.gentle:
         return spec
-    wait = min(spec.warmup_epochs, config.epochs / 10) / 2
+    frozen = {**spec.frozen, "encoder.": WAIT * config.epochs}
     rates = {"": 1 / GENTLE, "encoder.": 1.0, **spec.lr_of}
-    return replace(spec, frozen={**spec.frozen, "encoder.": wait}, lr_of=rates)
+    return replace(spec, frozen=frozen, lr_of=rates, early=WAIT)
