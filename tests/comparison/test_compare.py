@@ -260,6 +260,21 @@ def test_the_answer(results: dict[str, list], said: str) -> None:
 
 
 @pytest.mark.usefixtures("pose")
+def test_what_no_method_beats_is_said() -> None:
+    results = {"a": runs_of((1.0, 0.90), (1.1, 0.91)), "b": runs_of((3.0, 0.5), (3.1, 0.5))}
+    columns = columns_for(results)
+
+    def said(error: float, top1: float) -> str:
+        return answer.unbeaten(results, {"pixels": runs_of((error, top1))[0]["scores"]}, columns)
+
+    assert said(9.0, 0.1) == ""
+    assert said(9.0, 0.9) == "No method is clearly better than pixels in Nearest neighbours: accuracy."
+    assert said(0.5, 0.1) == "No method is clearly better than pixels in Pose: error, px."
+    assert said(2.0, 0.99).startswith("No method is clearly better than pixels in Nearest")
+    assert said(1.2, 0.95).count(":") == 2  # of the error two seeds say little
+
+
+@pytest.mark.usefixtures("pose")
 def test_a_difference_between_seeds_is_not_taken_for_one_between_methods() -> None:
     a, b = runs_of((1.0, 0.5), (5.0, 0.5), (9.0, 0.5)), runs_of((1.5, 0.5), (5.4, 0.5), (9.6, 0.5))
     error = columns_for({"a": a, "b": b})[0]

@@ -105,6 +105,21 @@ def answer(results: Results, columns: Sequence[Column]) -> str:
     return f"Choose {fastest}, the fastest of those between which {scores} shows no clear difference: {those}."
 
 
+def unbeaten(results: Results, baselines: dict[str, dict[str, Any]], columns: Sequence[Column]) -> str:
+    """What not even the best line is clearly better than (95%), and in what; "" where there is no such baseline."""
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        best = column.best and estimate(results[_leader(results, column)], column)
+        for name, scores in baselines.items():
+            other = estimate([{"scores": scores, "seed": 0}], column)
+            if best and other:
+                more = best.mean - other.mean if column.best is max else other.mean - best.mean
+                halves = [(high - low) / 2 for low, high in (each.interval or (0.0, 0.0) for each in (best, other))]
+                if more <= hypot(*halves):
+                    found.setdefault(name, []).append(column.heading)
+    return " ".join(f"No method is clearly better than {name} in {', '.join(where)}." for name, where in found.items())
+
+
 def _leader(results: Results, column: Column) -> str:
     assert column.best is not None
     means = {name: found.mean for name, runs in results.items() if (found := estimate(runs, column))}

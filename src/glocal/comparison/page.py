@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glocal.comparison.answer import Column, Estimate, Results, answer, columns_of, estimate
+from glocal.comparison.answer import Column, Estimate, Results, answer, columns_of, estimate, unbeaten
 from glocal.run import write_atomically, write_json
 
 Baselines = dict[str, dict[str, Any]]
@@ -17,7 +17,8 @@ def write_page(out: Path, protocol: dict[str, Any], results: Results, baselines:
     Results are, by line, one a seed: "scores", "cost", "steps", "seed"; baselines are scores by name.
     """
     columns = columns_of(result["scores"] for runs in results.values() for result in runs)
-    said = [answer(results, columns), *(in_words(column, results) for column in columns)]
+    first = f"{answer(results, columns)} {unbeaten(results, baselines, columns)}".strip()
+    said = [first, *(in_words(column, results) for column in columns)]
     numbers = {"answer": said, "protocol": protocol, "results": results, "baselines": baselines}
     write_json(out / "comparison.json", numbers)
     write_atomically(out / "comparison.html", render(out, said[0], protocol, results, baselines, columns))
