@@ -57,7 +57,8 @@ def load_method(run: str | Path, *, trust_code: bool = False) -> nn.Module:
         trust_code: import what its config.yaml names as module:attribute.
 
     Returns:
-        The method in evaluation mode, on the CPU; its `encoder` is what `load` gives of a finished run.
+        The method in evaluation mode, on the CPU; its `encoder` is what `load` gives of a finished run, unless a guard
+        handed over that of an earlier step.
 
     Raises:
         UsageError: if it is no run, or has no checkpoint, or one that does not fit its config.yaml.
