@@ -45,21 +45,8 @@ def test_pretrained_weights_are_where_a_run_started_that_was_given_them(tmp_path
     given = build_backbone("test_resnet", image_size=32, pool="mean")
     place = tmp_path / "given"
     save_encoder(given, place)
-<<<<<<< HEAD
-    run = glocal.pretrain(
-        DATA,
-        out=str(tmp_path / "run"),
-        backbone="test_resnet",
-        pretrained=str(place),
-        optimizer="sgd",
-        lr=0.1,
-        guard=False,
-        **RUN,
-    )
-=======
     settings = {**RUN, "optimizer": "sgd", "lr": 0.1, "gentle": False, "guard": False}
     run = glocal.pretrain(DATA, out=str(tmp_path / "run"), backbone="test_resnet", pretrained=str(place), **settings)
->>>>>>> gentle
     for encoder in (glocal.load(str(run)), glocal.load_method(run).encoder):
         assert not same(encoder, given)
         assert start_words(encoder) == str(place)
