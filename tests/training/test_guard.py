@@ -121,9 +121,10 @@ def test_training_stops_at_two_looks_below_the_start_which_is_handed_over(tmp_pa
     assert run.encoder_files[0].read_bytes() == weights.read_bytes()
 
 
-def test_without_a_guard_the_last_is(tmp_path, weights, looks):
+def test_without_a_guard_the_last_is(tmp_path, weights, looks, capsys):
     seen = looks(0.5, 0.3, 0.2, 0.1, 0.1, 0.1)
-    assert same(pretrain(tmp_path / "run", weights, guard=False), seen[-1])
+    assert same(pretrain(tmp_path / "run", weights, guard=False, quiet=False), seen[-1])
+    assert f" from {weights} · " in capsys.readouterr().out.splitlines()[0]
 
 
 @pytest.mark.parametrize("lr", [0.3, 1e9])

@@ -151,7 +151,9 @@ def _train(
         run = on_first(claim)
         if fabric.is_global_zero and not quiet:
             title = method_class(config.method).title
-            print("\n  ".join([f"{title} · {config.backbone} · {describe(source)} → {run}", *notes]))
+            weights = "released weights" if config.pretrained is True else config.pretrained
+            network = f"{config.backbone} from {weights}" if weights else config.backbone
+            print("\n  ".join([f"{title} · {network} · {describe(source)} → {run}", *notes]))
         plan: dict[str, Any] = {"optimization": resolved.optimization, "schedule": schedule, "seed": config.seed}
         scored = source if config.data is None or isinstance(source, Stream) else data
         plan |= {"monitor": _monitor(run, source, scored, config), "guard": bool(config.guard)}
