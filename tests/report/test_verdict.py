@@ -116,7 +116,9 @@ def continued(*, steps: int = 90, pixels: bool = False, **gains: tuple[float, fl
     """On a run from released weights that scored .5, of differences and half their intervals."""
     mine = {task: {TITLES[task]: 0.5 + more} for task, (more, _) in gains.items()}
     begun = {task: {TITLES[task]: 0.5} for task in gains}
-    scores = {"encoder": mine, "start": begun} | ({"pixels": begun} if pixels else {})
+    scores = {"encoder": mine, "start": begun} | (
+        {"pixels": {task: {TITLES[task]: 0.1} for task in gains}} if pixels else {}
+    )
     paired = {task: [more, [more - half, more + half]] for task, (more, half) in gains.items()}
     meta = {"n_test": 100, "start": "timm's released weights", "gains": paired}
     run = RunRecord(Path("."), scores=scores, meta=meta, encoder={"extra": {"images": 3000, "steps": steps}})
@@ -124,7 +126,7 @@ def continued(*, steps: int = 90, pixels: bool = False, **gains: tuple[float, fl
 
 
 def first(verdict: Verdict) -> str:
-    return verdict.sentence.partition(" The encoder is better")[0]
+    return verdict.sentence.partition(" It is better than raw pixels in ")[0]
 
 
 def test_photographs_that_improved_an_encoder():
@@ -132,6 +134,8 @@ def test_photographs_that_improved_an_encoder():
     assert first(verdict) == "Your 3,000 photographs improved this encoder by +3.1 ± 1.2 points in nearest neighbours."
     assert verdict.gains["Nearest neighbours"]["start"].mark == "✓"  # 100 images apart would not show it
     assert verdict.good
+    both = continued(knn=(0.031, 0.012), pixels=True)
+    assert both.sentence == f"{verdict.sentence} It is better than raw pixels in the one task that judges it."
 
 
 def test_photographs_that_improved_it_in_one_task_only():

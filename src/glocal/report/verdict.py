@@ -63,8 +63,10 @@ def judge(
             good &= marks.count("✓") > marks.count("✗")
     if said:
         sentence = f"The encoder is better {' and '.join(said)}."
-        if paired and "start" in run.scores:
-            sentence = f"{_continued(run, judged, gains, paired)} {sentence}"
+        if paired and "start" in run.scores:  # of which more is known than in how many tasks
+            others = [words for words in said if not words.startswith(f"than {run.start} in")]
+            beside = f" It is better {others[0]}." if others else ""
+            sentence = _continued(run, judged, gains, paired) + beside
         return Verdict(sentence, [*diagnoses], good, gains)
     if judged:
         sentence = "The scores stand alone: without those of a baseline, they cannot be called good or bad."

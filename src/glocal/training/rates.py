@@ -91,7 +91,7 @@ def decide_optimization(decisions: Decisions, spec: Optimization, steps: int, pr
     if decisions.config.gentle:
         share, said = share * GENTLE, f"{said} × {GENTLE:g} for the encoder; heads keep {1 / GENTLE:g} times that"
         warmup = max(spec.warmup_epochs, decisions.config.epochs / 10)
-        decisions.fill("warmup_epochs", warmup, f"a tenth of the run; for {WAIT:.0%} of it the encoder waits")
+        decisions.fill("warmup_epochs", warmup, f"at most {WAIT:.0%} of the run, for which the encoder waits")
     decisions.fill("lr", spec.lr * share, f"{spec.lr:g} × {said}")
     names = ["weight_decay", "warmup_epochs"] + ["trust_coefficient"] * (spec.optimizer == "lars")
     for name in names:
