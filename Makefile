@@ -51,6 +51,8 @@ machine-avx2: export MKL_CBWR = AVX2
 machine-sse41: export ONEDNN_MAX_CPU_ISA = SSE41
 machine-sse41: export ATEN_CPU_CAPABILITY = default
 machine-sse41: export MKL_CBWR = COMPATIBLE
+# what torch.compile keeps for one set of instructions fails with another
+machine-avx512 machine-avx2 machine-sse41: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/.venv/inductor/$@
 machine-avx512 machine-avx2 machine-sse41: .venv/developed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC)
 
