@@ -93,7 +93,7 @@ def test_loca_is_the_papers_loss():
     parameters = [p for n, p in method.named_parameters() if not n.startswith("teacher")]
     ours, theirs = (torch.autograd.grad(total, parameters) for total in (loss.total, expected))
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)  # targets are single precision
 
 
 def test_queries_outside_of_the_reference_cost_nothing_but_entropy():
