@@ -153,6 +153,11 @@ def show_scores(scores: dict[str, Any]) -> None:
     print(score_table(scores) if "meta" in scores else encoder_table(scores))
 
 
+def show_reply(reply: dict[str, Any]) -> None:
+    """Print an answer, why, and the frames that show it."""
+    print(f"{reply['answer']}\nwhy: {reply['justification']}\nframes: {', '.join(reply['frames']) or 'none named'}")
+
+
 class Command(NamedTuple):
     """A function as a command."""
 
@@ -163,6 +168,7 @@ class Command(NamedTuple):
     needed: str | None = None  # an option that Python may leave out, and the command may not
 
 
+_MODEL = "--endpoint http://127.0.0.1:8000/v1 --model NAME"
 COMMANDS = {
     "pretrain": Command("train", api.pretrain, "photos/ --method vicregl --backbone resnet50", lambda run: None),
     "finetune": Command("train", api.finetune, "runs/NAME --data labelled/ --out ft/", lambda run: None),
@@ -172,6 +178,8 @@ COMMANDS = {
     "predict": Command("hand over", api.predict, "ft/ photos/ --out labels.csv", needed="out"),
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
     "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
+    "curate": Command("ask a model", api.curate, f"runs/NAME labelled/ --kb kb.jsonl {_MODEL} --out curated/"),
+    "ask": Command("ask a model", api.ask, f'video/ "When does the car turn left?" {_MODEL}', show_reply),
     "methods": Command("look up", methods),
     "backbones": Command("look up", backbones, "'convnext*'"),
     "tasks": Command("look up", tasks),
