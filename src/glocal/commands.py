@@ -71,7 +71,7 @@ def tasks() -> str:
 
 
 def cache(*, clear: bool = False) -> None:
-    """List the decoded images that are kept on disk, or remove them.
+    """List the decoded images and the answers of language models that are kept on disk, or remove them.
 
     A folder has one cache for each setting of the crops that it was trained with.
 
@@ -79,7 +79,7 @@ def cache(*, clear: bool = False) -> None:
         clear: remove all of them. Runs under way decode their images instead.
     """
     from glocal.data.files import shown
-    from glocal.views.cache import cache_folder
+    from glocal.views.cache import ANSWERS, cache_folder
     from glocal.views.cache_files import amount, kept_caches
 
     folder = cache_folder()
@@ -93,7 +93,13 @@ def cache(*, clear: bool = False) -> None:
         print(f"{amount(kept.size):>10}  {of}")
         if clear:
             shutil.rmtree(kept.folder)
-    total = amount(sum(kept.size for kept in found))
+    answers = [] if folder is None else list((folder / ANSWERS).glob("*.json"))
+    size = sum(file.stat().st_size for file in answers)
+    if answers:
+        print(f"{amount(size):>10}  {len(answers):,} answers of language models")
+    if answers and clear:
+        shutil.rmtree(answers[0].parent)
+    total = amount(sum(kept.size for kept in found) + size)
     if clear:
         print(f"{total} freed in {folder}")
     else:

@@ -6,9 +6,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from seeing import COLOURS
 
 from glocal.language import endpoint
 
@@ -63,3 +67,32 @@ def server(monkeypatch) -> Iterator[Server]:
     yield made
     made.shutdown()
     made.server_close()
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch) -> Path:
+    """Five images of each colour; one that is red lies in blue/, one that is grey in green/."""
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        for k in range(5):
+            of = (
+                COLOURS["red"] if (name, k) == ("blue", 2) else (100, 100, 100) if (name, k) == ("green", 3) else colour
+            )
+            pixels = np.array(of) + draw.integers(0, 20, (16, 16, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "labelled" / name / f"{k}.png")
+    lines = [{"name": name.title(), "text": f"The colour {name}."} for name in COLOURS]
+    (tmp_path / "kb.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return tmp_path / "labelled"
+
+
+@pytest.fixture
+def frames(tmp_path, monkeypatch) -> Path:
+    """Twelve grey frames, numbered without leading zeros; number 10 is white."""
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "video").mkdir()
+    for k in range(12):
+        image = np.full((30, 40, 3), 255 if k == 10 else 8 * k, np.uint8)
+        Image.fromarray(image).save(tmp_path / "video" / f"f{k}.png")
+    return tmp_path / "video"

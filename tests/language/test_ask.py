@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from PIL import Image
+from seeing import watch
 
 import glocal
 from glocal import cli
@@ -156,34 +154,13 @@ def test_zooming_in_has_an_end(number, frames, seed):
     assert len(model.shown) <= number + 2
 
 
-@pytest.fixture
-def frames(tmp_path, monkeypatch):
-    """Twelve grey frames, numbered without leading zeros; number 10 is white."""
-    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "video").mkdir()
-    for k in range(12):
-        image = np.full((30, 40, 3), 255 if k == 10 else 8 * k, np.uint8)
-        Image.fromarray(image).save(tmp_path / "video" / f"f{k}.png")
-    return tmp_path / "video"
-
-
-def eye(request: dict[str, Any]) -> dict[str, Any]:
-    """Finds white frames."""
-    content = request["messages"][0]["content"]
-    urls = [part["image_url"]["url"].partition(",")[2] for part in content if part["type"] == "image_url"]
-    pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(url)))) for url in urls]
-    white = [n for n, image in enumerate(pixels, start=1) if image.mean() > 250]
-    named = request["response_format"]["json_schema"]["schema"]["properties"]
-    return {"frame_ids": white, "justification": "<b>white</b>"} | ({"answer": "A flash."} if "answer" in named else {})
-
-
 def test_frames_come_in_the_order_of_their_numbers(frames):
     source = open_frames(str(frames))
     assert [source.key(i) for i in range(12)] == [f"f{k}.png" for k in range(12)]
 
 
 def test_an_answer_with_its_frames_and_a_page(server, frames, tmp_path, capsys):
-    server.say = eye
+    server.say = watch
     options = {"endpoint": server.url, "model": "eye", "segments": 3, "frames": 4, "context": 4}
     page = tmp_path / "answer.html"
     reply = glocal.ask(str(frames), "When is it <white>?", page=str(page), **options)
@@ -203,7 +180,7 @@ def test_an_answer_with_its_frames_and_a_page(server, frames, tmp_path, capsys):
 def test_frames_nearest_to_an_example_or_by_their_captions(server, frames, tmp_path, captions):
     def say(request):
         if "input" not in request:
-            return eye(request)
+            return watch(request)
         rows = [{"index": i, "embedding": [float("white" in t), 0.1]} for i, t in enumerate(request["input"])]
         return 200, json.dumps({"data": rows}).encode(), {}
 
@@ -234,7 +211,7 @@ def test_what_cannot_be_asked(server, frames, options, said):
 
 
 def test_as_a_command(server, frames, capsys):
-    server.say = eye
+    server.say = watch
     words = ["--endpoint", server.url, "--model", "eye", "--segments", "3", "--frames", "4", "--context", "8"]
     cli.main(["ask", str(frames), "When is it white?", *words])
     assert capsys.readouterr().out == "A flash.\nwhy: <b>white</b>\nframes: f10.png\n"
@@ -267,7 +244,7 @@ def test_a_film(server, tmp_path, monkeypatch):
     assert len(source) == 40
     assert source.key(31) == "0:00:03.100"
     assert [round(float(source.open(k).decode().mean()) / 2) for k in (5, 30, 12)] == pytest.approx([5, 30, 12], abs=3)
-    server.say = eye
+    server.say = watch
     options = {"endpoint": server.url, "model": "eye", "segments": 4, "frames": 10, "context": 4}
     assert glocal.ask(str(tmp_path / "film.mp4"), "When?", **options)["frames"] == ["0:00:03.100"]
     (tmp_path / "broken.mp4").write_bytes(b"no film")

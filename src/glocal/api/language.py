@@ -172,7 +172,7 @@ def ask(
 def _endpoint(url: str, model: str, **settings: Any) -> Endpoint:
     """The endpoint, with answers kept where decoded images are."""
     from glocal.language import Endpoint
-    from glocal.views.cache import cache_folder
+    from glocal.views.cache import ANSWERS, cache_folder
 
     folder = cache_folder()
-    return Endpoint(url, model, cache=folder / "answers" if folder else None, **settings)
+    return Endpoint(url, model, cache=folder / ANSWERS if folder else None, **settings)

@@ -93,8 +93,8 @@ def check_labels(
         knowledge: names and what is said of them.
         endpoint: the model.
         most: how many to ask about.
-        candidate: tell the model the label; False: it names the image by itself.
-        context: tell it what the knowledge base says.
+        candidate: tell the model the label; False: it names the image.
+        context: tell it what the knowledge base says of the label and of what the neighbours speak for.
 
     Yields:
         Positions in the source and what became of their labels, the most doubtful first.
@@ -109,10 +109,10 @@ def check_labels(
 
     def ask(k: int) -> Question:
         i = int(order[k])
-        others = [classes[c] for c in shares[i].argsort(descending=True, stable=True).tolist() if c != labels[i]]
-        similar = [name for name in others[:OTHERS] if shares[i, classes.index(name)] >= SPEAKING]
-        label = classes[labels[i]]
-        names = [label, *similar] if candidate else [label, *similar][1:]
+        label, ranked = classes[labels[i]], shares[i].argsort(descending=True, stable=True).tolist()
+        others = [classes[c] for c in ranked if shares[i, c] >= SPEAKING and not (candidate and c == labels[i])]
+        similar = others[:OTHERS] if candidate or context else []
+        names = [label, *similar] if candidate else similar
         captions = source.captions or [None] * len(source)
         told = {"label": label if candidate else None, "similar": similar, "caption": captions[positions[i]]}
         said = [{"name": entries[n].name, "text": entries[n].text[:EXCERPT]} for n in names] if context else []

@@ -1,0 +1,50 @@
+"""A model that is asked: about labels (REW) and about videos (Temporal Chain of Thought)."""
+
+from __future__ import annotations
+
+from replications.claims.arms import more
+from replications.plan import Arm, Claim
+
+TEN = tuple(range(10))
+STAND_IN = "No language model could be had: the model is MobileNet's posterior, which reads by shared words."
+CURATE = Claim(
+    name="rew",
+    world="curation",
+    arms=tuple(Arm(arm, {"arm": arm}) for arm in ("raw", "predict", "predict-with", "without", "with")),
+    seeds=TEN,
+    minutes=2,
+    paper="Caron et al. REW. NeurIPS 2024",
+    text="Asked whether a label is right, with what an encyclopaedia says of it, a model makes better labels than asked"
+    " without, than asked to name the image, than the labels as they are; and better classifiers are learnt from them.",
+    published="Entity-WebLI relabelled by a multimodal LLM, GER-400M on OVEN: correcting with context above correcting"
+    " without, above predicting.",
+    statements=(
+        more("context helps to correct", "precision", "with", "without"),
+        more("correcting is better than predicting", "precision", "without", "predict"),
+        more("predicting is better than nothing", "precision", "predict", "raw"),
+        more("neighbours learn more with context", "knn", "with", "without"),
+        more("neighbours learn more by correcting", "knn", "without", "predict"),
+        more("neighbours learn more by predicting", "knn", "predict", "raw"),
+    ),
+    missing=f"{STAND_IN} GER, trained on the labels of each arm, in place of nearest neighbours: its decoder.",
+)
+ASK = Claim(
+    name="tcot",
+    world="clips",
+    arms=tuple(Arm(strategy, {"strategy": strategy}) for strategy in ("uniform", "single", "hierarchical", "dynamic")),
+    seeds=TEN,
+    minutes=4,
+    paper="Arnab et al. Temporal Chain of Thought. 2025",
+    text="At equal frames a call, a model that first says of each segment which frames matter answers better than one"
+    " that says it once of the whole, and that than one shown frames spread evenly; the more so the longer the video.",
+    published="LVBench: uniform 50.3, single-step 48.3, hierarchical 53.3, dynamic segments 61.7;"
+    " Egoschema: 72.6, 74.8, 74.0, 75.2.",
+    statements=(
+        more("segments are better than one look", "mean", "dynamic", "single", least=0.05),
+        more("one look is better than even frames", "mean", "single", "uniform", least=0.05),
+        more("segments lose less over 16 times the length", "x16 - x1", "dynamic", "uniform", least=0.05),
+        more("segments are better at 16 times the length", "x16", "dynamic", "uniform", least=0.05),
+    ),
+    missing=STAND_IN,
+)
+CLAIMS = (CURATE, ASK)
