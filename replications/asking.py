@@ -25,10 +25,16 @@ from replications.noisy import NoisyModel, serving
 
 ENCODER = "mobilenet_v1_025.safetensors"
 SIZE = 128
-IMAGES = 400
+IMAGES, TESTED = 400, 400
+"""Half of them clothes, half of them pets."""
 WRONG = 0.3
 KNOWLEDGE = KnowledgeBase(
     [
+        Entity("abyssinian", "A breed of cats, slender and ruddy, like the Egyptian cats of old paintings."),
+        Entity(
+            "american_bulldog", "A breed of dogs, heavy and short-haired: kin of boxers, mastiffs and bull terriers."
+        ),
+        Entity("bengal", "A breed of cats, spotted like a leopard, bred from tabby cats."),
         Entity("dress", "A garment in one piece, bodice and skirt together; a long and formal one is a gown."),
         Entity("hat", "It covers the head: cowboy hats, sombreros, bonnets, caps, bathing caps.", ("cap",)),
         Entity("longsleeve", "A shirt or jersey with long sleeves; a heavy one is a sweatshirt.", ("sweatshirt",)),
@@ -41,9 +47,9 @@ KNOWLEDGE = KnowledgeBase(
         Entity("t-shirt", "A light shirt without collar and buttons: a tee shirt, or jersey.", ("jersey",)),
     ]
 )
-THINGS = {"abyssinian": "cat", "bengal": "cat", "american_bulldog": "bulldog/boxer", "shoes": "shoe", "pants": "jean"}
+THINGS = {"abyssinian": "cat", "american_bulldog": "bulldog/boxer", "shoes": "shoe", "pants": "jean", "hat": "hat"}
 """Classes of photographs, and what the question calls them."""
-VIDEOS = 20
+VIDEOS = 40
 LENGTHS = {"x1": 64, "x4": 256, "x16": 1024}
 CLIP = 3
 SHOWN = 16
@@ -64,10 +70,9 @@ def curate(seed: int, data: Path, *, arm: str) -> dict[str, float]:
         now the share; knn, the accuracy on the test images of neighbours with these labels.
     """
     encoder = glocal.load(str(_weights(data) / ENCODER))
-    whole, test = (open_source(data / "clothing", split=split) for split in ("train", "test"))
     draw = np.random.default_rng(seed)
-    source = Subset(whole, np.sort(draw.permutation(len(whole))[:IMAGES]))
-    classes, bank, tested = whole.classes or [], *(extract(encoder, s, image_size=SIZE) for s in (source, test))
+    source, test = _clothes_and_pets(data, "train", IMAGES, draw), _clothes_and_pets(data, "test", TESTED, draw)
+    classes, bank, tested = source.classes or [], *(extract(encoder, s, image_size=SIZE) for s in (source, test))
     truth, pooled = np.asarray(source.labels), bank.pooled
     source.labels = given = corrupted(truth, pooled, len(classes), draw)
     now = {i: classes[label] for i, label in enumerate(given)}
@@ -84,6 +89,17 @@ def curate(seed: int, data: Path, *, arm: str) -> dict[str, float]:
     said = knn_predict(tested.pooled, pooled[known], torch.from_numpy(labels))
     knn = float((said == tested.labels).float().mean())
     return {"precision": float(right.sum() / len(now)), "kept": float(right.mean() * len(known) / IMAGES), "knn": knn}
+
+
+def _clothes_and_pets(data: Path, split: str, number: int, draw: np.random.Generator) -> Subset:
+    """Some images of each collection, with the classes of both."""
+    parts = [open_source(data / name, split=split) for name in ("clothing", "pets")]
+    names = np.concatenate([np.array(part.classes)[part.labels] for part in parts])
+    rows = [draw.permutation(len(part))[: number // 2] for part in parts]
+    found = Subset(ConcatSource(parts), np.concatenate([rows[0], len(parts[0]) + rows[1]]))
+    known, labels = np.unique(names, return_inverse=True)
+    found.classes, found.labels = known.tolist(), labels[found.positions]
+    return found
 
 
 def corrupted(truth: np.ndarray, pooled: Tensor, classes: int, draw: np.random.Generator) -> np.ndarray:

@@ -49,7 +49,8 @@ class NoisyModel:
         self.weight = scale * (weight.float().flatten(1) - zero)  # (1001, D)
         self.names = (folder / "imagenet_labels.txt").read_text().splitlines()
         self.lock, self.known = threading.Lock(), dict[bytes, Tensor]()
-        self.matches = lru_cache(64)(self._matches)
+        self.phrases = [[phrase for name in line.split(",") if (phrase := words(name))] for line in self.names]
+        self.match = lru_cache(256)(self._match)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """What it says to a request, as the request's schema wants it."""
@@ -60,7 +61,7 @@ class NoisyModel:
         if "correct" in request["response_format"]["json_schema"]["schema"]["properties"]:
             return self.check(posteriors[0], next(json.loads(text) for text in texts if text.startswith("{")))
         options = next(text for text in texts if text.startswith("Question:")).partition(":")[2].partition(":")[2]
-        return self.watch(torch.stack(posteriors), tuple(re.split(r",|\bor\b", options.rstrip("?"))))
+        return self.watch(torch.stack(posteriors), options.rstrip("?").split(","))
 
     def check(self, posterior: Tensor, told: dict[str, Any]) -> dict[str, Any]:
         """A label stands unless another name is seen more clearly.
@@ -74,17 +75,18 @@ class NoisyModel:
         why = f"It looks like {self.names[int(posterior.argmax())]}."
         if not names:
             return _said(False, self.names[int(posterior.argmax())].partition(",")[0], why)
-        evidence = posterior @ self.matches(tuple(f"{name} {texts.get(name, '')}" for name in names))
+        evidence = posterior @ self.matches([f"{name} {texts.get(name, '')}" for name in names])
         best = int(evidence.argmax())
         if told["label"] and (evidence[best] < SEEN or evidence[best] < DOUBT * evidence[0]):
             return _said(True, names[0], why)
         return _said(False, names[best] if evidence[best] else None, why)
 
-    def watch(self, posteriors: Tensor, options: tuple[str, ...]) -> dict[str, Any]:
-        """Which frames show one of the options, and which option they show."""
+    def watch(self, posteriors: Tensor, options: Sequence[str]) -> dict[str, Any]:
+        """Which frames show one of the options, and which one is seen most clearly in one of them."""
         evidence = posteriors @ self.matches(options)  # (frames, options)
         frames = [n for n, row in enumerate(evidence, start=1) if row.max() >= SEEN]
-        answer = options[int(evidence.mean(0).argmax())].strip()
+        clearest = evidence.max(0).values
+        answer = options[int(clearest.argmax())].strip() if clearest.max() >= SEEN else "nothing of these"
         return {"frame_ids": frames, "justification": "These look like it.", "answer": answer}
 
     def posterior(self, jpeg: bytes) -> Tensor:
@@ -98,19 +100,19 @@ class NoisyModel:
                 self.known[jpeg] = (self.weight @ pooled + self.bias).softmax(0)
             return self.known[jpeg]
 
-    def _matches(self, texts: Sequence[str]) -> Tensor:
+    def matches(self, texts: Sequence[str]) -> Tensor:
         """(1001, T): 1 where a text has all words of one of a class's names, .5 where it has the last one.
 
         A class that speaks for several texts has one voice: it is shared between them.
         """
-        found = torch.zeros(len(self.names), len(texts))
-        for c, line in enumerate(self.names):
-            phrases = [phrase for name in line.split(",") if (phrase := words(name))]
-            for t, text in enumerate(texts):
-                known = set(words(text))
-                shares = [1.0 if set(p) <= known else 0.5 for p in phrases if p[-1] in known]
-                found[c, t] = max(shares, default=0.0)
+        found = torch.stack([self.match(text) for text in texts], 1)
         return found / found.sum(1, keepdim=True).clamp_min(1)
+
+    def _match(self, text: str) -> Tensor:
+        known, found = set(words(text)), torch.zeros(len(self.phrases))
+        for c, phrases in enumerate(self.phrases):
+            found[c] = max((1.0 if set(p) <= known else 0.5 for p in phrases if p[-1] in known), default=0.0)
+        return found
 
 
 def words(text: str) -> list[str]:

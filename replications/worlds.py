@@ -141,7 +141,9 @@ COLLAPSE = World(
     {"knn": Score("knn", "top1", _COLLAPSE)},
     ("knn",),
 )
-CURATION = World("curation", ("clothing",), {}, {}, ("precision", "kept", "knn"), measure="replications.asking:curate")
+CURATION = World(
+    "curation", ("clothing", "pets"), {}, {}, ("precision", "kept", "knn"), measure="replications.asking:curate"
+)
 CLIPS = World(
     "clips", ("camvid", "clothing", "pets"), {}, {}, ("x1", "x4", "x16", "mean"), measure="replications.asking:ask"
 )

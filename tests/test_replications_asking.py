@@ -22,7 +22,8 @@ def model(released):
 def lab(real_data, released, monkeypatch, clothing, camvid, pets):
     released(asking.ENCODER)
     monkeypatch.setenv("GLOCAL_WEIGHTS", str(released(noisy.WEIGHTS).parent))
-    monkeypatch.setattr(asking, "IMAGES", 16)
+    monkeypatch.setattr(asking, "IMAGES", 20)
+    monkeypatch.setattr(asking, "TESTED", 8)
     return clothing.parent
 
 
@@ -52,10 +53,10 @@ def test_curation_by_a_real_and_noisy_model(model, clothing, tmp_path, monkeypat
     """The whole command: the images of two classes, some of them in the other's folder."""
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
     for name, other in (("pants", "hat"), ("hat", "pants")):
-        (tmp_path / "data" / name).mkdir(parents=True)
         for k, file in enumerate(sorted((clothing / "test" / name).iterdir())[:6]):
-            (tmp_path / "data" / (other if k == 5 else name)).mkdir(exist_ok=True)
-            (tmp_path / "data" / (other if k == 5 else name) / file.name).write_bytes(file.read_bytes())
+            folder = tmp_path / "data" / (other if k == 5 else name)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / file.name).write_bytes(file.read_bytes())
     lines = [f'{{"name": "{e.name}", "text": "{e.text}"}}' for e in asking.KNOWLEDGE.entities]
     (tmp_path / "kb.jsonl").write_text("\n".join(lines))
     given = {"kb": str(tmp_path / "kb.jsonl"), "model": "noisy", "out": str(tmp_path / "out"), "image_size": 32}
@@ -67,13 +68,13 @@ def test_curation_by_a_real_and_noisy_model(model, clothing, tmp_path, monkeypat
     assert all("It looks like" in line for line in table)
 
 
-@pytest.mark.parametrize("arm", ["raw", "predict", "with"])
+@pytest.mark.parametrize("arm", ["raw", "with"])
 def test_a_cell_of_curation(lab, arm):
     found = asking.curate(0, lab, arm=arm)
     assert found.keys() == {"precision", "kept", "knn"}
     assert all(0 <= value <= 1 for value in found.values())
     if arm == "raw":
-        assert found["precision"] == found["kept"] == 1 - round(asking.WRONG * 16) / 16
+        assert found["precision"] == found["kept"] == 0.7
     else:
         assert found["kept"] <= found["precision"] or found["precision"] == 0
 
@@ -89,9 +90,8 @@ def test_wrong_labels_are_wrong_and_half_of_them_near():
 
 
 def test_a_cell_of_videos(lab, monkeypatch):
-    monkeypatch.setattr(asking, "VIDEOS", 2)
-    monkeypatch.setattr(asking, "LENGTHS", {"x1": 8, "x4": 32, "x16": 60})
+    monkeypatch.setattr(asking, "VIDEOS", 1)
+    monkeypatch.setattr(asking, "LENGTHS", {"x1": 4, "x4": 12, "x16": 24})
     monkeypatch.setattr(asking, "SHOWN", 4)
-    for strategy in ("uniform", "dynamic"):
-        found = asking.ask(0, lab, strategy=strategy)
-        assert found["mean"] == pytest.approx(np.mean([found[name] for name in asking.LENGTHS]))
+    found = asking.ask(0, lab, strategy="dynamic")
+    assert found["mean"] == pytest.approx(np.mean([found[name] for name in asking.LENGTHS]))

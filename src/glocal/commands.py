@@ -71,9 +71,10 @@ def tasks() -> str:
 
 
 def cache(*, clear: bool = False) -> None:
-    """List the decoded images and the answers of language models that are kept on disk, or remove them.
+    """List the decoded images that are kept on disk, or remove them.
 
-    A folder has one cache for each setting of the crops that it was trained with.
+    A folder has one cache for each setting of the crops that it was trained with. Answers of language models are kept
+    beside them.
 
     Args:
         clear: remove all of them. Runs under way decode their images instead.

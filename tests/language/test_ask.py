@@ -93,11 +93,11 @@ def test_what_was_said_is_found_in_whatever_prose(numbers, prose):
 @given(st.data(), st.integers(1, 400), st.integers(1, 200))
 def test_the_budget_is_kept(data, number, context):
     found = data.draw(st.lists(st.integers(0, number - 1), max_size=300))
-    kept, common = within_budget(found, number, context), set(spread(number, context // 4))
+    kept, common = within_budget(found, number, context), set(spread(number, max(1, context // 4)))
     assert kept == sorted(set(kept))
     assert len(kept) <= context
     assert common <= set(kept) <= common | set(found)
-    if len(set(found)) <= context - context // 4:
+    if len(set(found)) <= context - max(1, context // 4):
         assert set(found) <= set(kept)
 
 

@@ -32,7 +32,7 @@ def curate(
     workers: int | None = None,
     trust_code: bool = False,
 ) -> Path:
-    """Check labels with a language model that sees each image and an encyclopaedia.
+    """Check labels by a language model with an encyclopaedia beside it.
 
     The labels that the nearest images speak against most are asked about, and kept, corrected or dropped. Nothing is
     deleted: `out` gets curation.csv (old and new label, reason, questions and answers), labels.csv, which is data for
@@ -100,7 +100,7 @@ def ask(
     workers: int | None = None,
     trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Ask a language model about a video: it says which frames it needs, then answers from them.
+    """Ask a language model about a video; it chooses its own frames.
 
     Args:
         video: a folder of frames, a list of them, or a film (with PyAV: pip install 'glocal[video]').

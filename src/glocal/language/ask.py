@@ -60,11 +60,11 @@ def in_bounds(numbers: Iterable[int], frames: Sequence[int]) -> list[int]:
 
 
 def within_budget(found: Iterable[int], number: int, context: int) -> list[int]:
-    """Found frames, and some spread over all of `number`: at most `context`, ascending.
+    """Found frames, and some spread over all of `number`, one at least: at most `context`, ascending.
 
     Found ones that are too many are thinned evenly.
     """
-    found, common = sorted(set(found)), int(SPREAD * context)
+    found, common = sorted(set(found)), max(1, int(SPREAD * context))
     kept = [found[k] for k in spread(len(found), context - common)]
     return sorted({*kept, *spread(number, common)})
 
