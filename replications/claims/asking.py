@@ -12,7 +12,7 @@ CURATE = Claim(
     world="curation",
     arms=tuple(Arm(arm, {"arm": arm}) for arm in ("raw", "predict", "predict-with", "without", "with")),
     seeds=TEN,
-    minutes=2,
+    minutes=1,
     paper="Caron et al. REW. NeurIPS 2024",
     text="Asked whether a label is right, with what an encyclopaedia says of it, a model makes better labels than asked"
     " without, than asked to name the image, than the labels as they are; and better classifiers are learnt from them.",
@@ -26,14 +26,16 @@ CURATE = Claim(
         more("neighbours learn more by correcting", "knn", "without", "predict"),
         more("neighbours learn more by predicting", "knn", "predict", "raw"),
     ),
-    missing=f"{STAND_IN} GER, trained on the labels of each arm, in place of nearest neighbours: its decoder.",
+    missing=f"{STAND_IN} GER, trained on the labels of each arm, in place of nearest neighbours: its decoder. Another"
+    " regime was tried on seed 101: of clothes alone, which the model can hardly tell apart (with context .66, without"
+    " .72, raw .70).",
 )
 ASK = Claim(
     name="tcot",
     world="clips",
     arms=tuple(Arm(strategy, {"strategy": strategy}) for strategy in ("uniform", "single", "hierarchical", "dynamic")),
     seeds=TEN,
-    minutes=4,
+    minutes=1,
     paper="Arnab et al. Temporal Chain of Thought. 2025",
     text="At equal frames a call, a model that first says of each segment which frames matter answers better than one"
     " that says it once of the whole, and that than one shown frames spread evenly; the more so the longer the video.",
@@ -45,6 +47,7 @@ ASK = Claim(
         more("segments lose less over 16 times the length", "x16 - x1", "dynamic", "uniform", least=0.05),
         more("segments are better at 16 times the length", "x16", "dynamic", "uniform", least=0.05),
     ),
-    missing=STAND_IN,
+    missing=f"{STAND_IN} Another regime was tried on seeds 100 and 101: an answer by the mean over frames, which what is"
+    " frequent in the street decides.",
 )
 CLAIMS = (CURATE, ASK)

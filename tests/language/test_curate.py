@@ -33,14 +33,10 @@ class Colours(torch.nn.Module):
         )
 
 
-def curate(data, server, **options):
-    given = {
-        "kb": str(data.parent / "kb.jsonl"),
-        "endpoint": server.url,
-        "model": "eye",
-        "out": str(data.parent / "out"),
-    }
-    return glocal.curate(Colours(), str(data), **given | {"max_calls": 50, "concurrency": 2} | options)
+def curate(folder, server, **options):
+    given = {"data": str(folder), "kb": str(folder.parent / "kb.jsonl"), "out": str(folder.parent / "out")}
+    given |= {"endpoint": server.url, "model": "eye", "max_calls": 50, "concurrency": 2}
+    return glocal.curate(Colours(), **given | options)
 
 
 def rows(data: Path) -> dict[str, dict[str, str]]:
@@ -121,6 +117,23 @@ def test_what_a_page_a_caption_or_an_answer_says_reaches_no_other_image(server, 
     assert hostile["red/0.png"]["rationale"] == f"'{HOSTILE}"  # no formula
     assert "<script>" not in page.read_text()
     assert "&lt;script&gt;" in page.read_text()
+
+
+def test_a_caption_is_told_of_its_own_image_alone(server, labelled):
+    server.say = judge
+    files = [f"{name}/{k}.png" for name in COLOURS for k in range(5)]
+    asked = []
+    for caption in ("", HOSTILE):
+        lines = [["path", "label", "caption"]]
+        lines += [[file, file.partition("/")[0], caption if file == "red/1.png" else f"of {file}"] for file in files]
+        with open(labelled / "list.csv", "w", newline="") as table:
+            csv.writer(table).writerows(lines)
+        curate(labelled, server, data=str(labelled / "list.csv"))
+        asked.append(set(server.bodies))
+    (own,) = asked[1] - asked[0]
+    assert told(json.loads(own))["caption"] == HOSTILE
+    assert len(asked[1]) == 16
+    assert rows(labelled)["blue/2.png"]["new_label"] == "red"
 
 
 @pytest.mark.parametrize(
