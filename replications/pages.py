@@ -119,7 +119,7 @@ def world_section(world: World) -> str:
     sets = " + ".join(world.sets)
     scores = ", ".join(world.usual)
     limit = f", at most {world.limit:,} training and as many test images looked at" if world.limit else ""
-    return wrap(f"*{world.name}*: {sets}; {options}; {scores}{limit}.")
+    return wrap(f"*{world.name}*: {'; '.join(part for part in (sets, options, scores) if part)}{limit}.")
 
 
 def pilot_section(claim: Claim) -> str:

@@ -16,8 +16,8 @@ CURATE = Claim(
     paper="Caron et al. REW. NeurIPS 2024",
     text="Asked whether a label is right, with what an encyclopaedia says of it, a model makes better labels than asked"
     " without, than asked to name the image, than the labels as they are; and better classifiers are learnt from them.",
-    published="Entity-WebLI relabelled by a multimodal LLM, GER-400M on OVEN: correcting with context above correcting"
-    " without, above predicting.",
+    published="Labels of web images, corrected by a multimodal LLM with Wikipedia beside it: models trained on them are"
+    " 6.9 points better on the entities of OVEN than the best before.",
     statements=(
         more("context helps to correct", "precision", "with", "without"),
         more("correcting is better than predicting", "precision", "without", "predict"),
@@ -47,7 +47,7 @@ ASK = Claim(
         more("segments lose less over 16 times the length", "x16 - x1", "dynamic", "uniform", least=0.05),
         more("segments are better at 16 times the length", "x16", "dynamic", "uniform", least=0.05),
     ),
-    missing=f"{STAND_IN} Another regime was tried on seeds 100 and 101: an answer by the mean over frames, which what is"
-    " frequent in the street decides.",
+    missing=f"{STAND_IN} Another regime was tried on seeds 100 and 101: an answer by the mean over frames, which"
+    " whatever is frequent in the street decides.",
 )
 CLAIMS = (CURATE, ASK)
