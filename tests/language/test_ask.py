@@ -19,6 +19,7 @@ from glocal.language.ask import CHOICE, in_bounds, spread, within_budget
 from glocal.language.schema import read_answer
 from glocal.pipeline.ask import open_frames
 
+EASY = settings(deadline=None, max_examples=60)
 SIZES = st.integers(0, 400)
 TEXTS = st.text(alphabet='{}[]":,frame_ids0123456789 \n\x1bü', max_size=60)
 
@@ -53,6 +54,7 @@ def asked(model, number, **options):
     return ask_frames(model, lambda i: str(i).encode(), number, "What?", **options)
 
 
+@EASY
 @given(SIZES, st.integers(1, 200))
 def test_frames_are_spread_evenly(number, most):
     found = spread(number, most)
@@ -64,6 +66,7 @@ def test_frames_are_spread_evenly(number, most):
         assert gaps.max() - gaps.min() <= 1
 
 
+@EASY
 @given(st.lists(st.integers(-(10**20), 10**20) | st.integers(-2, 70), max_size=80), st.integers(0, 64))
 def test_numbers_come_out_ascending_once_and_in_bounds(numbers, count):
     frames = list(range(1000, 1000 + count))
@@ -72,6 +75,7 @@ def test_numbers_come_out_ascending_once_and_in_bounds(numbers, count):
     assert set(found) == {1000 + n - 1 for n in numbers if 1 <= n <= count}
 
 
+@EASY
 @given(
     st.text(max_size=60) | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5).map(json.dumps)
 )
@@ -83,6 +87,7 @@ def test_whatever_a_model_says_is_read_or_refused(text):
     assert set(found) == {"frame_ids", "justification"}
 
 
+@EASY
 @given(st.lists(st.integers(-5, 200)), st.text(alphabet="{}[]\"'` \nab", max_size=20))
 def test_what_was_said_is_found_in_whatever_prose(numbers, prose):
     said = json.dumps({"justification": "", "frame_ids": numbers})
@@ -90,6 +95,7 @@ def test_what_was_said_is_found_in_whatever_prose(numbers, prose):
     assert read_answer(wrapped, CHOICE)["frame_ids"] == numbers
 
 
+@EASY
 @given(st.data(), st.integers(1, 400), st.integers(1, 200))
 def test_the_budget_is_kept(data, number, context):
     found = data.draw(st.lists(st.integers(0, number - 1), max_size=300))
@@ -101,7 +107,7 @@ def test_the_budget_is_kept(data, number, context):
         assert set(found) <= set(kept)
 
 
-@settings(max_examples=40)
+@EASY
 @given(st.integers(1, 300), st.integers(1, 15), st.integers(1, 40), st.integers(1, 60))
 def test_segments_cover_all_and_overlap_nowhere(number, segments, frames, context):
     model = Model(lambda shown: [1])
@@ -146,6 +152,7 @@ def test_zooming_in_ends_at_the_frame():
     assert asked(Model(lambda shown: []), 50, strategy="hierarchical", frames=5, context=4).seen == [25]
 
 
+@EASY
 @given(st.integers(1, 200), st.integers(1, 30), st.integers(0, 10**6))
 def test_zooming_in_has_an_end(number, frames, seed):
     draw = np.random.default_rng(seed)
@@ -200,6 +207,7 @@ def test_frames_nearest_to_an_example_or_by_their_captions(server, frames, tmp_p
     [
         ({"strategy": "dinamic"}, r"no --strategy dinamic \(did you mean dynamic\?\)"),
         ({"segments": 0}, "at least 1 each"),
+        ({"segments": 9, "max_calls": 9}, "--segments 9 take 10 calls, of --max-calls 9"),
         ({"strategy": "embedding"}, "frames with captions, or --example"),
         ({"question": "  "}, "ask something"),
     ],
@@ -216,8 +224,9 @@ def test_as_a_command(server, frames, capsys):
     cli.main(["ask", str(frames), "When is it white?", *words])
     assert capsys.readouterr().out == "A flash.\nwhy: <b>white</b>\nframes: f10.png\n"
     with pytest.raises(SystemExit) as ended:
-        cli.main(["ask", str(frames), "When is it white?", *words, "--endpoint", "https://example.org/v1"])
+        cli.main(["ask", str(frames), "When is it white?", *words[2:], "--endpoint", "https://example.org/v1"])
     assert ended.value.code == 2
+    assert "up to 12 images would be sent to it" in capsys.readouterr().err
 
 
 def test_an_answer_in_prose_and_a_frame_that_is_broken(server, frames):

@@ -154,7 +154,11 @@ def test_a_reply_that_breaks_off_is_tried_again(server):
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (401, b'{"error": {"message": "bad key sk-very-secret"}}', r"answers 401 \(bad key …\); is the key in GLOCAL"),
+        (
+            401,
+            b'{"error": {"message": "bad key sk-very-secret"}}',
+            r"answers 401 \(bad key \.\.\.\); is the key in GLOCAL",
+        ),
         (403, b"", "answers 403; is the key in GLOCAL_API_KEY right"),
         (404, b'{"error": "no such model"}', r"answers 404 \(no such model\); is 'm' a model that it has"),
         (400, b'{"error": {"message": "a\\nb"}}', r"answers 400 \(a b\)"),
@@ -192,9 +196,9 @@ def test_drop_by_drop_is_no_answer(server, monkeypatch):
 
 def test_the_key_is_sent_and_nowhere_else(server, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("GLOCAL_API_KEY", f" {SECRET}\n")
-    server.say = lambda request: GOOD
+    server.say = lambda request: GOOD | {"word": f"your key is {SECRET}"}
     made = client(server.url, cache=tmp_path)
-    made.ask(QUESTION)
+    assert made.ask(QUESTION)["word"] == "your key is ..."
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
     seen = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert SECRET not in f"{server.bodies} {vars(made)} {made.spent} {seen} {capsys.readouterr()}"

@@ -142,13 +142,16 @@ def ask(
         raise UsageError(f"no --strategy {strategy}{hint}; there are {', '.join(STRATEGIES)}")
     if min(segments, frames, context) < 1:
         raise UsageError(f"--segments {segments} --frames {frames} --context {context}: at least 1 each")
+    if strategy == "dynamic" and max_calls <= segments:
+        raise UsageError(f"--segments {segments} take {segments + 1} calls, of --max-calls {max_calls}; allow more")
     if not question.strip():
         raise UsageError('ask something: glocal ask video/ "When does the car turn left?"')
     source = open_frames(video)
     if strategy == "embedding" and not source.captions and not (example and encoder):
         raise UsageError("--strategy embedding needs frames with captions, or --example IMAGE and --encoder runs/NAME")
     settings: dict[str, Any] = {"max_calls": max_calls, "allow_remote": allow_remote, "concurrency": concurrency}
-    asked = _endpoint(endpoint, model, images=min(segments * frames + context, len(source)), **settings)
+    chosen_from = {"dynamic": segments * frames, "hierarchical": max_calls * frames, "single": frames}.get(strategy, 0)
+    asked = _endpoint(endpoint, model, images=min(chosen_from + context, len(source)), **settings)
 
     def ranked() -> list[int]:
         if not (example and encoder):
