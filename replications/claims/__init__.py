@@ -7,6 +7,7 @@ from replications.claims import (
     co_ssl,
     collapse,
     contrastive,
+    fair,
     learns,
     low_shot,
     multi_crop,
@@ -15,7 +16,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 35
+HOURS = 37
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -27,5 +28,6 @@ CLAIMS: tuple[Claim, ...] = (
     *low_shot.CLAIMS,
     *transformers.CLAIMS,
     *clustering.CLAIMS,
+    *fair.CLAIMS,
     *collapse.CLAIMS,
 )
