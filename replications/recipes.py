@@ -70,6 +70,7 @@ PROBES: dict[str, int] = {
     "attack": 1,
     "redundancy": 1,
     "replications.probes:few": 1,
+    "replications.probes:frequent": 1,
     "replications.probes:attention": 1,
     "replications.asking:curate": 1,
     "replications.asking:ask": 1,

@@ -8,6 +8,7 @@ from replications.claims import (
     co_ssl,
     collapse,
     contrastive,
+    fair,
     learns,
     low_shot,
     multi_crop,
@@ -16,7 +17,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 37
+HOURS = 39
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -28,6 +29,7 @@ CLAIMS: tuple[Claim, ...] = (
     *low_shot.CLAIMS,
     *transformers.CLAIMS,
     *clustering.CLAIMS,
+    *fair.CLAIMS,
     *collapse.CLAIMS,
     *asking.CLAIMS,
 )
