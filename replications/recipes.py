@@ -72,6 +72,8 @@ PROBES: dict[str, int] = {
     "replications.probes:few": 1,
     "replications.probes:frequent": 1,
     "replications.probes:attention": 1,
+    "replications.asking:curate": 1,
+    "replications.asking:ask": 1,
 }
 
 GOLDEN = Path(__file__).parent / "recipes.json"

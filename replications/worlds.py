@@ -57,6 +57,7 @@ class World:
         scores: the numbers that can be asked for, by key.
         usual: keys of those that every arm is given.
         limit: scores look at no more than so many training and as many test images, always the same ones.
+        measure: "module:function" where nothing is trained, function(seed, data, **options) -> {key: number}.
     """
 
     name: str
@@ -65,6 +66,7 @@ class World:
     scores: dict[str, Score]
     usual: tuple[str, ...]
     limit: int | None = None
+    measure: str = ""
 
 
 def folds(*names: str) -> tuple[str, ...]:
@@ -140,4 +142,10 @@ COLLAPSE = World(
     {"knn": Score("knn", "top1", _COLLAPSE)},
     ("knn",),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE)}
+CURATION = World(
+    "curation", ("clothing", "pets"), {}, {}, ("precision", "kept", "knn"), measure="replications.asking:curate"
+)
+CLIPS = World(
+    "clips", ("camvid", "clothing", "pets"), {}, {}, ("x1", "x4", "x16", "mean"), measure="replications.asking:ask"
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CURATION, CLIPS)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replications.claims import (
+    asking,
     clustering,
     co_ssl,
     collapse,
@@ -16,7 +17,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 37
+HOURS = 39
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -30,4 +31,5 @@ CLAIMS: tuple[Claim, ...] = (
     *clustering.CLAIMS,
     *fair.CLAIMS,
     *collapse.CLAIMS,
+    *asking.CLAIMS,
 )
