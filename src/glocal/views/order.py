@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ class Positions(Sampler):
             order: Any = np.arange(self.images) if self.given is None else self.given
             if self.given is None and self.shuffle:
                 order = random.permutation(self.images, self.seed, "order", epoch)
-            for first, end in islice(self._batches(epoch, order), start, None):
+            for first, end in self._batches(epoch, order, start):
                 share = -(-(end - first) // self.world_size)
                 mine = slice(first + self.rank * share, min(end, first + (self.rank + 1) * share))
                 yield epoch, np.asarray(order[mine])
@@ -49,14 +48,16 @@ class Positions(Sampler):
                 return
             epoch, start = epoch + 1, 0
 
-    def _batches(self, epoch: int, order: Any) -> Iterator[tuple[int, int]]:
-        """Where the batches of an epoch begin and end in its order, those of all processes together."""
-        first, total = 0, self.batch_size * self.world_size
-        for step in range(self.steps):
+    def _batches(self, epoch: int, order: Any, start: int) -> Iterator[tuple[int, int]]:
+        """Where the batches of an epoch from `start` on begin and end in its order, those of all processes together."""
+        total = self.batch_size * self.world_size
+        first = 0 if self.recipe.packing else start * total  # where one ends depends on where all before it did
+        for step in range(0 if self.recipe.packing else start, self.steps):
             end = min((step + 1) * total, len(order))
             if self.recipe.packing and step + 1 < self.steps:
                 end -= self._carried(epoch, np.asarray(order[first:end]))
-            yield first, end
+            if step >= start:
+                yield first, end
             first = end
 
     def _carried(self, epoch: int, keys: np.ndarray) -> int:
