@@ -76,7 +76,9 @@ def test_a_grid_has_the_shape_of_its_image_and_the_area_it_should():
     assert grid_of(4000, 1, 128, 8)[0] == 1
 
 
-@pytest.mark.parametrize(("grid", "room"), [((40, 10), 100), ((1, 900), 100), ((900, 1), 100), ((7, 7), 5), ((2, 3), 1)])
+@pytest.mark.parametrize(
+    ("grid", "room"), [((40, 10), 100), ((1, 900), 100), ((900, 1), 100), ((7, 7), 5), ((2, 3), 1)]
+)
 def test_a_grid_with_too_many_patches_is_made_smaller(grid, room):
     rows, columns = fitted(grid, room)
     assert room / 3 < rows * columns <= room

@@ -44,11 +44,16 @@ class Rows:
         return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).int()
 
 
+def takes_lengths(q: Tensor) -> bool:
+    """Whether there is a kernel for rows of different lengths: on CUDA, in half precision."""
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+
+
 def within(q: Tensor, k: Tensor, v: Tensor, rows: Rows | None) -> Tensor:
     """Attention of each photograph's queries to its own keys and values only; the result has the shape of `q`.
 
-    By a kernel for rows of different lengths where there is one (CUDA, in half precision), else by one call for all
-    photographs of a length: nothing is padded, and no score is computed that a mask would hide.
+    By a kernel for rows of different lengths where there is one, else by one call for all photographs of a length:
+    nothing is padded, and no score is computed that a mask would hide.
 
     Args:
         q: (T, heads, d), the tokens of one photograph after the other, or (B, heads, d), one query for each.
@@ -58,7 +63,7 @@ def within(q: Tensor, k: Tensor, v: Tensor, rows: Rows | None) -> Tensor:
     if rows is None:
         return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
     single = len(q) == len(rows.lengths)
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+    if takes_lengths(q):
         from torch.nn.attention.varlen import varlen_attn
 
         ends = rows.ends.to(q.device, non_blocking=True)
