@@ -1,5 +1,6 @@
 """`Features`: what every backbone returns, whatever its architecture. `Sequences`: images of any shape, one batch."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -33,6 +34,11 @@ class Sequences:
     def device(self) -> torch.device:
         """Where the patches are."""
         return self.patches.device
+
+    @property
+    def patch(self) -> int:
+        """p, the side of a patch, pixels."""
+        return math.isqrt(self.patches.shape[-1] // 3)
 
     @property
     def waste(self) -> float:

@@ -166,7 +166,7 @@ def test_patches_that_are_left_out_are_not_seen():
     for photograph, numbers, (h, w) in zip(photographs, kept, GRIDS, strict=False):
         for n in set(range(h * w)) - set(numbers.tolist()):
             photograph[:, 8 * (n // w) :][:, :8, 8 * (n % w) :][..., :8] = 99.0
-    tokens, pooled = model.forward_packed(before)
+    _, pooled = model.forward_packed(before)
     again = model.forward_packed(pack(photographs, Packing(8, 16), kept))
     assert torch.equal(pooled, again[1])
     alone = model.forward_packed(pack(photographs[3:], Packing(8, 16), kept[3:]))

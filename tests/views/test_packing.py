@@ -76,10 +76,9 @@ def test_a_grid_has_the_shape_of_its_image_and_the_area_it_should():
     assert grid_of(4000, 1, 128, 8)[0] == 1
 
 
-@pytest.mark.parametrize(
-    ("grid", "room"), [((40, 10), 100), ((1, 900), 100), ((900, 1), 100), ((7, 7), 5), ((2, 3), 1)]
-)
-def test_a_grid_with_too_many_patches_is_made_smaller(grid, room):
+@pytest.mark.parametrize("grid", [(40, 10), (1, 900), (900, 1), (12, 13)])
+def test_a_grid_with_too_many_patches_is_made_smaller(grid):
+    room = 100
     rows, columns = fitted(grid, room)
     assert room / 3 < rows * columns <= room
     assert (rows > columns) == (grid[0] > grid[1]) or rows == columns
@@ -166,7 +165,7 @@ def test_the_batches_of_two_processes_are_the_one_of_one():
     halves = [[b.index for b in loader(noise(60), batch_size=6, rank=r, world_size=2).epoch(0)] for r in (0, 1)]
     assert all(len(a) == len(b) for a, b in zip(*halves, strict=True))
     alone = loader(noise(60), batch_size=12, rank=0)
-    assert sorted(torch.cat(sum(halves, [])).tolist()) == sorted(torch.cat(whole).tolist())
+    assert sorted(torch.cat(halves[0] + halves[1]).tolist()) == sorted(torch.cat(whole).tolist())
     assert len(whole) == len(halves[0]) == alone.steps_per_epoch
 
 

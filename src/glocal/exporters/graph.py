@@ -64,8 +64,11 @@ class Trace:
     any_size: bool
 
 
-def trace(backbone: Backbone, image_size: int, head: Any = None) -> Trace:
-    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows."""
+def trace(backbone: Backbone, image_size: int, head: Any = None, *, native: bool = False) -> Trace:
+    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows.
+
+    A `UsageError` where it is to be `native`, for images of all shapes, and is not.
+    """
     graph = EncoderGraph(copy.deepcopy(backbone), copy.deepcopy(head)).cpu().float().eval().requires_grad_(False)
     image = torch.zeros(2, 3, image_size, image_size)
     _, _, height, width = graph(image)[1].shape
@@ -76,6 +79,8 @@ def trace(backbone: Backbone, image_size: int, head: Any = None) -> Trace:
                 program = torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,))
                 torch.export.save(program, io.BytesIO())  # some size arithmetic is captured and cannot be written
                 return Trace(graph, program, image_size, (height, width), any_size=True)
+        if native:
+            raise UsageError(f"{backbone.name} cannot be captured for images of all shapes: leave out --native")
         try:
             program = torch.export.export(graph, (image,), dynamic_shapes=(batch,))
         except Exception as error:
@@ -150,7 +155,9 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None, head: Any = None) -> dict[str, float]:
+def export_onnx(
+    backbone: Backbone, out: Path, *, image_size: int | None = None, native: bool = False, head: Any = None
+) -> dict[str, float]:
     """Writes an ONNX file with input `image` and outputs `pooled` (B, D) and `dense` (B, D, H, W).
 
     Where a head is given, what it says is the output `logits`, (B, K) or (B, K, H, W), of the classes that the metadata
@@ -169,7 +176,7 @@ def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None,
     if missing:
         raise UsageError(f"ONNX export needs {', '.join(missing)}: pip install 'glocal[onnx]'")
     with staged_file(out, ".onnx") as path:
-        traced, said = trace(backbone, image_size or backbone.image_size, head), io.StringIO()
+        traced, said = trace(backbone, image_size or backbone.image_size, head, native=native), io.StringIO()
         outputs = traced.graph.outputs
         with quiet(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
@@ -199,13 +206,15 @@ def _onnxruntime(path: Path, outputs: list[str]) -> Callable[[Tensor], tuple[Ten
     return run
 
 
-def export_torch(backbone: Backbone, out: Path, *, image_size: int | None = None, head: Any = None) -> dict[str, float]:
+def export_torch(
+    backbone: Backbone, out: Path, *, image_size: int | None = None, native: bool = False, head: Any = None
+) -> dict[str, float]:
     """Writes a `.pt2` program: `torch.export.load(out).module()(image)` gives what the ONNX file does.
 
     It needs PyTorch and not this package. Arguments, result and errors are those of `export_onnx`.
     """
     with staged_file(out, ".pt2") as path:
-        traced = trace(backbone, image_size or backbone.image_size, head)
+        traced = trace(backbone, image_size or backbone.image_size, head, native=native)
         with quiet():
             torch.export.save(traced.program, path, extra_files={f"{MARK}.json": json.dumps(description(traced))})
             module = torch.export.load(path).module()

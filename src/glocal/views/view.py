@@ -6,6 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from glocal.features import Sequences
+
 
 def grid_centers(
     height: int, width: int, crop_height: float, crop_width: float, device=None, dtype=torch.float32
@@ -30,6 +32,15 @@ class View:
     pixels: Any  # Tensor | Sequences, of which most methods know the first only
     affine: Tensor
     kept: Tensor | None = None
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Height and width of each crop, pixels."""
+        if isinstance(self.pixels, Sequences):
+            return [
+                (rows * self.pixels.patch, columns * self.pixels.patch) for rows, columns in self.pixels.grids.tolist()
+            ]
+        return [tuple(self.pixels.shape[-2:])] * len(self.pixels)
 
     def to_source(self, points: Tensor) -> Tensor:
         """Carry crop points (B, ..., 2) home, to source pixels; a first dimension of 1 is shared by the whole batch."""
