@@ -136,7 +136,7 @@ def test_absolute_positions_are_numbers_of_patches():
     for table in model.positions.fraction:
         nn.init.zeros_(table)
     at = torch.tensor([[3, 1], [63, 0], [200, 70]])
-    found = model.positions(at, torch.tensor([[90, 300]]).expand(3, 2))
+    found = model.positions(at, (300, 90))
     x, y = model.positions.absolute
     assert torch.equal(found, x[[3, 63, 63]] + y[[1, 0, 63]])
 

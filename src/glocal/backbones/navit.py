@@ -7,6 +7,7 @@ and as fractions of the photograph's sides. As in the paper, normalisations have
 normalised, and a learnt query pools each photograph.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -120,9 +121,9 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor, rows: Rows | None) -> Tensor:
         """(B, D) of tokens (B, N, D), or of a row of them (T, D)."""
         k, v = self.kv(x).unflatten(-1, (2, *self.query.shape)).unbind(-3)
-        q = self.query.to(k.dtype).expand(len(x) if rows is None else len(rows.lengths), -1, -1)
+        q = self.query.to(k.dtype).expand(x.shape[0] if rows is None else len(rows.lengths), -1, -1)
         found = within(q[:, None] if rows is None else q, k, v, rows)
-        pooled = self.proj(found.reshape(len(q), -1))
+        pooled = self.proj(found.reshape(q.shape[0], -1))
         return pooled + self.mlp(self.norm(pooled))
 
 
@@ -134,11 +135,11 @@ class Positions(nn.Module):
         self.absolute = nn.ParameterList(nn.Parameter(torch.empty(FARTHEST, dim)) for _ in "xy")
         self.fraction = nn.ParameterList(nn.Parameter(torch.empty(STEPS, dim)) for _ in "xy")
 
-    def forward(self, positions: Tensor, grids: Tensor) -> Tensor:
-        """(..., D) of patches at (..., 2), (x, y), of photographs of (..., 2), (rows, columns)."""
+    def forward(self, positions: Tensor, sides: Sequence[int | Tensor]) -> Tensor:
+        """(..., D) of patches at (..., 2), (x, y), in photographs of so many columns and rows, (...) each."""
         parts = []
-        for axis in range(2):
-            at, side = positions[..., axis], grids[..., 1 - axis]
+        for axis, side in enumerate(sides):
+            at = positions[..., axis]
             parts.append(F.embedding(at.clamp(max=FARTHEST - 1), self.absolute[axis]))
             table = self.fraction[axis]
             place = ((at.to(table.dtype) + 0.5) * STEPS / side - 0.5).clamp(0, STEPS - 1)
@@ -179,7 +180,7 @@ class NaViT(nn.Module):
         rows, columns = height // PATCH, width // PATCH
         y, x_ = torch.arange(rows, device=x.device), torch.arange(columns, device=x.device)
         at = torch.stack([x_.expand(rows, -1), y[:, None].expand(-1, columns)], -1).flatten(0, 1)
-        return self._tokens(patches.flatten(1, 2).flatten(2), at, at.new_tensor([rows, columns]).expand_as(at), None)
+        return self._tokens(patches.flatten(1, 2).flatten(2), at, (columns, rows), None)
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = True) -> Tensor:
         """(B, D) of tokens (B, N, D)."""
@@ -192,16 +193,16 @@ class NaViT(nn.Module):
         order = counts.argsort(descending=True, stable=True)  # photographs of a length come side by side
         rank = order.argsort()
         at = torch.where(image < 0, len(order), rank[image]).argsort(stable=True)[: int(counts.sum())]
-        grids = packed.grids[image[at]].to(device, non_blocking=True)
+        sides = packed.grids[image[at]].to(device, non_blocking=True).unbind(1)[::-1]
         at, rank = at.to(device, non_blocking=True), rank.to(device, non_blocking=True)
         rows = Rows(counts[order].tolist())
         patches, positions = packed.patches.flatten(0, 1)[at], packed.positions.flatten(0, 1)[at]
-        x = self._tokens(patches, positions, grids, rows)
+        x = self._tokens(patches, positions, sides, rows)
         tokens = x.new_zeros(len(image), x.shape[1]).index_copy(0, at, x)
         return tokens.unflatten(0, tuple(packed.image.shape)), self.pool(x, rows)[rank]
 
-    def _tokens(self, patches: Tensor, positions: Tensor, grids: Tensor, rows: Rows | None) -> Tensor:
-        x = self.embed(patches) + self.positions(positions, grids)
+    def _tokens(self, patches: Tensor, positions: Tensor, sides: Sequence[int | Tensor], rows: Rows | None) -> Tensor:
+        x = self.embed(patches) + self.positions(positions, sides)
         for block in self.blocks:
             x = block(x, rows)
         return self.norm(x)

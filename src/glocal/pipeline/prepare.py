@@ -117,6 +117,10 @@ def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
     What is `begun` gets its weights from a checkpoint: those that it was pretrained with may be gone.
     """
     cls = method_class(config.method)
+    if config.native and not cls.native:
+        raise UsageError(f"{cls.title} needs maps of one shape: leave out --native, or take --method vicreg")
+    if config.patch_drop and not config.native and "patch_drop" not in method_options(cls):
+        raise UsageError(f"--patch-drop {config.patch_drop}: {cls.title} sees all patches: give --native, too")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
         options = config.encoder_options | ({"pretrained": False} if begun else {})
@@ -127,8 +131,6 @@ def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
         shared = {name: getattr(config, name) for name in SHARED & method_options(cls).keys()}
         method = check_built(cls(encoder, **shared, **config.options))
     if config.native:
-        if not cls.native:
-            raise UsageError(f"{cls.title} needs maps of one shape: leave out --native, or take --method vicreg")
         packing = Packing(encoder.stride, config.tokens or 0, config.patch_drop or 0.0)
         method.recipe = method.recipe.packed(config.native_sides, packing)
     return method
