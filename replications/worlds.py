@@ -139,4 +139,19 @@ COLLAPSE = World(
     {"knn": Score("knn", "top1", _COLLAPSE)},
     ("knn",),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE)}
+SHAPES = World(
+    "shapes",
+    ("clothing~shapes",),
+    {
+        "method": "vicreg",
+        "backbone": "replications.networks:navit_w64_p8",
+        "native": "36-96",
+        "tokens": 512,
+        "batch_size": 64,
+        "max_steps": 600,
+        "lr": 1e-3,
+    },
+    {},  # each arm is scored on the photographs that it learnt from, see `replications.measures.by_shape`
+    (),
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, SHAPES)}
