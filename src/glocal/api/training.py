@@ -93,7 +93,7 @@ def pretrain(
             have were they square, "64-256"; each view's own is drawn between them. For networks and methods that can.
         tokens: length of such sequences, 1024 by default; a photograph with more patches is shrunk to fit.
         patch_drop: share of a photograph's patches that the network does not see, drawn anew for each; by default none,
-            of MSN what its preset says.
+            for MSN what its preset says.
         optimizer: instead of the method's own.
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.

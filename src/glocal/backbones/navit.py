@@ -62,7 +62,8 @@ def within(q: Tensor, k: Tensor, v: Tensor, rows: Rows | None) -> Tensor:
         rows: how these divide. None: all are (B, N, heads, d), of one shape.
     """
     if rows is None:
-        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     single = len(q) == len(rows.lengths)
     if takes_lengths(q):
         from torch.nn.attention.varlen import varlen_attn
@@ -70,14 +71,16 @@ def within(q: Tensor, k: Tensor, v: Tensor, rows: Rows | None) -> Tensor:
         ends = rows.ends.to(q.device, non_blocking=True)
         asking = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device) if single else ends
         longest = max(rows.lengths)
-        return varlen_attn(q, k, v, asking, ends, 1 if single else longest, longest)
+        found = varlen_attn(q, k, v, asking, ends, 1 if single else longest, longest)
+        assert isinstance(found, Tensor)  # asked for nothing else
+        return found
     sizes = [number * length for number, length in rows.equal]
     asking_sizes = [number for number, _ in rows.equal] if single else sizes
     split = zip(rows.equal, q.split(asking_sizes), k.split(sizes), v.split(sizes), strict=True)
     parts = []
     for (number, _), *of_length in split:
-        heads_first = (x.unflatten(0, (number, -1)).transpose(1, 2) for x in of_length)
-        parts.append(F.scaled_dot_product_attention(*heads_first).transpose(1, 2).flatten(0, 1))
+        a, b, c = (x.unflatten(0, (number, -1)).transpose(1, 2) for x in of_length)
+        parts.append(F.scaled_dot_product_attention(a, b, c).transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)
 
 

@@ -106,8 +106,10 @@ def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[
     arms: dict[str, nn.Module] = {"encoder": encoder, **baselines(encoder, seed=seed)}
     each: dict[str, dict[str, PerImage]] = {name: {} for name in arms}
     native = settings.pop("native", False)
-    shapes = {name: {"native": native and name != "pixels"} for name in arms}
-    scores = {name: score(arm, data, **settings, **shapes[name], each=each[name]) for name, arm in arms.items()}
+    scores = {}
+    for name, arm in arms.items():
+        settings["native"] = native and name != "pixels"  # which are compared at one size
+        scores[name] = score(arm, data, **settings, each=each[name])
     result = scores.pop("encoder")
     result["meta"]["start"] = start_words(encoder) + ("" if "start" in arms else ", no longer to be had")
     if encoder.pretrained and "start" in arms:

@@ -156,8 +156,9 @@ def encode(encoder: nn.Module, pixels: Tensor | Sequences, precision: str = "fp3
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"precision is '{precision}'; use 'fp32' or 'bf16'")
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        packed = isinstance(pixels, Sequences)
-        return encoder(pixels if packed else pixels.contiguous(memory_format=torch.channels_last))
+        if isinstance(pixels, Sequences):
+            return encoder(pixels)
+        return encoder(pixels.contiguous(memory_format=torch.channels_last))
 
 
 def normalise(encoder: nn.Module, pixels: Tensor) -> Tensor:

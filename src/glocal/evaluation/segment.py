@@ -8,7 +8,7 @@ where cells really look (`Backbone.cells`): a ResNet's are half a cell off the u
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -191,9 +191,7 @@ def miou_interval(counts: Tensor, seed: int, draws: int = 1000) -> list[float]:
     return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
-def _gather(
-    context: EvalContext, source: ImageSource
-) -> tuple[Sequence[Tensor], list[np.ndarray], list[Looks], np.ndarray]:
+def _gather(context: EvalContext, source: ImageSource) -> tuple[Any, list[np.ndarray], list[Looks], np.ndarray]:
     """Maps (H, W, D) and masks of the images of which both can be read, where cells look, the images' positions."""
     bank = context.extract(source, crop_pct=None, dense=True)
     masks: dict[int, np.ndarray] = {}

@@ -98,7 +98,10 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
     decisions.fill("drop_path", options.pop("drop_path", 0.0))
     decisions.fill("patch_drop", options.pop("patch_drop", 0.0))
     if config.native:
-        decisions.fill("tokens", 1024)
+        decisions.fill("tokens", 1024, "patches of a sequence")
+        by_kernel = machine.cuda and decisions.config.precision != "32-true"
+        how = "a kernel for rows of different lengths" if by_kernel else "one call for all photographs of a length"
+        decisions.notes.append(f"native {config.native}: attention within each photograph, by {how}")
     decisions.notes += [
         f"{name.replace('_', '-')} {value}: preset {preset}; in the paper {published[name]}"
         for name, value in options.items()
