@@ -148,7 +148,7 @@ SHAPES = World(
         "native": "36-96",
         "tokens": 512,
         "batch_size": 64,
-        "max_steps": 600,
+        "max_steps": 550,
         "lr": 1e-3,
     },
     {},  # each arm is scored on the photographs that it learnt from, see `replications.measures.by_shape`

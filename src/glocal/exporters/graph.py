@@ -64,11 +64,8 @@ class Trace:
     any_size: bool
 
 
-def trace(backbone: Backbone, image_size: int, head: Any = None, *, native: bool = False) -> Trace:
-    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows.
-
-    A `UsageError` where it is to be `native`, for images of all shapes, and is not.
-    """
+def trace(backbone: Backbone, image_size: int, head: Any = None) -> Trace:
+    """Captures the encoder on the CPU in float32, with any batch size, and any image size where it allows."""
     graph = EncoderGraph(copy.deepcopy(backbone), copy.deepcopy(head)).cpu().float().eval().requires_grad_(False)
     image = torch.zeros(2, 3, image_size, image_size)
     _, _, height, width = graph(image)[1].shape
@@ -79,8 +76,6 @@ def trace(backbone: Backbone, image_size: int, head: Any = None, *, native: bool
                 program = torch.export.export(graph, (image,), dynamic_shapes=(batch | sizes,))
                 torch.export.save(program, io.BytesIO())  # some size arithmetic is captured and cannot be written
                 return Trace(graph, program, image_size, (height, width), any_size=True)
-        if native:
-            raise UsageError(f"{backbone.name} cannot be captured for images of all shapes: leave out --native")
         try:
             program = torch.export.export(graph, (image,), dynamic_shapes=(batch,))
         except Exception as error:
@@ -120,6 +115,12 @@ def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, ...]], what: st
                     raise RuntimeError(f"{what}: '{name}' differs from PyTorch by {gap:.2g} on {tuple(image.shape)}")
                 worst[name] = max(worst[name], gap)
     return worst
+
+
+def _check_shapes(traced: Trace, native: bool) -> None:
+    if native and not traced.any_size:
+        name = traced.graph.backbone.name
+        raise UsageError(f"{name} cannot be captured for photographs of all shapes: leave out --native")
 
 
 def description(traced: Trace) -> dict[str, str]:
@@ -176,8 +177,9 @@ def export_onnx(
     if missing:
         raise UsageError(f"ONNX export needs {', '.join(missing)}: pip install 'glocal[onnx]'")
     with staged_file(out, ".onnx") as path:
-        traced, said = trace(backbone, image_size or backbone.image_size, head, native=native), io.StringIO()
+        traced, said = trace(backbone, image_size or backbone.image_size, head), io.StringIO()
         outputs = traced.graph.outputs
+        _check_shapes(traced, native)
         with quiet(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
                 program = torch.onnx.export(
@@ -214,7 +216,8 @@ def export_torch(
     It needs PyTorch and not this package. Arguments, result and errors are those of `export_onnx`.
     """
     with staged_file(out, ".pt2") as path:
-        traced = trace(backbone, image_size or backbone.image_size, head, native=native)
+        traced = trace(backbone, image_size or backbone.image_size, head)
+        _check_shapes(traced, native)
         with quiet():
             torch.export.save(traced.program, path, extra_files={f"{MARK}.json": json.dumps(description(traced))})
             module = torch.export.load(path).module()
