@@ -71,6 +71,7 @@ PROBES: dict[str, int] = {
     "attack": 1,
     "redundancy": 1,
     "replications.probes:few": 1,
+    "replications.probes:frequent": 1,
     "replications.probes:attention": 1,
 }
 

@@ -7,6 +7,7 @@ from replications.claims import (
     co_ssl,
     collapse,
     contrastive,
+    fair,
     learns,
     low_shot,
     multi_crop,
@@ -28,6 +29,7 @@ CLAIMS: tuple[Claim, ...] = (
     *low_shot.CLAIMS,
     *transformers.CLAIMS,
     *clustering.CLAIMS,
+    *fair.CLAIMS,
     *collapse.CLAIMS,
     *shapes.CLAIMS,
 )

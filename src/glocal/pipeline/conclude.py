@@ -48,7 +48,7 @@ def conclude(
                 f"{ended.shrunk:,} views had more patches than --tokens {config.tokens} has room for: they were shrunk"
             )
         for found in diagnose(run.metrics()):
-            print(f"warning: {found}")
+            print(f"warning: {found.told(config.to_dict())}")
     if not config.report:
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
