@@ -21,9 +21,9 @@ def place(data: Path, name: str) -> str:
     "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
     labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
     "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
-    CIFAR-10 ever rarer; "cifar10-rare", only these, in folders of their classes. "parts:..." are drawn whenever they are
-    looked at. "NAME~shapes" are a folder's photographs, each cut to a shape between 1:3 and 3:1; "NAME~squares" are the
-    same squeezed into squares of the same area.
+    CIFAR-10 ever rarer; "cifar10-rare", only these, in folders of their classes. "parts:..." are drawn whenever they
+    are looked at. "NAME~shapes" are a folder's photographs, each cut to a shape between 1:3 and 3:1; "NAME~squares" are
+    the same squeezed into squares of the same area.
     """
     if name in LISTS:
         _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))

@@ -67,7 +67,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(shapes, tmp_path, monke
     whole, out = str(tmp_path / "whole"), tmp_path / "stopped"
     glocal.pretrain(str(shapes), out=whole, workers=0, **RUN)
     with pulled_after(4, monkeypatch):
-        glocal.pretrain(str(shapes), out=str(out), workers=2, checkpoint_steps=1, **RUN)
+        glocal.pretrain(str(shapes), out=str(out), workers=0, checkpoint_steps=1, **RUN)
     glocal.pretrain(resume=str(out), workers=0, quiet=True, trust_code=True)
     one, other = (torch.load(Run(run).checkpoint_file, weights_only=True) for run in (whole, out))
     assert all(torch.equal(x, other["method"][name]) for name, x in one["method"].items())
