@@ -128,7 +128,9 @@ def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
         if config.lora:
             add_lora(encoder.model, config.lora)
         encoder.pretrained = config.pretrained
-        shared = {name: getattr(config, name) for name in SHARED & method_options(cls).keys()}
+        shared = {
+            name: value for name in SHARED & method_options(cls).keys() if (value := getattr(config, name)) is not None
+        }
         method = check_built(cls(encoder, **shared, **config.options))
     if config.native:
         packing = Packing(encoder.stride, config.tokens or 0, config.patch_drop or 0.0)
