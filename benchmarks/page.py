@@ -140,6 +140,13 @@ def checks(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
         label = f"linear grid, N {case['train']:,}, D {case['dim']:,}"
         got = case["times_faster"]
         check(label, f"≥ {case['target']}× one by one", got, got >= case["target"], times)
+    if "packing" in found:
+        packing = found["packing"]["measured"]
+        got, even = packing["times_padded"], packing["times_square"]
+        check("NaViT packed, sides 48–128", "≥ 1.5× padded", got, got >= 1.5, times)
+        check("NaViT packed, as many tokens", "≥ 0.9× squares", even, even >= 0.9, times)
+        for name, share in packing["waste"].items():
+            check(f"NaViT, places wasted, {name}", "< 2%", share, share < 0.02, lambda share: f"{share:.1%}")
     return rows
 
 
@@ -370,6 +377,21 @@ def quality(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     )
 
 
+def packing(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    rates, seconds = measured["images_per_second"], measured["attention"]
+    rows = [(name, number(rate), times(rates["packed"] / rate)) for name, rate in rates.items()]
+    ways = ", ".join(f"{name} {times(value / seconds['by length'])}" for name, value in seconds.items())
+    return (
+        "## Photographs of many shapes\n\n"
+        f"navit_tiny on photographs in their own shapes, sides of {measured['sides'][0]} to {measured['sides'][1]} px,"
+        f" {measured['mean_tokens']:.0f} patches in the mean and {measured['longest']} at most, forward and backward:"
+        f" packed into sequences of {measured['tokens']:,}; padded to the longest, as many places; resized to squares"
+        " of as many patches in the mean.\n\n"
+        f"{table(('', 'images/s', 'packed is'), rows)}\n\n"
+        f"Attention within each photograph, seconds beside those of one call for all of a length: {ways}."
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "losses": losses,
     "pretrain": pretrain,
@@ -378,6 +400,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "loader": loader,
     "evaluation": evaluation,
     "growth": growth,
+    "packing": packing,
 }
 
 if __name__ == "__main__":

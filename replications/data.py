@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 
 FOLDS = 5
 LISTS = ("cifar10-tenth", "whole-mix", "mix")
+WIDEST = 3
+"""Widest and tallest shape of re-cropped photographs, as a ratio of sides."""
 OTHERS = ("clothing/train", "pets/train", "camvid/train", "kvasir/train", "lspet/images")
 
 
@@ -18,8 +21,9 @@ def place(data: Path, name: str) -> str:
     "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
     labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
     "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
-    CIFAR-10 ever rarer; "cifar10-rare", only these, in
-    folders of their classes. "parts:..." are drawn whenever they are looked at.
+    CIFAR-10 ever rarer; "cifar10-rare", only these, in folders of their classes. "parts:..." are drawn whenever they
+    are looked at. "NAME~shapes" are a folder's photographs, each cut to a shape between 1:3 and 3:1; "NAME~squares" are
+    the same squeezed into squares of the same area.
     """
     if name in LISTS:
         _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))
@@ -34,6 +38,9 @@ def place(data: Path, name: str) -> str:
     elif "@" in name:
         whole, _, k = name.partition("@")
         _made(folder, lambda out: fold(data / whole, int(k), out))
+    elif "~" in name:
+        whole, _, kind = name.partition("~")
+        _made(folder, lambda out: reshape(data / whole, out, squeeze=kind == "squares"))
     return str(folder)
 
 
@@ -89,6 +96,24 @@ def fold(whole: Path, k: int, out: Path) -> None:
             _link(split / "images" / file if masks else split / file, target / ("images" if masks else "") / file)
     if (whole / "classes.json").exists():
         _link(whole / "classes.json", out / "classes.json")
+
+
+def reshape(whole: Path, out: Path, *, squeeze: bool) -> None:
+    """The middle of each photograph, in a shape drawn by its name (its logarithm uniform), as large as can be."""
+    from PIL import Image
+
+    for file in sorted(path for path in whole.rglob("*") if path.suffix in (".jpg", ".png", ".webp")):
+        image = Image.open(file).convert("RGB")
+        u = int(hashlib.sha256(file.name.encode()).hexdigest()[:8], 16) / 2**32
+        ratio = WIDEST ** (2 * u - 1)  # width over height
+        width, height = min(image.width, image.height * ratio), min(image.height, image.width / ratio)
+        left, top = (image.width - width) / 2, (image.height - height) / 2
+        side = round((width * height) ** 0.5)
+        size = (side, side) if squeeze else (max(1, round(width)), max(1, round(height)))
+        box = (left, top, left + width, top + height)
+        target = (out / file.relative_to(whole)).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.resize(size, Image.Resampling.BICUBIC, box=box).save(target)
 
 
 def _link(file: Path, to: Path) -> None:

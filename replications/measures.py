@@ -20,6 +20,16 @@ def rising_nmi(run: Run) -> dict[str, float]:
     return {"nmi rise": found[-1] - found[0]}
 
 
+def by_shape(run: Run) -> dict[str, float]:
+    """Linear accuracy on test photographs like those that a run learnt from, in their own shapes, at five sizes."""
+    (where,) = run.config()["data"] if isinstance(run.config()["data"], list) else [run.config()["data"]]
+    encoder, found = glocal.load(str(run), trust_code=True), {}
+    for side in (36, 48, 60, 72, 96):
+        told = {"image_size": side, "native": True, "task_options": {"linear": {"epochs": 50}}}
+        found[f"linear_{side}"] = glocal.evaluate(encoder, where, tasks=["linear"], **told)["linear"]["top1"]
+    return found
+
+
 def collapse(run: Run) -> dict[str, float]:
     """How far a run's outputs have collapsed: spread < .01 or rank < 3 or, where VICReg asks for 1, deviation < .1."""
     from glocal.data import open_source

@@ -13,6 +13,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from glocal.backbones.navit import NaViT
 from glocal.backbones.rf_resnet import set_strides
 from glocal.backbones.sobel import Sobel
 
@@ -67,6 +68,7 @@ def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 vit_w64_p4 = partial(vit, 64, 4, 4)
 vit_w64_p8 = partial(vit, 64, 4, 8)
 sobel_rn8_w16_s8 = partial(sobel_rn8, 16, (1, 2, 2, 1))
+navit_w64_p8 = partial(NaViT, 64, 2, 4)
 rn8_w16_s8_rf19 = partial(rn8, 16, (1, 2, 2, 1), kernels=(3, 1, 3, 1, 3, 1, 1, 1))
 rn8_w16_s16 = partial(rn8, 16, (1, 2, 2, 2))
 rn8_w24_s16 = partial(rn8, 24, (1, 2, 2, 2))

@@ -123,8 +123,12 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def status(claims: Sequence[Claim], runs: Path) -> str:
-    """One screen of 80 columns: what is done, stale and to come, claim by claim, and how long it will take."""
-    lines = [f"{'claim':<28}{'cells':>8}{'done':>8}{'stale':>8}{'processor hours left':>24}"]
+    """One screen of 80 columns: what is done, stale and to come, claim by claim, and how long it will take.
+
+    Claims of which nothing is left are counted in one line, and so are the last ones where there are more than `ROWS`.
+    """
+    row = lambda title, *numbers: f"{title:<28}{numbers[0]:>8}{numbers[1]:>8}{numbers[2]:>8}{numbers[3]:>24.1f}"
+    rows: dict[str, tuple[int, int, int, float]] = {}
     seen: set[str] = set()
     total = 0.0
     for name, group in itertools.groupby(
@@ -143,9 +147,19 @@ def status(claims: Sequence[Claim], runs: Path) -> str:
                     seen.add(str(cell))
         total += hours
         title = name if len(members) == 1 else f"{name} ({len(members)})"
-        lines.append(f"{title:<28}{cells:>8}{done:>8}{stale:>8}{hours:>24.1f}")
+        rows[title] = cells, done, stale, hours
+    over = {title: numbers for title, numbers in rows.items() if numbers[0] == numbers[1]}
+    left = [(title, numbers) for title, numbers in rows.items() if title not in over]
+    lines = [f"{'claim':<28}{'cells':>8}{'done':>8}{'stale':>8}{'processor hours left':>24}"]
+    lines += [row(title, *numbers) for title, numbers in left[:ROWS]]
+    for words, others in (("more claims", dict(left[ROWS:])), ("claims that are done", over)):
+        if others:
+            lines.append(row(f"{len(others)} {words}", *map(sum, zip(*others.values(), strict=True))))
     lines.append(f"{'all, each cell once':<52}{total:>24.1f}")
     return "\n".join([*lines, at_work(runs)])
+
+
+ROWS = 18
 
 
 def at_work(runs: Path) -> str:

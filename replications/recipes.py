@@ -57,6 +57,7 @@ NETWORKS: dict[str, int] = {
     "sobel_rn8_w16_s8": 1,
     "vit_w64_p4": 1,
     "vit_w64_p8": 1,
+    "navit_w64_p8": 1,
     "test_resnet": 1,
 }
 PROBES: dict[str, int] = {

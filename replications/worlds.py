@@ -148,4 +148,19 @@ CURATION = World(
 CLIPS = World(
     "clips", ("camvid", "clothing", "pets"), {}, {}, ("x1", "x4", "x16", "mean"), measure="replications.asking:ask"
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CURATION, CLIPS)}
+SHAPES = World(
+    "shapes",
+    ("clothing~shapes",),
+    {
+        "method": "vicreg",
+        "backbone": "replications.networks:navit_w64_p8",
+        "native": "36-96",
+        "tokens": 512,
+        "batch_size": 64,
+        "max_steps": 550,
+        "lr": 1e-3,
+    },
+    {},  # each arm is scored on the photographs that it learnt from, see `replications.measures.by_shape`
+    (),
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CURATION, CLIPS, SHAPES)}

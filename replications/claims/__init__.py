@@ -12,12 +12,13 @@ from replications.claims import (
     learns,
     low_shot,
     multi_crop,
+    shapes,
     transformers,
     vicregl,
 )
 from replications.plan import Claim
 
-HOURS = 39
+HOURS = 42
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -32,4 +33,5 @@ CLAIMS: tuple[Claim, ...] = (
     *fair.CLAIMS,
     *collapse.CLAIMS,
     *asking.CLAIMS,
+    *shapes.CLAIMS,
 )

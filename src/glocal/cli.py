@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from glocal import __version__
 from glocal.commands import COMMANDS, Command, kinds, lasting_streams, options_of, overview, read_config
-from glocal.config import RENAMED, PretrainConfig
+from glocal.config import RENAMED, SHARED, PretrainConfig
 from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import find, names
 
@@ -112,7 +112,7 @@ def of_method(words: list[str]) -> tuple[Any, list[inspect.Parameter]]:
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter("config", kind, default=None, annotation=Annotated[str, file])]
     for option in parameters(cls, title=f"Options of {cls.title}", shared=SHARED_OPTIONS):
-        if option.name in method_options(cls) and option.name != "image_size":  # which is the run's
+        if option.name in method_options(cls) and option.name not in SHARED:  # which are the run's
             options.append(option.replace(kind=kind))
     return Dict(written, source=f"--config {given.get('config')}"), options
 

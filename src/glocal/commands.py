@@ -87,7 +87,7 @@ def cache(*, clear: bool = False) -> None:
     found = [] if folder is None else kept_caches(folder)
     for kept in found:
         try:
-            crops = " and ".join(f"{size} px of at least {scale:.0%}" for size, scale, _ in kept.about["crops"])
+            crops = " and ".join(f"{size} px of at least {scale:.0%}" for size, scale, *_ in kept.about["crops"])
             of = f"{kept.about['images']:,} images of {shown(kept.about['data'])}, crops of {crops}"
         except (KeyError, TypeError, ValueError):  # damaged, or of a run that was killed while making it
             of = "unfinished"

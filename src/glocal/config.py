@@ -11,8 +11,11 @@ from glocal.errors import UsageError
 
 RENAMED = {"trust": "trust_coefficient"}
 """Options by the names that older config.yaml files have."""
+SHARED = frozenset({"image_size", "patch_drop"})
+"""Options of a run that are handed to those methods whose constructors have them."""
 ABSENT = {"cache": False, "compile": False, "gentle": False, "layer_decay": 1.0, "guard": False}
 """What runs did from before there was such an option."""
+NATIVE = "give the least and the most pixels of a photograph's side, were it square, as in --native 64-256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,10 @@ class PretrainConfig:
     stem: Literal["native", "cifar"] = "native"
     output_stride: int | None = None
     drop_path: float | None = None
+    # photographs in their own shapes
+    native: str | None = None
+    tokens: int | None = None
+    patch_drop: float | None = None
     # what of the method's own optimisation is replaced
     optimizer: Literal["lars", "adamw", "sgd"] | None = None
     lr: float | None = None
@@ -80,10 +87,22 @@ class PretrainConfig:
                     f"small; it must be at least {least}" if value < least else f"large; it must be at most {most:g}"
                 )
                 raise UsageError(f"{_flag(name)} {value} is too {bound}")
+        if self.native is None and self.tokens is not None:
+            raise UsageError(f"--tokens {self.tokens} is the length of packed sequences: give --native LEAST-MOST, too")
+        if self.native is not None and not 1 <= self.native_sides[0] <= self.native_sides[1] <= 8192:
+            raise UsageError(f"--native {self.native}: {NATIVE}, at most 8192")
         if self.small_maps is not None and (len(self.small_maps) != 2 or min(self.small_maps) < 0):
             raise UsageError(f"--small-maps {self.small_maps} are not two numbers of cells")
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
+
+    @property
+    def native_sides(self) -> tuple[int, int]:
+        """The numbers of `native`."""
+        least, _, most = str(self.native).partition("-")
+        if not (least.isdecimal() and most.isdecimal()):
+            raise UsageError(f"--native {self.native}: {NATIVE}")
+        return int(least), int(most)
 
     @property
     def encoder_options(self) -> dict[str, Any]:
@@ -136,6 +155,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (2, 1e7),
     "report_images": (10, 1e9),
     "drop_path": (0, 0.999),
+    "patch_drop": (0, 0.99),
+    "tokens": (1, 1e6),
     "layer_decay": (0, 1),
     "lora": (0, 1024),
 }
@@ -144,7 +165,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 def reserved_names() -> frozenset[str]:
     """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
     beside = {"out", "resume", "quiet", "trust_code", "accept_changed_data", "config"}
-    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", "image_size"} | beside
+    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", *SHARED} | beside
 
 
 def _number(value: Any, name: str) -> Any:

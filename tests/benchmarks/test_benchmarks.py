@@ -20,6 +20,7 @@ from benchmarks import (
     loader,
     losses,
     measure,
+    packing,
     page,
     peers,
     pretrain,
@@ -84,6 +85,13 @@ def test_evaluation_agrees_with_peers(results):
 
 
 @pytest.mark.slow
+def test_packing(results, folder):
+    measured = packing.measure("smoke", folder)
+    keep(results, "packing", measured)
+    assert set(measured["images_per_second"]) == {"packed", "padded", "squares"}
+    assert all(0 <= share < 1 for share in measured["waste"].values())
+
+
 def test_growth(results, folder, monkeypatch):
     forked = lambda command, **_: run(*command[3:], check=False)  # a new interpreter takes five seconds
     monkeypatch.setattr(growth, "subprocess", SimpleNamespace(run=forked))

@@ -52,7 +52,7 @@ def test_sampled_features_are_those_of_bilinear_upsampling(size):
     # every pixel of image 1 once
     y, x = np.mgrid[: size[0], : size[1]]
     u = np.stack([np.full(y.size, 0.7), (x.ravel() + 0.5) / size[1], (y.ravel() + 0.5) / size[0]], 1)
-    features, labels = Scenes(maps, masks, even(4, 5)).sample(u, np.arange(2))
+    features, labels = Scenes(maps, masks, [even(4, 5)] * 2).sample(u, np.arange(2))
     kept = masks[1].ravel() != IGNORE
     torch.testing.assert_close(features, upsampled[1].flatten(1).T[torch.from_numpy(kept)], atol=1e-5, rtol=1e-4)
     assert (labels.numpy() == masks[1].ravel()[kept]).all()
@@ -60,7 +60,7 @@ def test_sampled_features_are_those_of_bilinear_upsampling(size):
 
 def test_sampling_finds_the_right_pixel_of_masks_of_different_sizes():
     masks = [np.full((3, 7), 1, np.uint8), np.arange(20, dtype=np.uint8).reshape(4, 5), np.full((2, 2), 3, np.uint8)]
-    scenes = Scenes(torch.zeros(3, 2, 2, 1), masks, even(2, 2))
+    scenes = Scenes(torch.zeros(3, 2, 2, 1), masks, [even(2, 2)] * 3)
     _, labels = scenes.sample(np.array([[0.5, 0.99, 0.3], [0.1, 0.0, 0.0], [0.9, 0.5, 0.5]]), np.arange(3))
     assert labels.tolist() == [9, 1, 3]
     _, labels = scenes.sample(DRAW.uniform(size=(50, 3)), np.array([2]))
@@ -81,7 +81,7 @@ def test_scores_are_taken_at_the_masks_resolution():
     masks = [DRAW.choice([0, 1, 2, IGNORE], size).astype(np.uint8) for size in ((9, 11), (16, 10), (4, 4))]
     probes = Probes([(0.1, 0.0), (0.2, 0.0)], 6, 3)
     probes.weight.copy_(torch.from_numpy(DRAW.normal(size=(6, 2, 3))))
-    scenes = Scenes(maps, masks, even(4, 5))
+    scenes = Scenes(maps, masks, [even(4, 5)] * 3)
     standardise, everywhere = Standardise(torch.zeros(6), torch.ones(6)), torch.device("cpu")
     first, *others = count_confusions(probes, standardise, scenes, [0, 1, 2], everywhere)
     counts = first + sum(others)
@@ -111,13 +111,13 @@ def test_the_interval_of_mean_iou_is_that_of_images_drawn_again():
 def test_a_map_that_says_where_its_cells_look_is_read_as_the_place_of_each_pixel():
     looks = [(0.5 + 8 * np.arange(n)) / 64 for n in (8, 6)]  # columns to the left of the even grid's; rows end early
     maps = torch.from_numpy(np.stack(np.meshgrid(*looks), -1))[None].half()  # (1, 6, 8, 2): a cell's own place
-    scenes = Scenes(maps, [np.zeros((40, 30), np.uint8)], looks)
+    scenes = Scenes(maps, [np.zeros((40, 30), np.uint8)], [looks])
     places = DRAW.uniform(size=(200, 2))
     features, _ = scenes.sample(np.insert(places, 0, 0.0, axis=1), np.arange(1))
     pixels = (np.floor(places * [30, 40]) + 0.5) / [30, 40]
     seen = np.clip(pixels, 0.5 / 64, [56.5 / 64, 40.5 / 64])  # beyond the outermost cells, theirs
     np.testing.assert_allclose(features.numpy(), seen, atol=1e-3)
-    x, y = scenes.enlarged(maps[0].permute(2, 0, 1).double(), (40, 30)).numpy()
+    x, y = scenes.enlarged(maps[0].permute(2, 0, 1).double(), 0).numpy()
     np.testing.assert_allclose(
         x, np.broadcast_to(np.clip((np.arange(30) + 0.5) / 30, None, 56.5 / 64), (40, 30)), atol=1e-3
     )

@@ -28,7 +28,7 @@ def random_view(images, size, seed, dtype=torch.float32, flip=True):
     rng = np.random.default_rng(seed)
     boxes = np.sort(rng.uniform(0, [[100], [80]], (images, 2, 2)), axis=2).transpose(0, 2, 1).reshape(images, 4)
     flips = rng.random(images) < 0.5 * flip
-    affine = np.stack([crop_affine(box, mirrored, size) for box, mirrored in zip(boxes, flips, strict=True)])
+    affine = np.stack([crop_affine(box, mirrored, (size, size)) for box, mirrored in zip(boxes, flips, strict=True)])
     pixels = torch.from_numpy(rng.standard_normal((images, 3, size, size))).to(dtype)
     part = slice(rank() * images // world_size(), (rank() + 1) * images // world_size())
     return View(pixels[part], torch.from_numpy(affine)[part])

@@ -8,7 +8,7 @@ from torch import nn
 
 from glocal.api import pretrain
 from glocal.backbones import build_backbone
-from glocal.config import reserved_names
+from glocal.config import SHARED, reserved_names
 from glocal.errors import UsageError
 from glocal.losses import Loss
 from glocal.methods import VICReg, check_built, check_loss, method_class, method_names, method_options, resolve_options
@@ -86,7 +86,7 @@ def test_a_breach_is_told_to_the_author(module_here, wrong, says):
 def test_an_option_of_every_run_is_refused(module_here, option):
     module_here(HEAD + SHORTEST.replace("width", option))
     assert f"the option `{option}` of `Spread` is one of every run's" in told()
-    assert set(inspect.signature(pretrain).parameters) - {"backbone", "image_size"} <= reserved_names()
+    assert set(inspect.signature(pretrain).parameters) - {"backbone", *SHARED} <= reserved_names()
 
 
 def test_ours_keep_to_the_contract():

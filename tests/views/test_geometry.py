@@ -106,8 +106,8 @@ def test_boxes_depend_on_every_key_and_on_nothing_else():
 def test_crop_affine_carries_corners_to_corners():
     box = np.array([10.0, 20.0, 50.0, 100.0])
     corners = np.array([[0, 0, 1], [8, 0, 1], [8, 8, 1]])
-    np.testing.assert_allclose(corners @ crop_affine(box, False, 8).T, [[10, 20], [50, 20], [50, 100]])
-    np.testing.assert_allclose(corners @ crop_affine(box, True, 8).T, [[50, 20], [10, 20], [10, 100]])
+    np.testing.assert_allclose(corners @ crop_affine(box, False, (8, 8)).T, [[10, 20], [50, 20], [50, 100]])
+    np.testing.assert_allclose(corners @ crop_affine(box, True, (8, 8)).T, [[50, 20], [10, 20], [10, 100]])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_crop_affine_carries_corners_to_corners():
     ],
 )
 def test_the_most_magnified_crop_decides_the_scale(boxes, sizes, scale):
-    assert needed_scale(np.array(boxes, dtype=float), sizes) == scale
+    assert needed_scale(np.array(boxes, dtype=float), np.array(sizes)[:, None]) == scale
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (3000, 2000), (4000, 90), (50, 40)])
@@ -127,7 +127,7 @@ def test_no_crop_needs_more_than_the_recipes_magnification(width, height):
     """Over many draws the bound holds, and is nearly reached."""
     crops = [Crop(96), Crop(64, scale=(0.05, 0.2), ratio=(1 / 2, 2))]
     draws = draw_boxes(crops, seed=0, epoch=0, samples=np.arange(3000))
-    needs = [needed_scale(place_boxes(crops, d, width, height)[0], [96, 64]) for d in draws]
+    needs = [needed_scale(place_boxes(crops, d, width, height)[0], np.array([[96], [64]])) for d in draws]
     bound = magnification(crops, width, height)
     assert max(needs) <= bound + 1e-9
     assert max(needs) > 0.9 * bound
@@ -155,7 +155,7 @@ def test_reduction(full, decoded, expected):
 def test_a_crop_is_what_pillow_cuts():
     array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     boxes = [(3, 5, 44, 31), (0, 0, 50, 40), (20, 10, 28, 20)]
-    for box, crop in zip(boxes, crop_boxes(torch.from_numpy(array), np.array(boxes), [16, 16, 16]), strict=True):
+    for box, crop in zip(boxes, crop_boxes(torch.from_numpy(array), np.array(boxes), np.full((3, 2), 16)), strict=True):
         expected = Image.fromarray(array).crop(box).resize((16, 16), Image.Resampling.BICUBIC)
         assert np.abs(crop.numpy().astype(int) - np.asarray(expected)).max() <= 1  # of 255: rounding
 

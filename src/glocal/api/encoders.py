@@ -76,6 +76,7 @@ def evaluate(
     which: Which = "student",
     tasks: list[str] | None = None,
     image_size: int | None = None,
+    native: bool = False,
     batch_size: int = 128,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] | None = None,
@@ -100,6 +101,7 @@ def evaluate(
         which: as for `load`.
         tasks: see `glocal tasks`; by default all that the data allows.
         image_size: by default the encoder's own.
+        native: whole photographs in their own shapes, with the area of that square, for networks like navit_small.
         batch_size: images per forward pass.
         device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps". A Backbone
             is moved there and back.
@@ -132,7 +134,7 @@ def evaluate(
     models = [_opened(each, which, image_size, trust_code) for each in given]
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
     settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers, "precision": precision}
-    settings |= {"groups": groups, "harmful": harmful or ()}
+    settings |= {"groups": groups, "harmful": harmful or (), "native": native}
     found = []
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
@@ -172,6 +174,7 @@ def embed(
     split: Literal["train", "val", "test", "all"] = "all",
     dense: bool = False,
     image_size: int | None = None,
+    native: bool = False,
     batch_size: int = 128,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] | None = None,
@@ -188,6 +191,7 @@ def embed(
         split: of data that has splits.
         dense: also the feature maps.
         image_size: by default the encoder's own.
+        native: whole photographs in their own shapes, with the area of that square, for networks like navit_small.
         batch_size: images per forward pass.
         device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps". A Backbone
             is moved there and back.
@@ -204,7 +208,7 @@ def embed(
 
     opened = _opened(encoder, which, image_size, trust_code)
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
-    settings["precision"] = precision
+    settings |= {"precision": precision, "native": native}
     skipped: list[tuple[str, str]] = []
     source = open_source(data, split=split)
     with placed(opened, device) as model, shown_progress() as progress:
@@ -222,6 +226,7 @@ def export(
     format: str = "timm",
     out: str,
     image_size: int | None = None,
+    native: bool = False,
     trust_code: bool = False,
 ) -> Path:
     """Hand an encoder over to timm, ONNX or torch.export.
@@ -234,6 +239,7 @@ def export(
             own.
         out: the folder or file to write.
         image_size: by default the encoder's own.
+        native: refuse to write a file that does not take photographs of all shapes.
         trust_code: as for `load`.
 
     Returns:
@@ -249,7 +255,7 @@ def export(
     head = None
     if isinstance(encoder, str) and format in ("onnx", "torch-export") and Run(encoder).head_files[0].is_file():
         head, _ = load_head(encoder, trust_code=trust_code)
-    return export_encoder(model, format=format, out=out, image_size=image_size, about=about, head=head)
+    return export_encoder(model, format=format, out=out, image_size=image_size, native=native, about=about, head=head)
 
 
 def _opened(encoder: str | Backbone, which: Which, image_size: int | None, trust_code: bool) -> Backbone:

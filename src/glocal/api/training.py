@@ -28,6 +28,9 @@ def pretrain(
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
     drop_path: float | None = None,
+    native: str | None = None,
+    tokens: int | None = None,
+    patch_drop: float | None = None,
     optimizer: Literal["lars", "adamw", "sgd"] | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -86,6 +89,11 @@ def pretrain(
         stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
         output_stride: of the feature map, by dilation (8, 16 or 32).
         drop_path: stochastic depth rate; by default the paper's in preset "paper", else 0.
+        native: photographs in their own shapes, packed into sequences: the least and the most pixels that a side would
+            have were they square, "64-256"; each view's own is drawn between them. For networks and methods that can.
+        tokens: length of such sequences, 1024 by default; a photograph with more patches is shrunk to fit.
+        patch_drop: share of a photograph's patches that the network does not see, drawn anew for each; by default none,
+            for MSN what its preset says.
         optimizer: instead of the method's own.
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.
@@ -130,10 +138,13 @@ def pretrain(
     from glocal.plugins import consent
     from glocal.run import Run
 
+    if native is not None:  # what is not packed, as at the looks during training, is a square of the largest area
+        image_size = PretrainConfig(native=native).native_sides[1]
     config = PretrainConfig(
         data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
         backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
         gentle=gentle, layer_decay=layer_decay, lora=lora, guard=guard, drop_path=drop_path,
+        native=native, tokens=tokens, patch_drop=patch_drop,
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from glocal.backbones.cells import evaluating, grid_positions
 from glocal.backbones.layout import learn_layout
 from glocal.backbones.small_maps import Limits, SmallMaps
 from glocal.errors import UsageError
-from glocal.features import Features
+from glocal.features import Features, Sequences
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,12 @@ class Traits:
     Attributes:
         any_size: takes images of other sizes, if perhaps only those that its patches divide.
         drops_patches: can be run on some of an image's patches.
+        packs: takes images of several shapes in one sequence.
     """
 
     any_size: bool
     drops_patches: bool
+    packs: bool
 
 
 class Backbone(nn.Module):
@@ -108,18 +110,21 @@ class Backbone(nn.Module):
         """Arguments with which `build_backbone(**config)` makes it again as it was before training."""
         return {**self._arguments, "pool": self.pool, "pretrained": self.pretrained}
 
-    def forward(self, x: Tensor, kept: Tensor | None = None) -> Features:
+    def forward(self, x: Tensor | Sequences, kept: Tensor | None = None) -> Features:
         """Encode a batch of normalised images.
 
         Args:
-            x: (B, 3, h, w) float. Any h, w that the architecture takes.
+            x: (B, 3, h, w) float. Any h, w that the architecture takes. Or images of any shapes, cut into patches of
+                `stride` pixels.
             kept: (K,) for the whole batch or (B, K) for each image, int64 row-major indices of the patches that the
                 network sees, in the order in which their tokens are wanted; None for all. Class and register tokens are
                 always kept. Every patch has the position that it has in the whole image.
 
         Raises:
-            UsageError: if it does not take this size, or cannot leave out patches.
+            UsageError: if it does not take this size, cannot leave out patches, or takes no sequences.
         """
+        if isinstance(x, Sequences):
+            return self._encode_packed(x)
         with nullcontext() if kept is None else _dropping(self.model, self.name, kept, self._layout.prefix):
             pooled, tokens, grid = self._encode(x, whole=kept is None)
         positions = self.cells(*grid, device=x.device).flatten(0, 1)
@@ -136,7 +141,8 @@ class Backbone(nn.Module):
     def traits(self) -> Traits:
         """What it can do, learnt by trying an image that is larger by about a cell."""
         larger = (self.image_size // self.stride + 1) * self.stride
-        return Traits(any_size=self.refusal(larger) is None, drops_patches=_can_drop(self.model))
+        packs = hasattr(self.model, "forward_packed")
+        return Traits(any_size=self.refusal(larger) is None, drops_patches=_can_drop(self.model), packs=packs)
 
     def refusal(self, size: int) -> str | None:
         """Why it does not take square images of this side in pixels; None where it does."""
@@ -201,6 +207,15 @@ class Backbone(nn.Module):
         if self._pool == "cls":
             return normed[:, 0], tokens, grid
         return self.model.forward_head(raw, pre_logits=True), tokens, grid
+
+    def _encode_packed(self, x: Sequences) -> Features:
+        if not self.traits.packs:
+            raise UsageError(f"{self.name} takes images of one shape only; take a backbone like navit_small")
+        tokens, pooled = self.model.forward_packed(x)
+        features = Features(pooled, tokens, self.offset + self.stride * x.positions, of=x.image, grids=x.grids)
+        if self._pool == "mean":
+            return replace(features, pooled=torch.stack([mine.mean(0) for mine, _, _ in features.per_image()]))
+        return features
 
     def _features(self, x: Tensor, *, whole: bool) -> Tensor:
         try:

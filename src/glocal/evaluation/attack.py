@@ -47,7 +47,7 @@ def pgd(
     return adversarial
 
 
-@task(needs={"labels"}, on_request=True, title="Adversarial images", shares={"*": "images"})
+@task(needs={"labels"}, on_request=True, squares=True, title="Adversarial images", shares={"*": "images"})
 def attack(
     context: EvalContext, *, radii: Sequence[float] = (0.25, 0.5, 1.0, 2.0), steps: int = 10, images: int = 500
 ) -> dict:

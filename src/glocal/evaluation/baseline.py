@@ -105,7 +105,11 @@ def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[
     data, seed = listed(data), settings.get("seed", 0)
     arms: dict[str, nn.Module] = {"encoder": encoder, **baselines(encoder, seed=seed)}
     each: dict[str, dict[str, PerImage]] = {name: {} for name in arms}
-    scores = {name: score(arm, data, **settings, each=each[name]) for name, arm in arms.items()}
+    native = settings.pop("native", False)
+    scores = {}
+    for name, arm in arms.items():
+        settings["native"] = native and name != "pixels"  # which are compared at one size
+        scores[name] = score(arm, data, **settings, each=each[name])
     result = scores.pop("encoder")
     result["meta"]["start"] = start_words(encoder) + ("" if "start" in arms else ", no longer to be had")
     if encoder.pretrained and "start" in arms:

@@ -29,6 +29,7 @@ class EvalContext:
         precision: "fp32" or "bf16".
         skipped: (key, reason) of what could not be read; tasks add to it.
         each: what a task may say of each test image, for scores by group.
+        native: whether images keep their shapes, and have the area of that square.
     """
 
     encoder: nn.Module
@@ -42,6 +43,7 @@ class EvalContext:
     progress: Progress | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     each: PerImage | None = None
+    native: bool = False
     _banks: dict[str, FeatureBank] = field(default_factory=dict, repr=False)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -50,7 +52,7 @@ class EvalContext:
 
     def extract(self, source: ImageSource, **options) -> FeatureBank:
         """Features of a collection with this context's settings; `options` as in `glocal.evaluation.extract`."""
-        settings = {name: getattr(self, name) for name in ("batch_size", "workers", "precision", "progress")}
+        settings = {name: getattr(self, name) for name in ("batch_size", "workers", "precision", "progress", "native")}
         return extract(self.encoder, source, image_size=self.image_size, **(settings | options))
 
     def bank(self, split: str) -> FeatureBank:

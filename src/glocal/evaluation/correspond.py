@@ -11,6 +11,7 @@ from torch import Tensor
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import encode, frozen
 from glocal.evaluation.groups import PerImage
+from glocal.evaluation.native import native_packing
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over, spread_positions
 from glocal.features import Features
@@ -28,11 +29,13 @@ def two_crops(context: EvalContext, *, images: int, crop: Crop = CROP) -> Iterat
     encoder: Any = context.encoder
     crop = crop.but(size=context.image_size)
     recipe = Recipe((crop, crop))
+    if context.native:
+        recipe = recipe.packed((crop.size, crop.size), native_packing(encoder, crop.size))
     source = spread_over(context.test, images)
     size = min(context.batch_size, len(source), 16)  # all pairs of cells are held at once
     settings: dict[str, Any] = {"seed": context.seed, "workers": context.workers, "shuffle": False, "drop_last": False}
-    loader = ViewLoader(source, recipe, batch_size=size, **settings)
     appearance = Appearance(recipe, encoder.mean, encoder.std, context.seed)
+    loader = ViewLoader(source, recipe, batch_size=size, appearance=appearance if context.native else None, **settings)
     done = 0
     for batch in loader.epoch(0):
         context.skipped.extend((source.key(i), reason) for i, reason in batch.skipped)
@@ -97,15 +100,22 @@ def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
     indices = []
     for batch, fa, fb in two_crops(context, images=images, crop=crop):
         a, b = batch.views
-        crop_height, crop_width = a.pixels.shape[-2:]
-        height, width = fb.dense.shape[-2:]
-        stride = torch.tensor([crop_width / width, crop_height / height])
-        similarity = F.normalize(fa.tokens.float(), dim=-1) @ F.normalize(fb.tokens.float(), dim=-1).transpose(1, 2)
-        matched = similarity.argmax(-1).cpu()  # where the geometry is, in float64 too, which not all devices have
-        uniform = grid_centers(height, width, crop_height, crop_width).flatten(0, 1)
-        for name, cells in (("", fa.positions.reshape(-1, 2).to(uniform)), ("_uniform", uniform)):
-            pairs = zip(carry(a, b, cells), matched, strict=True)
-            found[name] += [match_errors(truth[None], match[None], cells, stride) for truth, match in pairs]
+        for i, (seen, other) in enumerate(zip(fa.per_image(), fb.per_image(), strict=True)):
+            (tokens, places, grid), (others, other_places, other_grid) = seen, other
+            similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(others.float(), dim=-1).T
+            matched = similarity.argmax(-1).cpu()  # where the geometry is, in float64 too, which not all devices have
+            assert grid is not None
+            assert other_grid is not None
+            height, width = b.shapes[i]
+            stride = torch.tensor([width / other_grid[1], height / other_grid[0]])
+            even, other_even = (
+                grid_centers(*cells, *view.shapes[i]).flatten(0, 1) for cells, view in ((grid, a), (other_grid, b))
+            )
+            one, two = (View(None, view.affine[i : i + 1]) for view in (a, b))
+            both = (("", places.to(even), other_places.to(even)), ("_uniform", even, other_even))
+            for name, cells, other_cells in both:
+                truth = carry(one, two, cells)
+                found[name].append(match_errors(truth, matched[None], other_cells, stride))
         indices.append(batch.index.cpu())
     hits = [[float((errors <= 1 + 1e-4).sum()), len(errors)] for errors, _ in found[""]]
     index = spread_positions(len(context.test), images)[torch.cat(indices)]

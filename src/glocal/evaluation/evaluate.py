@@ -17,6 +17,7 @@ from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import Precision, suited
 from glocal.evaluation.groups import PerImage, classes_listed, scores_by_group, with_groups
+from glocal.evaluation.native import native_packing
 from glocal.evaluation.registry import Task, all_tasks, find_task
 from glocal.evaluation.split import held_out, same_classes
 from glocal.progress import Progress
@@ -96,6 +97,7 @@ def evaluate_encoder(
     *,
     tasks: Iterable[str] = ("knn", "linear"),
     image_size: int | None = None,
+    native: bool = False,
     batch_size: int = 128,
     workers: int | None = None,
     seed: int = 0,
@@ -114,6 +116,7 @@ def evaluate_encoder(
         data: what `glocal.data.open_source` takes.
         tasks: names, see `glocal tasks`.
         image_size: side of the square given to the encoder, pixels; the backbone's own by default.
+        native: give it whole photographs in their own shapes, with the area of that square.
         batch_size: images per forward pass.
         workers: loader processes; None: see `suited`.
         seed: of the held-out images and of every task's random choices.
@@ -155,12 +158,17 @@ def evaluate_encoder(
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
     workers, precision = suited(backbone, workers, precision)
     context = EvalContext(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
+    if native:
+        native_packing(backbone, size)  # refuses an encoder that cannot
+        context.native = True
     scores: dict[str, Any] = {}
     seconds, unscored = {}, {}
     for name, task in found.items():
         started = time.perf_counter()
         try:
             _check(name, task, splits)
+            if native and task.squares:
+                raise UsageError(f"task '{name}' looks at squares of its own making: leave out --native")
             context.each = None
             scores[name] = task(context, **options.get(name, {}))
             if context.each is not None:
@@ -182,6 +190,7 @@ def evaluate_encoder(
         "data": splits.train.name,
         "split": splits.split,
         "image_size": size,
+        "native": native,
         "n_train": len(splits.train),
         "n_test": len(splits.test),
         "skipped": sorted({key for key, _ in context.skipped}),

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from glocal.data.source import ImageSource, Unreadable
 from glocal.devices import cores, find_device
 from glocal.errors import UsageError
-from glocal.features import Features
+from glocal.evaluation.native import native_image, native_packing
+from glocal.features import Features, Sequences
 from glocal.progress import Progress
+from glocal.views import Packing, pack
 from glocal.views.dataset import can_share
 
 CROP_PCT = 0.875
@@ -37,6 +39,7 @@ class FeatureBank:
         keys: N names of the images.
         labels: (N,) int64, or None.
         dense: (N, D', H, W) float16, in channels-last memory order, or None unless asked for.
+        maps: the same of images in their own shapes, N times (H, W, D').
         cells: (H, W, 2) where the cells of `dense` look, (x, y) in pixels of the square, or None.
         skipped: (key, reason) of the images that could not be read.
     """
@@ -46,6 +49,7 @@ class FeatureBank:
     keys: list[str]
     labels: Tensor | None = None
     dense: Tensor | None = None
+    maps: list[Tensor] | None = None
     cells: Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -70,8 +74,8 @@ def eval_image(image: Image.Image, image_size: int, crop_pct: float | None = CRO
 
 
 class _Images(Dataset):
-    def __init__(self, source: ImageSource, image_size: int, crop_pct: float | None) -> None:
-        self.source, self.image_size, self.crop_pct = source, image_size, crop_pct
+    def __init__(self, source: ImageSource, image_size: int, crop_pct: float | None, packing: Packing | None) -> None:
+        self.source, self.image_size, self.crop_pct, self.packing = source, image_size, crop_pct, packing
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,6 +83,8 @@ class _Images(Dataset):
     def __getitem__(self, i: int) -> tuple[int, np.ndarray | str]:
         try:
             opened = self.source.open(i)
+            if self.packing:
+                return i, np.asarray(native_image(opened, self.image_size, self.packing))
             target = self.image_size if self.crop_pct is None else round(self.image_size / self.crop_pct)
             image = Image.fromarray(opened.decode(min(1.0, target / min(opened.size))))
         except Unreadable as error:
@@ -86,11 +92,13 @@ class _Images(Dataset):
         return i, np.asarray(eval_image(image, self.image_size, self.crop_pct))
 
 
-def _collate(samples: list[tuple[int, np.ndarray | str]]) -> tuple[Tensor, Tensor | None, list[tuple[int, str]]]:
+def _collate(samples: list[tuple[int, np.ndarray | str]]) -> tuple[Tensor, Any, list[tuple[int, str]]]:
     good = [(i, pixels) for i, pixels in samples if not isinstance(pixels, str)]
     bad = [(i, reason) for i, reason in samples if isinstance(reason, str)]
-    pixels = torch.from_numpy(np.stack([pixels for _, pixels in good])) if good else None
-    return torch.tensor([i for i, _ in good], dtype=torch.int64), pixels, bad
+    images = [pixels for _, pixels in good]
+    one_shape = len({image.shape for image in images}) == 1
+    pixels: Any = torch.from_numpy(np.stack(images)) if one_shape else [torch.from_numpy(x.copy()) for x in images]
+    return torch.tensor([i for i, _ in good], dtype=torch.int64), pixels if images else None, bad
 
 
 def device_of(encoder: nn.Module) -> torch.device:
@@ -143,11 +151,13 @@ def frozen(encoder: nn.Module) -> Iterator[None]:
         yield
 
 
-def encode(encoder: nn.Module, pixels: Tensor, precision: str = "fp32") -> Features:
-    """Features of normalised pixels (B, 3, h, w), computed under autocast for precision "bf16"."""
+def encode(encoder: nn.Module, pixels: Tensor | Sequences, precision: str = "fp32") -> Features:
+    """Features of normalised pixels (B, 3, h, w), or packed ones, computed under autocast for precision "bf16"."""
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"precision is '{precision}'; use 'fp32' or 'bf16'")
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        if isinstance(pixels, Sequences):
+            return encoder(pixels)
         return encoder(pixels.contiguous(memory_format=torch.channels_last))
 
 
@@ -170,18 +180,20 @@ def load(
     batch_size: int,
     workers: int,
     crop_pct: float | None = CROP_PCT,
+    packing: Packing | None = None,
     pin_memory: bool = False,
-) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
+) -> Iterator[tuple[Tensor, Any, list[tuple[int, str]]]]:
     """Batches of (index (B,), pixels (B, h, w, 3) uint8 or None, (position, reason) of the unreadable), in order.
 
-    By as many workers as there is shared memory for: each has two batches ready, and makes a third.
+    With a `packing` images keep their shapes (`native_image`): pixels may be a list of (h, w, 3). By as many workers as
+    there is shared memory for: each has two batches ready, and makes a third.
     """
     check_loading(batch_size, workers)
     size, most = 3 * batch_size * 3 * image_size**2, min(workers, -(-len(source) // batch_size))
     settings: dict[str, Any] = {"collate_fn": _collate, "pin_memory": pin_memory}
     settings["num_workers"] = next((n for n in range(most, 0, -1) if can_share(size * n)), 0)
     settings["generator"] = torch.Generator()  # a DataLoader without its own draws from the global one
-    return iter(DataLoader(_Images(source, image_size, crop_pct), batch_size, **settings))
+    return iter(DataLoader(_Images(source, image_size, crop_pct, packing), batch_size, **settings))
 
 
 def stream(
@@ -192,6 +204,7 @@ def stream(
     batch_size: int = 128,
     workers: int = 0,
     crop_pct: float | None = CROP_PCT,
+    native: bool = False,
     precision: str = "fp32",
     progress: Progress | None = None,
     skipped: list[tuple[str, str]] | None = None,
@@ -205,19 +218,26 @@ def stream(
         batch_size: images per forward pass.
         workers: loader processes.
         crop_pct: centre crop as a fraction of the short side; None squeezes the whole image into the square.
+        native: encode whole images in their own shapes, of the area of that square.
         precision: "fp32" or "bf16" (autocast).
         progress: called as progress(what, done, total).
         skipped: a list that receives (key, reason) of unreadable images.
     """
     device, done = device_of(encoder), 0
+    packing = native_packing(encoder, image_size) if native else None
     settings: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "workers": workers}
+    settings["packing"] = packing
     for index, pixels, bad in load(source, **settings, crop_pct=crop_pct, pin_memory=device.type == "cuda"):
         done += len(index) + len(bad)
         if skipped is not None:
             skipped.extend((source.key(i), reason) for i, reason in bad)
         if pixels is not None:
             with frozen(encoder):
-                features = encode(encoder, normalise(encoder, pixels.to(device, non_blocking=True)), precision)
+                if packing:
+                    inputs: Any = pack([normalise(encoder, x[None])[0] for x in pixels], packing).to(device)
+                else:
+                    inputs = normalise(encoder, pixels.to(device, non_blocking=True))
+                features = encode(encoder, inputs, precision)
             yield index, features
         if progress is not None:
             progress(f"features of {source.name}", done, len(source))
@@ -239,13 +259,16 @@ def extract(encoder: nn.Module, source: ImageSource, *, dense: bool = False, **o
     indices: list[Tensor] = []
     skipped: list[tuple[str, str]] = []
     maps: Tensor | None = None
+    shaped: list[Tensor] = []
     looks: Tensor | None = None
     done = 0
     for index, features in stream(encoder, source, skipped=skipped, **options):
         indices.append(index)
         pooled = pooled if done else torch.empty(len(source), features.pooled.shape[1])
         pooled[done : done + len(index)] = features.pooled
-        if dense:
+        if dense and features.of is not None:
+            shaped += [tokens.unflatten(0, grid).half().cpu() for tokens, _, grid in features.per_image() if grid]
+        elif dense:
             cells = features.dense.permute(0, 2, 3, 1)
             looks = features.positions.reshape(-1, *cells.shape[1:3], 2)[0].cpu()
             maps = _store(len(source), *cells.shape[1:]) if maps is None else maps
@@ -256,7 +279,8 @@ def extract(encoder: nn.Module, source: ImageSource, *, dense: bool = False, **o
     index = torch.cat(indices)
     labels = None if source.labels is None else torch.from_numpy(np.asarray(source.labels, dtype=np.int64))[index]
     kept = None if maps is None else maps[:done].permute(0, 3, 1, 2)
-    return FeatureBank(pooled[:done], index, [source.key(i) for i in index.tolist()], labels, kept, looks, skipped)
+    keys = [source.key(i) for i in index.tolist()]
+    return FeatureBank(pooled[:done], index, keys, labels, kept, shaped or None, looks, skipped)
 
 
 def _store(*shape: int) -> Tensor:

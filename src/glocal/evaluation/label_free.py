@@ -16,6 +16,7 @@ from glocal.views import Crop
 
 @task(
     needs=set(),
+    squares=True,
     title="Rank and redundancy",
     words={
         "rank_pooled": "effective rank, pooled",
@@ -102,6 +103,7 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
 @task(
     needs=set(),
     on_request=True,
+    squares=True,
     title="Local redundancy",
     words={
         "local": "similarity of places in one crop",

@@ -23,6 +23,7 @@ class Task:
         run: (context, **options) -> JSON-serialisable scores.
         needs: what the images must come with, attributes of the source: {"labels"}, {"masks"}; empty: images alone.
         on_request: run only where it is asked for by name, never as one of all that the data allows.
+        squares: makes its own square images, and has nothing to say of photographs in their own shapes.
         title: the task in two words.
         main: the score that it is judged by; None where none says good or bad.
         higher_is_better: of the main score.
@@ -34,6 +35,7 @@ class Task:
     run: Callable[..., dict[str, Any]]
     needs: frozenset[str]
     on_request: bool = False
+    squares: bool = False
     title: str = ""
     main: str | None = None
     higher_is_better: bool = True

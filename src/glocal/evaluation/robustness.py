@@ -96,7 +96,7 @@ def relative_drop(clean: float, corrupted: float) -> float:
     return (clean - corrupted) / clean if clean > 0 else 0.0
 
 
-@task(needs={"labels"}, on_request=True, title="Corrupted images", main="mean", words=LOSS, shares=SHARES)
+@task(needs={"labels"}, on_request=True, squares=True, title="Corrupted images", main="mean", words=LOSS, shares=SHARES)
 def robustness(
     context: EvalContext,
     *,
@@ -180,7 +180,7 @@ def masked(module: nn.Module, share: float, *, seed: int, samples: Sequence[int]
         yield
 
 
-@task(needs={"labels"}, on_request=True, title="Lost activations", main="mean", words=LOSS, shares=SHARES)
+@task(needs={"labels"}, on_request=True, squares=True, title="Lost activations", main="mean", words=LOSS, shares=SHARES)
 def internal(
     context: EvalContext,
     *,
@@ -221,7 +221,7 @@ def internal(
     }
 
 
-@task(needs={"labels"}, on_request=True, title="Parts of images", main="mean", shares={"*": "images"})
+@task(needs={"labels"}, on_request=True, squares=True, title="Parts of images", main="mean", shares={"*": "images"})
 def crops(context: EvalContext, *, areas: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0), images: int = 500) -> dict:
     """Accuracy of the linear probe on ever smaller central parts of the test images, enlarged to full size.
 

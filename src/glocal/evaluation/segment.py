@@ -8,7 +8,7 @@ where cells really look (`Backbone.cells`): a ResNet's are half a cell off the u
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from glocal.evaluation.probe import Probes, Standardise, best
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import held_out
 
+Looks = list[np.ndarray]
+"""Where columns (W,) and rows (H,) of cells look, as fractions of an image's sides, ascending."""
 IGNORE = 255
 LRS = (0.1, 0.3, 1.0, 3.0, 10.0)  # high ones reach the directions in which features hardly vary
 
@@ -53,13 +55,17 @@ class Scenes:
     """Dense features and masks, addressed by mask pixel.
 
     Args:
-        maps: (N, H, W, D), in memory location by location.
+        maps: N maps (H, W, D), of one shape or of several.
         masks: N arrays (h_i, w_i) uint8 of class numbers, `IGNORE` where none.
-        looks: where columns (W,) and rows (H,) of cells look, as fractions of the image's sides, ascending.
+        looks: of each map, where columns (W,) and rows (H,) of cells look, as fractions of the image's sides,
+            ascending.
     """
 
-    def __init__(self, maps: Tensor, masks: list[np.ndarray], looks: Sequence[np.ndarray]) -> None:
+    def __init__(self, maps: Sequence[Tensor], masks: list[np.ndarray], looks: Sequence[Looks]) -> None:
         self.maps, self.masks, self.looks = maps, masks, looks
+        self._grids = np.array([map_.shape[1::-1] for map_ in maps])
+        self._firsts = np.cumsum(self._grids.prod(1)) - self._grids.prod(1)
+        self._cells = maps.flatten(0, 2) if isinstance(maps, Tensor) else torch.cat([x.flatten(0, 1) for x in maps])
         self._sizes = np.array([mask.shape[::-1] for mask in masks])
         self._flat = np.concatenate([mask.ravel() for mask in masks])
         self._starts = np.cumsum(self._sizes.prod(1)) - self._sizes.prod(1)
@@ -83,24 +89,32 @@ class Scenes:
 
     def _at(self, images: np.ndarray, place: np.ndarray) -> Tensor:
         """Bilinear features (M, D) at places (M, 2) in [0, 1], (x, y)."""
-        _, height, width, dim = self.maps.shape
-        place = np.stack([between(x, look) for x, look in zip(place.T, self.looks, strict=True)], 1)
+        grids, dim = self._grids[images], self._cells.shape[1]
+        ends = np.array([[(look[0], look[-1]) for look in looks] for looks in self.looks])[images]  # (M, 2, 2)
+        step = (ends[..., 1] - ends[..., 0]) / np.maximum(grids - 1, 1)
+        place = ((place - ends[..., 0]) / np.where(step > 0, step, 1)).clip(0, grids - 1)
         low = place.astype(np.int64)
-        high = np.minimum(low + 1, [width - 1, height - 1])
+        high = np.minimum(low + 1, grids - 1)
         x, y = np.stack([low[:, 0], high[:, 0]], 1)[:, None, :], np.stack([low[:, 1], high[:, 1]], 1)[:, :, None]
-        corners = (images[:, None, None] * height + y) * width + x  # (M, 2, 2)
+        corners = self._firsts[images][:, None, None] + y * grids[:, 0, None, None] + x  # (M, 2, 2)
         right, down = (np.stack([1 - part, part], 1) for part in (place - low).T)
         weights = torch.from_numpy(down[:, :, None] * right[:, None, :]).float().reshape(-1, 1, 4)
-        around = self.maps.reshape(-1, dim).index_select(0, torch.from_numpy(corners.reshape(-1))).float()
+        around = self._cells.index_select(0, torch.from_numpy(corners.reshape(-1))).float()
         return (weights @ around.reshape(-1, 4, dim)).squeeze(1)
 
-    def enlarged(self, logits: Tensor, size: Sequence[int]) -> Tensor:
-        """Logits of cells (..., H, W) at each pixel of a mask of `size` (h, w), as interpolated in `sample`."""
-        right, down = (spread(n, look).to(logits) for n, look in zip(reversed(size), self.looks, strict=True))
+    def enlarged(self, logits: Tensor, i: int) -> Tensor:
+        """Logits of the cells of map i, (..., H, W), at each pixel of its mask, as interpolated in `sample`."""
+        sides = self.masks[i].shape[::-1]
+        right, down = (spread(n, look).to(logits) for n, look in zip(sides, self.looks[i], strict=True))
         return down @ logits @ right.T
 
 
-def looks_of(cells: Tensor, side: int) -> list[np.ndarray]:
+def even(grid: Sequence[int]) -> Looks:
+    """Where columns and rows of a map (H, W, ...) look that is stretched over its image."""
+    return [(np.arange(n) + 0.5) / n for n in (grid[1], grid[0])]
+
+
+def looks_of(cells: Tensor, side: int) -> Looks:
     """Where columns (W,) and rows (H,) look as fractions of a square's side, from `cells` (H, W, 2) in its pixels."""
     return [x.double().cpu().numpy() / side for x in (cells[0, :, 0], cells[:, 0, 1])]
 
@@ -143,13 +157,14 @@ def mean_iou(areas: np.ndarray) -> np.ndarray:
     return (right / np.where(there, union, 1)).sum(-1) / there.sum(-1).clip(1)
 
 
-def statistics(maps: Tensor, rows: np.ndarray, device: torch.device) -> Standardise:
-    """Mean and deviation of each channel over all cells of some maps (N, H, W, D)."""
-    moments = torch.zeros(2, maps.shape[-1], dtype=torch.float64)
+def statistics(maps: Sequence[Tensor], rows: np.ndarray, device: torch.device) -> Standardise:
+    """Mean and deviation of each channel over all cells of some maps (H, W, D)."""
+    moments, cells = torch.zeros(2, maps[0].shape[-1], dtype=torch.float64), 0
     for batch in torch.from_numpy(rows).split(16):
-        x = maps[batch].to(device).float().flatten(0, 2)
-        moments += torch.stack([x.mean(0), x.square().mean(0)]).cpu().double() * len(batch)
-    mean, square = moments / len(rows)
+        x = torch.cat([maps[i].flatten(0, 1) for i in batch.tolist()]).to(device).float()
+        moments += torch.stack([x.mean(0), x.square().mean(0)]).cpu().double() * len(x)
+        cells += len(x)
+    mean, square = moments / cells
     deviation = ((square - mean.square()).clamp_min(0) + 1e-5).sqrt()
     return Standardise(mean.float().to(device), deviation.float().to(device))
 
@@ -162,8 +177,8 @@ def count_confusions(
     for i in rows:
         truth = torch.from_numpy(scenes.masks[i]).to(device)
         logits = probes.logits(standardise(scenes.maps[i].to(device).float()).flatten(0, 1))
-        small = logits.permute(1, 2, 0).unflatten(2, scenes.maps.shape[1:3])
-        predicted = scenes.enlarged(small, truth.shape).argmax(1)
+        small = logits.permute(1, 2, 0).unflatten(2, scenes.maps[i].shape[:2])
+        predicted = scenes.enlarged(small, i).argmax(1)
         yield torch.stack([confusion(p, truth, probes.classes).cpu() for p in predicted])
 
 
@@ -176,11 +191,9 @@ def miou_interval(counts: Tensor, seed: int, draws: int = 1000) -> list[float]:
     return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
-def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Maps (N, H, W, D) and masks of the images of which both can be read, where cells look, the images' positions."""
+def _gather(context: EvalContext, source: ImageSource) -> tuple[Any, list[np.ndarray], list[Looks], np.ndarray]:
+    """Maps (H, W, D) and masks of the images of which both can be read, where cells look, the images' positions."""
     bank = context.extract(source, crop_pct=None, dense=True)
-    assert bank.dense is not None
-    assert bank.cells is not None
     masks: dict[int, np.ndarray] = {}
     for row, i in enumerate(bank.index.tolist()):
         try:
@@ -190,9 +203,14 @@ def _gather(context: EvalContext, source: ImageSource) -> tuple[Tensor, list[np.
     context.skipped.extend(bank.skipped)
     if not masks:
         raise UsageError(f"none of the masks of {source.name} can be read ({bank.skipped[0][1]})")
+    index = bank.index.numpy()[list(masks)]
+    if bank.dense is None or bank.cells is None:  # images in their own shapes, of which patches are even parts
+        assert bank.maps is not None
+        shaped = [bank.maps[row] for row in masks]
+        return shaped, list(masks.values()), [even(x.shape) for x in shaped], index
     maps = bank.dense.permute(0, 2, 3, 1).contiguous()
     kept = maps if len(masks) == len(maps) else maps[list(masks)]
-    return kept, list(masks.values()), looks_of(bank.cells, context.image_size), bank.index.numpy()[list(masks)]
+    return kept, list(masks.values()), [looks_of(bank.cells, context.image_size)] * len(kept), index
 
 
 @task(
@@ -212,10 +230,10 @@ def segment(
 ) -> dict:
     """Mean IoU of a linear classifier of every location, on frozen dense features.
 
-    The whole image is squeezed into the square, the map has the encoder's own output stride, and the score is taken at
-    the masks' full resolution. The learning rate is chosen on a held-out fifth of the training images; then one
-    classifier is trained on all of them and tested once. `miou_uniform` is that of the same with the map stretched over
-    the image, as is usual.
+    The whole image is squeezed into the square (or keeps its shape, where all do), the map has the encoder's own output
+    stride, and the score is taken at the masks' full resolution. The learning rate is chosen on a held-out fifth of the
+    training images; then one classifier is trained on all of them and tested once. `miou_uniform` is that of the same
+    with the map stretched over the image, as is usual.
 
     Returns:
         miou, its 95% interval, and pixel_accuracy on the test images; iou per class (None: neither present nor
@@ -227,14 +245,14 @@ def segment(
     kept, held = held_out(len(raw), context.seed, "segment")
     if len(held) == 0:
         raise UsageError("segment needs at least two training images, to choose its learning rate on")
-    maps, raw, _, index = _gather(context, context.test)
+    maps, raw, looks, index = _gather(context, context.test)
     test = Scenes(maps, [classes.table[mask] for mask in raw], looks)
     settings = [(lr, weight_decay) for lr in lrs]
 
     def trained(rows: np.ndarray, settings: list[tuple[float, float]]) -> tuple[Standardise, Probes]:
         """One convolution per (lr, wd), all at once, each the same as if trained alone, on some training images."""
         standardise = statistics(train.maps, rows, device)
-        probes = Probes(settings, train.maps.shape[-1], count, device)
+        probes = Probes(settings, train.maps[0].shape[-1], count, device)
         for step in range(steps):
             x, y = train.sample(random.uniform(context.seed, "segment", step, np.arange(batch_size), n=3), rows)
             if len(x):
@@ -263,10 +281,11 @@ def segment(
         "iou": {n: None if v != v else v for n, v in zip(classes.names, per_class.tolist(), strict=True)},
         "lr": lr,
         "validation_miou": validation,
-        "output_stride": context.image_size / maps.shape[2],
+        "output_stride": context.image_size / maps[0].shape[1],
     }
-    even = [(np.arange(len(look)) + 0.5) / len(look) for look in looks]
-    if all(np.allclose(look, at) for look, at in zip(looks, even, strict=True)):
+    if context.native:
+        result["output_stride"] = float(context.encoder.stride)  # type: ignore[arg-type]
+    if all(np.allclose(look, at) for look, at in zip(looks[0], even(maps[0].shape), strict=True)):
         return result | {"miou_uniform": result["miou"]}
-    train.looks = test.looks = even
+    train.looks, test.looks = [[even(x.shape) for x in scenes.maps] for scenes in (train, test)]
     return result | {"miou_uniform": float(iou(measure()[0].sum(0)).nanmean())}

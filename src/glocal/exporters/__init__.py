@@ -23,6 +23,7 @@ def export_encoder(
     format: str,
     out: str | Path,
     image_size: int | None = None,
+    native: bool = False,
     about: Mapping[str, str] | None = None,
     head: Any = None,
 ) -> Path:
@@ -34,6 +35,7 @@ def export_encoder(
             file; "safetensors", a folder for glocal.load.
         out: the folder or file. An earlier export is replaced, nothing else is.
         image_size: pixels per side that the "onnx" and "torch-export" graphs are captured at.
+        native: whether these graphs have to take images of all shapes.
         about: rows for the "timm" model card, e.g. {"Method": "VICRegL", "Images": "12,345"}.
         head: what was fine-tuned on it, for "onnx" and "torch-export".
 
@@ -51,7 +53,8 @@ def export_encoder(
     elif format in ("onnx", "torch-export"):
         from glocal.exporters.graph import export_onnx, export_torch
 
-        (export_onnx if format == "onnx" else export_torch)(backbone, out, image_size=image_size, head=head)
+        write = export_onnx if format == "onnx" else export_torch
+        write(backbone, out, image_size=image_size, native=native, head=head)
     elif format == "safetensors":
         from glocal.backbones import save_encoder
         from glocal.exporters.staging import staged_folder

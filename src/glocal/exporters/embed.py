@@ -47,6 +47,7 @@ def embed_source(
     source: ImageSource,
     *,
     image_size: int | None = None,
+    native: bool = False,
     dense: bool = False,
     batch_size: int = 128,
     workers: int | None = None,
@@ -55,7 +56,7 @@ def embed_source(
     progress: Progress | None = None,
     skipped: list[tuple[str, str]] | None = None,
 ) -> Embeddings | Path:
-    """Embeds every readable image of a collection with evaluation's centre crop.
+    """Embeds every readable image of a collection with evaluation's centre crop, or whole.
 
     A `.parquet` file is written as images stream by, in constant memory. Its columns are `path`, `label` (where there
     are labels), `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W float16, row-major). An `.npz` file has
@@ -66,7 +67,8 @@ def embed_source(
         backbone: the encoder, used where its parameters are.
         source: the images.
         image_size: side of the square given to the encoder, pixels; the backbone's own by default.
-        dense: keep the feature maps too.
+        native: give it whole images in their own shapes, with the area of that square.
+        dense: keep the feature maps too; not of images in their own shapes.
         batch_size: images per forward pass.
         workers: processes that decode; None: see `glocal.evaluation.extract.suited`.
         precision: likewise.
@@ -77,6 +79,8 @@ def embed_source(
     Raises:
         UsageError: if `out` will not do, pyarrow is missing, or no image can be read.
     """
+    if native and dense:
+        raise UsageError("maps of images in their own shapes fit no table: leave out --dense or --native")
     size = image_size or backbone.image_size
     workers, precision = suited(backbone, workers, precision)
     skipped = [] if skipped is None else skipped
@@ -86,14 +90,15 @@ def embed_source(
         "source": source.name,
         "pool": backbone.pool,
         "image_size": size,
-        "crop_pct": CROP_PCT,
+        "crop_pct": None if native else CROP_PCT,
+        "native": native,
         "precision": precision,
         "classes": source.classes,
     }
 
     def batches() -> Iterator[Embeddings]:
         settings: dict[str, Any] = {"image_size": size, "batch_size": batch_size, "workers": workers}
-        settings["precision"] = precision
+        settings |= {"precision": precision, "native": native}
         index = None
         for index, features in stream(backbone, source, **settings, progress=progress, skipped=skipped):
             grid = features.grid if dense else None

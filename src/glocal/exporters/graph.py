@@ -117,6 +117,12 @@ def compare(traced: Trace, run: Callable[[Tensor], tuple[Tensor, ...]], what: st
     return worst
 
 
+def _check_shapes(traced: Trace, native: bool) -> None:
+    if native and not traced.any_size:
+        name = traced.graph.backbone.name
+        raise UsageError(f"{name} cannot be captured for photographs of all shapes: leave out --native")
+
+
 def description(traced: Trace) -> dict[str, str]:
     """What a stranger needs to use the file, as string metadata."""
     backbone, size, head = traced.graph.backbone, traced.image_size, traced.graph.head
@@ -150,7 +156,9 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None, head: Any = None) -> dict[str, float]:
+def export_onnx(
+    backbone: Backbone, out: Path, *, image_size: int | None = None, native: bool = False, head: Any = None
+) -> dict[str, float]:
     """Writes an ONNX file with input `image` and outputs `pooled` (B, D) and `dense` (B, D, H, W).
 
     Where a head is given, what it says is the output `logits`, (B, K) or (B, K, H, W), of the classes that the metadata
@@ -171,6 +179,7 @@ def export_onnx(backbone: Backbone, out: Path, *, image_size: int | None = None,
     with staged_file(out, ".onnx") as path:
         traced, said = trace(backbone, image_size or backbone.image_size, head), io.StringIO()
         outputs = traced.graph.outputs
+        _check_shapes(traced, native)
         with quiet(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
                 program = torch.onnx.export(
@@ -199,13 +208,16 @@ def _onnxruntime(path: Path, outputs: list[str]) -> Callable[[Tensor], tuple[Ten
     return run
 
 
-def export_torch(backbone: Backbone, out: Path, *, image_size: int | None = None, head: Any = None) -> dict[str, float]:
+def export_torch(
+    backbone: Backbone, out: Path, *, image_size: int | None = None, native: bool = False, head: Any = None
+) -> dict[str, float]:
     """Writes a `.pt2` program: `torch.export.load(out).module()(image)` gives what the ONNX file does.
 
     It needs PyTorch and not this package. Arguments, result and errors are those of `export_onnx`.
     """
     with staged_file(out, ".pt2") as path:
         traced = trace(backbone, image_size or backbone.image_size, head)
+        _check_shapes(traced, native)
         with quiet():
             torch.export.save(traced.program, path, extra_files={f"{MARK}.json": json.dumps(description(traced))})
             module = torch.export.load(path).module()

@@ -29,6 +29,7 @@ class BarlowTwins(nn.Module):
         "Zbontar, Jing, Misra, LeCun, Deny. Barlow Twins: Self-Supervised Learning via Redundancy Reduction. ICML 2021."
         " arXiv:2103.03230"
     )
+    native = True
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"projector": (width_for(batch),) * 3},

@@ -39,6 +39,7 @@ class BYOL(nn.Module):
         "Grill et al. Bootstrap your own latent: A new approach to self-supervised learning. NeurIPS 2020."
         " arXiv:2006.07733"
     )
+    native = True
     teacher_momentum = "momentum"  # the option that a short run may lower
     term = "cosine"
     presets: ClassVar[dict[str, Preset]] = {

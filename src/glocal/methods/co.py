@@ -46,6 +46,7 @@ def co(base: Any) -> Any:
             f" arXiv:2501.02860; {base.paper}"
         )
         pool = "mean"
+        native = False
 
         def __init__(
             self,

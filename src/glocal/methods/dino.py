@@ -52,6 +52,7 @@ class DINO(nn.Module):
 
     title = "DINO"
     paper = "Caron et al. Emerging Properties in Self-Supervised Vision Transformers. ICCV 2021. arXiv:2104.14294"
+    native = True
     pool = "native"
     teacher_momentum = "momentum"  # the option that a short run may lower
     presets: ClassVar[dict[str, Preset]] = {

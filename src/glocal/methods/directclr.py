@@ -30,6 +30,7 @@ class DirectCLR(nn.Module):
         "Jing, Vincent, LeCun, Tian. Understanding Dimensional Collapse in Contrastive Self-supervised Learning."
         " ICLR 2022. arXiv:2110.09348"
     )
+    native = True
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"temperature": 0.2},

@@ -11,7 +11,7 @@ import torch
 
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
-from glocal.features import Features
+from glocal.features import Features, Sequences
 from glocal.views import Recipe, View
 
 
@@ -22,12 +22,12 @@ def encode(encoder: Backbone, views: list[View], group: Literal["view", "size"] 
         encoder: a backbone, (B, 3, h, w) -> Features.
         views: V views, of which only the patches `kept` are seen, where a view says so.
         group: "view" forwards each view alone (VICReg, VICRegL, Barlow Twins); "size" concatenates consecutive views of
-            one resolution (SwAV, DINO).
+            one resolution (SwAV, DINO), but not packed ones, whose networks have no statistics of batches.
 
     Returns:
         One Features per view, in order.
     """
-    if group == "view":
+    if group == "view" or any(isinstance(view.pixels, Sequences) for view in views):
         return [encoder(view.pixels, view.kept) for view in views]
     features: list[Features] = []
     for _, run in groupby(views, key=lambda view: (view.pixels.shape[-2:], view.kept is None or view.kept.shape)):
@@ -62,6 +62,12 @@ def check_drops(encoder: Backbone, share: float, option: str) -> None:
 
 def check_fits(encoder: Backbone, recipe: Recipe) -> None:
     """Refuse crops of a size that the encoder does not take, with the options that fix it and the nearest sizes."""
+    if recipe.packing:
+        if not encoder.traits.packs:
+            raise UsageError(
+                f"{encoder.name} takes images of one shape: leave out --native, or take --backbone navit_tiny"
+            )
+        return
     support = recipe.support.views if recipe.support else ()
     for size in sorted({crop.size for crop in (*recipe.views, *support)}, reverse=True):
         if (reason := encoder.refusal(size)) is None:

@@ -33,6 +33,7 @@ class NNCLR(nn.Module):
         "Dwibedi, Aytar, Tompson, Sermanet, Zisserman. With a Little Help from My Friends: Nearest-Neighbor Contrastive"
         " Learning of Visual Representations. ICCV 2021. arXiv:2104.14548"
     )
+    native = True
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"queue": min(98_304, 32 * batch), "temperature": 0.2, "decoupled": True},

@@ -29,6 +29,7 @@ _LEFT_OUT: dict[str, Any] = {
     "least_cells": 0,
     "teacher_momentum": None,
     "needs": {},
+    "native": False,
 }
 _PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 

@@ -31,6 +31,7 @@ class SimCLR(nn.Module):
         "Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual Representations."
         " ICML 2020. arXiv:2002.05709"
     )
+    native = True
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"temperature": 0.2},

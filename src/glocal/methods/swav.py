@@ -49,6 +49,7 @@ class SwAV(nn.Module):
         "Caron, Misra, Mairal, Goyal, Bojanowski, Joulin. Unsupervised Learning of Visual Features by Contrasting"
         " Cluster Assignments. NeurIPS 2020. arXiv:2006.09882"
     )
+    native = True
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {"queue": 3840} if batch <= 512 else {},
         "small": lambda batch: {

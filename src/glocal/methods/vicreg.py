@@ -31,6 +31,7 @@ class VICReg(nn.Module):
 
     title = "VICReg"
     paper = "Bardes, Ponce, LeCun. VICReg: Variance-Invariance-Covariance Regularization. ICLR 2022. arXiv:2105.04906"
+    native = True
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"projector": (width_for(batch),) * 3},

@@ -43,6 +43,10 @@ def conclude(
         if reasons:
             first = ", ".join(sorted(reasons)[:3]) + (" …" if len(reasons) > 3 else "")
             print(f"{len(reasons)} images could not be read and were skipped: {first} (all in {run.skipped_file})")
+        if ended.shrunk:
+            print(
+                f"{ended.shrunk:,} views had more patches than --tokens {config.tokens} has room for: they were shrunk"
+            )
         for found in diagnose(run.metrics()):
             print(f"warning: {found.told(config.to_dict())}")
     if not config.report:

@@ -13,7 +13,7 @@ from torch import nn
 from glocal.backbones import Backbone, build_backbone
 from glocal.backbones.lora import add_lora
 from glocal.backbones.small_maps import CHANNELS, Limits, fastest_limits
-from glocal.config import PretrainConfig
+from glocal.config import SHARED, PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.distributed import each_says, on_each, on_first
 from glocal.errors import UsageError
@@ -25,7 +25,7 @@ from glocal.run import read_json, write_json
 from glocal.training import Machine, resolve
 from glocal.training.compilation import worth_compiling
 from glocal.training.defaults import finer_stride
-from glocal.views import cache_folder, worth_caching
+from glocal.views import Packing, cache_folder, worth_caching
 
 
 def prepare(
@@ -37,7 +37,7 @@ def prepare(
     """
     cls = method_class(config.method)
     coarse = cls.least_cells and config.output_stride is None
-    if coarse or not method_options(cls).keys() <= {"image_size", *config.options}:
+    if coarse or not method_options(cls).keys() <= {*SHARED, *config.options}:
         machine = measure_backbone(config, machine, cls.least_cells)
     resolved, _ = resolve(config, source, machine)
     first_on_host = fabric.local_rank == 0
@@ -57,7 +57,9 @@ def prepare(
     if resolved.config.cache is None:
         found = each_says(worth_caching(source, method.recipe.views) if first_on_host else (True, ""))
         machine = replace(machine, cache=min(found, key=lambda worth: worth[0]))  # where one host says no, that
-    if resolved.config.compile is None:
+    if resolved.config.compile is None and resolved.config.native:
+        machine = replace(machine, compile=(False, "photographs of many shapes"))
+    elif resolved.config.compile is None:
         sizes = [crop.size for crop in method.recipe.views]
         images = (resolved.config.batch_size or 0) * sizes.count(max(sizes))
         worth = worth_compiling(fabric, method.encoder, max(sizes), images, resolved.steps)
@@ -115,6 +117,10 @@ def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
     What is `begun` gets its weights from a checkpoint: those that it was pretrained with may be gone.
     """
     cls = method_class(config.method)
+    if config.native and not cls.native:
+        raise UsageError(f"{cls.title} needs maps of one shape: leave out --native, or take --method vicreg")
+    if config.patch_drop and not config.native and "patch_drop" not in method_options(cls):
+        raise UsageError(f"--patch-drop {config.patch_drop}: {cls.title} sees all patches: give --native, too")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
         options = config.encoder_options | ({"pretrained": False} if begun else {})
@@ -122,7 +128,14 @@ def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
         if config.lora:
             add_lora(encoder.model, config.lora)
         encoder.pretrained = config.pretrained
-        return check_built(cls(encoder, image_size=config.image_size, **config.options))
+        shared = {
+            name: value for name in SHARED & method_options(cls).keys() if (value := getattr(config, name)) is not None
+        }
+        method = check_built(cls(encoder, **shared, **config.options))
+    if config.native:
+        packing = Packing(encoder.stride, config.tokens or 0, config.patch_drop or 0.0)
+        method.recipe = method.recipe.packed(config.native_sides, packing)
+    return method
 
 
 def measure_backbone(config: PretrainConfig, machine: Machine, least_cells: int) -> Machine:

@@ -12,7 +12,7 @@ from typing import Any
 from glocal.backbones import Backbone
 from glocal.backbones.lora import fold_lora
 from glocal.backbones.weights import read_checkpoint
-from glocal.config import ABSENT, PretrainConfig
+from glocal.config import ABSENT, SHARED, PretrainConfig
 from glocal.data import code_of, describe
 from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
@@ -85,7 +85,7 @@ def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = Fa
     code = code_in(config.settings())
     refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, code))
     known = method_options(method_class(config.method))
-    absent = {name: option.default for name, option in known.items() if name != "image_size"}
+    absent = {name: option.default for name, option in known.items() if name not in SHARED}
     workers = config.workers if workers is None else workers
     return replace(config, workers=workers, options={**absent, **config.options})
 
@@ -136,7 +136,8 @@ def _train(
         settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
         settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
         settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
-        loader = ViewLoader(source, method.recipe, appearance=appearance if on_cpu else None, **settings)
+        by_loader = appearance if on_cpu or method.recipe.packing else None
+        loader = ViewLoader(source, method.recipe, appearance=by_loader, **settings)
         notes += loader.notes
 
         def claim() -> Run:

@@ -30,6 +30,7 @@ class Position:
     seconds: float = 0.0  # training time so far
     skipped: dict[Any, str] = field(default_factory=dict)  # sample id, or key -> why it could not be read
     passed: tuple[int, str] | None = None  # see `Batch`
+    shrunk: int = 0  # views so far, see `Batch`
     plan: EpochPlan | None = None  # of that epoch, or of the last one, where the method makes plans
     guard: Guard | None = None  # where there is one
 

@@ -11,7 +11,7 @@ from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
 from glocal.devices import best_accelerator, cores
 from glocal.errors import UsageError
-from glocal.methods import Optimization, method_class, resolve_options
+from glocal.methods import Optimization, method_class, method_options, resolve_options
 from glocal.training.rates import LAYER_DECAY, Decisions, decide_optimization
 from glocal.training.schedule import Schedule
 
@@ -90,10 +90,18 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
         decisions.fill("workers", 0, "this process alone reads an iterator")
     _decide_sizes(decisions, images, machine)
     given = {**config.options, "image_size": config.image_size}
+    if config.patch_drop is not None and "patch_drop" in method_options(cls):
+        given["patch_drop"] = config.patch_drop
     preset, batch = decisions.config.preset or "", decisions.config.batch_size * processes
     options = resolve_options(cls, preset, batch, given, machine.family)
     published = resolve_options(cls, "paper", batch, given, machine.family)
     decisions.fill("drop_path", options.pop("drop_path", 0.0))
+    decisions.fill("patch_drop", options.pop("patch_drop", 0.0))
+    if config.native:
+        decisions.fill("tokens", 1024, "patches of a sequence")
+        by_kernel = machine.cuda and decisions.config.precision != "32-true"
+        how = "a kernel for rows of different lengths" if by_kernel else "one call for all photographs of a length"
+        decisions.notes.append(f"native {config.native}: attention within each photograph, by {how}")
     decisions.notes += [
         f"{name.replace('_', '-')} {value}: preset {preset}; in the paper {published[name]}"
         for name, value in options.items()

@@ -216,7 +216,7 @@ class _Training:
         torch.manual_seed(derive(self.seed, "step", at.step, fabric.global_rank))
         for k, batch in enumerate(batches):
             at.skipped.update(batch.skipped)
-            at.passed = batch.passed
+            at.passed, at.shrunk = batch.passed, at.shrunk + batch.shrunk
             batch = at.plan.with_targets(batch) if at.plan else batch
             batch = self.appearance(batch, at.epoch, fabric.device)
             with fabric.no_backward_sync(self.wrapped, enabled=k + 1 < len(batches)):

@@ -67,6 +67,14 @@ class Appearance:
                 views.append(replace(view, pixels=render(view.pixels, plan, self.mean, self.std, into)))
         return replace(batch, views=views)
 
+    @torch.no_grad()
+    def images(self, images: Sequence[Tensor], number: int, epoch: int, keys: np.ndarray) -> list[Tensor]:
+        """Crops (h, w, 3) uint8 of any shapes, each (3, h, w) as view `number` of its sample, on the CPU."""
+        plan, rows = draw(self.recipe.views[number], self.seed, epoch, keys, number), np.arange(len(images))[:, None]
+        shift, scale = _shift_and_scale(self.mean, self.std)
+        one_by_one = zip(images, rows, strict=True)
+        return [_carry_out(x.permute(2, 0, 1)[None], plan, row, shift, scale)[0] for x, row in one_by_one]
+
 
 @dataclass(frozen=True)
 class AugmentParams:
@@ -105,13 +113,18 @@ def render(
         out = torch.empty_like(pixels, dtype=torch.float32, memory_format=torch.channels_last)
     if not calls_are_cheap(pixels):
         return _carry_out_at_once(pixels, plan, mean, std, out)
-    shift, scale = (torch.tensor(c, dtype=torch.float32)[:, None, None] for c in (mean, std))
+    shift, scale = _shift_and_scale(mean, std)
     alike = np.lexsort(plan.order.T[::-1])  # samples that undergo the same come to lie side by side
     for part in np.split(alike, range(0, len(alike), max(1, CACHE // pixels[0].numel()))[1:]):
         images = _carry_out(pixels[torch.from_numpy(part)], plan, part, shift, scale)
         for row, image in zip(part, images, strict=True):  # all at once is six times slower
             out[row] = image
     return out
+
+
+def _shift_and_scale(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    shift, scale = (torch.tensor(c, dtype=torch.float32)[:, None, None] for c in (mean, std))
+    return shift, scale
 
 
 def _carry_out(pixels: Tensor, plan: AugmentParams, part: np.ndarray, shift: Tensor, scale: Tensor) -> Tensor:
@@ -247,23 +260,28 @@ def solarize_(x: Tensor) -> Tensor:
 
 
 def blur_(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian blur of square images (B, 3, s, s) with `sigma` (B,) pixels, kernel ±`radius`, reflecting at the border.
+    """Gaussian blur of images (B, 3, h, w) with `sigma` (B,) pixels, kernel ±`radius`, reflecting at the border.
 
-    Blurring along one side is a banded s×s matrix, one for each sample, so batched matrix products do it all.
+    Blurring along a side of s pixels is a banded s×s matrix, one for each sample, so batched matrix products do it all.
     """
-    side = x.shape[-1]
-    radius = min(radius, side - 1)
-    taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=x.device) / sigma[:, None]) ** 2)
-    taps = torch.where(taps < 1e-9, 0, taps)  # denormal numbers would slow the products down five times
-    taps = taps / (2 * taps.sum(1, keepdim=True) - taps[:, :1])
-    matrix = (taps @ _bands(side, radius, x.device)).view(-1, side, side)
-    rows = torch.bmm(x.view(len(x), -1, side), matrix.transpose(1, 2)).view_as(x)
+    height, width = x.shape[-2:]
+    across = _blur_matrix(width, sigma, radius)
+    down = across if height == width else _blur_matrix(height, sigma, radius)
+    rows = torch.bmm(x.view(len(x), -1, width), across.transpose(1, 2)).view_as(x)
     for channel in range(x.shape[1]):  # all three at once would copy the matrices three times
-        torch.bmm(matrix, rows[:, channel], out=x[:, channel])
+        torch.bmm(down, rows[:, channel], out=x[:, channel])
     return x
 
 
-@lru_cache(maxsize=16)
+def _blur_matrix(side: int, sigma: Tensor, radius: int) -> Tensor:
+    radius = min(radius, side - 1)
+    taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=sigma.device) / sigma[:, None]) ** 2)
+    taps = torch.where(taps < 1e-9, 0, taps)  # denormal numbers would slow the products down five times
+    taps = taps / (2 * taps.sum(1, keepdim=True) - taps[:, :1])
+    return (taps @ _bands(side, radius, sigma.device)).view(-1, side, side)
+
+
+@lru_cache(maxsize=64)
 def _bands(side: int, radius: int, device: torch.device) -> Tensor:
     """(radius + 1, side²): how often a blur matrix takes the tap at distance d in entry (i, j), reflections too."""
     i, j = torch.arange(side, device=device), torch.arange(side, device=device)[:, None]

@@ -81,7 +81,7 @@ class PixelCache:
     def __init__(self, source: ImageSource, crops: Sequence[Crop], folder: Path | None = None):
         found = fingerprint(source)
         place, state = found or ("", "")
-        needs = sorted({(crop.size, crop.scale[0], crop.ratio) for crop in crops})
+        needs = sorted({(crop.size, crop.scale[0], crop.ratio, *(crop.native or ())) for crop in crops})
         same = _digest(FORMAT, place, needs)
         folder = folder or cache_folder()
         self.folder = (folder or Path()) / f"{same}-{_digest(state, PIL.__version__, torch.__version__, len(source))}"

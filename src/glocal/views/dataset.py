@@ -21,9 +21,20 @@ from glocal import random
 from glocal.data.source import ImageSource, Unreadable
 from glocal.data.stream import Stream
 from glocal.errors import UsageError
+from glocal.features import Sequences
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
-from glocal.views.geometry import crop_affine, crop_boxes, draw_boxes, needed_scale, place_boxes, reduction, whole_boxes
+from glocal.views.geometry import (
+    crop_affine,
+    crop_boxes,
+    crop_sizes,
+    draw_boxes,
+    needed_scale,
+    place_boxes,
+    reduction,
+    whole_boxes,
+)
+from glocal.views.packing import kept_patches, pack
 from glocal.views.recipe import Recipe
 from glocal.views.view import Batch, View
 
@@ -37,24 +48,31 @@ AGAIN = 2**40  # random numbers are drawn by a key: the sample id, plus this for
 class Packed:
     """A `Batch` as it travels from a worker: all pixels in one tensor, as each costs a connection, about 1 ms."""
 
-    pixels: Tensor  # flat uint8 or float32, the views (B, size, size, 3) one after the other
+    pixels: Tensor  # flat uint8 or float32, the views (B, size, size, 3), or patches, one after the other
     affine: np.ndarray  # (V, B, 2, 3) float32
     key: np.ndarray  # (B,) int64
     label: np.ndarray | None  # (B,) int64
     skipped: tuple[tuple[Any, str], ...]  # see `Batch`
     passed: tuple[int, str] | None = None  # see `Batch`
+    layouts: list[tuple[np.ndarray, ...]] | None = None  # of views of `Sequences`: image, positions, grids
+    shrunk: int = 0  # see `Batch`
 
     def unpack(self, sizes: list[int]) -> Batch:
         """The batch, its views of these sides in pixels; nothing is copied."""
-        images = len(self.key)
-        parts = self.pixels.split([images * size * size * 3 for size in sizes])
-        views = [
-            View(part.view(images, size, size, 3).permute(0, 3, 1, 2), torch.from_numpy(affine))
-            for part, size, affine in zip(parts, sizes, self.affine, strict=True)
-        ]
+        images, pixels = len(self.key), list[Tensor | Sequences]()
+        if self.layouts is None:
+            parts = self.pixels.split([images * size * size * 3 for size in sizes])
+            squares = zip(parts, sizes, strict=True)
+            pixels += [part.view(images, size, size, 3).permute(0, 3, 1, 2) for part, size in squares]
+        else:
+            layouts = [[torch.from_numpy(part) for part in layout] for layout in self.layouts]
+            rows = self.pixels.view(sum(image.numel() for image, *_ in layouts), -1)
+            parts = rows.split([image.numel() for image, *_ in layouts])
+            pixels += [Sequences(x.view(*of[0].shape, -1), *of) for x, of in zip(parts, layouts, strict=True)]
+        views = [View(of, torch.from_numpy(affine)) for of, affine in zip(pixels, self.affine, strict=True)]
         index, key = torch.from_numpy(self.key % AGAIN), torch.from_numpy(self.key)
         label = None if self.label is None else torch.from_numpy(self.label)
-        return Batch(views, index, label, key=key, skipped=self.skipped, passed=self.passed)
+        return Batch(views, index, label, key=key, skipped=self.skipped, passed=self.passed, shrunk=self.shrunk)
 
     def pin_memory(self) -> Self:
         """For DataLoader: page-locked pixels copy to the GPU without waiting."""
@@ -79,6 +97,8 @@ class Samples(Dataset):
             return error if isinstance(error, UsageError) else _portable(error)
 
     def _batch(self, epoch: int, wanted: np.ndarray) -> Packed:
+        if self.recipe.packing:
+            return self._told(self._packed(epoch, wanted), wanted)
         images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
         values, skipped = images * 3 * sum(size * size for size in sizes), list[tuple[Any, str]]()
         flat = torch.empty(values, dtype=torch.uint8) if self.appearance else _empty(values, torch.uint8)
@@ -87,7 +107,7 @@ class Samples(Dataset):
         pixels = [view.pixels.permute(0, 2, 3, 1) for view in batch.unpack(sizes).views]
         draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=wanted)
         for row, one in enumerate(wanted.tolist()):
-            key[row], views, affine[:, row] = self._sample(epoch, one, draws[row], skipped)
+            key[row], views, affine[:, row], _ = self._sample(epoch, one, draws[row], skipped)
             for view, crop in zip(pixels, views, strict=True):
                 view[row] = crop
         if self.appearance:
@@ -96,15 +116,40 @@ class Samples(Dataset):
                 out = [view.pixels for view in finished.unpack(sizes).views]
                 self.appearance(batch.unpack(sizes), epoch, out=out)
             batch = finished
+        return self._told(replace(batch, skipped=tuple(skipped)), wanted)
+
+    def _told(self, batch: Packed, wanted: np.ndarray) -> Packed:
+        """The batch with what the source says of its samples."""
         if isinstance(self.source, Stream):
             batch.passed = int(wanted[-1]), self.source.passed(int(wanted[-1]))
         labels = self.source.labels
-        return replace(batch, label=None if labels is None else labels[key % AGAIN], skipped=tuple(skipped))
+        return replace(batch, label=None if labels is None else labels[batch.key % AGAIN])
+
+    def _packed(self, epoch: int, wanted: np.ndarray) -> Packed:
+        """A batch of native crops, each finished by itself, then cut into patches and packed, view by view."""
+        packing, skipped = self.recipe.packing, list[tuple[Any, str]]()
+        assert packing is not None
+        assert self.appearance is not None
+        draws = draw_boxes(self.recipe.views, seed=self.seed, epoch=epoch, samples=wanted)
+        found = [self._sample(epoch, one, draws[row], skipped) for row, one in enumerate(wanted.tolist())]
+        keys, crops, affine, shrunk = (list(part) for part in zip(*found, strict=True))
+        key, views = np.array(keys), list[Sequences]()
+        for number, images in enumerate(zip(*crops, strict=True)):
+            with one_thread():
+                finished = self.appearance.images(images, number, epoch, key)
+            numbers = zip((image[0].numel() // packing.patch**2 for image in finished), keys, strict=True)
+            kept = [kept_patches(n, packing, self.seed, epoch, one, number) for n, one in numbers]
+            views.append(pack(finished, packing, kept))
+        flat = torch.cat([view.patches.flatten() for view in views])
+        pixels = _empty(len(flat), torch.float32).copy_(flat)
+        layouts = [tuple(part.numpy() for part in (view.image, view.positions, view.grids)) for view in views]
+        told: dict[str, Any] = {"layouts": layouts, "shrunk": sum(shrunk), "skipped": tuple(skipped)}
+        return Packed(pixels, np.stack(affine, 1), key, label=None, **told)
 
     def _sample(
         self, epoch: int, wanted: int, draws: np.ndarray, skipped: list[tuple[Any, str]]
-    ) -> tuple[int, list[Tensor], np.ndarray]:
-        """The key of the sample really used, its crops, and their maps (V, 2, 3)."""
+    ) -> tuple[int, list[Tensor], np.ndarray, int]:
+        """The key of the sample really used, its crops, their maps (V, 2, 3), and how many of them were shrunk."""
         key, stream = wanted, isinstance(self.source, Stream)
         for attempt in range(ATTEMPTS):
             try:
@@ -120,21 +165,23 @@ class Samples(Dataset):
         what = f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being"
         raise UsageError(f"{what} {last} ({reason}): check that these are images and complete")
 
-    def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
-        crops, sizes = self.recipe.views, [crop.size for crop in self.recipe.views]
+    def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray, int]:
+        crops = self.recipe.views
         if self.cache is not None:
             boxes, flips = place_boxes(crops, draws, *self.cache.size(sample))
+            sizes, shrunk = crop_sizes(self.recipe, draws, boxes)
             pixels, shrink = self.cache.read(sample)
         else:
             image = self.source.open(sample)
             boxes, flips = place_boxes(crops, draws, *image.size)
+            sizes, shrunk = crop_sizes(self.recipe, draws, boxes)
             pixels = torch.from_numpy(image.decode(needed_scale(boxes, sizes)))
             shrink = reduction(image.size, (pixels.shape[1], pixels.shape[0]))
         whole = whole_boxes(boxes, shrink, pixels.shape[1], pixels.shape[0])
         cropped = crop_boxes(pixels, whole, sizes)
         views = [pixels.flip(1) if flip else pixels for pixels, flip in zip(cropped, flips, strict=True)]
         home = whole / np.array((*shrink, *shrink))
-        return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)])
+        return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)]), shrunk
 
 
 @contextmanager

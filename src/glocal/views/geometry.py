@@ -8,15 +8,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from glocal import random
-from glocal.views.recipe import Crop
+from glocal.views.packing import fitted, grid_of
+from glocal.views.recipe import Crop, Recipe
 
 TRIES = 10
 
 
 def draw_boxes(crops: Sequence[Crop], *, seed: int, epoch: int, samples: np.ndarray) -> np.ndarray:
-    """(B, V, 2·`TRIES` + 3) uniform numbers, what `place_boxes` needs for the V crops of B samples."""
+    """(B, V, 2·`TRIES` + 4) uniform numbers, what boxes and sizes are made of, for the V crops of B samples."""
     views = np.arange(len(crops))
-    return random.uniform(seed, "crop", epoch, np.asarray(samples)[:, None], views, n=2 * TRIES + 3)
+    return random.uniform(seed, "crop", epoch, np.asarray(samples)[:, None], views, n=2 * TRIES + 4)
 
 
 def place_boxes(crops: Sequence[Crop], draws: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -24,21 +25,47 @@ def place_boxes(crops: Sequence[Crop], draws: np.ndarray, width: int, height: in
 
     torchvision's `RandomResizedCrop`, but with continuous boxes instead of whole-pixel ones: area fraction uniform in
     `scale`, aspect ratio log-uniform in `ratio`, ten tries to fit inside the image, else the largest central box of an
-    allowed aspect. `draws` (V, 2·`TRIES` + 3) are those of one sample (`draw_boxes`).
+    allowed aspect. `draws` (V, 2·`TRIES` + 4) are those of one sample (`draw_boxes`). For a native crop all is as if
+    the image were square.
 
     Returns:
         boxes (V, 4) float64, (left, top, right, bottom) in source pixels; flips (V,) bool.
     """
     boxes, flips = [], []
     # plain floats: arrays of two would take ten times as long
-    for crop, (flip, x, y, *tries) in zip(crops, draws.tolist(), strict=True):
+    for crop, (flip, x, y, *tries, _) in zip(crops, draws.tolist(), strict=True):
         flips.append(flip < crop.flip)
-        size = _fit(crop, tries, width, height)
+        across, down = (1, 1) if crop.native else (width, height)
+        size = _fit(crop, tries, across, down)
         if size is None:
-            size, x, y = _central(crop, width, height), 0.5, 0.5
-        left, top = x * (width - size[0]), y * (height - size[1])
-        boxes.append((left, top, left + size[0], top + size[1]))
+            size, x, y = _central(crop, across, down), 0.5, 0.5
+        left, top = x * (across - size[0]), y * (down - size[1])
+        box = left, top, left + size[0], top + size[1]
+        boxes.append((box[0] * width, box[1] * height, box[2] * width, box[3] * height) if crop.native else box)
     return np.array(boxes), np.array(flips)
+
+
+def crop_sizes(recipe: Recipe, draws: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, int]:
+    """(V, 2) int64, width and height in pixels that the boxes (V, 4) of one sample are resized to.
+
+    Native ones are of whole patches; also given is how many of them had to be smaller than drawn, to fit a sequence.
+    """
+    if recipe.packing is None:
+        return np.array([(crop.size, crop.size) for crop in recipe.views]), 0
+    patch, room, sizes, shrunk = recipe.packing.patch, recipe.packing.room, [], 0
+    sides = native_sides(recipe.views, draws)
+    for side, (left, top, right, bottom) in zip(sides.tolist(), boxes.tolist(), strict=True):
+        wanted = grid_of(right - left, bottom - top, side, patch)
+        rows, columns = fitted(wanted, room)
+        shrunk += (rows, columns) != wanted
+        sizes.append((columns * patch, rows * patch))
+    return np.array(sizes), shrunk
+
+
+def native_sides(crops: Sequence[Crop], draws: np.ndarray) -> np.ndarray:
+    """(..., V) the roots of the areas, in pixels, that native crops are resized to."""
+    least, most = np.array([crop.native for crop in crops]).T
+    return least + draws[..., -1] * (most - least)
 
 
 def _fit(crop: Crop, tries: Sequence[float], width: int, height: int) -> tuple[float, float] | None:
@@ -62,23 +89,28 @@ def magnification(crops: Sequence[Crop], width: int, height: int) -> float:
     """The resolution, as a share of the source's and at most 1, that the most magnified of all possible crops needs."""
     needed = 0.0
     for crop in crops:
+        if crop.native:
+            needed = max(needed, crop.native[1] / max(1.0, math.sqrt(crop.scale[0] * width * height)))
+            continue
         longer = max(*crop.ratio, *(1 / r for r in crop.ratio))
         smallest = math.sqrt(crop.scale[0] * width * height / longer)  # the short side of a box that fits
         needed = max(needed, crop.size / max(1.0, min(smallest, *_central(crop, width, height))))
     return min(1.0, needed)
 
 
-def crop_affine(box: np.ndarray, flip: bool, size: int) -> np.ndarray:
-    """The map (2, 3) from pixels of a `size`×`size` crop to source pixels, for `box` (left, top, right, bottom)."""
+def crop_affine(box: np.ndarray, flip: bool, size: Sequence[int]) -> np.ndarray:
+    """The map (2, 3) from pixels of a crop of `size` (w, h) to source pixels, for `box` (left, top, right, bottom)."""
     left, top, right, bottom = box
-    x, y = (right - left) / size, (bottom - top) / size
+    x, y = (right - left) / size[0], (bottom - top) / size[1]
     return np.array([[-x, 0, right] if flip else [x, 0, left], [0, y, top]], dtype=np.float32)
 
 
-def needed_scale(boxes: np.ndarray, sizes: Sequence[int]) -> float:
-    """The smallest resolution, as a share of the source's, at which none of the crops has to be magnified."""
-    shortest = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    return float(np.max(np.minimum(1, np.asarray(sizes) / shortest)))
+def needed_scale(boxes: np.ndarray, sizes: np.ndarray) -> float:
+    """The smallest resolution, as a share of the source's, at which none of the crops has to be magnified.
+
+    Of boxes (V, 4) and the sizes (V, 2), width and height, that they are resized to.
+    """
+    return float(np.max(np.minimum(1, sizes / (boxes[:, 2:] - boxes[:, :2]))))
 
 
 def whole_boxes(boxes: np.ndarray, shrink: tuple[float, float], width: int, height: int) -> np.ndarray:
@@ -94,14 +126,15 @@ def whole_boxes(boxes: np.ndarray, shrink: tuple[float, float], width: int, heig
     return inside
 
 
-def crop_boxes(pixels: Tensor, boxes: np.ndarray, sizes: Sequence[int]) -> list[Tensor]:
+def crop_boxes(pixels: Tensor, boxes: np.ndarray, sizes: np.ndarray) -> list[Tensor]:
     """Crops out of one image, bicubic with anti-aliasing, as `torchvision.transforms.v2.functional.resized_crop`.
 
-    From `pixels` (h, w, 3) uint8 and `boxes` (V, 4) of whole ones to V tensors (size, size, 3) uint8.
+    From `pixels` (h, w, 3) uint8 and `boxes` (V, 4) of whole ones to V tensors (height, width, 3) uint8, of `sizes`
+    (V, 2), width and height.
     """
     return [
-        resize(pixels[top:bottom, left:right], size, size)
-        for (left, top, right, bottom), size in zip(boxes.tolist(), sizes, strict=True)
+        resize(pixels[top:bottom, left:right], height, width)
+        for (left, top, right, bottom), (width, height) in zip(boxes.tolist(), sizes.tolist(), strict=True)
     ]
 
 

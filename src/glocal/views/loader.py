@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import Any, Protocol
@@ -14,15 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from glocal import random
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream, StreamEnded
 from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
 from glocal.views.dataset import AGAIN, Packed, Samples, can_share, init_worker, signals_blocked, tell_of_deaths_later
+from glocal.views.order import Positions, keys_of
 from glocal.views.recipe import Recipe, Support
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
 from glocal.views.view import Batch
@@ -67,7 +67,8 @@ class ViewLoader:
         cache: where to take the pixels from instead of decoding; of the same source and recipe. Its images are shrunk
             first, so crops differ (slightly) from those without.
         appearance: of the same recipe, to be carried out by the workers too, on one thread each, so that views come out
-            normalised. For training on a CPU; a GPU does it better, on the uint8 views that come out without.
+            normalised. For training on a CPU; a GPU does it better, on the uint8 views that come out without. Needed
+            where images are packed.
         subset: (N,) ids of the images that may be served, of which every epoch is then given an order; None: all.
         steps: batches of an epoch; None: as many as there are images for. A stream may end before.
 
@@ -108,19 +109,24 @@ class ViewLoader:
             per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
             why = f", fewer than one batch of {per}: choose a smaller batch size or add images"
             raise UsageError(has + (why if images else ": nothing to make a batch of"))
-        values = 3 * batch_size * sum(crop.size**2 for crop in recipe.views)
+        packed = recipe.packing is not None
+        if packed and appearance is None:
+            raise ValueError("images of several shapes are finished by their loader: give it an appearance")
+        values = 3 * batch_size * sum((crop.native[1] if crop.native else crop.size) ** 2 for crop in recipe.views)
         self.notes: list[str] = []
         # each worker has two batches ready, and makes a third
-        if appearance and not can_share(4 * values * 3 * workers * world_size):
+        if appearance and not packed and not can_share(4 * values * 3 * workers * world_size):
             appearance = None
             self.notes.append("too little shared memory (/dev/shm): training finishes views itself")
-        raw = 3 * values * world_size  # bytes of a worker's batches as pixels
-        fitting = workers if appearance else next((n for n in range(workers, 0, -1) if can_share(raw * n)), 0)
+        raw = (4 if packed else 1) * 3 * values * world_size  # bytes of a worker's batches
+        free = appearance and not packed
+        fitting = workers if free else next((n for n in range(workers, 0, -1) if can_share(raw * n)), 0)
         if fitting < workers:
             wanted = f"{workers}: a container would need --shm-size {(2 * raw * workers >> 30) + 1}g"
             self.notes.append(f"{fitting} loader workers, since shared memory (/dev/shm) has no room for {wanted}")
             workers = fitting
-        self._positions = _Positions(images, self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle)
+        place = images, self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle
+        self._positions = Positions(*place, recipe=recipe)
         self._positions.given = self._order = range(AGAIN) if self.streams else None
         self._sizes = [crop.size for crop in recipe.views]
         self._of_source = partial(ViewLoader, source, batch_size=batch_size, seed=seed, workers=workers)
@@ -151,11 +157,13 @@ class ViewLoader:
     def epoch(self, epoch: int, start_step: int = 0, order: Tensor | None = None) -> Iterator[Batch]:
         """The batches of one epoch, from `start_step` on: pixels (B, 3, size, size), channels-last in memory.
 
+        Of packed images, `Sequences`; B then differs a little from batch to batch (see `Positions`).
+
         `order`: sample ids to serve instead of a shuffle of all, at least as many as an epoch has. A sample that comes
         again looks different each time. `UsageError` if very many images in a row cannot be read.
         """
         if order is not None or self._positions.given is not None:
-            self._positions.given = self._order if order is None else _keys(order.numpy())
+            self._positions.given = self._order if order is None else keys_of(order.numpy())
             self._next = None  # the stream knows nothing of it
         supports = self._support.epoch(epoch, start_step) if self._support else repeat(None)
         with suppress(StreamEnded):
@@ -226,43 +234,6 @@ def _close_all() -> None:
     for child in multiprocessing.active_children():
         if child.daemon:  # a worker that hangs: it would not hear SIGTERM
             child.kill()
-
-
-@dataclass
-class _Positions(Sampler):
-    """(epoch, keys (B,)) from `start` = (epoch, step) on: endless, or to the end of an epoch whose order is given."""
-
-    images: int
-    steps: int
-    batch_size: int
-    seed: int
-    rank: int
-    world_size: int
-    shuffle: bool
-    start: tuple[int, int] = (0, 0)
-    given: np.ndarray | range | None = None
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        epoch, start = self.start
-        while True:
-            order: Any = np.arange(self.images) if self.given is None else self.given
-            if self.given is None and self.shuffle:
-                order = random.permutation(self.images, self.seed, "order", epoch)
-            for step in range(start, self.steps):
-                first = (step * self.world_size + self.rank) * self.batch_size
-                yield epoch, np.asarray(order[first : first + self.batch_size])
-            if self.given is not None:
-                return
-            epoch, start = epoch + 1, 0
-
-
-def _keys(order: np.ndarray) -> np.ndarray:
-    """Keys of an order of sample ids, (N,) int64."""
-    by_sample = order.argsort(kind="stable")
-    _, starts, counts = np.unique(order[by_sample], return_index=True, return_counts=True)
-    times = np.empty_like(order)
-    times[by_sample] = np.arange(len(order)) - np.repeat(starts, counts)
-    return order + AGAIN * times
 
 
 def _as_is(item):

@@ -10,8 +10,10 @@ class Crop:
     """One view: a random resized crop and its appearance. Probabilities are per sample.
 
     Geometry: `size` pixels square, area fraction uniform in `scale`, log-uniform aspect ratio in `ratio`, horizontal
-    flip. Appearance: colour jitter with half-widths `brightness`, `contrast`, `saturation`, `hue` applied with
-    probability `jitter`; grey; Gaussian blur, sigma uniform in `sigma` pixels; solarize (values from .5 on inverted).
+    flip. With `native`, (least, most) pixels, the box has the image's own shape, give or take `ratio`, and is resized
+    without squeezing it to the area of a square whose side is uniform between the two. Appearance: colour jitter with
+    half-widths `brightness`, `contrast`, `saturation`, `hue` applied with probability `jitter`; grey; Gaussian blur,
+    sigma uniform in `sigma` pixels; solarize (values from .5 on inverted).
     """
 
     size: int
@@ -27,6 +29,7 @@ class Crop:
     blur: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
+    native: tuple[int, int] | None = None
 
     def but(self, **changes) -> Crop:
         """A copy with some fields changed."""
@@ -56,11 +59,43 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How images of many shapes become sequences (`glocal.views.packing`).
+
+    Attributes:
+        patch: side of a patch, pixels.
+        tokens: patches of a sequence; an image that would have more is shrunk.
+        drop: share of each image's patches that is left out, drawn anew for each.
+    """
+
+    patch: int
+    tokens: int
+    drop: float = 0.0
+
+    @property
+    def room(self) -> int:
+        """How many patches an image may be cut into, such that those that are kept fit."""
+        return max(1, int(self.tokens / (1 - self.drop)))
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """The views of one sample, in order, and the labelled images that a method wants beside."""
+    """The views of one sample, in order, and the labelled images that a method wants beside.
+
+    With a `packing` all views are `native`, and come as `Sequences`.
+    """
 
     views: tuple[Crop, ...]
     support: Support | None = None
+    packing: Packing | None = None
+
+    def packed(self, native: tuple[int, int], packing: Packing) -> Recipe:
+        """The recipe with photographs in their own shapes: of large crops as large as `native` says."""
+        largest = max(crop.size for crop in self.views)
+        least, most = native
+        share = lambda crop, side: max(packing.patch, round(side * crop.size / largest))
+        views = tuple(crop.but(native=(share(crop, least), share(crop, most))) for crop in self.views)
+        return replace(self, views=views, packing=packing)
 
 
 def two_views(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Recipe:

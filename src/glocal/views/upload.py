@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from glocal.features import Sequences
 from glocal.views.view import Batch
 
 
@@ -21,7 +22,8 @@ def upload(batch: Batch, device: torch.device | str) -> Batch:
         there = batch.to(device, non_blocking=True)
     current = torch.cuda.current_stream(device)
     current.wait_stream(beside)
-    fields = [vars(there), there.extra, *map(vars, there.views)]
+    packed = [vars(view.pixels) for view in there.views if isinstance(view.pixels, Sequences)]
+    fields = [vars(there), there.extra, *map(vars, there.views), *packed]
     for value in (value for each in fields for value in each.values()):
         if isinstance(value, Tensor) and value.is_cuda:
             value.record_stream(current)  # else its memory would be free for the next batch as soon as it is dropped

@@ -6,6 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from glocal.features import Sequences
+
 
 def grid_centers(
     height: int, width: int, crop_height: float, crop_width: float, device=None, dtype=torch.float32
@@ -21,14 +23,24 @@ class View:
     """A batch of crops. Points are (x, y); pixel i spans [i, i+1), so its centre is i + .5.
 
     Attributes:
-        pixels: (B, 3, h, w), uint8 as cropped, normalised float after appearance.
+        pixels: (B, 3, h, w), uint8 as cropped, normalised float after appearance; or `Sequences`, where each crop has a
+            shape of its own, in whose pixels points then are.
         affine: (B, 2, 3) float32, the map from crop pixels to source pixels: source = affine @ (x, y, 1).
         kept: (B, N) indices of the patches that are kept, or None for all.
     """
 
-    pixels: Tensor
+    pixels: Any  # Tensor | Sequences, of which most methods know the first only
     affine: Tensor
     kept: Tensor | None = None
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Height and width of each crop, pixels."""
+        if isinstance(self.pixels, Sequences):
+            return [
+                (rows * self.pixels.patch, columns * self.pixels.patch) for rows, columns in self.pixels.grids.tolist()
+            ]
+        return [tuple(self.pixels.shape[-2:])] * len(self.pixels)
 
     def to_source(self, points: Tensor) -> Tensor:
         """Carry crop points (B, ..., 2) home, to source pixels; a first dimension of 1 is shared by the whole batch."""
@@ -91,6 +103,7 @@ class Batch:
         extra: what else a source knows of these samples, (B, ...) each, by name.
         skipped: (sample id, of a stream its key, and reason) of images that could not be read and were replaced.
         passed: of a stream, the last sample id, and a digest of all up to it.
+        shrunk: how many views had more tokens than a sequence has places, and were made smaller.
     """
 
     views: list[View]
@@ -104,6 +117,7 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     skipped: tuple[tuple[Any, str], ...] = ()
     passed: tuple[int, str] | None = None
+    shrunk: int = 0
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same batch on another device."""

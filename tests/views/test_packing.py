@@ -1,0 +1,177 @@
+"""Images of any shape in sequences: nothing is lost or doubled, little is wasted, and all is a function of the seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pictures import noise, ramp, read_ramp, with_broken
+
+from glocal import random
+from glocal.features import Sequences
+from glocal.views import Appearance, Packing, Recipe, ViewLoader, pack, two_views
+from glocal.views.order import Positions
+from glocal.views.packing import fitted, grid_of, kept_patches, share_out
+
+PLAIN = {"jitter": 0, "gray": 0, "blur": 0, "solarize": 0}
+NATIVE = two_views(32).packed((16, 32), Packing(8, 24))
+
+
+def loader(source, recipe=NATIVE, **settings):
+    settings = {"batch_size": 6, "seed": 0, "appearance": Appearance(recipe, (0.5,) * 3, (0.25,) * 3, 0)} | settings
+    return ViewLoader(source, recipe, **settings)
+
+
+def image_of(packed: Sequences, i: int, patch: int) -> torch.Tensor:
+    """Image i (3, h, w), put together again."""
+    rows, columns = packed.grids[i].tolist()
+    whole = torch.full((rows, columns, patch, patch, 3), float("nan"))
+    mine = packed.image == i
+    x, y = packed.positions[mine].T
+    whole[y, x] = packed.patches[mine].unflatten(1, (patch, patch, 3))
+    return whole.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)
+
+
+def test_a_packed_image_can_be_put_together_again():
+    draw = np.random.default_rng(0)
+    images = [torch.from_numpy(draw.normal(size=(3, 4 * h, 4 * w))).float() for h, w in draw.integers(1, 6, (20, 2))]
+    packed = pack(images, Packing(4, 30))
+    for i, image in enumerate(images):
+        assert torch.equal(image_of(packed, i, 4), image)
+        sequence, place = torch.nonzero(packed.image == i, as_tuple=True)
+        assert len(set(sequence.tolist())) == 1  # one sequence, side by side
+        assert torch.equal(place, place[0] + torch.arange(len(place)))
+    assert not packed.patches[packed.image < 0].any()
+    assert packed.waste == 1 - sum(i[0].numel() for i in images) / 16 / packed.image.numel()
+
+
+def test_longest_first_where_it_first_fits():
+    assert share_out([3, 7, 2, 8, 5, 1], 10) == [[3, 2], [1, 0], [4, 5]]
+
+
+def test_images_about_as_long_as_each_other_are_spread_evenly():
+    lengths = [40] * 10 + [20] * 10 + [30] * 10  # first fit would put two of 40 together, and 11 in all
+    together = share_out(lengths, 90)
+    assert len(together) == 10
+    assert sorted(i for members in together for i in members) == list(range(30))
+    assert max(sum(lengths[i] for i in members) for members in together) <= 90
+
+
+@pytest.mark.parametrize("draw", range(20))
+def test_no_sequence_overflows_and_none_is_needlessly_begun(draw):
+    rng = np.random.default_rng(draw)
+    lengths = rng.integers(1, 64, 40).tolist()
+    together = share_out(lengths, 64)
+    filled = sorted(sum(lengths[i] for i in members) for members in together)
+    assert sorted(i for members in together for i in members) == list(range(40))
+    assert filled[-1] <= 64
+    assert len(filled) < 2 or filled[0] + filled[1] > 64  # else one would have been enough
+
+
+def test_a_grid_has_the_shape_of_its_image_and_the_area_it_should():
+    for width, height in ((400, 100), (100, 400), (300, 200), (1, 1), (1000, 999)):
+        rows, columns = grid_of(width, height, 128, 8)
+        assert columns / rows == pytest.approx(width / height, rel=0.15)
+        assert rows * columns == pytest.approx(256, rel=0.08)
+    assert grid_of(4000, 1, 128, 8)[0] == 1
+
+
+@pytest.mark.parametrize("grid", [(40, 10), (1, 900), (900, 1), (12, 13)])
+def test_a_grid_with_too_many_patches_is_made_smaller(grid):
+    room = 100
+    rows, columns = fitted(grid, room)
+    assert room / 3 < rows * columns <= room
+    assert (rows > columns) == (grid[0] > grid[1]) or rows == columns
+    assert fitted((rows, columns), room) == (rows, columns)
+
+
+def test_as_many_patches_are_left_out_of_each_image_and_always_others():
+    packing = Packing(8, 64, 0.3)
+    kept = [kept_patches(50, packing, 0, epoch, sample, view) for epoch, sample, view in np.ndindex(2, 3, 2)]
+    assert all(len(k) == 35 and (np.diff(k) > 0).all() for k in kept)
+    assert len({tuple(k) for k in kept}) == len(kept)
+    assert len(kept_patches(1, Packing(8, 64, 0.9), 0, 0, 0, 0)) == 1
+
+
+def test_a_native_view_is_where_its_map_to_the_photograph_says():
+    recipe = Recipe(tuple(crop.but(scale=(0.3, 1), **PLAIN) for crop in NATIVE.views), packing=NATIVE.packing)
+    sizes = [(90, 30), (30, 90), (64, 64), (120, 50)]
+    source = noise(4)
+    source.images = [ramp(*size) for size in sizes]
+    made = loader(source, recipe, batch_size=4, appearance=Appearance(recipe, (0,) * 3, (1 / 255,) * 3, 0))
+    batch = next(made.epoch(0))
+    flips = set()
+    for view in batch.views:
+        for i, index in enumerate(batch.index.tolist()):
+            seen = image_of(view.pixels, i, 8).permute(1, 2, 0)
+            height, width, _ = seen.shape
+            x, y = torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy")
+            home = torch.stack([x, y], -1).reshape(-1, 2) @ view.affine[i, :, :2].T + view.affine[i, :, 2]
+            painted = torch.from_numpy(read_ramp(seen.reshape(-1, 3).numpy(), *sizes[index]))
+            assert (home - painted).abs().max() < 0.05 * max(sizes[index])
+            box = view.affine[i, :, :2] @ torch.tensor([float(width), float(height)])
+            photograph = sizes[index][0] / sizes[index][1]
+            assert 0.5 < abs(box[0] / box[1]) / photograph < 2
+            assert width / height == pytest.approx(float(abs(box[0] / box[1])), rel=0.45)  # whole patches, but as it is
+        flips |= set(view.flipped.tolist())
+    assert flips == {True, False}
+
+
+def test_each_image_comes_once_an_epoch_and_batches_end_where_sequences_are_full():
+    made = loader(noise(96), two_views(32).packed((16, 32), Packing(8, 64)), batch_size=32)
+    for epoch in (0, 1):
+        batches = [*made.epoch(epoch)]
+        index = torch.cat([batch.index for batch in batches]).tolist()
+        assert sorted(index) == list(range(96))
+        assert index == random.permutation(96, 0, "order", epoch).tolist()
+    assert len({len(batch.index) for batch in batches}) > 1
+
+
+def test_little_is_wasted_over_an_epoch():
+    shapes = np.random.default_rng(0).uniform(0.5, 2, 4000)
+    for sides in ((48, 128), (96, 96)):
+        recipe = two_views(128).packed(sides, Packing(8, 1024))
+        used = places = 0
+        for epoch, keys in Positions(4000, 4000 // 256, 256, 0, 0, 1, True, recipe=recipe):
+            if epoch:
+                break
+            u = np.random.default_rng(len(keys)).uniform(*sides, (len(keys), 1))
+            lengths = [np.prod(grid_of(shapes[i], 1, side, 8)) for i, (side,) in zip(keys, u.tolist(), strict=True)]
+            used, places = used + sum(lengths), places + 1024 * len(share_out(lengths, 1024))
+        assert 1 - used / places < 0.035  # sizes drawn here are not those that the batches were ended by
+
+
+def equal(a, b):
+    assert torch.equal(a.index, b.index)
+    for one, other in zip(a.views, b.views, strict=True):
+        assert all(torch.equal(x, vars(other.pixels)[name]) for name, x in vars(one.pixels).items())
+        assert torch.equal(one.affine, other.affine)
+
+
+def test_workers_and_restarts_do_not_matter():
+    recipe = two_views(32).packed((16, 32), Packing(8, 24, 0.3))
+    source = with_broken(40, {3, 17, 20})
+    plain, workers = loader(source, recipe), loader(source, recipe, workers=2)
+    batches = [*plain.epoch(1)]
+    for a, b in zip(batches, workers.epoch(1), strict=True):
+        equal(a, b)
+    workers.close()
+    for a, b in zip(batches[3:], loader(source, recipe).epoch(1, 3), strict=True):
+        equal(a, b)
+
+
+def test_the_batches_of_two_processes_are_the_one_of_one():
+    whole = [batch.index for batch in loader(noise(60), batch_size=12).epoch(0)]
+    halves = [[b.index for b in loader(noise(60), batch_size=6, rank=r, world_size=2).epoch(0)] for r in (0, 1)]
+    assert all(len(a) == len(b) for a, b in zip(*halves, strict=True))
+    alone = loader(noise(60), batch_size=12, rank=0)
+    assert sorted(torch.cat(halves[0] + halves[1]).tolist()) == sorted(torch.cat(whole).tolist())
+    assert len(whole) == len(halves[0]) == alone.steps_per_epoch
+
+
+def test_views_that_do_not_fit_are_shrunk_and_counted():
+    recipe = two_views(64, (0.9, 1)).packed((60, 64), Packing(8, 40))
+    batch = next(loader(noise(12), recipe).epoch(0))
+    assert batch.shrunk == 2 * len(batch.index)
+    assert max(int((v.pixels.image == i).sum()) for v in batch.views for i in range(len(batch.index))) <= 40
+    assert next(loader(noise(12)).epoch(0)).shrunk < 12
