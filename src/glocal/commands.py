@@ -153,6 +153,13 @@ def show_scores(scores: dict[str, Any]) -> None:
     print(score_table(scores) if "meta" in scores else encoder_table(scores))
 
 
+def show_matches(matches: list[Any]) -> None:
+    """Print what a search found, a line each."""
+    for match in matches:
+        place = "" if match.place is None else "  at {:.0f},{:.0f}".format(*match.place)
+        print(f"{match.score:.3f}  {match.key}{place}")
+
+
 class Command(NamedTuple):
     """A function as a command."""
 
@@ -172,6 +179,8 @@ COMMANDS = {
     "predict": Command("hand over", api.predict, "ft/ photos/ --out labels.csv", needed="out"),
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
     "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
+    "index": Command("find", api.index, "runs/NAME photos/ --dense --out photos.index"),
+    "search": Command("find", api.search, "photos.index query.jpg -k 12 --html found.html", show_matches),
     "methods": Command("look up", methods),
     "backbones": Command("look up", backbones, "'convnext*'"),
     "tasks": Command("look up", tasks),

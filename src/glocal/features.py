@@ -7,19 +7,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """A batch of images as one vector each and one vector per location.
+    """A batch of images, or of texts, as one vector each and one vector per location, or word piece.
 
     Attributes:
         pooled: (B, D), one vector per image, pooled as the backbone was asked to.
         tokens: (B, N, D), one vector per location, in row-major order where they fill a grid.
-        positions: (N, 2) or (B, N, 2), where each token looks, (x, y) in crop pixels (pixel i spans [i, i+1)).
+        positions: (N, 2) or (B, N, 2), where each token looks, (x, y) in crop pixels (pixel i spans [i, i+1)); of texts
+            (B, N, 1), their numbers.
         grid: (H, W) with H·W = N where the tokens fill a grid, else None.
+        mask: (B, N) bool, of texts: false where a shorter one has ended; None where all tokens are there.
     """
 
     pooled: Tensor
     tokens: Tensor
     positions: Tensor
     grid: tuple[int, int] | None = None
+    mask: Tensor | None = None
 
     @property
     def dense(self) -> Tensor:

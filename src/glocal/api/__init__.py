@@ -2,8 +2,10 @@
 
 from glocal.api.adaptation import finetune, predict
 from glocal.api.encoders import embed, evaluate, export, load, load_method
+from glocal.api.retrieval import index, search
 from glocal.api.training import compare, pretrain
 
 __all__ = [
-    "compare", "embed", "evaluate", "export", "finetune", "load", "load_method", "predict", "pretrain",
+    "compare", "embed", "evaluate", "export", "finetune", "index", "load", "load_method", "predict", "pretrain",
+    "search",
 ]  # fmt: skip

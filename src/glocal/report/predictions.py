@@ -19,7 +19,7 @@ class Card:
     pictures: list[Image.Image]
 
 
-def write_page(path: Path, name: str, remarks: Sequence[str], cards: Sequence[Card]) -> None:
+def write_page(path: Path, title: str, remarks: Sequence[str], cards: Sequence[Card]) -> None:
     """One HTML file that needs no network; every text in it is escaped."""
     page = templates().get_template("predictions.html")
-    write_atomically(path, page.render(title=f"Predictions: {name}", remarks=remarks, cards=cards))
+    write_atomically(path, page.render(title=title, remarks=remarks, cards=cards))
