@@ -47,7 +47,9 @@ class TextModel(nn.Module):
         """
         stored = np.frombuffer(tokenizer.encode(), np.uint8).copy()
         self.tokenizer = torch.from_numpy(stored).to(self.tokenizer.device)
-        self.embed = nn.Embedding(_tokenizer(tokenizer).get_vocab_size() + 3, self.dim).to(self.embed.weight.device)
+        before = self.embed.weight
+        new = nn.Embedding(_tokenizer(tokenizer).get_vocab_size() + 3, self.dim).to(before.device, before.dtype)
+        self.embed = new.requires_grad_(before.requires_grad)
 
     @property
     def vocabulary(self) -> str:

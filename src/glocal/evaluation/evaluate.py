@@ -23,6 +23,7 @@ from glocal.progress import Progress
 
 _LACKING = {
     "labels": "labels: a folder with one sub-folder per class, or a list file with a label column",
+    "images": "images",
     "queries": "queries: queries.jsonl and qrels.json beside corpus.jsonl",
     "masks": "segmentation masks: folders images/ and masks/ with files of the same names",
 }
@@ -78,8 +79,9 @@ def limited(splits: Splits, limit: int, seed: int) -> Splits:
 def _lacks(source: ImageSource, task: Task) -> list[str]:
     """What the task needs and the images don't come with; what the source has never heard of, it does not have."""
     has = lambda need: source.has_masks if need == "masks" else getattr(source, need, None) is not None
-    images = ["images"] if is_text(source) and "queries" not in task.needs else []
-    return images + sorted(need for need in task.needs if not has(need))
+    if is_text(source) and "queries" not in task.needs:
+        return ["images"]
+    return sorted(need for need in task.needs if not has(need))
 
 
 def _check(name: str, task: Task, splits: Splits) -> None:
