@@ -18,13 +18,15 @@ def place(data: Path, name: str) -> str:
     "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
     labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
     "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
-    CIFAR-10 ever rarer. "parts:..." are drawn whenever they are looked at.
+    CIFAR-10 ever rarer. "parts:..." are drawn whenever they are looked at; "text:NAME" are texts.
     """
     if name in LISTS:
         _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))
         return str(data / f"{name}.txt")
     if name.startswith("parts:"):
         return name
+    if name.startswith("text:"):
+        return f"text:{data / name.removeprefix('text:')}"
     folder = data / name.replace("@", "-fold-")
     if name.startswith("parts-"):
         _made(folder, lambda out: draw(out, *(int(number) for number in name.split("-")[1:])))

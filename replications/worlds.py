@@ -139,4 +139,16 @@ COLLAPSE = World(
     {"knn": Score("knn", "top1", _COLLAPSE)},
     ("knn",),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE)}
+_TEXTS = ("text:cranfield",)
+CRANFIELD = World(
+    "cranfield",
+    _TEXTS,
+    {"backbone": "text_small", "image_size": 224, "batch_size": 32, "max_steps": 300},
+    {
+        "ndcg": Score("search", "ndcg_at_10", _TEXTS),
+        "recall": Score("search", "recall_at_100", _TEXTS),
+        "bm25": Score("search", "bm25_recall_at_100", _TEXTS),
+    },
+    ("ndcg", "recall", "bm25"),
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CRANFIELD)}

@@ -10,12 +10,13 @@ from replications.claims import (
     learns,
     low_shot,
     multi_crop,
+    search,
     transformers,
     vicregl,
 )
 from replications.plan import Claim
 
-HOURS = 35
+HOURS = 37
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -28,4 +29,5 @@ CLAIMS: tuple[Claim, ...] = (
     *transformers.CLAIMS,
     *clustering.CLAIMS,
     *collapse.CLAIMS,
+    *search.CLAIMS,
 )

@@ -189,7 +189,7 @@ def test_mistakes_are_told_in_a_line(corpus, tmp_path):
         f"pretrain {corpus} --method contriever --backbone text_small": "has no images",
         "pretrain parts:n=16,size=32 --method contriever --backbone text_small": "learns from texts; give text:PATH",
         f"pretrain {texts} --method contriever": "Contriever learns from texts, resnet50 reads images: take --backbone",
-        f"pretrain {texts} --method contriever --backbone text_small --cache": "--cache is for encoders of images",
+        f"pretrain {texts} --method contriever --backbone text_small --guard": "--guard is for encoders of images",
         f"pretrain {texts} --method contriever --backbone text_small --tokenizer {pages}": "is no tokenizer",
         f"pretrain {texts} --method contriever --backbone text_small --tokenizer none.json": "none.json cannot be read",
         f"embed timm:test_resnet:random {texts} --out x.npz": "is text: that is for --method contriever",

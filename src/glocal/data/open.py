@@ -64,12 +64,15 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
 
 
 def is_text(spec: Any) -> bool:
-    """Whether `open_texts` is what opens it: `text:PATH`, or a collection of texts."""
+    """Whether `open_texts` is what opens it: `text:PATH`, a collection of texts, or a list of just one of these."""
+    if isinstance(spec, list | tuple) and len(spec) == 1:
+        return is_text(spec[0])
     return hasattr(spec, "text") or (isinstance(spec, str) and spec.startswith("text:") and not Path(spec).exists())
 
 
 def open_texts(spec: Any) -> TextSource:
     """The collection of texts that `text:PATH` means (see `glocal.data.text.Texts`), or that it is."""
+    spec = spec[0] if isinstance(spec, list | tuple) else spec
     return Texts(spec.partition(":")[2]) if isinstance(spec, str) else spec
 
 

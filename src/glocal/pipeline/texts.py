@@ -35,7 +35,7 @@ def check_reads(config: PretrainConfig, *, texts: bool) -> None:
 
 def for_texts(config: PretrainConfig) -> PretrainConfig:
     """The configuration without what only images have."""
-    if refused := [name for name in ("cache", "compile", "gentle", "guard", "lora") if getattr(config, name)]:
+    if refused := [name for name in ("gentle", "guard", "lora") if getattr(config, name)]:
         raise UsageError(f"--{refused[0]} is for encoders of images: leave it out")
     return replace(config, cache=False, compile=False, gentle=False, guard=False, small_maps=[0, 0], workers=0)
 
