@@ -13,6 +13,8 @@ from glocal.features import Features
 
 LENGTH = 512
 """Word pieces of a text that are read, its beginning and end marked; the rest of a longer one is not."""
+PLACES = 0.1
+"""Size of the positions' waves beside that of word pieces, 1."""
 VOCABULARY = 8000
 """Word pieces that are learnt, at most."""
 
@@ -20,7 +22,8 @@ VOCABULARY = 8000
 class TextModel(nn.Module):
     """A transformer (pre-norm, sinusoidal positions) over the word pieces of its tokenizer, which is kept as a buffer.
 
-    The last norm's gain begins at 1/√dim, so that dot products of means begin at 1 at most, as temperatures expect.
+    It begins as a bag of words: positions count little beside them, and what the layers add is near 0. The last norm's
+    gain begins at 1/√dim, so that dot products of means begin at 1 at most, as temperatures expect.
 
     Args:
         dim: width D.
@@ -39,6 +42,9 @@ class TextModel(nn.Module):
         self.layers = nn.ModuleList(nn.TransformerEncoderLayer(dim, heads, 4 * dim, **options) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         nn.init.constant_(self.norm.weight, dim**-0.5)
+        for layer in self.layers:
+            nn.init.normal_(layer.self_attn.out_proj.weight, std=1e-3)
+            nn.init.normal_(layer.linear2.weight, std=1e-3)
 
     def adopt(self, tokenizer: str) -> None:
         """Read by this tokenizer, JSON as `tokenizers` writes it, from now on: new vectors for its word pieces.
@@ -74,7 +80,7 @@ class TextModel(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) of tokens (B, L) and mask (B, L)."""
-        x = self.embed(tokens) + _places(tokens.shape[1], self.dim, tokens.device)
+        x = self.embed(tokens) + PLACES * _places(tokens.shape[1], self.dim, tokens.device)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~mask)
         return self.norm(x)

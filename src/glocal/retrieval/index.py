@@ -125,7 +125,7 @@ class Index:
 
 def digest_of(encoder: nn.Module) -> str:
     """What tells an encoder from any other: a digest of its weights, buffers and pooling."""
-    digest = hashlib.sha256(str(getattr(encoder, "pool", "")).encode())
+    digest = hashlib.blake2b(str(getattr(encoder, "pool", "")).encode(), digest_size=16)
     for name, value in encoder.state_dict().items():
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
