@@ -39,10 +39,11 @@ class TextModel(nn.Module):
         self.register_buffer("tokenizer", torch.zeros(0, dtype=torch.uint8))
         self.embed = nn.Embedding(3, dim)
         options: dict[str, Any] = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
-        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(dim, heads, 4 * dim, **options) for _ in range(depth))
+        layers = [nn.TransformerEncoderLayer(dim, heads, 4 * dim, **options) for _ in range(depth)]
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(dim)
         nn.init.constant_(self.norm.weight, dim**-0.5)
-        for layer in self.layers:
+        for layer in layers:
             nn.init.normal_(layer.self_attn.out_proj.weight, std=1e-3)
             nn.init.normal_(layer.linear2.weight, std=1e-3)
 
