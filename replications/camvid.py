@@ -1,8 +1,8 @@
-"""CamVid by its sequences: `python -m replications.camvid FOLDER groups.csv [ENCODER ...] [--image-size N]`.
+"""CamVid by its sequences: `python -m replications.camvid FOLDER groups.csv [ENCODER ...] [--image-size N] [--page]`.
 
 Writes the table of groups that the names of its files give, for `glocal evaluate --groups`. The splits share sequences,
 so that a frame's neighbours were trained on; each encoder's segmentation is therefore scored on each sequence after
-training on the others.
+training on the others. `--page` puts these scores into docs/fair.md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from glocal.data import ImageSource, Subset, open_source
 from glocal.evaluation import EvalContext, find_task
 from glocal.evaluation.groups import by_group, group_lines, with_groups
 from glocal.run import write_atomically
+from replications.pages import insert, table as table_of
 
 COLUMN = "sequence"
 
@@ -43,6 +44,20 @@ def leave_one_out(encoder: Any, source: ImageSource, *, image_size: int, task: s
     return by_group(replace(found[0], index=index, parts=parts, top=None), groups)
 
 
+def rows(results: dict[str, dict[str, Any]]) -> str:
+    """A table: each encoder's score in each sequence, the gap between the extremes, and the gap by chance."""
+    sequences = list(next(iter(results.values()))["groups"])
+    lines = []
+    for encoder, found in results.items():
+        scores = [f"{100 * found['groups'][name]['score']:.1f}" for name in sequences]
+        low, high = (100 * end for end in found["gap_interval"])
+        lines.append(
+            [encoder, *scores, f"{100 * found['gap']:.1f} [{low:.1f}, {high:.1f}]", f"{100 * found['chance']:.1f}"]
+        )
+    images = [f"{name} ({next(iter(results.values()))['groups'][name]['images']})" for name in sequences]
+    return table_of(["encoder", *images, "gap", "by chance"], lines)
+
+
 def main() -> None:
     from glocal import load
 
@@ -51,13 +66,17 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("encoders", nargs="*")
     parser.add_argument("--image-size", type=int, default=192)
+    parser.add_argument("--page", action="store_true", help="write the scores into docs/fair.md")
     asked = parser.parse_args()
     source = open_source(asked.folder, split="all")
     write_atomically(asked.table, table(source))
     source, _ = with_groups(source, source, asked.table)
+    results = {}
     for encoder in asked.encoders:
-        found = leave_one_out(load(encoder), source, image_size=asked.image_size)
+        results[Path(encoder).stem] = found = leave_one_out(load(encoder), source, image_size=asked.image_size)
         print("\n".join([f"{encoder}, each sequence after training on the others:", *group_lines(COLUMN, found)]))
+    if asked.page:
+        insert("fair.md", rows(results))
 
 
 if __name__ == "__main__":

@@ -52,8 +52,16 @@ class Cell:
         return self.world.options | self.arm.options
 
     @property
+    def takes_time(self) -> bool:
+        """Whether it is more than a look at an untrained encoder."""
+        return bool("method" in self.options or self.world.measure)
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """All that its numbers depend on and that is known beforehand; a result of another protocol is stale."""
+        if self.world.measure:
+            recipe = {"measure": self.world.measure, "recipe": PROBES[self.world.measure]}
+            return {"options": self.options, "sets": list(self.world.sets), **recipe}
         scores = {key: asdict(self.world.scores[key]) for key in (*self.world.usual, *self.arm.scores)}
         told = {
             "options": self.options,
@@ -103,6 +111,9 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
     resumed = run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol  # else begun under another one
     result: dict[str, Any] = {"protocol": cell.protocol, "seed": cell.seed}
     began = time.process_time()
+    if cell.world.measure:
+        result["scores"] = _named(cell.world.measure)(cell.seed, data, **cell.options)
+        return result | {"cpu_seconds": round(time.process_time() - began, 1), "machine": machine()}
     if "method" not in cell.options:
         encoder = untrained(cell.options, cell.seed)
     else:
@@ -119,10 +130,15 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
         result["train_cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     result["scores"] = scored(encoder, cell, data)
     if cell.arm.measure:
-        module, _, function = cell.arm.measure.partition(":")
-        result["scores"] |= getattr(importlib.import_module(module), function)(run)
+        result["scores"] |= _named(cell.arm.measure)(run)
     result["cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     return result | {"machine": machine()}
+
+
+def _named(place: str) -> Any:
+    """What stands at "module:name"."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:

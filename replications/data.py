@@ -18,7 +18,8 @@ def place(data: Path, name: str) -> str:
     "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
     labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
     "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
-    CIFAR-10 ever rarer. "parts:..." are drawn whenever they are looked at; "text:NAME" are texts.
+    CIFAR-10 ever rarer; "cifar10-rare", only these, in folders of their classes. "parts:..." are drawn whenever they
+    are looked at; "text:NAME" are texts.
     """
     if name in LISTS:
         _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))
@@ -28,6 +29,8 @@ def place(data: Path, name: str) -> str:
     if name.startswith("text:"):
         return f"text:{data / name.removeprefix('text:')}"
     folder = data / name.replace("@", "-fold-")
+    if name == "cifar10-rare":
+        _made(folder, lambda out: rarer(data / "cifar10", out))
     if name.startswith("parts-"):
         _made(folder, lambda out: draw(out, *(int(number) for number in name.split("-")[1:])))
     elif "@" in name:
@@ -38,7 +41,7 @@ def place(data: Path, name: str) -> str:
 
 def listed(data: Path, name: str) -> list[str]:
     """Paths of images, one a line, from the folder that the list lies in."""
-    share = {"cifar10-tenth": lambda c: 500, "whole-mix": lambda c: 5000, "mix": lambda c: int(5000 * 0.6**c)}[name]
+    share = {"cifar10-tenth": lambda c: 500, "whole-mix": lambda c: 5000, "mix": ever_rarer}[name]
     classes = sorted((data / "cifar10" / "train").iterdir())
     chosen = [file for c, folder in enumerate(classes) for file in sorted(folder.iterdir())[: share(c)]]
     if name != "cifar10-tenth":
@@ -47,6 +50,18 @@ def listed(data: Path, name: str) -> list[str]:
             file for root in roots for file in root.rglob("*") if file.is_file() and "masks" not in file.parts
         )
     return [file.relative_to(data).as_posix() for file in chosen if file.suffix in (".jpg", ".png", ".webp")]
+
+
+def ever_rarer(c: int) -> int:
+    """Images of the class c of CIFAR-10 in the mix."""
+    return int(5000 * 0.6**c)
+
+
+def rarer(cifar10: Path, out: Path) -> None:
+    """The images of CIFAR-10 that are in the mix, by their classes."""
+    for c, folder in enumerate(sorted((cifar10 / "train").iterdir())):
+        for file in sorted(folder.iterdir())[: ever_rarer(c)]:
+            _link(file, out / "train" / folder.name / file.name)
 
 
 def draw(out: Path, size: int, nuisance: int) -> None:

@@ -74,7 +74,7 @@ def plan_page() -> str:
     counted: set[str] = set()
     rows, total = [], 0.0
     for claim in CLAIMS:
-        new = [cell for cell in cells_of(claim) if str(cell) not in counted and "method" in cell.options]
+        new = [cell for cell in cells_of(claim) if str(cell) not in counted and cell.takes_time]
         new = [cell for cell in new if not (claim.name == "collapse" and stored(cell))]
         counted |= {str(cell) for cell in new}
         hours = len(new) * claim.minutes / 60
@@ -119,7 +119,7 @@ def world_section(world: World) -> str:
     sets = " + ".join(world.sets)
     scores = ", ".join(world.usual)
     limit = f", at most {world.limit:,} training and as many test images looked at" if world.limit else ""
-    return wrap(f"*{world.name}*: {sets}; {options}; {scores}{limit}.")
+    return wrap(f"*{world.name}*: {'; '.join(part for part in (sets, options, scores) if part)}{limit}.")
 
 
 def pilot_section(claim: Claim) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glocal import random
-from glocal.evaluation import EvalContext, task
+from glocal.evaluation import EvalContext, find_task, task
 from glocal.evaluation.extract import normalise
 from glocal.evaluation.probe import Standardise
 
@@ -44,6 +44,24 @@ def few(context: EvalContext, *, labelled: Sequence[int] = (1, 5, 10, 50, 500)) 
             hits.append(float((classifier.predict(queries) == truth).mean()))
         found[str(count)] = float(np.mean(hits))
     return found
+
+
+@task(needs={"labels"}, main="gap")
+def frequent(context: EvalContext, *, epochs: int = 20) -> dict[str, float]:
+    """How much better a linear probe serves the classes that were frequent in the mix than those that were rare there.
+
+    The probe itself is trained on all classes alike.
+
+    Returns:
+        gap (top1 of the first half of the classes less that of the other half), and rare, the latter.
+    """
+    find_task("linear")(context, epochs=epochs)
+    each, labels = context.each, context.test.labels
+    assert each is not None
+    assert labels is not None
+    rare = labels[each.index] > labels.max() // 2
+    of_rare, of_frequent = (float(each.score(each.parts[chosen].sum(0))) for chosen in (rare, ~rare))
+    return {"gap": of_frequent - of_rare, "rare": of_rare}
 
 
 def by_class(labels: np.ndarray) -> list[np.ndarray]:

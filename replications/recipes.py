@@ -73,7 +73,10 @@ PROBES: dict[str, int] = {
     "redundancy": 1,
     "search": 1,
     "replications.probes:few": 1,
+    "replications.probes:frequent": 1,
     "replications.probes:attention": 1,
+    "replications.asking:curate": 1,
+    "replications.asking:ask": 1,
 }
 
 GOLDEN = Path(__file__).parent / "recipes.json"

@@ -57,6 +57,7 @@ class World:
         scores: the numbers that can be asked for, by key.
         usual: keys of those that every arm is given.
         limit: scores look at no more than so many training and as many test images, always the same ones.
+        measure: "module:function" where nothing is trained, function(seed, data, **options) -> {key: number}.
     """
 
     name: str
@@ -65,6 +66,7 @@ class World:
     scores: dict[str, Score]
     usual: tuple[str, ...]
     limit: int | None = None
+    measure: str = ""
 
 
 def folds(*names: str) -> tuple[str, ...]:
@@ -79,6 +81,7 @@ _CIFAR10 = {
     "knn": Score("knn", "top1", ("cifar10",)),
     "linear": Score("linear", "top1", ("cifar10",), options={"epochs": 20}),
     "rank": Score("rank", "rank_pooled", ("cifar10",)),
+    "class gap": Score("replications.probes:frequent", "gap", ("cifar10",), options={"epochs": 20}),
     "corrupted": Score("robustness", "mean", ("cifar10",), options=SEVERITIES),
     "masked": Score("internal", "masked_0.5", ("cifar10",), options={"shares": [0.5], **IMAGES}),
     "attacked": Score("attack", "pgd_0.5", ("cifar10",), options={"radii": [0.5], **IMAGES}),
@@ -151,4 +154,10 @@ CRANFIELD = World(
     },
     ("ndcg", "recall", "bm25"),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CRANFIELD)}
+CURATION = World(
+    "curation", ("clothing", "pets"), {}, {}, ("precision", "kept", "knn"), measure="replications.asking:curate"
+)
+CLIPS = World(
+    "clips", ("camvid", "clothing", "pets"), {}, {}, ("x1", "x4", "x16", "mean"), measure="replications.asking:ask"
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CRANFIELD, CURATION, CLIPS)}

@@ -141,3 +141,13 @@ def test_embed_takes_every_image_of_every_folder(tmp_path, capsys):
 def test_numbers_that_make_no_sense_are_refused(command, option, says):
     with pytest.raises(UsageError, match=re.escape(says)):
         cli.run([*command.format("timm:test_resnet:random").split(), "parts:n=8,size=32", *option.split()])
+
+
+def test_answers_of_language_models_are_listed_and_cleared(photos, tmp_path, capsys):
+    (tmp_path / "store" / "answers").mkdir(parents=True)
+    (tmp_path / "store" / "answers" / "0f.json").write_text("x" * 200_000)
+    cache()
+    assert "0.2 MB  1 answers of language models" in capsys.readouterr().out
+    cache(clear=True)
+    assert "0.2 MB freed" in capsys.readouterr().out
+    assert not list((tmp_path / "store").iterdir())

@@ -9,7 +9,7 @@ import torch
 import replications.camvid as file
 from glocal.data import ArraySource, Groups, open_source, split_by
 from glocal.evaluation import task
-from glocal.evaluation.groups import PerImage, with_groups
+from glocal.evaluation.groups import PerImage, by_group, with_groups
 
 
 def test_the_table_names_the_sequence_of_every_frame():
@@ -55,3 +55,17 @@ def test_real_sequences(camvid, tmp_path):
     kept, held = split_by(source, "sequence", 0.2, 0)
     assert not set(kept.groups["sequence"].of) & set(held.groups["sequence"].of)
     assert len(kept) + len(held) == 701
+
+
+def test_the_page_has_each_sequence_the_gap_and_what_chance_gives():
+    rng = np.random.default_rng(0)
+    of = np.arange(90) % 3
+    found = by_group(
+        PerImage.mean("top1", np.arange(90), rng.random(90) < 0.9 - 0.3 * (of == 2)), Groups(list("abc"), of)
+    )
+    head, _, line = file.rows({"mine": found}).splitlines()
+    assert head == "| encoder | a (30) | b (30) | c (30) | gap | by chance |"
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[0] == "mine"
+    assert cells[3] == f"{100 * found['groups']['c']['score']:.1f}"
+    assert cells[4].startswith(f"{100 * found['gap']:.1f} [")

@@ -55,6 +55,21 @@ def test_a_cell_is_trained_scored_and_kept(lab, monkeypatch):
     assert cell.result_path.read_bytes() == before
 
 
+def asked(seed, data, *, arm):
+    """What the next test's world measures."""
+    return {"score": seed + len(arm)}
+
+
+def test_a_cell_in_which_nothing_is_trained_is_measured_and_kept(lab, monkeypatch):
+    monkeypatch.setitem(recipes.PROBES, f"{__name__}:asked", 1)
+    cell = Cell(World("told", (), {}, {}, ("score",), measure=f"{__name__}:asked"), Arm("all", {"arm": "all"}), 4)
+    assert cell.takes_time
+    assert run_cell(cell, lab, lab / "runs") == 0
+    assert stored(cell)["scores"] == {"score": 7}
+    monkeypatch.setitem(recipes.PROBES, f"{__name__}:asked", 2)
+    assert stored(cell) is None
+
+
 def test_a_change_of_recipe_or_probe_makes_it_stale(lab, monkeypatch):
     cell = Cell(TINY, VICREG, 0)
     write_json(cell.result_path, {"protocol": cell.protocol, "scores": {}})

@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 
 from glocal.backbones import build_backbone
+from glocal.data import ArraySource
 from glocal.evaluation import EvalContext
 from glocal.evaluation.extract import FeatureBank
+from glocal.evaluation.groups import PerImage
 from glocal.run import Run
 from replications import variants
 from replications.data import FOLDS, listed, place
 from replications.evidence import checks, code_lines
 from replications.measures import rising_nmi
-from replications.probes import class_attention, covered, few, jaccard
+from replications.probes import class_attention, covered, few, frequent, jaccard
 
 
 def test_few_labels_are_few():
@@ -31,6 +33,20 @@ def test_few_labels_are_few():
     context = EvalContext(torch.nn.Identity(), None, None, 32, _banks={"train": bank, "test": bank})
     found = few(context, labelled=(50,))
     assert found == {"50": pytest.approx(0.95)}
+
+
+def test_the_gap_is_between_frequent_and_rare_classes(monkeypatch):
+    labels = np.arange(600) % 6
+    context = EvalContext(torch.nn.Identity(), None, ArraySource(np.zeros((600, 8, 8, 3), np.uint8), labels=labels), 32)
+    right = np.arange(600) % 10 < np.where(labels < 3, 9, 6)
+    said = PerImage.mean("top1", np.arange(600)[::-1], right[::-1])
+    monkeypatch.setattr(
+        "replications.probes.find_task", lambda name: lambda context, epochs: setattr(context, "each", said)
+    )
+    assert frequent(context) == {
+        "gap": pytest.approx(right[labels < 3].mean() - (r := right[labels > 2].mean())),
+        "rare": r,
+    }
 
 
 def test_attention_is_what_timm_attends_to():
@@ -120,7 +136,7 @@ def test_folds_show_every_image_once(collections):
     assert len(files(film / "train" / "images")) == 10
 
 
-def test_the_uncurated_mix_is_unbalanced(tmp_path):
+def test_the_uncurated_mix_is_unbalanced(tmp_path, monkeypatch):
     for c in range(3):
         for i in range(20):
             path = tmp_path / "cifar10" / "train" / f"c{c}" / f"{i}.jpg"
@@ -134,6 +150,11 @@ def test_the_uncurated_mix_is_unbalanced(tmp_path):
     assert "pets/train/masks/y.png" not in mix
     assert Path(place(tmp_path, "whole-mix")).read_text().splitlines() == mix
     assert not any("hat" in path for path in listed(tmp_path, "cifar10-tenth"))
+    monkeypatch.setattr("replications.data.ever_rarer", lambda c: 6 - c)
+    rare = Path(place(tmp_path, "cifar10-rare"))
+    assert rare.name == "cifar10-rare"
+    rare = {path.relative_to(rare).as_posix() for path in rare.rglob("*.*")}
+    assert rare == {path.removeprefix("cifar10/") for path in listed(tmp_path, "mix") if path.startswith("cifar10/")}
 
 
 def test_marks_are_read():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from replications.claims import (
+    asking,
     clustering,
     co_ssl,
     collapse,
     contrastive,
+    fair,
     learns,
     low_shot,
     multi_crop,
@@ -16,7 +18,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 37
+HOURS = 41
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -28,6 +30,8 @@ CLAIMS: tuple[Claim, ...] = (
     *low_shot.CLAIMS,
     *transformers.CLAIMS,
     *clustering.CLAIMS,
+    *fair.CLAIMS,
     *collapse.CLAIMS,
     *search.CLAIMS,
+    *asking.CLAIMS,
 )

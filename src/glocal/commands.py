@@ -73,13 +73,14 @@ def tasks() -> str:
 def cache(*, clear: bool = False) -> None:
     """List the decoded images that are kept on disk, or remove them.
 
-    A folder has one cache for each setting of the crops that it was trained with.
+    A folder has one cache for each setting of the crops that it was trained with. Answers of language models are kept
+    beside them.
 
     Args:
         clear: remove all of them. Runs under way decode their images instead.
     """
     from glocal.data.files import shown
-    from glocal.views.cache import cache_folder
+    from glocal.views.cache import ANSWERS, cache_folder
     from glocal.views.cache_files import amount, kept_caches
 
     folder = cache_folder()
@@ -93,7 +94,13 @@ def cache(*, clear: bool = False) -> None:
         print(f"{amount(kept.size):>10}  {of}")
         if clear:
             shutil.rmtree(kept.folder)
-    total = amount(sum(kept.size for kept in found))
+    answers = [] if folder is None else list((folder / ANSWERS).glob("*.json"))
+    size = sum(file.stat().st_size for file in answers)
+    if answers:
+        print(f"{amount(size):>10}  {len(answers):,} answers of language models")
+    if answers and clear:
+        shutil.rmtree(answers[0].parent)
+    total = amount(sum(kept.size for kept in found) + size)
     if clear:
         print(f"{total} freed in {folder}")
     else:
@@ -160,6 +167,11 @@ def show_matches(matches: list[Any]) -> None:
         print(f"{match.score:.3f}  {match.key}{place}")
 
 
+def show_reply(reply: dict[str, Any]) -> None:
+    """Print an answer, why, and the frames that show it."""
+    print(f"{reply['answer']}\nwhy: {reply['justification']}\nframes: {', '.join(reply['frames']) or 'none named'}")
+
+
 class Command(NamedTuple):
     """A function as a command."""
 
@@ -170,6 +182,7 @@ class Command(NamedTuple):
     needed: str | None = None  # an option that Python may leave out, and the command may not
 
 
+_MODEL = "--endpoint http://127.0.0.1:8000/v1 --model NAME"
 COMMANDS = {
     "pretrain": Command("train", api.pretrain, "photos/ --method vicregl --backbone resnet50", lambda run: None),
     "finetune": Command("train", api.finetune, "runs/NAME --data labelled/ --out ft/", lambda run: None),
@@ -181,6 +194,8 @@ COMMANDS = {
     "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
     "index": Command("find", api.index, "runs/NAME photos/ --dense --out photos.index"),
     "search": Command("find", api.search, "photos.index query.jpg -k 12 --html found.html", show_matches),
+    "curate": Command("ask a model", api.curate, f"runs/NAME labelled/ --kb kb.jsonl {_MODEL} --out curated/"),
+    "ask": Command("ask a model", api.ask, f'video/ "When does the car turn left?" {_MODEL}', show_reply),
     "methods": Command("look up", methods),
     "backbones": Command("look up", backbones, "'convnext*'"),
     "tasks": Command("look up", tasks),

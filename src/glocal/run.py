@@ -17,15 +17,16 @@ import yaml
 from glocal.errors import UsageError
 
 
-def write_atomically(path: Path, content: str | Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, content: str | Callable[[Path], Any], *, mode: int = 0o666) -> None:
     """Write a file whole or not at all: beside its place, synced, then renamed; with the permissions of any new file.
 
-    Its folder is made where it is missing. `content` is a text, or what writes the file at the path it is given.
+    Its folder is made where it is missing. `content` is a text, or what writes the file at the path it is given; `mode`
+    is what the user's umask takes from.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.touch()
+        partial.touch(mode)
         mode = partial.stat().st_mode
         if callable(content):
             content(partial)

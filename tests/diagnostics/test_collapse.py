@@ -1,9 +1,13 @@
+import inspect
 import math
+import re
 
 import pytest
 import torch
 
 from glocal.diagnostics import check_features, diagnose
+from glocal.diagnostics.collapse import REMEDIES
+from glocal.methods import method_class, method_names
 
 
 def gaussian(*shape, seed=0):
@@ -80,6 +84,21 @@ def test_a_healthy_log():
     assert diagnose(history(ranks=(60, 40, 45))) == []  # ranks may fall some
 
 
+RUN = {"lr", "batch_size", "output_stride", "clip", "precision", "warmup_epochs"}
+
+
+def test_only_options_that_the_run_has_are_named():
+    (found,) = diagnose(history(ranks=(20, 8, 1.1)))
+    assert "--variance-weight" in found.told(RUN | {"variance_weight", "invariance_weight"})
+    assert set(re.findall(r"--[a-z-]+", found.told(RUN | {"momentum"}))) == {"--lr", "--momentum"}
+    everything = set(RUN)
+    for name in method_names():
+        everything |= {*inspect.signature(method_class(name)).parameters}
+    for _, remedies in REMEDIES.values():
+        for option in re.findall(r"--([a-z-]+)", " ".join(remedies)):
+            assert option.replace("-", "_") in everything
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), "NaN", None])
 def test_a_broken_term_is_named_with_its_step(broken):
     log = history()
@@ -88,7 +107,7 @@ def test_a_broken_term_is_named_with_its_step(broken):
     assert found.name == "not finite"
     assert "variance" in found.evidence
     assert "step 50" in found.evidence
-    assert "--lr" in found.suggestion
+    assert "lower --lr" in found.told({"lr"})
 
 
 @pytest.mark.parametrize(
@@ -103,10 +122,10 @@ def test_a_broken_term_is_named_with_its_step(broken):
 def test_ranks_in_the_log(ranks, dense, name):
     (found,) = diagnose(history(ranks=ranks, dense=dense))
     assert found.name == name
+    assert str(found) in found.told(RUN | {"alpha"})
     assert found.evidence in str(found)
-    assert found.suggestion in str(found)
-    assert "\n" not in str(found)
-    assert "--" in found.suggestion
+    assert "\n" not in found.told(RUN)
+    assert "--" in found.told(RUN)
 
 
 def test_a_loss_that_does_not_move():

@@ -35,7 +35,7 @@ def build(name):
     narrow |= {"predictor": (16, 8), "local_projector": (8, 8), **cls.needs, **FEWER.get(name, {})}
     known = resolve_options(cls, "small", IMAGES, {})
     torch.manual_seed(0)
-    backbone = "test_vit" if name in TRANSFORMERS else "test_resnet"
+    backbone = "test_vit" if name in TRANSFORMERS else "tiny:Net"
     encoder = build_backbone(backbone, image_size=SIZE, pool=cls.pool)
     taken = {option: value for option, value in narrow.items() if type(known.get(option)) is type(value)}
     return cls(encoder, **known | taken)

@@ -1,7 +1,8 @@
 """Has it collapsed? Where, why, and which option to change."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,29 +18,41 @@ VANISHED = 0.02  # part of its first value below which a loss has vanished: no m
 FALL = 4.0  # how many times lower than its best the rank must be to be called falling
 
 COMPLETE, DIMENSIONAL, LOCAL = "complete collapse", "dimensional collapse", "local collapse"
-REMEDIES = {
+REMEDIES: dict[str, tuple[str, tuple[str, ...]]] = {
     COMPLETE: (
-        "every image gets the same feature, which satisfies the invariance term alone",
-        "raise --variance-weight or lower --invariance-weight, lower --lr, and check that the images differ",
+        "every image gets the same feature, which satisfies what asks views to agree",
+        (
+            "raise --variance-weight",
+            "lower --invariance-weight",
+            "raise --momentum",
+            "raise --entropy-weight",
+            "lower --lr",
+            "check that the images differ",
+        ),
     ),
     DIMENSIONAL: (
         "the features use few of their dimensions",
-        "raise --covariance-weight, lower --lr, or give a larger --batch-size",
+        ("raise --covariance-weight", "raise --redundancy-weight", "lower --lr", "give a larger --batch-size"),
     ),
     LOCAL: (
         "all locations of an image get the same feature although images differ",
-        "lower --alpha (more weight on the local loss) or set --output-stride 8 for larger maps",
+        (
+            "lower --alpha (more weight on the local loss)",
+            "raise --local-weight",
+            "raise --dense-weight",
+            "set --output-stride 8 for larger maps",
+        ),
     ),
     "not finite": (
         "the training diverged, or half precision overflowed",
-        "lower --lr, set --clip 1, or use --precision 32",
+        ("lower --lr", "set --clip 1", "use --precision 32"),
     ),
     "stuck": (
         "the learning rate is too low, or too high to settle, or the loss sits at its collapsed value",
-        "change --lr by a factor of three either way, and see that --warmup-epochs is shorter than the run",
+        ("change --lr by a factor of three either way", "see that --warmup-epochs is shorter than the run"),
     ),
 }
-"""What is wrong -> the usual cause, and which option to change."""
+"""What is wrong -> the usual cause, and what helps: a remedy counts where the run has the option that it names."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +62,17 @@ class Diagnosis:
     name: str
     evidence: str
 
-    @property
-    def suggestion(self) -> str:
-        """Which option to change."""
-        return REMEDIES[self.name][1]
+    def told(self, options: Collection[str]) -> str:
+        """In a sentence, with what helps a run that has these options (named as in Python)."""
+        cause, remedies = REMEDIES[self.name]
+        helps = [words for words in remedies if set(_OPTION.findall(words.replace("-", "_"))) <= set(options)]
+        return f"{self.name} ({self.evidence}): {cause}; {', or '.join(helps)}"
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.evidence}): {'; '.join(REMEDIES[self.name])}"
+        return f"{self.name} ({self.evidence})"
+
+
+_OPTION = re.compile("__([a-z_]+)")
 
 
 def check_features(pooled: Tensor, dense: Tensor | None = None) -> Diagnosis | None:

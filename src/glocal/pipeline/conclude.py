@@ -45,7 +45,7 @@ def conclude(
             first = ", ".join(sorted(reasons)[:3]) + (" …" if len(reasons) > 3 else "")
             print(f"{len(reasons)} images could not be read and were skipped: {first} (all in {run.skipped_file})")
         for found in diagnose(run.metrics()):
-            print(f"warning: {found}")
+            print(f"warning: {found.told(config.to_dict())}")
     if not config.report:
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}

@@ -64,8 +64,9 @@ def predict_source(
         found = "  ".join(f"{name} {value:.3f}" for name, value in head.scores(sum(tallies)).items())
         lines.append(f"{found} on the {len(tallies):,} whose answers are known")
     if page is not None:
-        remarks = [*lines, *(f"{key}: {why}" for key, why in skipped)]
-        write_page(Path(page), f"Predictions: {source.name}", remarks, shown)
+        write_page(
+            Path(page), f"Predictions: {source.name}", [*lines, *(f"{key}: {why}" for key, why in skipped)], shown
+        )
         lines.append(f"page: {page}")
     print("\n".join(lines), file=sys.stderr)
     return Path(out or page) if out or page else result  # type: ignore[arg-type]

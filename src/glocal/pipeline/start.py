@@ -190,13 +190,14 @@ def _monitor(run: Run, source: ImageSource, scored: Any, config: PretrainConfig)
     @cache
     def watch() -> OnlineEval:
         images = open_splits(scored, config.seed).train if config.guard else source
-        return OnlineEval(images, image_size=config.image_size, seed=config.seed, guard=bool(config.guard))
+        options: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "options": config.to_dict()}
+        return OnlineEval(images, **options, guard=bool(config.guard))
 
     def monitor(encoder: Any, epoch: int) -> Look:
         look = watch()(encoder, epoch)
         for found in diagnose(run.metrics()):
             if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
-                raise Harmed(f"stopped after epoch {epoch}: {found}")
+                raise Harmed(f"stopped after epoch {epoch}: {found.told(config.to_dict())}")
         return look
 
     return monitor

@@ -58,7 +58,8 @@ def gather(
 ) -> ReportData:
     """Read the run and compute its pictures. The arguments are those of `write_report`."""
     run = read_run(run_dir)
-    report = ReportData(run, encoder, diagnoses=[str(found) for found in diagnose([*run.training, *run.monitor])])
+    found = diagnose([*run.training, *run.monitor])
+    report = ReportData(run, encoder, diagnoses=[diagnosis.told(run.config) for diagnosis in found])
     if encoder is None and run.encoder:
         report.encoder = load_encoder(run.path, trust_code=trust_code).to(find_device(device))
     elif encoder is None:
@@ -80,7 +81,7 @@ def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module],
     galleries = {arm: visuals.embed(network, photographs) for arm, network in arms.items()}
     pooled, tokens = galleries["encoder"]
     if not report.diagnoses and (found := check_features(pooled, tokens)) is not None:
-        report.diagnoses.append(str(found))
+        report.diagnoses.append(found.told(report.run.config))
     if not (pooled.isfinite().all() and tokens.isfinite().all()):
         report.notes["pictures"] = "The encoder's features are not finite numbers, so there is nothing to draw."
         return

@@ -1,5 +1,6 @@
 """`OnlineEval`: what a run looks at every few epochs while it trains."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,12 +55,17 @@ class OnlineEval:
     For a guard, each image is classified by all others: "knn", by its pooled feature, where there are labels; "cells",
     the share of its cells that are given the class of the mask at their place, where there are masks. Without either,
     "stability" and "correspond", the tasks of these names, on some of the sample.
+
+    A diagnosis says which of the run's `options` helps.
     """
 
-    def __init__(self, source: ImageSource, *, image_size: int, seed: int, guard: bool = False) -> None:
+    def __init__(
+        self, source: ImageSource, *, image_size: int, seed: int, guard: bool = False, options: Collection[str] = ()
+    ) -> None:
         chosen = np.sort(random.permutation(len(source), seed, "watch")[:IMAGES])
         self.sample, self.image_size, self.seed, self.guard = Subset(source, chosen), image_size, seed, guard
         self.truth: Tensor | None = None
+        self.options = options
 
     def __call__(self, encoder: nn.Module, epoch: int) -> Look:
         """What is seen of an encoder; `Harmed`, with the diagnosis, if the representation has collapsed."""
@@ -67,7 +73,7 @@ class OnlineEval:
         pooled, dense = seen.pooled, seen.dense[:, :CELLS].flatten(0, 1)
         diagnosis = check_features(pooled, dense if len(dense) > len(pooled) else None)
         if diagnosis is not None and not (self.guard and epoch == 0):  # what a run starts from is not its doing
-            raise Harmed(f"stopped after epoch {epoch}: {diagnosis}")
+            raise Harmed(f"stopped after epoch {epoch}: {diagnosis.told(self.options)}")
         numbers = {"rank_pooled": rankme(pooled), "rank_dense": rankme(dense)}
         if self.sample.labels is not None:
             labels = torch.from_numpy(self.sample.labels)[seen.index]

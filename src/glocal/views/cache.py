@@ -24,6 +24,9 @@ from glocal.views.cache_files import FILLED, LAYOUT, amount, create, read_at, re
 from glocal.views.geometry import magnification, reduction, resize
 from glocal.views.recipe import Crop
 
+ANSWERS = "answers"
+"""The folder beside the caches with what language models answered (glocal.language)."""
+
 
 def cache_folder() -> Path | None:
     """Where caches lie: $GLOCAL_CACHE, else glocal/ in $XDG_CACHE_HOME or ~/.cache; None for a user without a home."""

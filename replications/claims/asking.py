@@ -1,0 +1,53 @@
+"""A model that is asked: about labels (REW) and about videos (Temporal Chain of Thought)."""
+
+from __future__ import annotations
+
+from replications.claims.arms import more
+from replications.plan import Arm, Claim
+
+TEN = tuple(range(10))
+STAND_IN = "No language model could be had: the model is MobileNet's posterior, which reads by shared words."
+CURATE = Claim(
+    name="rew",
+    world="curation",
+    arms=tuple(Arm(arm, {"arm": arm}) for arm in ("raw", "predict", "predict-with", "without", "with")),
+    seeds=TEN,
+    minutes=1,
+    paper="Caron et al. REW. NeurIPS 2024",
+    text="Asked whether a label is right, with what an encyclopaedia says of it, a model makes better labels than asked"
+    " without, than asked to name the image, than the labels as they are; and better classifiers are learnt from them.",
+    published="Labels of web images, corrected by a multimodal LLM with Wikipedia beside it: models trained on them are"
+    " 6.9 points better on the entities of OVEN than the best before.",
+    statements=(
+        more("context helps to correct", "precision", "with", "without"),
+        more("correcting is better than predicting", "precision", "without", "predict"),
+        more("predicting is better than nothing", "precision", "predict", "raw"),
+        more("neighbours learn more with context", "knn", "with", "without"),
+        more("neighbours learn more by correcting", "knn", "without", "predict"),
+        more("neighbours learn more by predicting", "knn", "predict", "raw"),
+    ),
+    missing=f"{STAND_IN} GER, trained on the labels of each arm, in place of nearest neighbours: its decoder. Another"
+    " regime was tried on seed 101: of clothes alone, which the model can hardly tell apart (with context .66, without"
+    " .72, raw .70).",
+)
+ASK = Claim(
+    name="tcot",
+    world="clips",
+    arms=tuple(Arm(strategy, {"strategy": strategy}) for strategy in ("uniform", "single", "hierarchical", "dynamic")),
+    seeds=TEN,
+    minutes=1,
+    paper="Arnab et al. Temporal Chain of Thought. 2025",
+    text="At equal frames a call, a model that first says of each segment which frames matter answers better than one"
+    " that says it once of the whole, and that than one shown frames spread evenly; the more so the longer the video.",
+    published="LVBench: uniform 50.3, single-step 48.3, hierarchical 53.3, dynamic segments 61.7;"
+    " Egoschema: 72.6, 74.8, 74.0, 75.2.",
+    statements=(
+        more("segments are better than one look", "mean", "dynamic", "single", least=0.05),
+        more("one look is better than even frames", "mean", "single", "uniform", least=0.05),
+        more("segments lose less over 16 times the length", "x16 - x1", "dynamic", "uniform", least=0.05),
+        more("segments are better at 16 times the length", "x16", "dynamic", "uniform", least=0.05),
+    ),
+    missing=f"{STAND_IN} Two other regimes were tried on seeds 0, 100 and 101: an answer by the mean over frames, which"
+    " whatever is frequent in the street decides; and clips that the model mostly does not know even alone.",
+)
+CLAIMS = (CURATE, ASK)

@@ -1,0 +1,65 @@
+"""What an answer has to look like, in the part of JSON Schema that our questions use; and reading one that does."""
+
+import json
+from typing import Any
+
+LONGEST = 2000
+"""Characters that are kept of a text in an answer."""
+
+TEXT: dict[str, Any] = {"type": "string"}
+TEXT_OR_NONE: dict[str, Any] = {"type": ["string", "null"]}
+YES_OR_NO: dict[str, Any] = {"type": "boolean"}
+NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
+_KINDS = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
+
+
+class Unusable(Exception):
+    """An answer that cannot be used; the message says what is wrong with it in a few words."""
+
+
+def record(**fields: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has all of these fields and no others."""
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def listed(item: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a list of such items."""
+    return {"type": "array", "items": item}
+
+
+def read_answer(text: str, schema: dict[str, Any]) -> Any:
+    """The JSON value in a text, which a model may have wrapped in prose or in a code fence.
+
+    Its texts come out as one printable line each; fields that nobody asked for are left out.
+
+    Raises:
+        Unusable: if there is none, or it is not as the schema says.
+    """
+    for candidate in (text, text[text.find("{") : text.rfind("}") + 1]):
+        try:
+            return _checked(json.loads(candidate), schema, "the answer")
+        except (ValueError, RecursionError):
+            continue
+    what = "half an answer" if text.lstrip().startswith(("{", "```")) else "prose in place of JSON"
+    raise Unusable(f"{what}: '{printable(text)[:80]}'")
+
+
+def printable(text: str) -> str:
+    """One line without control characters, which could write anything on a terminal; shortened if very long."""
+    line = "".join(filter(str.isprintable, " ".join(text.split())))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+def _checked(value: Any, schema: dict[str, Any], where: str) -> Any:
+    allowed = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not any(type(value) is _KINDS[kind] for kind in allowed):  # a bool is no integer
+        raise Unusable(f"{where} is no {' or '.join(allowed)}")
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_checked(item, schema["items"], f"an item of {where}") for item in value]
+    if isinstance(value, dict):
+        if lacking := [name for name in schema["required"] if name not in value]:
+            raise Unusable(f"{where} lacks '{lacking[0]}'")
+        return {name: _checked(value[name], of, f"'{name}'") for name, of in schema["properties"].items()}
+    return value

@@ -1,0 +1,23 @@
+"""A network for tests of what stands around it: three convolutions, "tiny:Net"."""
+
+from torch import nn
+
+
+class Net(nn.Module):
+    """A cell of 48 channels for every 8 pixels; its batch normalisations learn statistics, as a ResNet's do."""
+
+    pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(3, 16, 4, 4, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 48, 3, 1, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU()),
+        )
+
+    def forward_features(self, x):
+        return self.body(x)
+
+    def forward_head(self, x, pre_logits=True):
+        return x.mean((2, 3))
