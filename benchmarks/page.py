@@ -147,6 +147,12 @@ def checks(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
         check("NaViT packed, as many tokens", "≥ 0.9× squares", even, even >= 0.9, times)
         for name, share in packing["waste"].items():
             check(f"NaViT, places wasted, {name}", "< 2%", share, share < 0.02, lambda share: f"{share:.1%}")
+    if "search" in found:
+        done = found["search"]["measured"]
+        slower, rate, again = done["search"]["times_bare"], done["index"]["of_embed"], done["index"]["again"]
+        check("search in an index", "≤ 1.3× product and topk", slower, slower <= 1.3, times)
+        check("making an index", "≥ .95 of embed's rate", rate, rate >= 0.95)
+        check("making it again", "≤ .02 of the time", again, again <= 0.02)
     return rows
 
 
@@ -322,6 +328,23 @@ def evaluation(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     )
 
 
+def search(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    found, made = measured["search"], measured["index"]
+    rows = [
+        (f"search, N {found['images']:,}, D {found['dim']}, {found['queries']:,} queries, k {found['k']}",
+         f"{ms(found['seconds']['glocal']['median'])} ms", f"{ms(found['seconds']['bare']['median'])} ms",
+         f"{times(found['times_bare'])} the time"),
+        (f"index of {made['images']:,} photographs", f"{number(made['seconds']['index']['median'])} s",
+         f"{number(made['seconds']['embed']['median'])} s", f"{number(made['of_embed'])} of `embed`'s rate"),
+        ("the same again, nothing new", f"{number(made['seconds']['again']['median'])} s", "",
+         f"{number(made['again'])} of the time"),
+    ]  # fmt: skip
+    return (
+        "## The index\n\nA search in an index on disk, beside the product of the same matrices in single precision and"
+        " `topk`; making an index, beside `glocal embed`.\n\n" + table(("", "Glocal", "beside", ""), rows)
+    )
+
+
 def growth(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     figure_growth(measured, figures / f"growth{suffix}.svg")
     parts = []
@@ -399,6 +422,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "profile": profile,
     "loader": loader,
     "evaluation": evaluation,
+    "search": search,
     "growth": growth,
     "packing": packing,
 }

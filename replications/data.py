@@ -23,13 +23,15 @@ def place(data: Path, name: str) -> str:
     "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
     CIFAR-10 ever rarer; "cifar10-rare", only these, in folders of their classes. "parts:..." are drawn whenever they
     are looked at. "NAME~shapes" are a folder's photographs, each cut to a shape between 1:3 and 3:1; "NAME~squares" are
-    the same squeezed into squares of the same area.
+    the same squeezed into squares of the same area; "text:NAME" are texts.
     """
     if name in LISTS:
         _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))
         return str(data / f"{name}.txt")
     if name.startswith("parts:"):
         return name
+    if name.startswith("text:"):
+        return f"text:{data / name.removeprefix('text:')}"
     folder = data / name.replace("@", "-fold-")
     if name == "cifar10-rare":
         _made(folder, lambda out: rarer(data / "cifar10", out))

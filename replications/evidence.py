@@ -31,7 +31,7 @@ class Check:
 def checks(kind: str) -> dict[str, list[Check]]:
     """Method -> the tests marked `@pytest.mark.KIND("METHOD", ..., oracle="...")`; read, not run.
 
-    `@pytest.mark.KIND(*method_names())` stands for every registered method.
+    `@pytest.mark.KIND(*method_names("images"))` stands for every registered method that reads images.
     """
     found: dict[str, list[Check]] = {name: [] for name in method_names()}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
@@ -52,8 +52,8 @@ def _marks(tree: ast.Module, kind: str) -> Iterator[tuple[str, ast.Call]]:
 
 
 def _names(arguments: list[ast.expr]) -> list[str]:
-    if [ast.unparse(argument) for argument in arguments] == ["*method_names()"]:
-        return method_names()
+    if [ast.unparse(argument) for argument in arguments] == ["*method_names('images')"]:
+        return method_names("images")
     return [ast.literal_eval(argument) for argument in arguments]
 
 

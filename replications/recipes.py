@@ -20,6 +20,7 @@ RECIPES: dict[str, int] = {
     "barlow_twins": 2,
     "byol": 2,
     "co-byol": 2,
+    "contriever": 1,
     "co-dino": 3,
     "co-mocov3": 2,
     "co-vicreg": 2,
@@ -55,6 +56,7 @@ NETWORKS: dict[str, int] = {
     "rn8_w16_s8_rf19": 1,
     "rn8_w24_s16": 1,
     "sobel_rn8_w16_s8": 1,
+    "text_small": 1,
     "vit_w64_p4": 1,
     "vit_w64_p8": 1,
     "navit_w64_p8": 1,
@@ -70,6 +72,7 @@ PROBES: dict[str, int] = {
     "internal": 1,
     "attack": 1,
     "redundancy": 1,
+    "search": 1,
     "replications.probes:few": 1,
     "replications.probes:frequent": 1,
     "replications.probes:attention": 1,
@@ -169,8 +172,10 @@ def _near(name: str) -> float:
 
 
 def methods() -> list[str]:
-    """Those that are trained to be compared."""
-    return [name for name in RECIPES if name != "random" and ":" not in name]
+    """Those that are trained on images to be compared."""
+    from glocal.methods import method_names
+
+    return [name for name in method_names("images") if name in RECIPES]
 
 
 def store() -> int:

@@ -142,6 +142,18 @@ COLLAPSE = World(
     {"knn": Score("knn", "top1", _COLLAPSE)},
     ("knn",),
 )
+_TEXTS = ("text:cranfield",)
+CRANFIELD = World(
+    "cranfield",
+    _TEXTS,
+    {"backbone": "text_small", "image_size": 224, "batch_size": 32, "max_steps": 200},
+    {
+        "ndcg": Score("search", "ndcg_at_10", _TEXTS),
+        "recall": Score("search", "recall_at_100", _TEXTS),
+        "bm25": Score("search", "bm25_recall_at_100", _TEXTS),
+    },
+    ("ndcg", "recall", "bm25"),
+)
 CURATION = World(
     "curation", ("clothing", "pets"), {}, {}, ("precision", "kept", "knn"), measure="replications.asking:curate"
 )
@@ -163,4 +175,4 @@ SHAPES = World(
     {},  # each arm is scored on the photographs that it learnt from, see `replications.measures.by_shape`
     (),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CURATION, CLIPS, SHAPES)}
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CURATION, CLIPS, SHAPES, CRANFIELD)}

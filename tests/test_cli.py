@@ -297,7 +297,8 @@ def test_help_explains_every_option_in_80_columns(command, capsys, monkeypatch):
     for name in inspect.signature(COMMANDS[command].function).parameters:
         if name != "options":
             word = doc.partition(f" {name}: ")[2].split()[0]
-            assert word in flat.partition(f"--{name.replace('_', '-')} ")[2], f"--{name} is not explained"
+            option = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+            assert word in flat.partition(f"{option} ")[2], f"{option} is not explained"
 
 
 def test_help_of_pretrain_has_the_options_of_the_chosen_method(capsys, monkeypatch):
@@ -324,7 +325,8 @@ def test_overview_is_quick():
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.6, "of a processor's time"
     groups = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]
-    assert groups[1:] == ["train:", "measure:", "hand over:", "ask a model:", "look up:", "for example:", groups[-1]]
+    kinds = ["train:", "measure:", "hand over:", "find:", "ask a model:", "look up:"]
+    assert groups[1:] == [*kinds, "for example:", groups[-1]]
     for name in COMMANDS:
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"  {name} "))
         assert 20 < len(line) <= 80

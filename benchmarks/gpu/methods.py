@@ -23,7 +23,7 @@ CLUSTERING = {"deepcluster", "deepcluster_v2", "deepercluster"}
 
 def measure(notes: Notes) -> None:
     """The losses of three steps, for every method."""
-    names = method_names()
+    names = method_names("images")
     # forked before CUDA wakes up; two threads each, so that the GPU's own steps have cores left
     with multiprocessing.get_context("fork").Pool(max(1, (os.cpu_count() or 1) // 4)) as pool:
         on_cpu = {name: pool.apply_async(losses, (name, "cpu", "32-true", notes.cuda)) for name in names}

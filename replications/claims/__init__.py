@@ -12,13 +12,14 @@ from replications.claims import (
     learns,
     low_shot,
     multi_crop,
+    search,
     shapes,
     transformers,
     vicregl,
 )
 from replications.plan import Claim
 
-HOURS = 42
+HOURS = 44
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -32,6 +33,7 @@ CLAIMS: tuple[Claim, ...] = (
     *clustering.CLAIMS,
     *fair.CLAIMS,
     *collapse.CLAIMS,
+    *search.CLAIMS,
     *asking.CLAIMS,
     *shapes.CLAIMS,
 )

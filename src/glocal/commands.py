@@ -160,6 +160,13 @@ def show_scores(scores: dict[str, Any]) -> None:
     print(score_table(scores) if "meta" in scores else encoder_table(scores))
 
 
+def show_matches(matches: list[Any]) -> None:
+    """Print what a search found, a line each."""
+    for match in matches:
+        place = "" if match.place is None else "  at {:.0f},{:.0f}".format(*match.place)
+        print(f"{match.score:.3f}  {match.key}{place}")
+
+
 def show_reply(reply: dict[str, Any]) -> None:
     """Print an answer, why, and the frames that show it."""
     print(f"{reply['answer']}\nwhy: {reply['justification']}\nframes: {', '.join(reply['frames']) or 'none named'}")
@@ -185,6 +192,8 @@ COMMANDS = {
     "predict": Command("hand over", api.predict, "ft/ photos/ --out labels.csv", needed="out"),
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
     "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
+    "index": Command("find", api.index, "runs/NAME photos/ --dense --out photos.index"),
+    "search": Command("find", api.search, "photos.index query.jpg -k 12 --html found.html", show_matches),
     "curate": Command("ask a model", api.curate, f"runs/NAME labelled/ --kb kb.jsonl {_MODEL} --out curated/"),
     "ask": Command("ask a model", api.ask, f'video/ "When does the car turn left?" {_MODEL}', show_reply),
     "methods": Command("look up", methods),

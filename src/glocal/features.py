@@ -57,16 +57,17 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Features:
-    """A batch of images as one vector each and one vector per location.
+    """A batch of images, or of texts, as one vector each and one vector per location, or word piece.
 
     Attributes:
         pooled: (B, D), one vector per image, pooled as the backbone was asked to.
         tokens: (B, N, D), one vector per location, row by row where they fill a grid; (S, L, D) of `Sequences`.
         positions: (N, 2) or (B, N, 2), where each token looks, (x, y) in crop pixels (pixel i spans [i, i+1)); of
-            `Sequences` (S, L, 2).
+            `Sequences` (S, L, 2); of texts (B, N, 1), their numbers.
         grid: (H, W) with H·W = N where the tokens fill a grid, else None.
         of: (S, L) int64 in main memory, which image each token of a packed batch is of, -1 for none; None: not packed.
         grids: (B, 2) int64 in main memory, (H, W) of the images of a packed batch.
+        mask: (B, N) bool, of texts: false where a shorter one has ended; None where all tokens are there.
     """
 
     pooled: Tensor
@@ -75,6 +76,7 @@ class Features:
     grid: tuple[int, int] | None = None
     of: Tensor | None = None
     grids: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def dense(self) -> Tensor:

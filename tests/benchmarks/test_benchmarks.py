@@ -26,6 +26,7 @@ from benchmarks import (
     pretrain,
     profile,
     quality,
+    search,
 )
 from benchmarks.cases import CASES
 from benchmarks.photos import photograph, photos
@@ -82,6 +83,14 @@ def test_evaluation_agrees_with_peers(results):
     assert measured["knn"][0]["same_predictions"] == 1
     assert measured["linear"][0]["largest_difference_of_top1"] == 0
     assert 0.4 < measured["linear"][0]["best_top1"]["glocal"] < 1  # else agreement would say little
+
+
+def test_search_finds_what_the_bare_product_finds(results, folder):
+    measured = search.measure("smoke", folder)
+    keep(results, "search", measured)
+    assert measured["search"]["same_neighbours"] == 1
+    assert measured["index"]["images"] == 10
+    assert min(measured["search"]["times_bare"], measured["index"]["of_embed"], measured["index"]["again"]) > 0
 
 
 @pytest.mark.slow

@@ -209,3 +209,17 @@ def test_camvid(camvid):
     assert len(source.mask_classes) == 12
     assert source.ignore_index == 11
     assert source.mask(0).max() <= 11
+
+
+def test_captions_beside_the_images(tmp_path):
+    put(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png")
+    table = tmp_path / "captions.csv"
+    table.write_text('image,caption\na/1.png,"one, a\ncat"\n3.png,three\n')
+    assert FolderSource(tmp_path).captions == ["one, a\ncat", None]
+    assert FolderSource(tmp_path, "test").captions == ["three"]
+    table.write_text("image,caption\n4.png,four\n5.png,five\n")
+    with pytest.raises(UsageError, match=r"captions.csv names 2 images that are not there, the first being 4.png"):
+        FolderSource(tmp_path)
+    table.write_text("image,camera\n3.png,four\n")
+    with pytest.raises(UsageError, match="lacks the column caption"):
+        FolderSource(tmp_path)

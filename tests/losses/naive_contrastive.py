@@ -36,6 +36,16 @@ def contrast(queries, keys, temperature, *, decoupled=False):
     return torch.stack(losses).mean()
 
 
+def contrast_queue(queries, keys, negatives, temperature):
+    """He et al. 2020, eq. 1, by dot products of the vectors as they are."""
+    losses = []
+    for query, key in zip(queries, keys, strict=True):
+        own = query @ key / temperature
+        others = [query @ negative / temperature for negative in negatives]
+        losses.append(-own + torch.log(torch.exp(own) + sum(torch.exp(logit) for logit in others)))
+    return torch.stack(losses).mean()
+
+
 def barlow_twins(z_a, z_b, redundancy_weight, eps=1e-5):
     """Invariance and weighted redundancy, entry by entry of the cross-correlation matrix."""
     n, d = z_a.shape

@@ -10,6 +10,7 @@ from glocal.errors import UsageError
 from glocal.losses import (
     barlow_twins_loss,
     contrast,
+    contrast_queue,
     dcl,
     decoupled_contrast,
     info_nce,
@@ -41,6 +42,18 @@ def barlow(a, b):
 
 def with_entropy(a, b):
     return vicreg_loss(a, b, entropy_weight=3.0).total
+
+
+@pytest.mark.parity("contriever", oracle="naive float64 loops")
+@pytest.mark.parametrize("negatives", [1, 7])
+def test_a_queue_is_contrasted_as_the_loops_do(negatives):
+    queries, keys = normal(2, 5, 4).requires_grad_()
+    queue = normal(negatives, 4, seed=1)
+    for temperature in (0.3, 2.0):
+        ours = contrast_queue(queries, keys, queue, temperature)
+        same_gradients(ours, naive.contrast_queue(queries, keys, queue, temperature), [queries, keys])
+    far = contrast_queue(1e4 * queries, keys, queue, 0.05)
+    assert far.isfinite()
 
 
 @pytest.mark.parity("simclr", "dcl", "dclw", oracle="naive float64 loops")

@@ -70,7 +70,7 @@ def data(tmp_path_factory) -> str:
     return str(out)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", method_names("images"))
 def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, data, tmp_path, monkeypatch) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     with left_after(3, stopped, monkeypatch):
@@ -82,7 +82,7 @@ def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, data, tmp_pa
         assert torch.equal(value, state[key]), key
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", method_names("images"))
 def test_its_presets_build_and_only_the_student_trains(name) -> None:
     cls = method_class(name)
     assert {"paper", "small"} <= cls.presets.keys()

@@ -126,6 +126,7 @@ def evaluate(
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
+    from glocal.data import is_text
     from glocal.evaluation.baseline import score, score_with_baselines
     from glocal.evaluation.extract import placed
     from glocal.run import write_json
@@ -139,8 +140,9 @@ def evaluate(
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
         for opened in models:
+            read = data if getattr(opened, "reads", "images") == "images" or is_text(data) else f"text:{data}"
             with placed(opened, device) as model:
-                found.append(measure(model, data, **settings, progress=progress))
+                found.append(measure(model, read, **settings, progress=progress))
     result = found[0] if len(given) == 1 else dict(zip(map(str, given), found, strict=True))
     if json is not None:
         write_json(Path(json), result)

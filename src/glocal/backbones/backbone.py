@@ -67,6 +67,7 @@ class Backbone(nn.Module):
 
     model: Any
     small_maps = Limits()
+    reads = "images"
 
     def __init__(self, model: Any, arguments: dict[str, Any]):
         """Wrap a timm model built with `num_classes=0`, by the arguments of `build_backbone`; learn its layout."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from glocal.backbones.backbone import Backbone, Pool
+from glocal.backbones.text import TextBackbone, TextModel
 from glocal.backbones.weights import load_weights, read_weights
 from glocal.errors import UsageError
 from glocal.plugins import GUIDE, find, names
@@ -65,7 +66,9 @@ def build_backbone(
     if drop_path:
         required["drop_path_rate"] = drop_path
     optional: dict[str, Any] = {"num_classes": 0, "img_size": image_size, "dynamic_img_size": True}
-    model = _checked(_create(name, create, required, optional, download=pretrained is True), name)
+    model = _create(name, create, required, optional, download=pretrained is True)
+    if not isinstance(model, TextModel):
+        _check(model, name)
     if stem == "cifar":
         _replace_stem(model, name)
     if pretrained and pretrained is not True:
@@ -73,6 +76,8 @@ def build_backbone(
     arguments: dict[str, Any] = {"name": name, "image_size": image_size, "stem": stem, "output_stride": output_stride}
     arguments |= {"drop_path": drop_path, "pool": pool}
     arguments["pretrained"] = pretrained if isinstance(pretrained, bool) else str(pretrained)
+    if isinstance(model, TextModel):
+        return TextBackbone(model, arguments)  # type: ignore[return-value]  # what asks for images checks `reads`
     backbone = Backbone(model, arguments)
     if output_stride is not None and backbone.stride != output_stride:
         raise UsageError(f"{name} cannot have output_stride={output_stride}; its stride is {backbone.stride}")
@@ -160,11 +165,10 @@ def _replace_stem(model: nn.Module, name: str) -> None:
     model.maxpool = nn.Identity()
 
 
-def _checked(model: Any, name: str) -> nn.Module:
-    """The model, if it has what `Backbone` asks of it."""
+def _check(model: Any, name: str) -> None:
+    """Refuse a model that lacks what `Backbone` asks of it."""
     lacking = [part for part in ("forward_features", "forward_head", "pretrained_cfg") if not hasattr(model, part)]
     config = getattr(model, "pretrained_cfg", {})
     lacking += [f"pretrained_cfg[{key!r}]" for key in ("input_size", "mean", "std") if key not in config]
     if lacking:
         raise UsageError(f"backbone '{name}': `{type(model).__name__}` lacks `{lacking[0]}` ({GUIDE})")
-    return model

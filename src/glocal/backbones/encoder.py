@@ -26,9 +26,8 @@ def save_encoder(backbone: Backbone, directory: str | Path, **extra: Any) -> Non
         extra: JSON values to keep with it (method, step, ...), under "extra".
     """
     weights, about = Run(directory).encoder_files
-    description = {
-        key: getattr(backbone, key) for key in ("name", "config", "dim", "stride", "mean", "std", "image_size")
-    }
+    known = ("name", "config", "dim", "stride", "mean", "std", "image_size")
+    description = {key: getattr(backbone, key) for key in known if hasattr(backbone, key)}
     description |= {"glocal": version("glocal"), "timm": version("timm"), "extra": extra}
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.model.state_dict().items()}
     write_atomically(weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))

@@ -5,14 +5,15 @@ from glocal.data.filelist import FileListSource
 from glocal.data.folder import FolderSource
 from glocal.data.images import RawImage
 from glocal.data.inventory import changes, inventory
-from glocal.data.open import code_of, describe, describe_spec, has_split, listed, open_source
+from glocal.data.open import code_of, describe, describe_spec, has_split, is_text, listed, open_source, open_texts
 from glocal.data.parts import PartsSample, PartsWorld
-from glocal.data.source import Groups, ImageSource, OpenImage, Unreadable
+from glocal.data.source import Groups, ImageSource, OpenImage, Queries, TextSource, Unreadable
 from glocal.data.stream import Stream
 from glocal.data.subset import Subset, split_by
 
 __all__ = [
     "ArraySource", "ConcatSource", "FileListSource", "FolderSource", "Groups", "ImageSource", "OpenImage",
-    "PartsSample", "PartsWorld", "RawImage", "Stream", "Subset", "Unreadable", "changes", "code_of", "describe",
-    "describe_spec", "has_split", "inventory", "listed", "open_source", "split_by",
+    "PartsSample", "PartsWorld", "Queries", "RawImage", "Stream", "Subset", "TextSource", "Unreadable", "changes",
+    "code_of", "describe", "describe_spec", "has_split", "inventory", "is_text", "listed", "open_source", "open_texts",
+    "split_by",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.source import Groups, ImageSource, OpenImage, fingerprint, sizes
+from glocal.data.source import Groups, ImageSource, OpenImage, fingerprint, sizes, stamps
 from glocal.errors import UsageError
 
 
@@ -101,6 +101,11 @@ class ConcatSource(ImageSource):
     def sizes(self) -> list[int] | None:
         """Bytes of each file, if all are files."""
         known = [found for source in self.sources if (found := sizes(source)) is not None]
+        return list(chain(*known)) if len(known) == len(self.sources) else None
+
+    def stamps(self) -> list[list[int]] | None:
+        """Bytes and time of each file, if all are files."""
+        known = [found for source in self.sources if (found := stamps(source)) is not None]
         return list(chain(*known)) if len(known) == len(self.sources) else None
 
     def mask(self, i: int) -> np.ndarray:

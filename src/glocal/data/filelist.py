@@ -11,7 +11,7 @@ import numpy as np
 from glocal.data.files import existing, shown, sizes_and_times, state_of
 from glocal.data.images import EncodedImage, Window, open_image
 from glocal.data.source import Groups, ImageSource
-from glocal.errors import UsageError
+from glocal.errors import UsageError, did_you_mean
 
 _PATHS = ("path", "file", "filename", "image", "filepath", "image_path")
 
@@ -42,6 +42,10 @@ class Files(ImageSource):
     def sizes(self) -> list[int]:
         """Bytes of each file, as they were when first asked for."""
         return self._found[:, 0].tolist()
+
+    def stamps(self) -> list[list[int]]:
+        """Bytes and time (ns) of each file, likewise."""
+        return self._found.tolist()
 
     @cached_property
     def _found(self) -> np.ndarray:
@@ -107,12 +111,33 @@ def read_groups(path: str | Path, keys: Sequence[str]) -> dict[str, Groups]:
     Raises:
         UsageError: if it lacks a column, names an image twice, or means two images by one name.
     """
+    columns, _ = _said_of(path, keys, "a named column of groups", "image,camera")
+    return {name: Groups(*_numbered(cells)) for name, cells in columns.items()}
+
+
+def read_captions(path: str | Path, keys: Sequence[str]) -> list[str | None]:
+    """What a table with the columns `image` and `caption` says of each of N images, None where nothing.
+
+    Raises:
+        UsageError: as for `read_groups`, and if it names an image that is not there.
+    """
+    columns, unknown = _said_of(path, keys, "the column caption", "image,caption")
+    if "caption" not in (by_word := {name.lower(): name for name in columns}):
+        raise UsageError(f"{path} lacks the column caption: its first line is to be like image,caption")
+    if unknown:
+        hint = did_you_mean(unknown[0], keys)
+        raise UsageError(f"{path} names {len(unknown):,} images that are not there, the first being {unknown[0]}{hint}")
+    return [caption or None for caption in columns[by_word["caption"]]]
+
+
+def _said_of(path: str | Path, keys: Sequence[str], lacking: str, like: str) -> tuple[dict[str, list[str]], list[str]]:
+    """The cells (N,) of each column of a table of images, "" where it says nothing, and the unknown images it names."""
     path = existing(Path(path))
     lines = csv.reader(_text(path).splitlines(keepends=True))
     header, *rows = [[cell.strip() for cell in row] for row in lines if any(map(str.strip, row))] or [[""]]
     if header[0].lower() not in _PATHS or len(header) < 2 or not all(header):
-        lacking = "the column image" if header[0].lower() not in _PATHS else "a named column of groups"
-        raise UsageError(f"{path} lacks {lacking}: its first line is to be like image,camera")
+        lacks = "the column image" if header[0].lower() not in _PATHS else lacking
+        raise UsageError(f"{path} lacks {lacks}: its first line is to be like {like}")
     called: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
         parts = key.split("/")
@@ -127,10 +152,8 @@ def read_groups(path: str | Path, keys: Sequence[str]) -> dict[str, Groups]:
             raise UsageError(f"{path}: {shown(name)} {what}")
         found |= {i: (cells + [""] * len(header))[: len(header) - 1] for i in at}
     empty = [""] * len(header)
-    return {
-        name: Groups(*_numbered([found.get(i, empty)[k] for i in range(len(keys))]))
-        for k, name in enumerate(header[1:])
-    }
+    columns = {name: [found.get(i, empty)[k] for i in range(len(keys))] for k, name in enumerate(header[1:])}
+    return columns, [shown(name) for name, *_ in rows if shown(name) not in called]
 
 
 def _read_txt(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -10,7 +10,8 @@ The rules, for a folder as people keep them:
 - The images have labels when every one lies exactly one sub-folder deep and there are at least two such sub-folders:
   their names are the classes, in alphabetical order, the same in all splits. Anything else (a dump of photos in folders
   by date) is a collection without labels.
-- `groups.csv` directly below the folder says what images share (`read_groups`): a camera, a patient, a video.
+- `groups.csv` directly below the folder says what images share (`read_groups`): a camera, a patient, a video;
+  `captions.csv`, with the columns `image` and `caption`, what each shows (`read_captions`).
 - Links are followed, each folder is looked at once. What is no regular file, or may not be read, is left out and named.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.filelist import Files, read_groups
+from glocal.data.filelist import Files, read_captions, read_groups
 from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, existing, mask_folder, shown, stem, visible, walk
 from glocal.data.images import Window
 from glocal.data.masks import Legend, read_legend, read_mask, with_palette
@@ -54,6 +55,10 @@ class Listing:
         self.root, self.skipped = existing(Path(root)), dict[str, str]()
         self.parts = {split: self._list(*part) for split, part in _layouts(self.root, self.skipped).items()}
         self.groups = table if (table := self.root / "groups.csv").is_file() else None
+        self.captions = dict[str, str | None]()  # by key, of all splits
+        if (table := self.root / "captions.csv").is_file():
+            keys = list(dict.fromkeys(shown(file) for part in self.parts.values() for file in part.files))
+            self.captions = dict(zip(keys, read_captions(table, keys), strict=True))
         self._opened: dict[str | None, FolderSource] = {}
 
     @property
@@ -122,6 +127,8 @@ class FolderSource(Files):
                 self.groups = read_groups(listing.groups, [self.key(i) for i in range(len(self))])
             except UsageError as error:
                 notes.append(f"groups not used: {error}")
+        captions = [listing.captions.get(self.key(i)) for i in range(len(self))]
+        self.captions = captions if any(captions) else None
         if skipped:
             notes.append(f"skipped {_some_of(skipped, self.root)}")
         self.note = "; ".join(notes)

@@ -13,8 +13,9 @@ from glocal.data.arrays import ArraySource, ConcatSource
 from glocal.data.filelist import FileListSource
 from glocal.data.files import EXTENSIONS, existing
 from glocal.data.folder import SPLITS, FolderSource, Listing, folder_splits
-from glocal.data.source import ImageSource, Unreadable
+from glocal.data.source import ImageSource, TextSource, Unreadable
 from glocal.data.stream import Stream
+from glocal.data.text import Texts
 from glocal.errors import UsageError
 
 
@@ -62,6 +63,19 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
             return _usable(listing.open(split), listing.root)
 
 
+def is_text(spec: Any) -> bool:
+    """Whether `open_texts` is what opens it: `text:PATH`, a collection of texts, or a list of just one of these."""
+    if isinstance(spec, list | tuple) and len(spec) == 1:
+        return is_text(spec[0])
+    return hasattr(spec, "text") or (isinstance(spec, str) and spec.startswith("text:") and not Path(spec).exists())
+
+
+def open_texts(spec: Any) -> TextSource:
+    """The collection of texts that `text:PATH` means (see `glocal.data.text.Texts`), or that it is."""
+    spec = spec[0] if isinstance(spec, list | tuple) else spec
+    return Texts(spec.partition(":")[2]) if isinstance(spec, str) else spec
+
+
 def listed(spec: Any) -> Any:
     """The same spec, folders and lists of files looked through: for `open_source` in any split, without looking again.
 
@@ -88,6 +102,8 @@ def describe(source: ImageSource) -> str:
     """One line about a collection: how many images, which labels and masks."""
     if isinstance(source, Stream):
         return "a stream"
+    if is_text(source):
+        return f"{len(source):,} texts"
     text = f"{len(source):,} image{'s' if len(source) != 1 else ''}"
     if source.classes is not None:
         text += f", {len(source.classes)} classes ({_some(source.classes)})"
@@ -120,6 +136,8 @@ def complete(source: Any, said: str) -> ImageSource:
     """
     if isinstance(source, Stream) or (hasattr(source, "__iter__") and not hasattr(source, "open")):
         return source if isinstance(source, Stream) else Stream(source)
+    if is_text(source):
+        raise UsageError(f"{said} is text: that is for --method contriever, and for encoders that it made")
     breach = next((f"lacks `{name}`" for name in ("__len__", "key", "open") if not hasattr(source, name)), None)
     if breach is None:
         for attribute in ImageSource.__annotations__:

@@ -79,6 +79,41 @@ class ImageSource(Protocol):
         raise UsageError(f"{self.name} has no masks: only folders with images/ and masks/ do")
 
 
+@dataclass(frozen=True)
+class Queries:
+    """What is asked of texts.
+
+    Attributes:
+        keys: names of the Q queries.
+        texts: the queries.
+        relevant: for each query the positions of the texts that answer it, perhaps none.
+    """
+
+    keys: list[str]
+    texts: list[str]
+    relevant: list[list[int]]
+
+
+class TextSource(Protocol):
+    """A finite, ordered collection of texts."""
+
+    name: str
+    note: str = ""
+    classes: None = None
+    labels: None = None
+    groups: None = None
+    queries: Queries | None = None
+    """What is asked of them, and which of them answer it, or None."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, i: int) -> str:
+        """What to call text i."""
+
+    def text(self, i: int) -> str:
+        """Text i. An empty one is not learnt from."""
+
+
 def fingerprint(source: ImageSource) -> tuple[str, str] | None:
     """Where the images of a collection come from, and a digest that is another one when any of them changes.
 
@@ -90,3 +125,8 @@ def fingerprint(source: ImageSource) -> tuple[str, str] | None:
 def sizes(source: ImageSource) -> list[int] | None:
     """Bytes of each file. Asks `source.sizes()`, which a collection that is no files leaves out: None."""
     return getattr(source, "sizes", lambda: None)()
+
+
+def stamps(source: ImageSource) -> list[list[int]] | None:
+    """Bytes and time (ns) of each file, which tell one that has changed; None as for `sizes`."""
+    return getattr(source, "stamps", lambda: None)()

@@ -1,5 +1,6 @@
 """What every encoder is compared with, everywhere: the weights that its training started from, and raw pixels."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone, build_backbone
+from glocal.backbones.text import TextBackbone
 from glocal.data import listed
 from glocal.errors import UsageError
 from glocal.evaluation.evaluate import evaluate_encoder, possible_tasks
@@ -71,6 +73,8 @@ def start_of(encoder: Backbone, *, seed: int = 0, random: bool = False) -> Backb
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         start = build_backbone(**encoder.config | ({"pretrained": False} if random else {}))
+        if isinstance(encoder, TextBackbone):
+            start.model.adopt(encoder.model.vocabulary)
     return start.to(device_of(encoder)).eval()
 
 
@@ -89,11 +93,12 @@ def score(encoder: Any, data: Any, *, tasks: list[str] | None = None, **settings
 
 def baselines(encoder: Backbone, *, seed: int = 0) -> dict[str, nn.Module]:
     """What to compare with: "start" (`start_of`), unless its weights are no longer to be had, and "pixels"."""
-    pixels = Pixels(stride=encoder.stride, image_size=encoder.image_size).to(device_of(encoder))
-    try:
-        return {"start": start_of(encoder, seed=seed), "pixels": pixels}
-    except (UsageError, OSError):
-        return {"pixels": pixels}
+    found: dict[str, nn.Module] = {}
+    with suppress(UsageError, OSError):
+        found["start"] = start_of(encoder, seed=seed)
+    if encoder.reads == "images":
+        found["pixels"] = Pixels(stride=encoder.stride, image_size=encoder.image_size).to(device_of(encoder))
+    return found
 
 
 def score_with_baselines(encoder: Backbone, data: Any, **settings: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from glocal import random
-from glocal.data import Subset, has_split, listed, open_source
+from glocal.data import Subset, has_split, is_text, listed, open_source, open_texts
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
@@ -24,6 +24,8 @@ from glocal.progress import Progress
 
 _LACKING = {
     "labels": "labels: a folder with one sub-folder per class, or a list file with a label column",
+    "images": "images",
+    "queries": "queries: queries.jsonl and qrels.json beside corpus.jsonl",
     "masks": "segmentation masks: folders images/ and masks/ with files of the same names",
 }
 
@@ -43,8 +45,11 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
     `test` is used where there is one, else `val`, else a fifth of everything, stratified by label and fixed by `seed`.
 
     Args:
-        data: what `glocal.data.open_source` takes, or an open source.
+        data: what `glocal.data.open_source` takes, or an open source. Texts are for both.
     """
+    if is_text(data):
+        texts: Any = open_texts(data)
+        return Splits(texts, texts, "all texts")
     data = listed(data)
     if has_split(data, "train"):
         for name in ("test", "val"):
@@ -75,6 +80,8 @@ def limited(splits: Splits, limit: int, seed: int) -> Splits:
 def _lacks(source: ImageSource, task: Task) -> list[str]:
     """What the task needs and the images don't come with; what the source has never heard of, it does not have."""
     has = lambda need: source.has_masks if need == "masks" else getattr(source, need, None) is not None
+    if is_text(source) and "queries" not in task.needs:
+        return ["images"]
     return sorted(need for need in task.needs if not has(need))
 
 
@@ -153,7 +160,7 @@ def evaluate_encoder(
     if harmful and not splits.test.groups:
         raise UsageError("--harmful is a share of each group's images: give --groups FILE, too")
     avoided = classes_listed(harmful, splits.test.classes)
-    if limit is not None:
+    if limit is not None and not is_text(splits.train):
         splits = limited(splits, limit, seed)
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
     workers, precision = suited(backbone, workers, precision)

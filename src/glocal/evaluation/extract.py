@@ -29,6 +29,10 @@ Precision = Literal["fp32", "bf16"]
 Encoder = TypeVar("Encoder", bound=nn.Module)
 
 
+class NothingReadable(UsageError):
+    """No image of a collection can be read."""
+
+
 @dataclass
 class FeatureBank:
     """Features of the readable images of a collection, in its order, on the CPU.
@@ -271,11 +275,11 @@ def extract(encoder: nn.Module, source: ImageSource, *, dense: bool = False, **o
         elif dense:
             cells = features.dense.permute(0, 2, 3, 1)
             looks = features.positions.reshape(-1, *cells.shape[1:3], 2)[0].cpu()
-            maps = _store(len(source), *cells.shape[1:]) if maps is None else maps
+            maps = half_store(len(source), *cells.shape[1:]) if maps is None else maps
             maps[done : done + len(index)] = cells.half()
         done += len(index)
     if not indices:
-        raise UsageError(f"none of the {len(source)} images of {source.name} can be read ({skipped[0][1]})")
+        raise NothingReadable(f"none of the {len(source)} images of {source.name} can be read ({skipped[0][1]})")
     index = torch.cat(indices)
     labels = None if source.labels is None else torch.from_numpy(np.asarray(source.labels, dtype=np.int64))[index]
     kept = None if maps is None else maps[:done].permute(0, 3, 1, 2)
@@ -283,7 +287,7 @@ def extract(encoder: nn.Module, source: ImageSource, *, dense: bool = False, **o
     return FeatureBank(pooled[:done], index, keys, labels, kept, shaped or None, looks, skipped)
 
 
-def _store(*shape: int) -> Tensor:
+def half_store(*shape: int) -> Tensor:
     """Half-precision memory for feature maps; beyond 8 GB a temporary file that vanishes with the tensor."""
     if 2 * math.prod(shape) < 8e9:
         return torch.empty(shape, dtype=torch.float16)

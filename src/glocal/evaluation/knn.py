@@ -18,17 +18,22 @@ def nearest_neighbours(
 ) -> tuple[Tensor, Tensor]:
     """The k most cosine-similar rows of `bank` (N, D) for each query (M, D), in blocks: never an M×N matrix.
 
-    Blocks of both are compared on `device`, or where they are.
+    Where each entry of the bank has several vectors, (N, L, D), the most similar of them counts. Blocks of both are
+    compared on `device`, or where they are.
 
     Returns similarities and positions in the bank, both (M, k), most similar first, where the queries are.
     """
     device = device or queries.device
     none = torch.empty(len(queries), 0, device=device), torch.empty(len(queries), 0, dtype=torch.int64, device=device)
     found = list(zip(*(each.split(_ROWS) for each in none), strict=True))
-    for start in range(0, len(bank), _COLUMNS):
-        columns = F.normalize(bank[start : start + _COLUMNS].to(device).float(), dim=1)
+    of_each = bank.shape[1] if bank.ndim == 3 else 1
+    block = max(1, _COLUMNS // of_each)
+    for start in range(0, len(bank), block):
+        columns = F.normalize(bank[start : start + block].to(device).float(), dim=-1).flatten(0, -2)
         for number, rows in enumerate(queries.split(_ROWS)):
             similarity = F.normalize(rows.to(device).float(), dim=1) @ columns.T
+            if of_each > 1:
+                similarity = similarity.unflatten(1, (-1, of_each)).amax(2)
             top, at = similarity.topk(min(k, similarity.shape[1]), dim=1)
             best, where = (torch.cat(both, 1) for both in zip(found[number], (top, at + start), strict=True))
             best, order = best.topk(min(k, best.shape[1]), dim=1)

@@ -10,8 +10,8 @@ from glocal.distributed import all_sum, gather
 from glocal.losses import without_autocast
 
 
-class SupportQueue(nn.Module):
-    """The latest `size` embeddings, L2-normalised, the oldest overwritten first; random directions to begin with.
+class Queue(nn.Module):
+    """The latest `size` embeddings, the oldest overwritten first; random directions to begin with.
 
     On several processes each holds the embeddings of all, in the order of the joined batch.
     """
@@ -25,6 +25,19 @@ class SupportQueue(nn.Module):
         self.register_buffer("next", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
+    def push(self, z: Tensor) -> None:
+        """Take in the embeddings (B, D) of all processes."""
+        size = len(self.embeddings)
+        latest = gather(z.to(self.embeddings.dtype))[-size:]
+        rows = (self.next + torch.arange(len(latest), device=z.device)) % size
+        self.embeddings[rows] = latest
+        self.next.copy_((self.next + len(latest)) % size)
+
+
+class SupportQueue(Queue):
+    """A queue of directions: what it takes in is L2-normalised."""
+
+    @torch.no_grad()
     def nearest_entry(self, z: Tensor) -> Tensor:
         """Of each vector (B, D) the queue's embedding of largest cosine similarity, (B, D) without gradient."""
         with without_autocast(z):
@@ -33,12 +46,8 @@ class SupportQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, z: Tensor) -> None:
-        """Take in the embeddings (B, D) of all processes."""
-        size = len(self.embeddings)
-        latest = gather(F.normalize(z.to(self.embeddings.dtype), dim=1))[-size:]
-        rows = (self.next + torch.arange(len(latest), device=z.device)) % size
-        self.embeddings[rows] = latest
-        self.next.copy_((self.next + len(latest)) % size)
+        """Take in the directions of embeddings (B, D) of all processes."""
+        super().push(F.normalize(z.to(self.embeddings.dtype), dim=1))
 
 
 class Memory(nn.Module):

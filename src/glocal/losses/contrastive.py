@@ -61,6 +61,25 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return (torch.logaddexp(positive, negatives) - positive).mean()
 
 
+def contrast_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding each query's own key among the embeddings of a queue, (). He et al. 2020, eq. 1.
+
+    mean_i −log(exp(q_i·k_i/τ) / (exp(q_i·k_i/τ) + Σ_j exp(q_i·n_j/τ))). Of the vectors as they are, not normalised; the
+    keys of the other queries are no negatives. The rank-mean is the joined batch's where all ranks have one queue.
+
+    Args:
+        queries: (B, D).
+        keys: (B, D), row i belongs to row i of `queries`.
+        negatives: (K, D).
+        temperature: τ.
+    """
+    check_shapes(queries=(queries, "B D"), keys=(keys, "B D"), negatives=(negatives, "K D"))
+    queries, keys, negatives = upcast(queries), upcast(keys), upcast(negatives)
+    positive = (queries * keys).sum(1) / temperature
+    others = (_similarities(queries, negatives) / temperature).logsumexp(1)
+    return (torch.logaddexp(positive, others) - positive).mean()
+
+
 def decoupled_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """`contrast` without the positive among the denominator's terms, (). See `dcl`."""
     positive, negatives = _decoupled_terms(queries, keys, temperature)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -30,13 +30,14 @@ _LEFT_OUT: dict[str, Any] = {
     "teacher_momentum": None,
     "needs": {},
     "native": False,
+    "reads": "images",
 }
 _PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 
 
-def method_names() -> list[str]:
-    """The registered methods' names, sorted."""
-    return names("methods")
+def method_names(reads: Literal["images", "text"] | None = None) -> list[str]:
+    """The registered methods' names, sorted; of those that read images, or text."""
+    return [name for name in names("methods") if reads in (None, method_class(name).reads)]
 
 
 def method_class(name: str) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from glocal.backbones import Backbone, save_encoder
 from glocal.config import PretrainConfig
+from glocal.data import is_text
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
@@ -59,7 +60,8 @@ def conclude(
         write_json(run.scores_file, scores)
         if progress:
             progress("the report", 0, 1)
-        page = write_report(run.path, encoder=encoder, source=data, trust_code=True)  # as when it began
+        shown = None if is_text(data) else data
+        page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:
         record = read_run(run.path)
         print(f"{score_table(scores)}\n{judge(record, tables(record)).sentence}\nreport: {page}")

@@ -20,6 +20,7 @@ from glocal.errors import UsageError
 from glocal.fabric import Fabric
 from glocal.heads import sync_batch_norms
 from glocal.methods import check_built, check_fits, method_class, method_options
+from glocal.pipeline.texts import learnt_tokenizer
 from glocal.random import derive
 from glocal.run import read_json, write_json
 from glocal.training import Machine, resolve
@@ -36,6 +37,12 @@ def prepare(
     Of a run that is `begun`, a checkpoint has the weights.
     """
     cls = method_class(config.method)
+    if cls.reads == "text":
+        resolved, _ = resolve(config, source, machine)
+        texts: Any = source
+        tokenizer = None if begun else learnt_tokenizer(config, texts)
+        method = build_method(resolved.config, begun=begun, tokenizer=tokenizer)
+        return replace(machine, published=method.optimization), method
     coarse = cls.least_cells and config.output_stride is None
     if coarse or not method_options(cls).keys() <= {*SHARED, *config.options}:
         machine = measure_backbone(config, machine, cls.least_cells)
@@ -111,10 +118,11 @@ def processor() -> str:
     return f"{facts.get('model name', platform.machine())} ({numbers})"
 
 
-def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
+def build_method(config: PretrainConfig, *, begun: bool = False, tokenizer: str | None = None) -> Any:
     """A resolved configuration's method around its encoder, both initialised from the seed.
 
-    What is `begun` gets its weights from a checkpoint: those that it was pretrained with may be gone.
+    What is `begun` gets its weights from a checkpoint: those that it was pretrained with may be gone, and so may the
+    file of its tokenizer. An encoder of texts may be given one, as JSON.
     """
     cls = method_class(config.method)
     if config.native and not cls.native:
@@ -125,13 +133,20 @@ def build_method(config: PretrainConfig, *, begun: bool = False) -> Any:
         torch.manual_seed(derive(config.seed, "init"))
         options = config.encoder_options | ({"pretrained": False} if begun else {})
         encoder = build_backbone(config.backbone, pool=cls.pool, **options)
+        if encoder.reads != cls.reads:
+            fitting = "--backbone text_small" if cls.reads == "text" else "another"
+            said = f"{cls.title} learns from {'texts' if cls.reads == 'text' else 'images'}, {config.backbone} reads"
+            raise UsageError(f"{said} {encoder.reads}: take {fitting}")
+        if tokenizer:
+            encoder.model.adopt(tokenizer)
         if config.lora:
             add_lora(encoder.model, config.lora)
         encoder.pretrained = config.pretrained
         shared = {
             name: value for name in SHARED & method_options(cls).keys() if (value := getattr(config, name)) is not None
         }
-        method = check_built(cls(encoder, **shared, **config.options))
+        given = {**config.options, **({"tokenizer": None} if begun and "tokenizer" in config.options else {})}
+        method = check_built(cls(encoder, **shared, **given))
     if config.native:
         packing = Packing(encoder.stride, config.tokens or 0, config.patch_drop or 0.0)
         method.recipe = method.recipe.packed(config.native_sides, packing)

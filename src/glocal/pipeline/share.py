@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from glocal.data import ImageSource, inventory, listed, open_source
+from glocal.data import ImageSource, inventory, is_text, listed, open_source, open_texts
 from glocal.data.source import fingerprint
 from glocal.distributed import PATIENCE, each_says, on_each, rank, world_size
 from glocal.errors import UsageError
@@ -23,6 +23,8 @@ def open_together(spec: Any) -> tuple[Any, ImageSource]:
     Raises:
         UsageError: on all processes, where one cannot open the data, or sees other images, labels or classes.
     """
+    if is_text(spec):  # each process reads it for itself
+        return spec, on_each(lambda: open_texts(spec))  # type: ignore[return-value]
     if world_size() == 1:
         data = listed(spec)
         return data, open_source(data)

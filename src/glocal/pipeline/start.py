@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from glocal.backbones import Backbone
 from glocal.backbones.lora import fold_lora
 from glocal.backbones.weights import read_checkpoint
 from glocal.config import ABSENT, SHARED, PretrainConfig
-from glocal.data import code_of, describe
+from glocal.data import TextSource, code_of, describe, is_text
 from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
@@ -26,11 +26,12 @@ from glocal.pipeline.conclude import conclude
 from glocal.pipeline.launch import algorithms, meet
 from glocal.pipeline.prepare import build_method, prepare
 from glocal.pipeline.share import open_together
+from glocal.pipeline.texts import check_reads, for_texts, look_at_texts, placed
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
 from glocal.training import Harmed, Monitor, fit, resolve
 from glocal.training.online_eval import Look, OnlineEval
-from glocal.views import Appearance, PixelCache, ViewLoader
+from glocal.views import Appearance, PixelCache, TextLoader, ViewLoader
 
 
 def start_run(config: PretrainConfig, data: Any, *, out: str | None, quiet: bool) -> Path:
@@ -117,6 +118,9 @@ def _train(
     with ExitStack() as held:
         held.enter_context(algorithms(fabric.device, deterministic=config.deterministic))
         data, source = open_together(config.data if data is None else data)
+        texts = is_text(data)
+        check_reads(config, texts=texts)
+        config = for_texts(config) if texts else config
         begun = on_first(lambda: check(source))
         machine, method = prepare(fabric, config, source, machine, begun=begun)
         resolved, notes = resolve(config, source, machine)
@@ -131,13 +135,17 @@ def _train(
             if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
                 module.compile_training()
         on_cpu = fabric.device.type == "cpu"
-        appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
         settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
-        settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
         settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
-        settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
-        by_loader = appearance if on_cpu or method.recipe.packing else None
-        loader = ViewLoader(source, method.recipe, appearance=by_loader, **settings)
+        appearance: Any = placed
+        if texts:
+            loader: Any = TextLoader(cast(TextSource, source), method.recipe.spans, method.encoder.model, **settings)
+        else:
+            appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
+            settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
+            settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
+            by_loader = appearance if on_cpu or method.recipe.packing else None
+            loader = ViewLoader(source, method.recipe, appearance=by_loader, **settings)
         notes += loader.notes
 
         def claim() -> Run:
@@ -157,7 +165,9 @@ def _train(
             print("\n  ".join([f"{title} · {network} · {describe(source)} → {run}", *notes]))
         plan: dict[str, Any] = {"optimization": resolved.optimization, "schedule": schedule, "seed": config.seed}
         scored = source if config.data is None or isinstance(source, Stream) else data
-        plan |= {"monitor": _monitor(run, source, scored, config), "guard": bool(config.guard)}
+        watched = cast(TextSource, source)
+        monitor = look_at_texts(watched, config.seed) if texts else _monitor(run, source, scored, config)
+        plan |= {"monitor": monitor, "guard": bool(config.guard)}
         ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, quiet=quiet)
         fold_lora(method)
         on_first(lambda: conclude(run, config, method.eval(), source, scored, ended, quiet=quiet))

@@ -54,8 +54,9 @@ def what_was_run(report: ReportData) -> dict[str, str]:
     backbone = str(run.encoder.get("name") or run.config.get("backbone") or "")
     if encoder is not None:
         millions = sum(p.numel() for p in encoder.parameters()) / 1e6
-        backbone = f"{encoder.name}: {millions:.1f} M parameters, {encoder.dim} dimensions, one cell per "
-        backbone += f"{encoder.stride} px, {encoder.pool} pooling"
+        backbone = f"{encoder.name}: {millions:.1f} M parameters, {encoder.dim} dimensions, "
+        backbone += f"one cell per {encoder.stride} px, " if encoder.reads == "images" else ""
+        backbone += f"{encoder.pool} pooling"
     settings = {
         name.replace("_", " "): run.config[name] for name in NAMED.split(", ") if run.config.get(name) is not None
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -79,8 +81,41 @@ class Packing:
 
 
 @dataclass(frozen=True)
+class Span:
+    """One view of a text: a stretch of it, from which word pieces are missing.
+
+    Attributes:
+        share: length as a share of the text's, uniform in (least, most); a word piece at least.
+        deleted: probability with which each word piece is left out.
+        chunk: word pieces of a longer text of which the stretch is a part, in one place for all views of the text.
+    """
+
+    share: tuple[float, float] = (0.1, 0.5)
+    deleted: float = 0.1
+    chunk: int = 256
+
+    def cut(self, pieces: np.ndarray, chunk: float, draws: np.ndarray, stay: np.ndarray) -> np.ndarray:
+        """The stretch of a text's pieces (L,) that draws from [0, 1) mean: where the chunk lies; length and place.
+
+        Args:
+            pieces: (L,), L > 0.
+            chunk: where the chunk is.
+            draws: (2,) length and place of the stretch in the chunk.
+            stay: (chunk,) bool, which places of the stretch are kept; its first piece is where else none would be.
+        """
+        first = int(chunk * (max(0, len(pieces) - self.chunk) + 1))
+        whole = pieces[first : first + self.chunk]
+        low, high = self.share
+        length = max(1, round((low + (high - low) * draws[0]) * len(whole)))
+        start = int(draws[1] * (len(whole) - length + 1))
+        stretch = whole[start : start + length]
+        kept = stretch[stay[:length]]
+        return kept if len(kept) else stretch[:1]
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """The views of one sample, in order, and the labelled images that a method wants beside.
+    """The views of one sample, in order, and the labelled images that a method wants beside; of a text, its spans.
 
     With a `packing` all views are `native`, and come as `Sequences`.
     """
@@ -88,6 +123,7 @@ class Recipe:
     views: tuple[Crop, ...]
     support: Support | None = None
     packing: Packing | None = None
+    spans: tuple[Span, ...] = ()
 
     def packed(self, native: tuple[int, int], packing: Packing) -> Recipe:
         """The recipe with photographs in their own shapes: of large crops as large as `native` says."""

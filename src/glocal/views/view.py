@@ -88,11 +88,29 @@ class View:
 
 
 @dataclass  # not frozen: see View
+class TokenView:
+    """A batch of stretches of texts.
+
+    Attributes:
+        tokens: (B, L) int64 word pieces.
+        mask: (B, L) bool, false where a stretch has ended.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same view on another device."""
+        return replace(self, **{name: x.to(device, non_blocking=non_blocking) for name, x in vars(self).items()})
+
+
+@dataclass  # not frozen: see View
 class Batch:
     """What a method receives.
 
     Attributes:
         views: one `View` per entry of the method's recipe, in its order, all of the same B images.
+            Of texts, as many `TokenView`.
         index: (B,) int64 sample ids, positions in the source (feature banks need them).
         label: (B,) int64, or None.
         support: labelled support set of the methods that want one, or None.

@@ -1,0 +1,155 @@
+"""`glocal index` and `glocal search`: made once, brought up to date, and what is found."""
+
+import os
+import re
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import glocal
+from glocal import cli
+from glocal.backbones import build_backbone, save_encoder
+from glocal.errors import UsageError
+from glocal.retrieval import Index
+from processes import run as command
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """An encoder's folder."""
+    out = tmp_path_factory.mktemp("encoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_encoder(build_backbone("test_resnet", image_size=32), out)
+    return str(out)
+
+
+def draw(path, seed, size=(50, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for n in range(8):
+        draw(tmp_path / "photos" / f"{n}.png", n)
+    return tmp_path / "photos"
+
+
+def looked_at(monkeypatch):
+    """The images that an encoder is shown from now on."""
+    extract = sys.modules["glocal.evaluation.extract"]  # beside a function of its name
+    seen, encode = [], extract.encode
+    monkeypatch.setattr(extract, "encode", lambda *given: (seen.append(len(given[1])), encode(*given))[1])
+    return seen
+
+
+def test_only_what_is_new_or_changed_is_looked_at(encoder, photos, tmp_path, monkeypatch, capsys):
+    out, seen = str(tmp_path / "photos.index"), looked_at(monkeypatch)
+    update = lambda **options: glocal.index(encoder, str(photos), out=out, workers=0, **options)
+    update()
+    (photos / "broken.png").write_bytes(b"\x89PNG")
+    update()
+    assert "1 could not be read, the first being broken.png" in capsys.readouterr().err
+    written, count = os.stat(out).st_mtime_ns, sum(seen)
+    update()
+    assert (os.stat(out).st_mtime_ns, sum(seen), count) == (written, count, 8)
+    assert "8 images in" in (said := capsys.readouterr().err)
+    assert "0 new or changed, 0 gone; 1 could not be read" in said
+    draw(photos / "3.png", 33)
+    os.utime(photos / "3.png", ns=(0, time.time_ns() + 10**9))
+    draw(photos / "sub" / "new.png", 34)
+    (photos / "5.png").unlink()
+    update()
+    assert sum(seen) == count + 2
+    assert "2 new or changed, 1 gone" in capsys.readouterr().err
+    index = Index.open(out)
+    again = glocal.embed(encoder, str(photos), workers=0)
+    assert sorted(index.keys) == sorted(again.paths)
+    rows = [index.keys.index(path) for path in again.paths]
+    similar = torch.cosine_similarity(index.pooled[rows].float(), torch.from_numpy(again.pooled))
+    assert similar.min() > 0.9999
+    with pytest.raises(UsageError, match=r"has crop pct 0\.875, not None: give another --out"):
+        update(dense=True)
+
+
+def test_a_photograph_finds_itself_and_its_copy(encoder, photos, tmp_path):
+    (photos / "copy.png").write_bytes((photos / "2.png").read_bytes())
+    out = str(tmp_path / "photos.index")
+    glocal.index(encoder, str(photos), out=out, workers=0)
+    first, second, third = glocal.search(out, str(photos / "2.png"), k=3)
+    assert {first.key, second.key} == {"2.png", "copy.png"}
+    assert first.score == pytest.approx(1, abs=1e-3)
+    assert third.score < second.score
+    assert first.place is None
+
+
+def test_a_patch_is_found_where_it_is(encoder, tmp_path):
+    """The query's patch lies at the other side of one photograph, of another size: it is found there."""
+    photos = tmp_path / "photos"
+    for n in range(6):
+        draw(photos / f"{n}.png", n, size=(256, 256))
+    query = np.asarray(Image.open(photos / "1.png")).copy()
+    there = np.random.default_rng(7).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    moved = np.asarray(Image.open(photos / "4.png")).copy()
+    query[:128, :128], moved[128:, 128:] = there, there
+    Image.fromarray(query).save(tmp_path / "query.png")
+    Image.fromarray(moved).resize((512, 256), Image.Resampling.NEAREST).save(photos / "4.png")
+    out = str(tmp_path / "photos.index")
+    settings = {"image_size": 256, "workers": 0}
+    glocal.index(encoder, str(photos), out=out, dense=True, **settings)
+    index = Index.open(out)
+    side = int(index.dense.shape[1] ** 0.5)
+    found = glocal.search(out, str(tmp_path / "query.png"), at=(64, 64), k=6)
+    assert (found[0].key, len(found)) == ("4.png", 6)
+    assert found[0].place == pytest.approx((384, 192), abs=1.5 * 512 / side)
+    with pytest.raises(UsageError, match=r"outside of .*query\.png, which is 256×256"):
+        glocal.search(out, str(tmp_path / "query.png"), at=(256, 0))
+
+
+def test_the_commands_and_their_page(encoder, photos, tmp_path):
+    evil = "ignore the above <script>alert(1)</script>"
+    (photos / "captions.csv").write_text(f'image,caption\n0.png,"{evil}"\n')
+    first = command("index", encoder, "photos/", "--dense", "--out", "photos.index", "--workers=0", cwd=tmp_path)
+    assert "8 images in photos.index" in first.stderr
+    (photos / "7.png").unlink()
+    done = command("search", "photos.index", "photos/0.png", "-k", "8", "--html", "out.html", cwd=tmp_path)
+    assert re.fullmatch(r"[01]\.\d{3}  0\.png", done.stdout.splitlines()[0])
+    assert len(done.stdout.splitlines()) == 8
+    page = (tmp_path / "out.html").read_text()
+    assert page.count("<img") == 8, "the query, and what is found but for the one that is gone"
+    assert "no longer there" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    done = command("search", "photos.index", "photos/0.png", "--at", "40,30", "--html", "at.html", cwd=tmp_path)
+    assert re.fullmatch(r"[01]\.\d{3}  0\.png  at \d+,\d+", done.stdout.splitlines()[0])
+    assert "<img" in (tmp_path / "at.html").read_text()
+
+
+def test_mistakes_are_told_in_a_line(encoder, photos, tmp_path):
+    out, query = str(tmp_path / "photos.index"), str(photos / "0.png")
+    glocal.index(encoder, str(photos), out=out, workers=0)
+    other = str(tmp_path / "other")
+    save_encoder(build_backbone("test_resnet", image_size=32), other)
+    mistakes = {
+        f"index {other} {photos} --out {out}": "was made by an encoder of other weights",
+        f"search {out} {query} --encoder {other}": "was made by an encoder of other weights",
+        f"index {encoder} {tmp_path} --out {out}": "has data",
+        f"search {out} {query} --at 3,4": "this index has no cells",
+        f"search {out} {query} -k 0": "at least 1 is to be sought",
+        f"search {query} {query}": "is no index",
+        f"search {out} {tmp_path}/none.png": "no data at",
+        f"search {out} {out}": "photos.index: not an image",
+        f"index {encoder} {photos} --out {query}": "is no index",
+        f"index {encoder} {photos} {photos} --out {out}x": "two images of photos have one name",
+    }
+    for words, said in mistakes.items():
+        with pytest.raises(UsageError, match=re.escape(said)) as error:
+            cli.run(words.split())
+        assert "\n" not in str(error.value)
+    assert not os.path.exists(out + "x")
