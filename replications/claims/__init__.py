@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replications.claims import (
+    adapted,
     clustering,
     co_ssl,
     collapse,
@@ -28,4 +29,5 @@ CLAIMS: tuple[Claim, ...] = (
     *transformers.CLAIMS,
     *clustering.CLAIMS,
     *collapse.CLAIMS,
+    *adapted.CLAIMS,
 )

@@ -1,8 +1,8 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
-`pretrain`, `finetune`, `predict`, `evaluate`, `embed`, `export` and `compare` are the functions behind the commands of
-the same names; `load` and `load_method` open what was trained. They are loaded on first use, so that `import glocal`
-stays fast.
+`pretrain`, `adapt`, `finetune`, `predict`, `evaluate`, `embed`, `export` and `compare` are the functions behind the
+commands of the same names; `load` and `load_method` open what was trained. They are loaded on first use, so that
+`import glocal` stays fast.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glocal.api import compare, embed, evaluate, export, finetune, load, load_method, predict, pretrain
+    from glocal.api import adapt, compare, embed, evaluate, export, finetune, load, load_method, predict, pretrain
 
 __all__ = [
-    "compare", "embed", "evaluate", "export", "finetune", "load", "load_method", "predict", "pretrain",
+    "adapt", "compare", "embed", "evaluate", "export", "finetune", "load", "load_method", "predict", "pretrain",
 ]  # fmt: skip
 __version__ = "0.1.0.dev0"
 

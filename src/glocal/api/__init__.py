@@ -2,8 +2,9 @@
 
 from glocal.api.adaptation import finetune, predict
 from glocal.api.encoders import embed, evaluate, export, load, load_method
+from glocal.api.masks import adapt
 from glocal.api.training import compare, pretrain
 
 __all__ = [
-    "compare", "embed", "evaluate", "export", "finetune", "load", "load_method", "predict", "pretrain",
+    "adapt", "compare", "embed", "evaluate", "export", "finetune", "load", "load_method", "predict", "pretrain",
 ]  # fmt: skip
