@@ -22,7 +22,7 @@ PRUNING = Claim(
     world="adapted",
     arms=(pruned("mask-ssl", "vicreg"), pruned("mask-labels", LABELS), pruned("mask-random", "random")),
     seeds=FIVE,
-    minutes=8,
+    minutes=6,
     paper="Caron et al. Pruning with self-supervision. 2020",
     text="Masks found without labels (here VICReg) leave a network that is worth as much, trained again on labels, as"
     " masks found with them, and more than random ones; and pruning preserves what frozen features are worth elsewhere."
@@ -51,7 +51,7 @@ MASKS = Claim(
     world="adapted",
     arms=tuple(masked(kind) for kind in ("frozen", "trained", "masked", "cascade")),
     seeds=FIVE,
-    minutes=8,
+    minutes=5,
     paper="Warmerdam, Caron, Asano. Self-masking networks. 2024",
     text="Masks learnt without labels (SwAV) on a released network serve better with a tenth of the labels than the"
     " network as it is, as well as training all its weights, at a thirtieth of the storage; a cascade of masks serves"
@@ -71,7 +71,7 @@ NORMALITY = Claim(
     world="cifar10",
     arms=(Arm("vicreg-normal", {"method": "vicreg"}, measure="replications.measures:normality"),),
     seeds=(0, 1, 2),
-    minutes=8,
+    minutes=6,
     paper="Shwartz-Ziv, Balestriero, LeCun. What do we maximize. 2022",
     text="Around an image the features of a deterministic network under small normal noise (sigma .01 of normalised"
     " pixels) are normal: 90% of (image, random projection) pairs pass D'Agostino and Pearson's test at 5%, for each of"
