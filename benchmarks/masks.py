@@ -18,7 +18,7 @@ FULL = (R18, Case("vicreg", "mobilenet_v1_050", 96, 64, 3))
 def measure(size: Size) -> dict[str, Any]:
     """Backbone, heads and optimiser on random input, arms in turn in one process."""
     full = size == "full"
-    return {"cases": [compared(case, 9 if full else 1) for case in (FULL if full else CASES[size][:1])]}
+    return {"cases": [compared(case, 5 if full else 1) for case in (FULL if full else CASES[size][:1])]}
 
 
 def compared(case: Case, rounds: int) -> dict[str, Any]:
