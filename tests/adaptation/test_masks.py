@@ -218,7 +218,7 @@ def test_scores_have_the_paper_s_rates_and_heads_theirs(lr):
     assert all(rates[part.scores] == (lr or 50) for part in scored(encoder))
     assert all(rates[p] == pytest.approx(0.15) for p in method["projector"].parameters())
     assert len(rates) == len(scored(encoder)) + 2
-    assert spec.frozen == {"prototypes": 1.0}
+    assert spec.frozen == {"prototypes": 1.0, "encoder.": 40.0}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 
 

@@ -117,6 +117,8 @@ def _still(encoder: nn.Module, inputs: Any) -> None:
 def rates_of_scores(spec: Optimization, batch: int, lr: float | None) -> Optimization:
     """The paper's optimisation of scores, in place of a method's own: plain SGD, and slower for the heads.
 
+    Scores wait for as long as the paper warms them up, and heads do not: what these send back at first is noise.
+
     Args:
         spec: the method's own.
         batch: images per step, over all processes.
@@ -124,7 +126,8 @@ def rates_of_scores(spec: Optimization, batch: int, lr: float | None) -> Optimiz
     """
     rates = {"": RATES["heads"] * batch / 256 / (lr or RATES["scores"] * batch / 256), "encoder.": 1.0}
     shape: Any = {"optimizer": "sgd", "lr": RATES["scores"], "lr_of": rates, "momentum": 0.9, "weight_decay": 0.0}
-    return replace(spec, **shape, final_weight_decay=None, warmup_epochs=40.0, early=40 / 150)
+    waits: Any = {"frozen": {**spec.frozen, "encoder.": 40.0}, "warmup_epochs": 0.0, "early": 40 / 150}
+    return replace(spec, **shape, **waits, final_weight_decay=None)
 
 
 def add_pruning(encoder: Backbone, share: float = 1.0, after: str | None = None) -> None:
