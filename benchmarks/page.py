@@ -136,6 +136,9 @@ def checks(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
                 check(f"efficiency, {label}", f"≥ {wanted:g}", got, got >= wanted)
     if got := found.get("quality", {}).get("measured", {}).get("times_faster"):
         check("time to quality, CIFAR-10", "≤ ½ of lightly's", 1 / got, got >= 2, times)
+    for case in found["masks"]["measured"]["cases"] if "masks" in found else []:
+        for name, got in case["times_plain"].items():
+            check(f"a step with {name}, {short(case)}", "≤ 1.15× without", got, got <= 1.15, times)
     for case in found["evaluation"]["measured"]["linear"] if "evaluation" in found else []:
         label = f"linear grid, N {case['train']:,}, D {case['dim']:,}"
         got = case["times_faster"]
@@ -345,6 +348,22 @@ def search(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     )
 
 
+def masks(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    rows = [
+        (
+            f"{short(case)}, B {case['batch']}",
+            *(ms(case["seconds"][name]["median"]) for name in ("plain", "scores", "pruned")),
+            *(times(case["times_plain"][name]) for name in ("scores", "pruned")),
+        )
+        for case in measured["cases"]
+    ]
+    return (
+        "## Masks\n\nA training step of `glocal adapt` (backbone, heads, optimiser; random input) with a score"
+        " of each weight, and with four fifths of the weights left out, beside one in which all weights train.\n\n"
+        + table(("", "plain, ms", "scores, ms", "pruned, ms", "scores", "pruned"), rows)
+    )
+
+
 def growth(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     figure_growth(measured, figures / f"growth{suffix}.svg")
     parts = []
@@ -423,6 +442,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "loader": loader,
     "evaluation": evaluation,
     "search": search,
+    "masks": masks,
     "growth": growth,
     "packing": packing,
 }

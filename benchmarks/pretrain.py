@@ -24,7 +24,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.loader import filled_cache
 from benchmarks.measure import DEVICE, Size, isolated, ratio, summary
 from benchmarks.photos import photos
-from glocal.backbones import build_backbone
+from glocal.backbones import Backbone, build_backbone
 from glocal.data import open_source
 from glocal.methods import encode, method_class
 from glocal.pipeline.launch import keep_freed_memory
@@ -165,16 +165,23 @@ def timed(case: Case, steps: Iterator[None], workers: int = 0) -> dict[str, floa
 
 
 def resident(
-    case: Case, *, whole: bool, feed: Callable[[], list[View]] | None = None, compiled: bool = False
+    case: Case,
+    *,
+    whole: bool,
+    feed: Callable[[], list[View]] | None = None,
+    compiled: bool = False,
+    change: Callable[[Backbone], Any] = lambda encoder: None,
 ) -> Iterator[None]:
     """Endless steps without loss and logging; without heads and optimiser too where not `whole`.
 
-    `feed` gives the views of each step; by default they are always the same ones, which lie on the device.
+    `feed` gives the views of each step; by default they are always the same ones, which lie on the device. `change`
+    may adapt the encoder beforehand.
     """
     if DEVICE.type == "cpu":
         keep_freed_memory()  # as training does
     cls = method_class(case.method)
     encoder = build_backbone(case.backbone, image_size=case.image_size, output_stride=case.stride, pool=cls.pool)
+    change(encoder)
     method = cls(encoder, image_size=case.image_size, **case.options)
     method.to(device=DEVICE, memory_format=torch.channels_last).train()
     if compiled:

@@ -6,9 +6,10 @@ The weights lie in the folder that $GLOCAL_WEIGHTS names, else in weights/ among
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,20 +57,21 @@ SHOWN = 16
 """Frames a call."""
 
 
-def curate(seed: int, data: Path, *, arm: str) -> dict[str, float]:
+def curate(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
     """Labels of which some are wrong, after the model was asked about each.
 
     Args:
-        seed: of the images and of what is wrong.
         data: the folders of data.
-        arm: "raw" asks nothing; "predict" asks what it is; "without" about the label; "with" tells what the knowledge
-            base says, too; "predict-with" that without the label.
+        folder: not used.
+        seed: of the images and of what is wrong.
+        options: "arm": "raw" asks nothing; "predict" asks what it is; "without" about the label; "with" tells what the
+            knowledge base says, too; "predict-with" that without the label.
 
     Returns:
         precision, of what still has a label the share whose label is right; kept, of those whose label was right or is
         now the share; knn, the accuracy on the test images of neighbours with these labels.
     """
-    encoder = glocal.load(str(_weights(data) / ENCODER))
+    arm, encoder = options["arm"], glocal.load(str(_weights(data) / ENCODER))
     draw = np.random.default_rng(seed)
     source, test = _clothes_and_pets(data, "train", IMAGES, draw), _clothes_and_pets(data, "test", TESTED, draw)
     classes, bank, tested = source.classes or [], *(extract(encoder, s, image_size=SIZE) for s in (source, test))
@@ -113,15 +115,16 @@ def corrupted(truth: np.ndarray, pooled: Tensor, classes: int, draw: np.random.G
     return given
 
 
-def ask(seed: int, data: Path, *, strategy: str) -> dict[str, float]:
+def ask(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
     """What is seen in a clip of some frames within a street scene, at three lengths of the scene.
 
     The model knows it when it sees the clip alone: what is asked is whether it comes to see it.
 
     Args:
-        seed: of the clips and their places.
         data: the folders of data.
-        strategy: of `glocal ask`.
+        folder: not used.
+        seed: of the clips and their places.
+        options: "strategy", of `glocal ask`.
 
     Returns:
         The share of right answers by length, and their mean.
@@ -141,8 +144,7 @@ def ask(seed: int, data: Path, *, strategy: str) -> dict[str, float]:
                     at = (begin + i) % (2 * len(street))  # there and back
                     return clip if place <= i < place + CLIP else _jpeg(street, min(at, 2 * len(street) - 1 - at))
 
-                options = {"strategy": strategy, "segments": 12, "frames": SHOWN, "context": SHOWN}
-                reply = ask_frames(model, frame, length, question, **options)  # type: ignore[arg-type]
+                reply = ask_frames(model, frame, length, question, **options, segments=12, frames=SHOWN, context=SHOWN)
                 right[name] += reply.answer == wanted
     found = {name: count / VIDEOS for name, count in right.items()}
     return found | {"mean": float(np.mean(list(found.values())))}

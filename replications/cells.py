@@ -14,7 +14,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,14 @@ class Cell:
     @property
     def takes_time(self) -> bool:
         """Whether it is more than a look at an untrained encoder."""
-        return bool("method" in self.options or self.world.measure)
+        return bool("method" in self.options or self.arm.run)
 
     @property
     def protocol(self) -> dict[str, Any]:
         """All that its numbers depend on and that is known beforehand; a result of another protocol is stale."""
-        if self.world.measure:
-            recipe = {"measure": self.world.measure, "recipe": PROBES[self.world.measure]}
-            return {"options": self.options, "sets": list(self.world.sets), **recipe}
+        if self.arm.run:
+            versions = {"run": PROBES[self.arm.run], "method": RECIPES.get(self.options.get("method", ""))}
+            return json.loads(json.dumps({"options": self.options, "run": self.arm.run, "recipe": versions}))
         scores = {key: asdict(self.world.scores[key]) for key in (*self.world.usual, *self.arm.scores)}
         told = {
             "options": self.options,
@@ -111,9 +111,12 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
     resumed = run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol  # else begun under another one
     result: dict[str, Any] = {"protocol": cell.protocol, "seed": cell.seed}
     began = time.process_time()
-    if cell.world.measure:
-        result["scores"] = _named(cell.world.measure)(cell.seed, data, **cell.options)
-        return result | {"cpu_seconds": round(time.process_time() - began, 1), "machine": machine()}
+    if cell.arm.run:
+        shutil.rmtree(run, ignore_errors=True)
+        run.path.mkdir()
+        result["scores"] = attribute(cell.arm.run)(data, run.path, cell.seed, cell.options)
+        result["cpu_seconds"] = round(time.process_time() - began, 1)
+        return result | {"machine": machine()}
     if "method" not in cell.options:
         encoder = untrained(cell.options, cell.seed)
     else:
@@ -130,15 +133,15 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
         result["train_cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     result["scores"] = scored(encoder, cell, data)
     if cell.arm.measure:
-        result["scores"] |= _named(cell.arm.measure)(run)
+        result["scores"] |= attribute(cell.arm.measure)(run)
     result["cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     return result | {"machine": machine()}
 
 
-def _named(place: str) -> Any:
-    """What stands at "module:name"."""
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+def attribute(place: str) -> Callable[..., Any]:
+    """What stands at "module:function"."""
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,3 +59,31 @@ def outputs(method: Any, images: Any) -> Tensor:
         z = F.normalize(method.projector(pooled), dim=-1)
         return (method.prototypes(z) / method.temperature).softmax(dim=-1)
     return method.heads(pooled) if isinstance(method, BYOL) else method.projector(pooled)
+
+
+def normality(run: Run) -> dict[str, float]:
+    """The share of projections of features and of embeddings that are normal under noise of .01, on test images."""
+    from glocal.data import open_source
+    from glocal.evaluation import EvalContext, find_task
+
+    method: Any = glocal.load_method(run, trust_code=True)
+    images = open_source(str(run.config()["data"][0]), split="test")
+    found = {}
+    for name, head in (("features", torch.nn.Identity()), ("embeddings", method.projector)):
+        context = EvalContext(Headed(method.encoder, head).eval(), images, images, method.encoder.image_size)
+        told = find_task("information")(context, images=64, sigma=(1e-3, 1e-2, 1e-1, 1.0))
+        found |= {f"{name} normal at {sigma}": share for sigma, share in told["normal"].items()}
+        found |= {f"{name} error at {sigma}": share for sigma, share in told["error"].items()}
+    return {"normal beyond .9": found["features normal at 0.01"] - 0.9, **found}
+
+
+class Headed(torch.nn.Module):
+    """An encoder whose pooled features are those of a head."""
+
+    def __init__(self, encoder: Any, head: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head, self.mean, self.std = encoder, head, encoder.mean, encoder.std
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.encoder(x)
+        return replace(features, pooled=self.head(features.pooled))

@@ -61,6 +61,7 @@ NETWORKS: dict[str, int] = {
     "vit_w64_p8": 1,
     "navit_w64_p8": 1,
     "test_resnet": 1,
+    "mobilenet_v1_050": 1,
 }
 PROBES: dict[str, int] = {
     "knn": 1,
@@ -78,6 +79,10 @@ PROBES: dict[str, int] = {
     "replications.probes:attention": 1,
     "replications.asking:curate": 1,
     "replications.asking:ask": 1,
+    "replications.adapted:pruned": 1,
+    "replications.adapted:masked": 1,
+    "replications.extended:classes": 1,
+    "replications.extended:keypoints": 1,
 }
 
 GOLDEN = Path(__file__).parent / "recipes.json"

@@ -57,7 +57,6 @@ class World:
         scores: the numbers that can be asked for, by key.
         usual: keys of those that every arm is given.
         limit: scores look at no more than so many training and as many test images, always the same ones.
-        measure: "module:function" where nothing is trained, function(seed, data, **options) -> {key: number}.
     """
 
     name: str
@@ -66,7 +65,6 @@ class World:
     scores: dict[str, Score]
     usual: tuple[str, ...]
     limit: int | None = None
-    measure: str = ""
 
 
 def folds(*names: str) -> tuple[str, ...]:
@@ -154,12 +152,6 @@ CRANFIELD = World(
     },
     ("ndcg", "recall", "bm25"),
 )
-CURATION = World(
-    "curation", ("clothing", "pets"), {}, {}, ("precision", "kept", "knn"), measure="replications.asking:curate"
-)
-CLIPS = World(
-    "clips", ("camvid", "clothing", "pets"), {}, {}, ("x1", "x4", "x16", "mean"), measure="replications.asking:ask"
-)
 SHAPES = World(
     "shapes",
     ("clothing~shapes",),
@@ -175,4 +167,6 @@ SHAPES = World(
     {},  # each arm is scored on the photographs that it learnt from, see `replications.measures.by_shape`
     (),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CURATION, CLIPS, SHAPES, CRANFIELD)}
+OWN = World("own", (), {}, {}, ())
+"""Of cells that are runs of their own, see `replications.plan.Arm.run`."""
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, SHAPES, CRANFIELD, OWN)}

@@ -70,7 +70,7 @@ def test_curation_by_a_real_and_noisy_model(model, clothing, tmp_path, monkeypat
 
 @pytest.mark.parametrize("arm", ["raw", "with"])
 def test_a_cell_of_curation(lab, arm):
-    found = asking.curate(0, lab, arm=arm)
+    found = asking.curate(lab, lab, 0, {"arm": arm})
     assert found.keys() == {"precision", "kept", "knn"}
     assert all(0 <= value <= 1 for value in found.values())
     if arm == "raw":
@@ -93,6 +93,6 @@ def test_a_cell_of_videos(lab, monkeypatch):
     """Where every frame is shown, what the model knows alone it mostly knows among others."""
     monkeypatch.setattr(asking, "VIDEOS", 2)
     monkeypatch.setattr(asking, "LENGTHS", {"x1": 4, "x4": 12})
-    found = asking.ask(0, lab, strategy="uniform")
+    found = asking.ask(lab, lab, 0, {"strategy": "uniform"})
     assert found["x1"] == 1
     assert found["mean"] == pytest.approx((1 + found["x4"]) / 2)

@@ -55,14 +55,15 @@ def test_a_cell_is_trained_scored_and_kept(lab, monkeypatch):
     assert cell.result_path.read_bytes() == before
 
 
-def asked(seed, data, *, arm):
-    """What the next test's world measures."""
-    return {"score": seed + len(arm)}
+def asked(data, folder, seed, options):
+    """What the next test's cell runs."""
+    assert folder.is_dir()
+    return {"score": seed + len(options["arm"])}
 
 
-def test_a_cell_in_which_nothing_is_trained_is_measured_and_kept(lab, monkeypatch):
+def test_a_cell_with_a_run_of_its_own_is_run_and_kept(lab, monkeypatch):
     monkeypatch.setitem(recipes.PROBES, f"{__name__}:asked", 1)
-    cell = Cell(World("told", (), {}, {}, ("score",), measure=f"{__name__}:asked"), Arm("all", {"arm": "all"}), 4)
+    cell = Cell(World("told", (), {}, {}, ()), Arm("all", {"arm": "all"}, run=f"{__name__}:asked"), 4)
     assert cell.takes_time
     assert run_cell(cell, lab, lab / "runs") == 0
     assert stored(cell)["scores"] == {"score": 7}

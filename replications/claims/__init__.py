@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replications.claims import (
+    adapted,
     asking,
     clustering,
     co_ssl,
@@ -19,7 +20,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 44
+HOURS = 48
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -36,4 +37,5 @@ CLAIMS: tuple[Claim, ...] = (
     *search.CLAIMS,
     *asking.CLAIMS,
     *shapes.CLAIMS,
+    *adapted.CLAIMS,
 )

@@ -9,8 +9,11 @@ TEN = tuple(range(10))
 STAND_IN = "No language model could be had: the model is MobileNet's posterior, which reads by shared words."
 CURATE = Claim(
     name="rew",
-    world="curation",
-    arms=tuple(Arm(arm, {"arm": arm}) for arm in ("raw", "predict", "predict-with", "without", "with")),
+    world="own",
+    arms=tuple(
+        Arm(arm, {"arm": arm}, run="replications.asking:curate")
+        for arm in ("raw", "predict", "predict-with", "without", "with")
+    ),
     seeds=TEN,
     minutes=1,
     paper="Caron et al. REW. NeurIPS 2024",
@@ -32,8 +35,11 @@ CURATE = Claim(
 )
 ASK = Claim(
     name="tcot",
-    world="clips",
-    arms=tuple(Arm(strategy, {"strategy": strategy}) for strategy in ("uniform", "single", "hierarchical", "dynamic")),
+    world="own",
+    arms=tuple(
+        Arm(strategy, {"strategy": strategy}, run="replications.asking:ask")
+        for strategy in ("uniform", "single", "hierarchical", "dynamic")
+    ),
     seeds=TEN,
     minutes=1,
     paper="Arnab et al. Temporal Chain of Thought. 2025",

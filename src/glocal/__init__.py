@@ -1,8 +1,8 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
-`pretrain`, `finetune`, `predict`, `evaluate`, `embed`, `export`, `compare`, `index`, `search`, `curate` and `ask` are
-the functions behind the commands of the same names; `load` and `load_method` open what was trained. They are loaded on
-first use, so that `import glocal` stays fast.
+`pretrain`, `adapt`, `finetune`, `predict`, `evaluate`, `embed`, `export`, `compare`, `index`, `search`, `curate` and
+`ask` are the functions behind the commands of the same names; `load` and `load_method` open what was trained. They are
+loaded on first use, so that `import glocal` stays fast.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glocal.api import (
+        adapt,
         ask,
         compare,
         curate,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "index", "load", "load_method", "predict",
-    "pretrain", "search",
+    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "index", "load", "load_method",
+    "predict", "pretrain", "search",
 ]  # fmt: skip
 __version__ = "0.1.0.dev0"
 

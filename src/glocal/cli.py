@@ -56,9 +56,10 @@ def call(name: str, command: Command, args: list[str]) -> None:
     example, config = f"glocal {name} {command.example}".strip(), None
     options, function = parameters(command.function, needed=command.needed), command.function
     try:
-        if name == "pretrain":
+        if name in ("pretrain", "adapt"):
             config, more = of_method(words)
-            options += more
+            taken = {option.name for option in options} | ({"config"} if name == "adapt" else set())
+            options += [option for option in more if option.name not in taken]
             function = lambda *given, config=None, **named: command.function(*given, **named)
         parsed: Any = lambda *given, **named: command.show(function(*given, **named))
         parsed.__doc__, parsed.__signature__ = command.function.__doc__, inspect.Signature(options)

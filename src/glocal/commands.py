@@ -185,6 +185,7 @@ class Command(NamedTuple):
 _MODEL = "--endpoint http://127.0.0.1:8000/v1 --model NAME"
 COMMANDS = {
     "pretrain": Command("train", api.pretrain, "photos/ --method vicregl --backbone resnet50", lambda run: None),
+    "adapt": Command("train", api.adapt, "runs/NAME photos/ --by mask --out masked/", lambda run: None),
     "finetune": Command("train", api.finetune, "runs/NAME --data labelled/ --out ft/", lambda run: None),
     "compare": Command("train", api.compare, "vicreg vicregl:alpha=.5 --data photos/ --budget 20m", show_comparison),
     "evaluate": Command("measure", api.evaluate, "runs/NAME --data labelled/ --tasks knn linear", show_scores),

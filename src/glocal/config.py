@@ -77,7 +77,7 @@ class PretrainConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(PretrainConfig)
+        hints = get_type_hints(type(self))
         for name, value in self.settings().items():
             if not _fits(value, hints[name]):
                 raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
@@ -133,7 +133,7 @@ class PretrainConfig:
         known = {name.name for name in fields(cls)} - {"options"}
         values = {RENAMED.get(name, name): value for name, value in values.items()}
         try:
-            own = {name: _number(value, name) for name, value in values.items() if name in known}
+            own = {name: _number(value, get_type_hints(cls)[name]) for name, value in values.items() if name in known}
             return cls(**own, options={name: value for name, value in values.items() if name not in known})
         except UsageError as error:
             raise UsageError(f"{origin}: {error}" if origin else str(error)) from error
@@ -142,6 +142,26 @@ class PretrainConfig:
         """The options that differ from their defaults."""
         default, mine = PretrainConfig().settings(), {**self.settings(), **self.options}
         return {name: value for name, value in mine.items() if value != default.get(name)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(PretrainConfig):
+    """All of a run that masks an encoder's weights: what each option means is said at `glocal.adapt`.
+
+    Of a round of pruning, `keep` is what is left after it, and `pruned_by` the run of the round before.
+    """
+
+    by: Literal["mask", "prune"] = "mask"
+    keep: float = 1.0
+    prune_rounds: int = 1
+    pruned_by: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.keep <= 1:
+            raise UsageError(f"--keep {self.keep:g}: give the share of the weights to keep, above 0 and at most 1")
+        if not 1 <= self.prune_rounds <= 100:
+            raise UsageError(f"--rounds {self.prune_rounds}: weights are left out in 1 to 100 rounds")
 
 
 _COUNTS = "epochs", "max_steps", "accumulate", "num_nodes", "monitor_every"
@@ -165,12 +185,12 @@ _RANGES: dict[str, tuple[float, float]] = {
 def reserved_names() -> frozenset[str]:
     """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
     beside = {"out", "resume", "quiet", "trust_code", "accept_changed_data", "config"}
-    return frozenset(name.name for name in fields(PretrainConfig)) - {"backbone", *SHARED} | beside
+    return frozenset(name.name for name in fields(AdaptConfig)) - {"backbone", *SHARED} | beside
 
 
-def _number(value: Any, name: str) -> Any:
+def _number(value: Any, hint: Any) -> Any:
     """YAML reads 1e-3 as a word: the number it means, where the option is one."""
-    if isinstance(value, str) and get_type_hints(PretrainConfig)[name] in (float, float | None):
+    if isinstance(value, str) and hint in (float, float | None):
         with suppress(ValueError):
             return float(value)
     return value

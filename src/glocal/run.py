@@ -52,6 +52,8 @@ class Run:
         self.best_file = self.path / "checkpoints" / "best.pt"  # the best encoder that a guard saw
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"  # weights and description
         self.head_files = self.path / "head.safetensors", self.path / "head.json"  # of a fine-tuned encoder
+        self.mask_file = self.path / "mask.npz"  # of an adapted encoder: which of its base's weights are kept
+        self.rounds = self.path / "rounds"  # of pruning but for the last: a run each, called 1, 2, ...
         self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from glocal.backbones import build_backbone
-from glocal.backbones.lora import LowRank, add_lora, fold_lora
+from glocal.backbones.fold import fold
+from glocal.backbones.lora import LowRank, add_lora
 from glocal.errors import UsageError
 
 
@@ -44,7 +45,7 @@ def test_at_first_nothing_changes_to_the_bit_and_only_a_and_b_train():
     trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
     assert trained
     assert all(name.endswith((".a", ".b")) for name in trained)
-    fold_lora(backbone)
+    fold(backbone)
     assert set(backbone.state_dict()) == names
     with torch.no_grad():
         assert torch.equal(backbone(x).tokens, before.tokens)
@@ -67,7 +68,7 @@ def test_folded_it_is_a_plain_network_of_the_same_output():
     model, x = adapted(), drawn(2, 3, 11, 11)
     expected = model(x).detach()
     folded = copy.deepcopy(model)
-    fold_lora(folded)
+    fold(folded)
     assert type(folded[0]) is nn.Conv2d
     again = network()
     again.load_state_dict(folded.state_dict())

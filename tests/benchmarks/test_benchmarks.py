@@ -19,6 +19,7 @@ from benchmarks import (
     growth,
     loader,
     losses,
+    masks,
     measure,
     packing,
     page,
@@ -122,6 +123,14 @@ def test_pretrain(results, folder):
         rates = {name: arm["median"] for name, arm in case["images_per_second"].items()}
         assert math.isclose(case["times_lightly"]["glocal"], rates["glocal"] / rates["lightly"])
         assert math.isclose(case["efficiency"]["glocal"], rates["glocal"] / rates["resident"])
+
+
+def test_masks(results):
+    measured = masks.measure("smoke")
+    keep(results, "masks", measured)
+    (case,) = measured["cases"]
+    assert set(case["seconds"]) == {"plain", "scores", "pruned"}
+    assert set(case["times_plain"]) == {"scores", "pruned"}
 
 
 def test_profile_accounts_for_the_whole_step(results, folder):

@@ -40,7 +40,12 @@ def test_what_is_not_registered_declares_nothing_and_imports_nothing():
 def test_our_tasks_are_judged_by_scores_that_they_declare():
     tasks = all_tasks()
     assert all(each.title for each in tasks.values())
-    assert {name for name, each in tasks.items() if each.main is None} == {"rank", "redundancy", "attack"}
+    assert {name for name, each in tasks.items() if each.main is None} == {
+        "rank",
+        "redundancy",
+        "attack",
+        "information",
+    }
     assert all(each.main in each.words or each.share_of(each.main) for each in tasks.values() if each.main)
 
 

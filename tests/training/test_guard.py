@@ -264,6 +264,16 @@ def test_lora_hands_over_plain_weights_that_differ_by_a_product_of_low_rank(tmp_
     assert start.stored_config(run).lora == 2
 
 
+def test_of_looks_at_a_mask_the_best_is_handed_over_and_its_bits(tmp_path, weights, looks):
+    looks(0.5, 0.6, 0.8, 0.7, 0.7, 0.6)
+    asked = {k: x for k, x in TINY.items() if k != "backbone"} | {"epochs": 5, "monitor_every": 1, "lr": 1000.0}
+    run = Run(glocal.adapt(str(weights.parent), DATA, out=str(tmp_path / "run"), **asked))
+    assert run.encoder()["extra"]["steps"] == 4
+    begun, ended = (glocal.load(str(weights.parent), mask=str(run.mask_file)), glocal.load(str(run)))
+    assert all(torch.equal(x, ended.state_dict()[key]) for key, x in begun.state_dict().items())
+    assert any(not torch.equal(x, read_weights(weights)[key]) for key, x in begun.model.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["byol", "mocov3", "dino", "msn", "loca", "co-byol", "co-dino"])
 def test_every_teacher_starts_as_the_student_that_was_loaded(name, tmp_path):
     save_encoder(build_backbone("test_vit", image_size=32), tmp_path)

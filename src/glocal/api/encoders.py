@@ -20,7 +20,12 @@ Which = Literal["student", "teacher"]
 
 
 def load(
-    encoder: str, *, which: Which = "student", image_size: int | None = None, trust_code: bool = False
+    encoder: str,
+    *,
+    which: Which = "student",
+    mask: str | None = None,
+    image_size: int | None = None,
+    trust_code: bool = False,
 ) -> Backbone:
     """An encoder from a run, an exported folder or file, or timm.
 
@@ -29,6 +34,7 @@ def load(
             `timm:NAME:FILE` for a file's, `timm:NAME:random`; of our MobileNets the file alone.
         which: of a run of BYOL, MoCo-v3, DINO, MSN or LOCA, and of their CO- variants, also the "teacher", the moving
             average that the papers of DINO and MSN evaluate: as its last checkpoint has it.
+        mask: the mask.npz of a run that adapted this very encoder: it then computes what that run's encoder does.
         image_size: for vision transformers built for one size.
         trust_code: import the module:function of an unregistered backbone, which the encoder's file names.
 
@@ -36,8 +42,9 @@ def load(
         A Backbone in evaluation mode: (B, 3, h, w) normalised pixels -> Features(pooled, dense, ...).
 
     Raises:
-        UsageError: if there is no encoder there.
+        UsageError: if there is no encoder there, or the mask is of another one.
     """
+    from glocal.adaptation.masks import load_mask
     from glocal.backbones import load_encoder
     from glocal.methods import teacher_of
 
@@ -46,7 +53,8 @@ def load(
         if (teacher := teacher_of(method)) is None:
             raise UsageError(f"{encoder}: {type(method).__name__} keeps no teacher; leave out which=teacher")
         return teacher
-    return load_encoder(encoder, image_size=image_size, trust_code=trust_code).eval()
+    opened = load_encoder(encoder, image_size=image_size, trust_code=trust_code)
+    return opened if mask is None else load_mask(opened, mask)
 
 
 def load_method(run: str | Path, *, trust_code: bool = False) -> nn.Module:
@@ -74,6 +82,7 @@ def evaluate(
     data: str,
     *,
     which: Which = "student",
+    mask: str | None = None,
     tasks: list[str] | None = None,
     image_size: int | None = None,
     native: bool = False,
@@ -99,6 +108,7 @@ def evaluate(
         data: labelled images; train and test splits are kept apart (a stratified fifth is held out where there are
             none).
         which: as for `load`.
+        mask: as for `load`.
         tasks: see `glocal tasks`; by default all that the data allows.
         image_size: by default the encoder's own.
         native: whole photographs in their own shapes, with the area of that square, for networks like navit_small.
@@ -132,7 +142,7 @@ def evaluate(
     from glocal.run import write_json
 
     given = encoder if isinstance(encoder, list) else [encoder]
-    models = [_opened(each, which, image_size, trust_code) for each in given]
+    models = [_opened(each, which, mask, image_size, trust_code) for each in given]
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
     settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers, "precision": precision}
     settings |= {"groups": groups, "harmful": harmful or (), "native": native}
@@ -147,7 +157,8 @@ def evaluate(
     if json is not None:
         write_json(Path(json), result)
     for each, scores in zip(given, found, strict=True):
-        _keep_scores(each, data, scores, which=which, device=device, trust_code=trust_code)
+        if mask is None:
+            _keep_scores(each, data, scores, which=which, device=device, trust_code=trust_code)
     return result
 
 
@@ -172,6 +183,7 @@ def embed(
     data: str | list[str],
     *,
     which: Which = "student",
+    mask: str | None = None,
     out: str | None = None,
     split: Literal["train", "val", "test", "all"] = "all",
     dense: bool = False,
@@ -189,6 +201,7 @@ def embed(
         encoder: what `load` takes, or a Backbone.
         data: images; several folders one after the other.
         which: as for `load`.
+        mask: as for `load`.
         out: a .parquet or .npz file; in Python, leave out to get arrays.
         split: of data that has splits.
         dense: also the feature maps.
@@ -208,7 +221,7 @@ def embed(
     from glocal.evaluation.extract import placed
     from glocal.exporters.embed import embed_source
 
-    opened = _opened(encoder, which, image_size, trust_code)
+    opened = _opened(encoder, which, mask, image_size, trust_code)
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     settings |= {"precision": precision, "native": native}
     skipped: list[tuple[str, str]] = []
@@ -225,6 +238,7 @@ def export(
     encoder: str | Backbone,
     *,
     which: Which = "student",
+    mask: str | None = None,
     format: str = "timm",
     out: str,
     image_size: int | None = None,
@@ -236,6 +250,7 @@ def export(
     Args:
         encoder: what `load` takes, or a Backbone. Of a fine-tuned one "onnx" and "torch-export" hold the head, too.
         which: as for `load`.
+        mask: as for `load`.
         format: "timm", a folder that timm.create_model('local-dir:OUT', pretrained=True) opens; "onnx" or
             "torch-export", a file with outputs `pooled` and `dense`, and `logits` of a head; "safetensors", glocal's
             own.
@@ -252,7 +267,7 @@ def export(
     from glocal.exporters.timm_folder import encoder_card
     from glocal.run import Run
 
-    model = _opened(encoder, which, image_size, trust_code)
+    model = _opened(encoder, which, mask, image_size, trust_code)
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     head = None
     if isinstance(encoder, str) and format in ("onnx", "torch-export") and Run(encoder).head_files[0].is_file():
@@ -260,9 +275,11 @@ def export(
     return export_encoder(model, format=format, out=out, image_size=image_size, native=native, about=about, head=head)
 
 
-def _opened(encoder: str | Backbone, which: Which, image_size: int | None, trust_code: bool) -> Backbone:
+def _opened(
+    encoder: str | Backbone, which: Which, mask: str | None, image_size: int | None, trust_code: bool
+) -> Backbone:
     if image_size is not None and not 1 <= image_size <= 8192:
         raise UsageError(f"--image-size {image_size}: images have 1 to 8,192 pixels a side")
     if isinstance(encoder, str):
-        return load(encoder, which=which, image_size=image_size, trust_code=trust_code)
+        return load(encoder, which=which, mask=mask, image_size=image_size, trust_code=trust_code)
     return encoder

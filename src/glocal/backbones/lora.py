@@ -1,15 +1,15 @@
 """Low-rank adaptation (LoRA, Hu et al. 2022, arXiv 2106.09685): W + (alpha / rank)·B·A, in which only A and B train."""
 
 import math
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from glocal.backbones.fold import Folding
 from glocal.errors import UsageError
 
 
-class LowRank(nn.Module):
+class LowRank(Folding):
     """Weights (out, ...) plus a product of rank `rank`: of matrices B (out, rank), 0 at first, and A (rank, rest)."""
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
@@ -31,7 +31,7 @@ def add_lora(module: nn.Module, rank: int = 8, alpha: float = 16.0) -> None:
     channel has a matrix of its own, of rank 1 already.
 
     Args:
-        module: changed in place; its state dict has other names until `fold_lora`.
+        module: changed in place; its state dict has other names until `fold`.
         rank: of the products.
         alpha: they are scaled by alpha / rank.
 
@@ -44,19 +44,3 @@ def add_lora(module: nn.Module, rank: int = 8, alpha: float = 16.0) -> None:
         raise UsageError("LoRA finds no linear layer and no convolution to adapt; train all weights instead")
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, alpha))
-
-
-def fold_lora(module: nn.Module) -> None:
-    """Give plain weights again, with the products added: names, class and features are those of any other network.
-
-    Which parameters are frozen stays as it is. Copies of the network stay adapted, unlike with torch's own
-    `remove_parametrizations`, which changes a class that they share.
-    """
-    adapted: list[Any] = [m for m in module.modules() if parametrize.is_parametrized(m, "weight")]
-    for layer in adapted:
-        if isinstance(layer.parametrizations.weight[0], LowRank):
-            weight = layer.parametrizations.weight.original
-            weight.data = layer.weight.detach()
-            layer.__class__ = type(layer).__bases__[0]
-            del layer.parametrizations
-            layer.register_parameter("weight", weight)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import ClassifierHead
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Layer(nn.Module):
         conv = Conv2dSame if stride > 1 else nn.Conv2d  # without a stride TensorFlow's padding is the usual one
         padding = dilation * (kernel // 2)
         self.conv = conv(width, wide, kernel, stride, padding, dilation=dilation, groups=groups, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(wide, eps=1e-3)
+        self.norm: Any = nn.BatchNorm2d(wide, eps=1e-3)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,8 +45,8 @@ class Layer(nn.Module):
     def leave_out_norm(self) -> None:
         """Make room for weights into which it is folded: a bias in its place."""
         if self.conv.bias is None:
-            self.conv.bias = nn.Parameter(self.conv.weight.new_zeros(self.conv.out_channels))
-            self.norm = nn.Identity()
+            zeros, trains = torch.zeros_like(self.norm.bias), self.norm.bias.requires_grad
+            self.conv.bias, self.norm = nn.Parameter(zeros, requires_grad=trains), nn.Identity()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         if f"{prefix}conv.bias" in state_dict:  # a checkpoint of one that was without

@@ -39,7 +39,7 @@ class Frozen(nn.Module):
         here, there = (torch.tensor([e.mean, e.std])[..., None, None] for e in (student, self.encoder))
         self.register_buffer("scale", here[1] / there[1], persistent=False)
         self.register_buffer("shift", (here[0] - there[0]) / there[1], persistent=False)
-        self.register_buffer("digest", torch.tensor(_digest(self.encoder)))
+        self.register_buffer("digest", torch.tensor(digest(self.encoder)))
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_pre_hook(_compare)
 
@@ -63,7 +63,7 @@ class Frozen(nn.Module):
         return F.grid_sample(dense, grid, padding_mode="border", align_corners=True)[:, :, 0].mT
 
 
-def _digest(module: nn.Module) -> int:
+def digest(module: nn.Module) -> int:
     """64 bits that follow from the weights, but for position embeddings: resampling rounds differently elsewhere."""
     found = hashlib.blake2b(digest_size=8)
     for name, tensor in module.state_dict().items():

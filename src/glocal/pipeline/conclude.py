@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from glocal.adaptation.masks import storage
 from glocal.backbones import Backbone, save_encoder
-from glocal.config import PretrainConfig
+from glocal.config import AdaptConfig, PretrainConfig
 from glocal.data import is_text
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
@@ -50,6 +51,8 @@ def conclude(
             )
         for found in diagnose(run.metrics()):
             print(f"warning: {found.told(config.to_dict())}")
+        if isinstance(config, AdaptConfig):
+            print(storage(run.mask_file))
     if not config.report:
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
@@ -64,7 +67,17 @@ def conclude(
         page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
     if not quiet:
         record = read_run(run.path)
+        if isinstance(config, AdaptConfig):
+            print(_change(scores))
         print(f"{score_table(scores)}\n{judge(record, tables(record)).sentence}\nreport: {page}")
+
+
+def _change(scores: dict[str, Any]) -> str:
+    """From the base to the run's encoder: kNN accuracy where there are labels, else stability."""
+    task = "knn" if "knn" in scores else "stability"
+    arms = (scores.get("start", {}).get(task, {}), scores.get(task, {}))
+    before, after = (f"{arm[declared(task).main]:.3f}" if arm else "not scored" for arm in arms)
+    return f"{declared(task).title}: {before} → {after}"
 
 
 def score_table(result: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from glocal.adaptation.finetune import FineTuning, class_weights
 from glocal.adaptation.heads import Labelled, find_head, require, save_head, suited_head
 from glocal.adaptation.predict import score
 from glocal.backbones import Backbone, build_backbone, load_encoder, save_encoder
-from glocal.backbones.lora import fold_lora
+from glocal.backbones.fold import fold
 from glocal.backbones.weights import encoder_weights, read_checkpoint
 from glocal.config import PretrainConfig
 from glocal.data import Subset, describe, describe_spec, has_split, listed, open_source
@@ -57,7 +57,7 @@ def start_finetuning(
     size = settings.pop("image_size")
     if isinstance(encoder, str):
         opened = load_encoder(encoder, image_size=size, trust_code=trust_code)
-        opened.pretrained = _start(encoder)
+        opened.pretrained = weights_named(encoder)
     else:
         opened = copy.deepcopy(encoder)
         opened.pretrained = "an encoder given in Python"
@@ -79,7 +79,7 @@ def start_finetuning(
     return _finetune(config, data, opened, place, resume=False, quiet=quiet)
 
 
-def _start(encoder: str) -> bool | str:
+def weights_named(encoder: str) -> bool | str:
     """What `build_backbone` takes as `pretrained` to have the weights of an encoder that `load_encoder` opens."""
     if not encoder.startswith("timm:"):
         return encoder
@@ -267,7 +267,7 @@ def _conclude(
 ) -> None:
     """Save encoder and head, score them on the held-out images, report."""
     encoder, name = method.encoder, str(config.options["head"])
-    fold_lora(encoder)
+    fold(encoder)
     encoder.requires_grad_(True)
     images = len(split.train.source)
     save_encoder(encoder, run.path, method="finetune", steps=steps, images=images, **environment())

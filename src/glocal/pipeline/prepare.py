@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from glocal.adaptation.masks import add_pruning, add_scores, rates_of_scores
 from glocal.backbones import Backbone, build_backbone
 from glocal.backbones.lora import add_lora
 from glocal.backbones.small_maps import CHANNELS, Limits, fastest_limits
-from glocal.config import SHARED, PretrainConfig
+from glocal.config import SHARED, AdaptConfig, PretrainConfig
 from glocal.data.source import ImageSource
 from glocal.distributed import each_says, on_each, on_first
 from glocal.errors import UsageError
@@ -54,7 +55,10 @@ def prepare(
     check_fits(method.encoder, method.recipe)
     if fabric.world_size > 1:
         sync_batch_norms(method)
-    machine = replace(machine, published=method.optimization)
+    published = method.optimization
+    if isinstance(config, AdaptConfig) and config.by == "mask":
+        published = rates_of_scores(published, (resolved.config.batch_size or 0) * config.processes, config.lr)
+    machine = replace(machine, published=published)
     if resolved.config.small_maps is None and fabric.device.type == "cpu" and _widens(method):
         precision = str(resolved.config.precision)
         key = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
@@ -141,6 +145,8 @@ def build_method(config: PretrainConfig, *, begun: bool = False, tokenizer: str 
             encoder.model.adopt(tokenizer)
         if config.lora:
             add_lora(encoder.model, config.lora)
+        if isinstance(config, AdaptConfig):
+            _mask(encoder, config, begun=begun)
         encoder.pretrained = config.pretrained
         shared = {
             name: value for name in SHARED & method_options(cls).keys() if (value := getattr(config, name)) is not None
@@ -151,6 +157,15 @@ def build_method(config: PretrainConfig, *, begun: bool = False, tokenizer: str 
         packing = Packing(encoder.stride, config.tokens or 0, config.patch_drop or 0.0)
         method.recipe = method.recipe.packed(config.native_sides, packing)
     return method
+
+
+def _mask(encoder: Backbone, config: AdaptConfig, *, begun: bool) -> None:
+    if config.by == "mask":
+        add_scores(encoder)
+    elif begun:  # the checkpoint knows what is left out
+        add_pruning(encoder)
+    else:
+        add_pruning(encoder, config.keep, config.pruned_by)
 
 
 def measure_backbone(config: PretrainConfig, machine: Machine, least_cells: int) -> Machine:

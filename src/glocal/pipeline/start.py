@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from glocal.adaptation.masks import save_mask
 from glocal.backbones import Backbone
-from glocal.backbones.lora import fold_lora
+from glocal.backbones.fold import fold
 from glocal.backbones.weights import read_checkpoint
-from glocal.config import ABSENT, SHARED, PretrainConfig
+from glocal.config import ABSENT, SHARED, AdaptConfig, PretrainConfig
 from glocal.data import TextSource, code_of, describe, is_text
 from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
@@ -39,9 +40,9 @@ def start_run(config: PretrainConfig, data: Any, *, out: str | None, quiet: bool
 
     def place(source: ImageSource) -> Run:
         name = f"{config.method}-{config.backbone}-{Path(source.name).name}".replace("/", "-").replace(":", "-")
-        return Run.create(out, name)
+        return Run.create(out, name, command=_command(config))
 
-    return _train(config, data, place, resume=False, quiet=quiet)
+    return train(config, data, place, resume=False, quiet=quiet)
 
 
 def continue_run(
@@ -55,6 +56,8 @@ def continue_run(
     config = PretrainConfig()
     if not elsewhere:
         config = stored_config(Run.open(run.path), workers=workers, trust_code=trust_code)
+        if isinstance(config, AdaptConfig) and config.prune_rounds > 1 and not run.has_checkpoint:
+            raise UsageError(f"{run} is pruned in rounds; continue it: {_resume_command(run, config)}")
     if config.data is None and data is None and not elsewhere:
         raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
 
@@ -64,7 +67,7 @@ def continue_run(
             raise UsageError(f"the data of {run} has changed ({changed}); {hint}")
         return run.has_checkpoint
 
-    return _train(config, data, lambda source: run, resume=True, quiet=quiet, check=check)
+    return train(config, data, lambda source: run, resume=True, quiet=quiet, check=check)
 
 
 def _changes(run: Run, source: ImageSource) -> str:
@@ -82,9 +85,10 @@ def stored_config(run: Run, *, workers: int | None = None, trust_code: bool = Fa
     stored = run.config()
     # what these were when they were constants
     before = {"small_maps": [49, 9] if "bf16" in str(stored.get("precision")) else [9, 9]}
-    config = PretrainConfig.from_dict({**ABSENT, **before, **stored}, origin=str(run.config_file))
+    kind = AdaptConfig if "by" in stored else PretrainConfig
+    config = kind.from_dict({**ABSENT, **before, **stored}, origin=str(run.config_file))
     code = code_in(config.settings())
-    refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, code))
+    refuse_untrusted(code, origin=run.config_file, trust_code=trust_code, command=_resume_command(run, config))
     known = method_options(method_class(config.method))
     absent = {name: option.default for name, option in known.items() if name not in SHARED}
     workers = config.workers if workers is None else workers
@@ -100,11 +104,11 @@ def trained_method(run: Run, *, trust_code: bool = False) -> Any:
         method.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"the checkpoint of {run} is of another config.yaml: {str(error).splitlines()[0]}") from error
-    fold_lora(method)
+    fold(method)
     return method.eval()
 
 
-def _train(
+def train(
     config: PretrainConfig,
     data: Any,
     place: Callable[[ImageSource], Run],
@@ -151,7 +155,7 @@ def _train(
         def claim() -> Run:
             run = place(source)
             held.enter_context(run.lock())
-            run.resume_command = _resume_command(run, code_in(config.settings()))
+            run.resume_command = _resume_command(run, config)
             if not resume:
                 run.write_config(config.to_dict())
                 run.write_inventory(inventory(source))
@@ -169,7 +173,9 @@ def _train(
         monitor = look_at_texts(watched, config.seed) if texts else _monitor(run, source, scored, config)
         plan |= {"monitor": monitor, "guard": bool(config.guard)}
         ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, quiet=quiet)
-        fold_lora(method)
+        if isinstance(config, AdaptConfig):
+            on_first(lambda: save_mask(method.encoder, run.mask_file))
+        fold(method)
         on_first(lambda: conclude(run, config, method.eval(), source, scored, ended, quiet=quiet))
     return run.path
 
@@ -180,9 +186,15 @@ def code_in(config: Mapping[str, Any]) -> list[str]:
     return [name for name in named if ":" in name] + code_of(config.get("data"))
 
 
-def _resume_command(run: Run, code: list[str]) -> str:
-    """What to paste to go on."""
-    return f"glocal pretrain --resume {shlex.quote(str(run))}{' --trust-code' if code else ''}"
+def _command(config: PretrainConfig) -> str:
+    return "adapt" if isinstance(config, AdaptConfig) else "pretrain"
+
+
+def _resume_command(run: Run, config: PretrainConfig) -> str:
+    """What to paste to go on; of a round of pruning, with all of it."""
+    whole = run.path.parent.parent if run.path.parent.name == run.rounds.name else run.path
+    trust = " --trust-code" if code_in(config.settings()) else ""
+    return f"glocal {_command(config)} --resume {shlex.quote(str(whole))}{trust}"
 
 
 def _monitor(run: Run, source: ImageSource, scored: Any, config: PretrainConfig) -> Monitor:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from glocal.evaluation import declared
 from glocal.report.matches import PhotographMatches
 from glocal.report.records import RunRecord
 from glocal.report.visuals import Spectrum
@@ -128,6 +129,22 @@ def training_charts(run: RunRecord) -> list[Chart]:
         chart("Images per second", run.training, {"images_per_second": "images/s"}),
     ]
     return [each for each in charts if each]
+
+
+def sparsity_chart(run: RunRecord) -> Chart | None:
+    """What each round of pruning left of the scores that all rounds have; None of a run without rounds."""
+    if not run.rounds:
+        return None
+    ends = [(1.0, run.scores.get("start", {})), (run.config["keep"], run.scores.get("encoder", {}))]
+    points = sorted([*run.rounds, *ends], key=lambda point: point[0])
+    lines = {}
+    for k, name in enumerate(sorted(set.intersection(*(set(scores) for _, scores in run.rounds)))):
+        task = declared(name)
+        main = str(task.main)
+        found = [(100 * kept, scores[name][main]) for kept, scores in points if main in scores.get(name, {})]
+        if found:
+            lines[f"{task.title}: {task.in_words(main)}"] = (f"s{k % 8}", thin(*zip(*found, strict=True)))
+    return line_chart("Score against sparsity", lines, x_label="weights kept, %", zero=True) if lines else None
 
 
 def epoch_length(monitor: list[dict[str, Any]]) -> float | None:

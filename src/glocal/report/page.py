@@ -7,12 +7,20 @@ import yaml
 
 from glocal.methods import citation
 from glocal.report.collect import ReportData
-from glocal.report.figures import data_uri, duration, match_lines, short_number, spectrum_charts, training_charts
+from glocal.report.figures import (
+    data_uri,
+    duration,
+    match_lines,
+    short_number,
+    sparsity_chart,
+    spectrum_charts,
+    training_charts,
+)
 from glocal.report.records import RunRecord
 from glocal.report.scores import tables
 from glocal.report.verdict import judge
 
-NAMED = "preset, epochs, max_steps, batch_size, image_size, optimizer, lr, weight_decay, alpha, seed"
+NAMED = "preset, epochs, max_steps, batch_size, image_size, optimizer, lr, weight_decay, alpha, by, keep, seed"
 """The settings that are named; all of them are in config.yaml, which is shown too."""
 
 
@@ -31,6 +39,7 @@ def render(report: ReportData) -> str:
             tables=found,
             later={where: (record, tables(record)) for where, record in report.run.later.items()},
             charts=training_charts(run),
+            sparsity=sparsity_chart(run),
             spectra=spectrum_charts(report.spectra, run.names),
             facts=what_was_run(report),
             config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),

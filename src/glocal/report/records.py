@@ -20,6 +20,7 @@ class RunRecord:
         scores: "encoder", its "teacher" and the baselines, those there are -> task -> what it returned.
         meta: how the encoder was scored ("data", "split", "n_train", "n_test", "start").
         skipped: a line for each image that could not be read.
+        rounds: of pruning, the share of the weights that was left after each and, as `scores` has them, its scores.
         later: what the encoder was scored on since, in words -> this record with those scores.
     """
 
@@ -31,6 +32,7 @@ class RunRecord:
     meta: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     encoder: dict[str, Any] = field(default_factory=dict)
+    rounds: list[tuple[float, dict[str, dict[str, Any]]]] = field(default_factory=list)
     later: dict[str, "RunRecord"] = field(default_factory=dict)
 
     @property
@@ -67,9 +69,16 @@ def read_run(run_dir: str | Path) -> RunRecord:
         monitor=[line for line in metrics if "loss" not in line],
         skipped=run.skipped(),
         encoder=run.encoder(),
+        rounds=_rounds(run),
         **_arms(found),
     )
     return replace(record, later={where: replace(record, **_arms(scores)) for where, scores in later.items()})
+
+
+def _rounds(run: Run) -> list[tuple[float, dict[str, dict[str, Any]]]]:
+    """Those before the last, which is the run itself."""
+    rounds = [Run(path) for path in run.rounds.glob("*") if (path / "config.yaml").exists()]
+    return sorted((each.config()["keep"], _arms(each.scores())["scores"]["encoder"]) for each in rounds)
 
 
 def _arms(found: dict[str, Any]) -> dict[str, Any]:

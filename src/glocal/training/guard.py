@@ -1,6 +1,5 @@
 """The guard of a run that starts from weights: what it hands over is the best encoder it saw, the start included."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glocal.backbones.lora import fold_lora
 from glocal.errors import UsageError
 from glocal.evaluation.groups import PerImage, difference
 from glocal.run import Run, write_atomically
@@ -72,7 +70,7 @@ class Guard:
 def examine(
     monitor: Monitor | None, guard: Guard | None, run: Run, encoder: nn.Module, epoch: int, step: int
 ) -> tuple[dict[str, float], str]:
-    """Look at an encoder; a guard judges it, and the best is put beside the checkpoints, as plain weights.
+    """Look at an encoder; a guard judges it, and the best is put beside the checkpoints.
 
     Returns:
         Numbers for the log, and why to stop; "" to go on.
@@ -87,8 +85,7 @@ def examine(
         return look.numbers, ""
     more = guard.judge(step, look.each)
     if guard.best == step:
-        fold_lora(plain := copy.deepcopy(encoder))
-        state = {"step": step, "encoder": plain.state_dict()}
+        state = {"step": step, "encoder": encoder.state_dict()}
         write_atomically(run.best_file, lambda path: torch.save(state, path))
     return look.numbers | more, f"stopped at step {step}: {guard.ended}" if guard.ended else ""
 
@@ -100,6 +97,5 @@ def hand_over(run: Run, encoder: nn.Module) -> int:
     except Exception as error:  # damaged files fail in as many ways as there are readers
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"the best encoder of {run} cannot be read ({reason}); start the run again") from error
-    fold_lora(encoder)
     encoder.load_state_dict(state["encoder"])
     return state["step"]

@@ -1,0 +1,115 @@
+"""Cells that adapt encoders: what is pruned, masked, or a cascade of masks; see `replications.plan.Arm.run`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import glocal
+from glocal.adaptation.cascade import Cascade, Parts
+from glocal.adaptation.masks import masked_layers, read_mask
+from glocal.backbones import Backbone, build_backbone, save_encoder
+from glocal.data import Subset, open_source
+from glocal.evaluation.baseline import start_of
+from glocal.run import Run
+from replications.data import place
+from replications.worlds import RUN
+
+LABELS = "replications.variants:Supervised"
+
+
+def pruned(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
+    """What a network is worth of which a mask left some weights, trained on labels from the draw that all began with.
+
+    Rounds of pruning train the draw by the arm's method, without labels or with; "random" leaves out weights at
+    random. Of a method without labels, also what frozen features are worth on clothing before pruning, trained as long
+    as a round, and after.
+    """
+    images, size = place(data, "cifar10"), options["image_size"]
+    shared: dict[str, Any] = {"image_size": size, "batch_size": options["batch_size"], "seed": seed, "by": "prune"}
+    shared |= {"guard": False, "gentle": False, "trust_code": True, **RUN}
+    drawn = start_of(build_backbone(options["backbone"], image_size=size), seed=seed)
+    weights = sum(layer.weight.numel() for layer in masked_layers(drawn).values())
+    save_encoder(drawn, folder / "drawn")
+    found: dict[str, float] = {}
+    if options["method"] == "random":
+        kept = np.random.default_rng(seed).permutation(weights) < round(options["keep"] * weights)
+    else:
+        shared |= {"method": options["method"], "max_steps": options["max_steps"]}
+        rounds = {"keep": options["keep"], "rounds": options["prune_rounds"], "out": str(folder / "pruned")}
+        after = glocal.adapt(str(folder / "drawn"), images, **shared, **rounds)
+        kept = read_mask(Run(after).mask_file).kept
+        if options["method"] != LABELS:
+            before = glocal.adapt(str(folder / "drawn"), images, **shared, out=str(folder / "dense"))
+            found |= {"clothing before": clothing(data, before, size), "clothing after": clothing(data, after, size)}
+    save_encoder(without(drawn, kept), folder / "left")
+    shared |= {"method": LABELS, "max_steps": options["label_steps"], "keep": float(kept.mean())}
+    run = glocal.adapt(str(folder / "left"), images, **shared, out=str(folder / "labels"))
+    assert np.array_equal(read_mask(Run(run).mask_file).kept, kept)
+    asked: dict[str, Any] = {"tasks": ["linear"], "limit": 10_000, "image_size": size, "trust_code": True}
+    return {"linear": glocal.evaluate(str(run), images, **asked)["linear"]["top1"], **found}
+
+
+def without(encoder: Backbone, kept: np.ndarray) -> Backbone:
+    """The encoder with 0 for the weights that are not kept, (N,) bool."""
+    layers = masked_layers(encoder).values()
+    parts = torch.from_numpy(kept).split([layer.weight.numel() for layer in layers])
+    for layer, part in zip(layers, parts, strict=True):
+        layer.weight.data *= part.view_as(layer.weight)
+    return encoder
+
+
+def clothing(data: Path, run: Path, size: int) -> float:
+    """Linear accuracy of frozen features, the mean over five folds."""
+    asked: dict[str, Any] = {"tasks": ["linear"], "image_size": size, "trust_code": True}
+    folds = [place(data, f"clothing@{k}") for k in range(5)]
+    return float(np.mean([glocal.evaluate(str(run), fold, **asked)["linear"]["top1"] for fold in folds]))
+
+
+def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
+    """What a released MobileNet is worth with a tenth of the labels: frozen, trained, masked, or a cascade of masks.
+
+    The seed is the fold, too: over five seeds each labelled image is tested once.
+    """
+    images, size = place(data, f"clothing@{seed % 5}"), options["image_size"]
+    base = str(Path(os.environ["GLOCAL_WEIGHTS"]) / f"{options['backbone']}.safetensors")
+    names = ("method", "max_steps", "batch_size", "prototypes")
+    shared: dict[str, Any] = {"image_size": size, "seed": seed, "guard": False, **RUN}
+    shared |= {name: options[name] for name in names}
+    found: dict[str, float] = {}
+    if options["kind"] == "frozen":
+        encoder: Any = glocal.load(base, image_size=size)
+    elif options["kind"] == "trained":
+        start = {"backbone": options["backbone"], "pretrained": base}
+        encoder = glocal.load(str(glocal.pretrain(f"{images}/train", out=str(folder / "run"), **start, **shared)))
+    else:
+        run = Run(glocal.adapt(base, f"{images}/train", out=str(folder / "run"), **shared))
+        encoder, mask = glocal.load(str(run)), read_mask(run.mask_file)
+        share = run.mask_file.stat().st_size / (4 * mask.kept.size)
+        found |= {"storage": share, "thirtieth": 1 / 30, "kept": float(mask.kept.mean())}
+    if options["kind"] == "cascade":
+        settings = shared | {"max_steps": options["expert_steps"]}
+        encoder = cascade(base, encoder, f"{images}/train", folder, options["experts"], settings)
+    asked: dict[str, Any] = {"tasks": ["replications.probes:tenth", "knn"], "image_size": size}
+    scores = glocal.evaluate(encoder, images, **asked)
+    return {"tenth": scores["replications.probes:tenth"]["top1"], "knn": scores["knn"]["top1"], **found}
+
+
+def cascade(
+    base: str, dispatcher: Backbone, images: str, folder: Path, experts: int, settings: dict[str, Any]
+) -> Cascade:
+    """A mask that is there, an expert for each part of the photographs that it tells apart, joined."""
+    source = open_source(images)
+    features = torch.from_numpy(np.asarray(glocal.embed(dispatcher, images).pooled))
+    parts = Parts(features, experts, seed=settings["seed"])
+    found = []
+    for k in range(experts):
+        own = Subset(source, np.flatnonzero(parts(features).numpy() == k))
+        smaller = settings | {"batch_size": min(settings["batch_size"], len(own) // 2)}
+        found.append(glocal.load(str(glocal.adapt(base, own, out=str(folder / f"expert-{k}"), **smaller))))
+    return Cascade(dispatcher, found, parts).eval().fit(source)

@@ -1,0 +1,82 @@
+"""Encoders that exist: pruned without labels, masked, and whether noise around an image stays normal."""
+
+from __future__ import annotations
+
+from replications.claims.arms import NET, more
+from replications.plan import Arm, Claim, Statement
+
+FIVE = tuple(range(5))
+LABELS = "replications.variants:Supervised"
+PRUNED = {
+    "backbone": f"{NET}rn8_w16_s8", "image_size": 32, "batch_size": 128,
+    "keep": 0.8**8, "prune_rounds": 4, "max_steps": 150, "label_steps": 450,
+}  # fmt: skip
+
+
+def pruned(name: str, method: str) -> Arm:
+    return Arm(name, {**PRUNED, "method": method}, run="replications.adapted:pruned")
+
+
+PRUNING = Claim(
+    name="pruning",
+    world="own",
+    arms=(pruned("mask-ssl", "vicreg"), pruned("mask-labels", LABELS), pruned("mask-random", "random")),
+    seeds=FIVE,
+    minutes=6,
+    paper="Caron et al. Pruning with self-supervision. 2020",
+    text="Masks found without labels (here VICReg) leave a network that is worth as much, trained again on labels, as"
+    " masks found with them, and more than random ones; and pruning preserves what frozen features are worth elsewhere."
+    " CIFAR-10, .8^8 of the weights in four rounds; frozen features on clothing, all images in five folds.",
+    published="ResNet-50 on ImageNet, up to 90% left out: within 1 to 2 points of masks from labels.",
+    statements=(
+        more("no worse than masks from labels", "linear", "mask-ssl", "mask-labels", margin=0.02),
+        more("no better than masks from labels", "linear", "mask-labels", "mask-ssl", margin=0.02),
+        more("better than random masks", "linear", "mask-ssl", "mask-random"),
+        Statement("transfer is preserved", "clothing after - clothing before", ("mask-ssl",), margin=0.02),
+    ),
+    missing="Eight rounds, each as long as training from scratch; a network of ImageNet's size.",
+)
+MASKED = {
+    "backbone": "mobilenet_v1_050", "image_size": 96, "batch_size": 64, "method": "swav",
+    "prototypes": 500, "max_steps": 240, "experts": 5, "expert_steps": 80,
+}  # fmt: skip
+
+
+def masked(kind: str) -> Arm:
+    return Arm(f"{kind}-mobilenet", {**MASKED, "kind": kind}, run="replications.adapted:masked")
+
+
+MASKS = Claim(
+    name="masks",
+    world="own",
+    arms=tuple(masked(kind) for kind in ("frozen", "trained", "masked", "cascade")),
+    seeds=FIVE,
+    minutes=5,
+    paper="Warmerdam, Caron, Asano. Self-masking networks. 2024",
+    text="Masks learnt without labels (SwAV) on a released network serve better with a tenth of the labels than the"
+    " network as it is, as well as training all its weights, at a thirtieth of the storage; a cascade of masks serves"
+    " better than one. MobileNet x0.5, clothing, every labelled image tested once over the seeds.",
+    published="ResNet-50 of SwAV, mask against fine-tuning: CIFAR-10 96.2 and 95.8, CIFAR-100 79.8 and 82.1; self-"
+    "supervised on CIFAR-100, cascade over one mask: 79.3 and 76.9; up to 79 times less to store.",
+    statements=(
+        more("better than the frozen network", "tenth", "masked-mobilenet", "frozen-mobilenet"),
+        more("no worse than all weights trained", "tenth", "masked-mobilenet", "trained-mobilenet", margin=0.01),
+        Statement("a thirtieth to store", "thirtieth - storage", ("masked-mobilenet",), every_seed=True),
+        more("a cascade is better than one mask", "tenth", "cascade-mobilenet", "masked-mobilenet"),
+    ),
+    missing="150 epochs, and a base that was itself trained without labels.",
+)
+NORMALITY = Claim(
+    name="normality",
+    world="cifar10",
+    arms=(Arm("vicreg-normal", {"method": "vicreg"}, measure="replications.measures:normality"),),
+    seeds=(0, 1, 2),
+    minutes=6,
+    paper="Shwartz-Ziv, Balestriero, LeCun. What do we maximize. 2022",
+    text="Around an image the features of a deterministic network under small normal noise (sigma .01 of normalised"
+    " pixels) are normal: 90% of (image, random projection) pairs pass D'Agostino and Pearson's test at 5%, for each of"
+    " three VICReg runs.",
+    published="ResNet-18 on CIFAR-10: normality is not rejected for sigma up to some .1.",
+    statements=(Statement("normal at .01", "normal beyond .9", ("vicreg-normal",), every_seed=True),),
+)
+CLAIMS = (PRUNING, MASKS, NORMALITY)

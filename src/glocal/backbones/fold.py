@@ -1,0 +1,29 @@
+"""Parametrised weights (`torch.nn.utils.parametrize`) made plain again."""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+class Folding(nn.Module):
+    """A parametrisation of ours, weight -> weight, that is for training only."""
+
+
+def fold(module: nn.Module) -> None:
+    """Give plain weights again: names, their order, class and features are those of any other network.
+
+    Which parameters are frozen stays as it is. Copies of the network stay adapted, unlike with torch's own
+    `remove_parametrizations`, which changes a class that they share.
+    """
+    adapted: list[Any] = [m for m in module.modules() if parametrize.is_parametrized(m, "weight")]
+    for layer in adapted:
+        if isinstance(layer.parametrizations.weight[0], Folding):
+            weight = layer.parametrizations.weight.original
+            weight.data = layer.weight.detach()
+            layer.__class__ = type(layer).__bases__[0]
+            del layer.parametrizations
+            others = dict(layer._parameters)
+            layer._parameters.clear()
+            layer.register_parameter("weight", weight)  # first, as it was
+            layer._parameters.update(others)
