@@ -14,7 +14,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class Cell:
             "network": NETWORKS[self.options["backbone"].rpartition(":")[2]],
             "probes": {score["task"]: PROBES[score["task"]] for score in scores.values()},
         }
+        told |= {"run": self.arm.run} if self.arm.run else {}
         return json.loads(json.dumps(told))
 
 
@@ -103,6 +104,12 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
     resumed = run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol  # else begun under another one
     result: dict[str, Any] = {"protocol": cell.protocol, "seed": cell.seed}
     began = time.process_time()
+    if cell.arm.run:
+        shutil.rmtree(run, ignore_errors=True)
+        run.path.mkdir()
+        result["scores"] = attribute(cell.arm.run)(data, run.path, cell.seed, cell.options)
+        result["cpu_seconds"] = round(time.process_time() - began, 1)
+        return result | {"machine": machine()}
     if "method" not in cell.options:
         encoder = untrained(cell.options, cell.seed)
     else:
@@ -119,10 +126,15 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
         result["train_cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     result["scores"] = scored(encoder, cell, data)
     if cell.arm.measure:
-        module, _, function = cell.arm.measure.partition(":")
-        result["scores"] |= getattr(importlib.import_module(module), function)(run)
+        result["scores"] |= attribute(cell.arm.measure)(run)
     result["cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
     return result | {"machine": machine()}
+
+
+def attribute(place: str) -> Callable[..., Any]:
+    """What stands at "module:function"."""
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def untrained(options: Mapping[str, Any], seed: int) -> Any:

@@ -74,7 +74,8 @@ def plan_page() -> str:
     counted: set[str] = set()
     rows, total = [], 0.0
     for claim in CLAIMS:
-        new = [cell for cell in cells_of(claim) if str(cell) not in counted and "method" in cell.options]
+        new = [cell for cell in cells_of(claim) if str(cell) not in counted]
+        new = [cell for cell in new if "method" in cell.options or cell.arm.run]
         new = [cell for cell in new if not (claim.name == "collapse" and stored(cell))]
         counted |= {str(cell) for cell in new}
         hours = len(new) * claim.minutes / 60

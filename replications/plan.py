@@ -19,6 +19,7 @@ class Arm:
         scores: keys of the world's scores beside the usual ones.
         sets: what to pretrain on in place of the world's.
         measure: "module:function" of further scores, function(run) -> {key: number}.
+        run: "module:function" in place of `glocal.pretrain`, function(data, folder, seed, options) -> {key: number}.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Arm:
     scores: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
     measure: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def minutes(claim: Claim, cell: Cell) -> float:
     """Processor minutes that a cell is expected to take: as its arm took before, else as planned."""
     found = [stored(other) for other in cells_of(claim) if other.arm.name == cell.arm.name]
     spent = [result["cpu_seconds"] for result in found if result and result["cpu_seconds"]]
-    return statistics.median(spent) / 60 if spent else claim.minutes * ("method" in cell.options)
+    return statistics.median(spent) / 60 if spent else claim.minutes * ("method" in cell.options or bool(cell.arm.run))
 
 
 def work(claims: Sequence[Claim], data: Path, runs: Path, *, processes: int, hours: float | None) -> int:

@@ -58,6 +58,7 @@ NETWORKS: dict[str, int] = {
     "vit_w64_p4": 1,
     "vit_w64_p8": 1,
     "test_resnet": 1,
+    "mobilenet_v1_050": 1,
 }
 PROBES: dict[str, int] = {
     "knn": 1,

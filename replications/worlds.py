@@ -139,4 +139,6 @@ COLLAPSE = World(
     {"knn": Score("knn", "top1", _COLLAPSE)},
     ("knn",),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE)}
+ADAPTED = World("adapted", (), {}, {}, ())
+"""Of cells that say all by themselves."""
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, ADAPTED)}

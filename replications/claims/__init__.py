@@ -7,6 +7,7 @@ from replications.claims import (
     co_ssl,
     collapse,
     contrastive,
+    extended,
     learns,
     low_shot,
     multi_crop,
@@ -15,7 +16,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 35
+HOURS = 42
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -28,4 +29,5 @@ CLAIMS: tuple[Claim, ...] = (
     *transformers.CLAIMS,
     *clustering.CLAIMS,
     *collapse.CLAIMS,
+    *extended.CLAIMS,
 )

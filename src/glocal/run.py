@@ -51,6 +51,7 @@ class Run:
         self.best_file = self.path / "checkpoints" / "best.pt"  # the best encoder that a guard saw
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"  # weights and description
         self.head_files = self.path / "head.safetensors", self.path / "head.json"  # of a fine-tuned encoder
+        self.memory = self.path / "memory"  # exemplars of the classes it knows, for those that come later
         self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"
