@@ -101,10 +101,10 @@ def incremental(
 ) -> dict:
     """Accuracy on all classes seen so far when classes come in steps, mean over the steps; and how much is forgotten.
 
-    On features standardised by those of the first step. A cosine classifier learns each step's images and, but for
-    `naive`, the exemplars of the classes before, chosen by herding; `replay` and `mtn` also keep to what the classifier
-    said before (distillation). `mtn` fuses a feature with its neighbours in the memory (Iscen et al. 2022),
-    `nearest_mean` knows the exemplars' mean alone (iCaRL), `joint` keeps all images.
+    On features standardised by those of the first step. A cosine classifier, to which all classes count alike, learns
+    each step's images and, but for `naive`, the exemplars of the classes before, chosen by herding; `replay` and `mtn`
+    also keep to what it said before (distillation). `mtn` fuses a feature with its neighbours in the memory (Iscen et
+    al. 2022), `nearest_mean` knows the exemplars' mean alone (iCaRL), `joint` keeps all images.
 
     Returns:
         By way: its average incremental accuracy; accuracy, after each step; forgetting, the mean over steps of how far
@@ -182,11 +182,13 @@ def _learn(
 ) -> None:
     """Train on the samples `rows`, the classes below `low` being old, those from `high` on still to come."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=0.0)
+    amounts = torch.bincount(y[rows], minlength=high)[:high]
+    alike = len(rows) / (amounts.clamp_min(1) * (amounts > 0).sum())
     for epoch in range(settings["epochs"]):
         order = torch.from_numpy(random.permutation(len(rows), seed, "incremental", low, epoch))
         for at in rows[order].split(BATCH):
             logits = model(x[at], at[:, None])[:, :high]
-            loss = F.cross_entropy(logits, y[at])
+            loss = (F.cross_entropy(logits, y[at], reduction="none") * alike[y[at]]).mean()
             if previous is not None:
                 with torch.no_grad():
                     before = previous(x[at], at[:, None])[:, :low]

@@ -10,8 +10,9 @@ SIDE = 16
 """Cells of a side of the map that kernels are kept for; for other maps they are resized."""
 LEAST = 0.01
 """Of displacements that were never seen, before training: what all of them weigh together, against 1."""
-BACKGROUND = 1e-3
-"""What a joint says of a place that it says nothing of, before training."""
+BACKGROUND, OWN = 0.02, 1e-3
+"""What another joint, and the joint itself, says of a place that it says nothing of, before training: joints tell much
+the same, and taken at their word would together be far too sure."""
 
 
 def convolve(kernels: Tensor, maps: Tensor) -> Tensor:
@@ -44,7 +45,8 @@ class SpatialModel(nn.Module):
         super().__init__()
         side = 2 * SIDE - 1
         self.kernel = nn.Parameter(torch.full((joints, joints, side, side), _unsoftplus(1 / side**2)))
-        self.background = nn.Parameter(torch.full((joints, joints), _unsoftplus(BACKGROUND)))
+        background = torch.full((joints, joints), _unsoftplus(BACKGROUND)).fill_diagonal_(_unsoftplus(OWN))
+        self.background = nn.Parameter(background)
 
     def forward(self, heat: Tensor) -> Tensor:
         """log ē (B, J, H, W) of heat-maps e (B, J, H, W)."""
@@ -57,7 +59,7 @@ class SpatialModel(nn.Module):
         return (messages + F.softplus(self.background)[..., None, None]).log().sum(2)
 
     @torch.no_grad()
-    def begin(self, places: Tensor, known: Tensor, *, sigma: float = 1.0) -> None:
+    def begin(self, places: Tensor, known: Tensor, *, sigma: float = 2.0) -> None:
         """Take kernels from where joints lie.
 
         Args:
