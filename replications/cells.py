@@ -73,6 +73,7 @@ class Cell:
             "network": NETWORKS[self.options["backbone"].rpartition(":")[2]],
             "probes": {score["task"]: PROBES[score["task"]] for score in scores.values()},
         }
+        told |= {"run": self.arm.run} if self.arm.run else {}
         return json.loads(json.dumps(told))
 
 

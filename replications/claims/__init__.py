@@ -9,6 +9,7 @@ from replications.claims import (
     co_ssl,
     collapse,
     contrastive,
+    extended,
     fair,
     learns,
     low_shot,
@@ -20,7 +21,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 48
+HOURS = 51
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -38,4 +39,5 @@ CLAIMS: tuple[Claim, ...] = (
     *asking.CLAIMS,
     *shapes.CLAIMS,
     *adapted.CLAIMS,
+    *extended.CLAIMS,
 )

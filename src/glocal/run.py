@@ -54,6 +54,7 @@ class Run:
         self.head_files = self.path / "head.safetensors", self.path / "head.json"  # of a fine-tuned encoder
         self.mask_file = self.path / "mask.npz"  # of an adapted encoder: which of its base's weights are kept
         self.rounds = self.path / "rounds"  # of pruning but for the last: a run each, called 1, 2, ...
+        self.memory = self.path / "memory"  # exemplars of the classes it knows, for those that come later
         self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"

@@ -19,7 +19,7 @@ class Painted:
     """Images whose colour tells the class of each pixel: what a crop shows, its mask must say."""
 
     name, has_masks, mask_classes, ignore_index, labels, groups = "painted", True, ["a", "b", "c"], None, None, None
-    classes = captions = None
+    classes = captions = keypoints = None
     note = ""
 
     def __len__(self):

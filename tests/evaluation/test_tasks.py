@@ -50,13 +50,13 @@ def test_our_tasks_are_judged_by_scores_that_they_declare():
 
 
 def test_a_need_that_the_images_do_not_come_with_is_named(monkeypatch):
-    pose = task(needs={"keypoints", "labels"})(dict)
+    pose = task(needs={"depth", "labels"})(dict)
     monkeypatch.setattr(registry, "find_task", {"pose": pose}.__getitem__)
     monkeypatch.setattr("glocal.evaluation.evaluate.find_task", {"pose": pose}.__getitem__)
     monkeypatch.setattr("glocal.evaluation.evaluate.all_tasks", lambda: {"pose": pose})
     source = ArraySource(np.zeros((10, 8, 8, 3), np.uint8), labels=np.arange(10) % 2)
-    with pytest.raises(UsageError, match=r"task 'pose' needs keypoints; the training images of .* have none"):
+    with pytest.raises(UsageError, match=r"task 'pose' needs depth; the training images of .* have none"):
         evaluate_encoder(build_backbone("test_resnet"), source, tasks=["pose"])
     assert possible_tasks(source) == []
-    monkeypatch.setattr(Subset, "keypoints", [], raising=False)  # a source that has them
+    monkeypatch.setattr(Subset, "depth", [], raising=False)  # a source that has them
     assert possible_tasks(source) == ["pose"]

@@ -32,6 +32,8 @@ class Classify(nn.Module):
     least_cells = 0
     crop_pct: float | None = 0.875
     scale = (0.35, 1.0)
+    few = 100
+    lr = 1e-5
 
     def __init__(self, dim: int, classes: list[str]) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class Classify(nn.Module):
             table.writerow([key, self.classes[shares.argmax()], *(f"{p:.6g}" for p in (shares.max(), *shares))])
         write_atomically(out, text.getvalue().encode("utf-8", "backslashreplace").decode())
 
-    def shown(self, image: Image.Image, answer: np.ndarray) -> tuple[list[Image.Image], str]:
+    def shown(self, image: Image.Image, answer: np.ndarray, scale: float = 1.0) -> tuple[list[Image.Image], str]:
         """The image; the likeliest class and how likely it is."""
         return [image], f"{self.classes[answer.argmax()]} {answer.max():.0%}"
 

@@ -7,12 +7,9 @@ from glocal.config import PretrainConfig
 from glocal.errors import UsageError
 from glocal.training import Machine, Schedule
 
-FEW = 100
-"""Labelled images under which only the head learns."""
-
 
 def decide(
-    config: PretrainConfig, images: int, machine: Machine, *, dense: bool
+    config: PretrainConfig, images: int, machine: Machine, head: Any
 ) -> tuple[PretrainConfig, Schedule, list[str]]:
     """The complete configuration, lengths and sizes, and a sentence for each decision.
 
@@ -20,7 +17,7 @@ def decide(
         config: as asked for; `options` are those of fine-tuning.
         images: to learn from.
         machine: what is known of it.
-        dense: whether each pixel has an answer.
+        head: its class.
     """
     notes: list[str] = []
     options = dict(config.options)
@@ -37,7 +34,7 @@ def decide(
             return value
         return among[name]
 
-    few = images < FEW and not dense
+    few = images < head.few
     why = f"{images:,} images, {'too few' if few else 'enough'} to change the encoder by"
     train = fill("train", "head" if few else "all", why)
     if not 0 <= (options["mixup"] or 0) <= 100:
@@ -59,7 +56,7 @@ def decide(
     if config.max_steps:
         epochs, why = -(-config.max_steps // per_epoch), f"{config.max_steps:,} steps"
     epochs = fill("epochs", epochs, why)
-    lr = fill("lr", {"head": 1e-5, "lora": 5e-4}.get(train, 1e-4), "AdamW; the head learns ten times as fast")
+    lr = fill("lr", {"head": head.lr, "lora": 5e-4}.get(train, 1e-4), "AdamW; the head learns ten times as fast")
     usual: dict[str, Any] = {"weight_decay": 0.05, "warmup_epochs": 0.0, "workers": min(4, machine.cores)}
     usual |= {"precision": machine.precision, "threads": machine.threads}
     left: dict[str, Any] = {name: value for name, value in usual.items() if getattr(config, name) is None}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from glocal.adaptation.layers import Train, choose_layers
 from glocal.backbones import Backbone
 from glocal.distributed import all_sum, world_size
+from glocal.evaluation.incremental import distillation
 from glocal.evaluation.segment import looks_of
 from glocal.features import Features
 from glocal.losses import Loss
@@ -17,6 +18,28 @@ from glocal.views import Batch, Crop, Recipe
 
 HEAD_RATE = 10.0
 """The head begins from nothing: how much faster than the encoder it learns."""
+
+
+class Previous(nn.Module):
+    """What was said before by a head that knew fewer classes; it stays as it is.
+
+    Args:
+        head: that head.
+        encoder: the encoder that it had, where that trains on; None: it still has it.
+    """
+
+    def __init__(self, head: nn.Module, encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.head, self.encoder = head, encoder
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Previous":
+        """Evaluation mode."""
+        return super().train(False)
+
+    def forward(self, pixels: Tensor, features: Features) -> Tensor:
+        """Logits of the classes known before (B, K), of images whose features are now these."""
+        return self.head(features if self.encoder is None else self.encoder(pixels))
 
 
 class FineTuning(nn.Module):
@@ -35,6 +58,8 @@ class FineTuning(nn.Module):
         mixup: alpha of mix-up (Zhang et al. 2018, arXiv 1710.09412); 0 for none.
         weights: (K,) of each class in the loss, of mean 1 over the answers; None: 1.
         weight_decay: of AdamW.
+        previous: keep to what it says of its classes, the first ones of the head (distillation; Li and Hoiem 2016,
+            arXiv 1606.09282).
     """
 
     weights: Tensor | None
@@ -50,10 +75,12 @@ class FineTuning(nn.Module):
         mixup: float = 0.0,
         weights: np.ndarray | None = None,
         weight_decay: float = 0.05,
+        previous: Previous | None = None,
     ) -> None:
         super().__init__()
         choose_layers(encoder, train)
         self.encoder, self.head, self.trains, self.mixup = encoder, head, train, mixup
+        self.previous = previous
         self.register_buffer("weights", None if weights is None else torch.from_numpy(weights).float())
         mild: Any = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0, "gray": 0.0}
         self.recipe = Recipe((Crop(image_size, scale=head.scale, **mild),))
@@ -73,22 +100,28 @@ class FineTuning(nn.Module):
         self.encoder.train(mode and self.trains == "all")
         return self
 
+    def after_step(self, progress: float) -> None:
+        """Tell the head, where it asks, how far the run is, 0 to 1."""
+        if hasattr(self.head, "after_step"):
+            self.head.after_step(progress)
+
     def forward(self, batch: Batch) -> Loss:
         """The mean loss of all answers in the batches of all processes."""
-        pixels, target = batch.views[0].pixels, batch.extra["target"]
-        if not self.mixup:
-            logits, looks = self.logits(pixels)
-            return Loss.of({self.head.main: self.loss(logits, target, looks)})
-        share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
-        order = torch.randperm(len(pixels)).to(pixels.device)
-        logits, looks = self.logits(pixels.lerp(pixels[order], 1 - share))
-        first, second = (self.loss(logits, each, looks) for each in (target, target[order]))
-        return Loss.of({self.head.main: share * first + (1 - share) * second})
-
-    def logits(self, pixels: Tensor) -> tuple[Tensor, Any]:
-        """Logits of images, and where the cells of the map look (see `looks_of` of segmentation)."""
+        pixels, target, index = batch.views[0].pixels, batch.extra["target"], batch.index[:, None]
+        targets = [(1.0, target)]
+        if self.mixup:
+            share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
+            order = torch.randperm(len(pixels)).to(pixels.device)
+            pixels, index = pixels.lerp(pixels[order], 1 - share), torch.cat([index, index[order]], 1)
+            targets = [(share, target), (1 - share, target[order])]
         features: Features = self.encoder(pixels)
-        return self.head(features), places(self.encoder, features, pixels.shape[-1])
+        logits = self.head(features, index) if hasattr(self.head, "remember") else self.head(features)
+        looks = places(self.encoder, features, pixels.shape[-1])
+        each = [part * self.loss(logits, answers, looks) for part, answers in targets]
+        terms = {self.head.main: torch.stack(each).sum() if self.mixup else each[0]}
+        if self.previous is not None:
+            terms["before"] = distillation(logits.float(), self.previous(pixels, features).float()).mean()
+        return Loss.of(terms)
 
     def loss(self, logits: Tensor, target: Tensor, looks: Any) -> Tensor:
         """Mean loss, each answer as heavy as its class."""

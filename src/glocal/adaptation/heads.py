@@ -29,7 +29,8 @@ class Labelled:
         source: only such as can be learnt from.
         classes: K names.
         amounts: (K,) how much there is of each: images, or pixels.
-        target: the answers (B, ...) int64 for a batch of views of `source`, -1 where nothing is known.
+        target: the answers for a batch of views of `source`: (B, ...) int64, -1 where nothing is known, or as the head
+            has them.
         skipped: what was left out, and why.
     """
 
@@ -44,12 +45,17 @@ class Head(Protocol):
     """What `glocal finetune --head NAME` needs: a small `nn.Module`, `HEAD(dim, classes)`, and what belongs to it.
 
     Attributes:
-        needs: the attribute of a source that it learns from: "labels" or "masks".
+        needs: the attribute of a source that it learns from: "labels", "masks" or "keypoints".
         main: the score that it is judged by.
         least_cells: cells that a side of the map should have; 0 if it does not look at the map.
         crop_pct: of the images that it answers for: .875 for the centre, None for the whole, squeezed into a square.
         scale: least and most area of a training crop, as a fraction of its image.
+        few: labelled images under which only the head learns.
+        lr: learning rate, a tenth of the head's, where only it learns.
         classes: K names.
+
+    What some have beside: `after_step(progress)`, called after each step; `remember(seen, labels, index)`, for which
+    exemplars of each class are kept (see `Neighbours`), whose `__call__` then takes the positions of training images.
     """
 
     needs: str
@@ -57,6 +63,8 @@ class Head(Protocol):
     least_cells: int
     crop_pct: float | None
     scale: tuple[float, float]
+    few: int
+    lr: float
     classes: list[str]
 
     @staticmethod
@@ -87,8 +95,8 @@ class Head(Protocol):
     def write(self, out: Path, answers: Iterable[tuple[str, np.ndarray]]) -> None:
         """The answers, by name of the image, as a file or folder; a `UsageError` if `out` will not do."""
 
-    def shown(self, image: Image.Image, answer: np.ndarray) -> tuple[list[Image.Image], str]:
-        """Pictures and words for a page."""
+    def shown(self, image: Image.Image, answer: np.ndarray, scale: float = 1.0) -> tuple[list[Image.Image], str]:
+        """Pictures and words for a page; the image may be smaller than the one answered for, by `scale`."""
 
 
 def head_names() -> list[str]:
@@ -106,22 +114,27 @@ def find_head(name: str) -> Any:
 
 def suited_head(source: ImageSource) -> str:
     """The head that learns from what a collection has; masks before labels."""
-    for name in ("segment", "classify"):
-        if _has(source, find_head(name).needs):
+    for name in ("segment", "classify", "keypoints"):
+        if has(source, find_head(name).needs):
             return name
     raise UsageError(
         f"{source.name} has neither labels (a sub-folder for each class, or a list with a column label) nor masks"
-        " (folders images/ and masks/): fine-tuning needs one of them"
+        f" (folders images/ and masks/) nor keypoints (joints.npy): fine-tuning needs one of them{_note(source)}"
     )
 
 
 def require(source: ImageSource, name: str) -> None:
     """A `UsageError` where a collection lacks what a head learns from."""
-    if not _has(source, need := find_head(name).needs):
-        raise UsageError(f"--head {name} learns from {need}; {source.name} has none")
+    if not has(source, need := find_head(name).needs):
+        raise UsageError(f"--head {name} learns from {need}; {source.name} has none{_note(source)}")
 
 
-def _has(source: ImageSource, need: str) -> bool:
+def _note(source: ImageSource) -> str:
+    return f" ({source.note})" if source.note else ""
+
+
+def has(source: ImageSource, need: str) -> bool:
+    """Whether a collection has what a head learns from."""
     return source.has_masks if need == "masks" else getattr(source, need, None) is not None
 
 

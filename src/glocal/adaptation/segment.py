@@ -30,6 +30,8 @@ class Segment(nn.Module):
     least_cells = 12
     crop_pct: float | None = None
     scale = (0.25, 1.0)
+    few = 0
+    lr = 1e-5
 
     def __init__(self, dim: int, classes: list[str]) -> None:
         super().__init__()
@@ -107,7 +109,7 @@ class Segment(nn.Module):
             write_atomically(file, partial(image.save, format="PNG"))
         write_atomically(out / "classes.json", json.dumps({"names": self.classes}, indent=2) + "\n")
 
-    def shown(self, image: Image.Image, answer: np.ndarray) -> tuple[list[Image.Image], str]:
+    def shown(self, image: Image.Image, answer: np.ndarray, scale: float = 1.0) -> tuple[list[Image.Image], str]:
         """The image, and its classes in colours; the largest classes by name."""
         large = Image.fromarray(answer).resize(image.size, Image.Resampling.NEAREST)
         coloured = Image.fromarray(self.colours()[np.asarray(large)])

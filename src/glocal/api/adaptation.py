@@ -24,6 +24,8 @@ def finetune(
     layer_decay: float | None = None,
     mixup: float | None = None,
     class_weights: bool = False,
+    labels: int | None = None,
+    memory: int | None = None,
     hold_out: float = 0.2,
     split_by: str | None = None,
     image_size: int | None = None,
@@ -43,22 +45,27 @@ def finetune(
     quiet: bool = False,
     trust_code: bool = False,
 ) -> Path:
-    """Teach an encoder classes or masks, from labelled images.
+    """Teach an encoder classes, masks or keypoints, from labelled images.
 
     What is left at None is decided from the number of images, and said in the log and in config.yaml.
 
     Args:
         encoder: what `load` takes, or a Backbone.
-        data: labelled images: a sub-folder for each class, a list with a column label, or images/ and masks/. Where
-            there is a `val`, it is checked on that; else some images are held out. A `test` is not looked at.
+        data: labelled images: a sub-folder for each class, a list with a column label, images/ and masks/, or
+            images with joints.npy. Where there is a `val`, it is checked on that; else some images are held out. A
+            `test` is not looked at.
         out: the folder for encoder and head; by default runs/finetune-BACKBONE-DATA-K.
         resume: such a folder to go on with; all else comes from its config.yaml, but for `workers` and `quiet`.
-        head: "classify" or "segment", or module:Class; by default what the data has, masks before labels.
+        head: "classify", "mtn" or "nearest_mean", "segment" or "keypoints", or module:Class; by default what the data
+            has, masks before labels, and these before keypoints.
         train: of the encoder nothing ("head"), its last quarter, products of rank 8 beside its weights ("lora"), or
             all.
         layer_decay: rate of each layer of the encoder, as a share of the rate of the layer above it.
         mixup: alpha of mix-up; 0 for none.
         class_weights: count each class alike, however many images it has.
+        labels: learn from only so many of the labelled images, drawn by the seed.
+        memory: keep so many images of each class, for classes that come later. With a fine-tuned folder as the encoder
+            its classes are kept beside the new ones of `data`: 0 lets them be forgotten, very many keep all.
         hold_out: share of the images to check on where there is no `val`; 0 to learn from all, and check on none.
         split_by: hold out whole groups by this column of the data's groups.csv or list: a patient, a video.
         image_size: by default the encoder's own.
@@ -97,10 +104,10 @@ def finetune(
         raise UsageError("give an encoder and labelled images: glocal finetune runs/NAME --data labelled/ --out ft/")
     settings = {
         "head": head, "train": train, "layer_decay": layer_decay, "mixup": mixup, "class_weights": class_weights,
-        "hold_out": hold_out, "split_by": split_by, "image_size": image_size, "epochs": epochs, "max_steps": max_steps,
-        "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "seed": seed, "accelerator": accelerator,
-        "devices": devices, "precision": precision, "workers": workers, "threads": threads,
-        "checkpoint_steps": checkpoint_steps, "report": report,
+        "labels": labels, "memory": memory, "hold_out": hold_out, "split_by": split_by, "image_size": image_size,
+        "epochs": epochs, "max_steps": max_steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
+        "seed": seed, "accelerator": accelerator, "devices": devices, "precision": precision, "workers": workers,
+        "threads": threads, "checkpoint_steps": checkpoint_steps, "report": report,
     }  # fmt: skip
     return start_finetuning(encoder, data, settings, out=out, **shared)
 
@@ -111,6 +118,7 @@ def predict(
     *,
     out: str | None = None,
     page: str | None = None,
+    draw: str | None = None,
     split: Literal["train", "val", "test", "all"] = "all",
     image_size: int | None = None,
     batch_size: int = 64,
@@ -121,14 +129,15 @@ def predict(
 ) -> Predictions | Path:
     """What a fine-tuned encoder says of every image.
 
-    Where the images have labels or masks, it also says how often it is right.
+    Where the images have labels, masks or keypoints, it also says how often it is right.
 
     Args:
         model: a folder that `finetune` made.
         data: images; several folders one after the other.
-        out: a .csv file of classes and their probabilities, a folder for masks as PNG files, or a page ending in .html;
-            in Python, leave out to get arrays.
+        out: a .csv file of classes and their probabilities or of keypoints, a folder for masks as PNG files, or a page
+            ending in .html; in Python, leave out to get arrays.
         page: a page with pictures, beside `out`.
+        draw: a folder for the images with what is said of them drawn on: keypoints, or masks in colours.
         split: of data that has splits.
         image_size: by default what it was fine-tuned at.
         batch_size: images per forward pass.
@@ -154,4 +163,4 @@ def predict(
     settings |= {"workers": workers, "precision": precision}
     source = open_source(data, split=split)
     with placed(opened, device) as encoder, placed(loaded, device) as head, shown_progress() as progress:
-        return predict_source(encoder, head, source, out=out, page=page, progress=progress, **settings)
+        return predict_source(encoder, head, source, out=out, page=page, draw=draw, progress=progress, **settings)

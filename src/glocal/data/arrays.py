@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.source import Groups, ImageSource, OpenImage, fingerprint, sizes, stamps
+from glocal.data.source import Groups, ImageSource, Keypoints, OpenImage, fingerprint, sizes, stamps
 from glocal.errors import UsageError
 
 
@@ -55,8 +55,8 @@ class ArraySource(ImageSource):
 class ConcatSource(ImageSource):
     """Several collections one after the other.
 
-    Labels remain when all parts have the same classes, masks when all have masks of the same classes. Groups of one
-    name are one group, and unknown in parts that lack the column.
+    Labels remain when all parts have the same classes, masks when all have masks of the same classes, keypoints when
+    all have those of the same names. Groups of one name are one group, and unknown in parts that lack the column.
     """
 
     def __init__(self, sources: Sequence[ImageSource]):
@@ -74,6 +74,9 @@ class ConcatSource(ImageSource):
         self.groups = {column: _joined(sources, column) for column in columns} or None
         captions = [text for source in sources for text in source.captions or [None] * len(source)]
         self.captions = captions if any(captions) else None
+        places = [source.keypoints for source in sources if source.keypoints is not None]
+        if len(places) == len(sources) and all(each.names == places[0].names for each in places):
+            self.keypoints = Keypoints(places[0].names, np.concatenate([each.points for each in places]))
         legends = [(source.has_masks, source.mask_classes, source.ignore_index) for source in sources]
         if all(legend == (True, *legends[0][1:]) for legend in legends):
             self.has_masks, self.mask_classes, self.ignore_index = legends[0]

@@ -10,6 +10,7 @@ import numpy as np
 
 from glocal.data.files import existing, shown, sizes_and_times, state_of
 from glocal.data.images import EncodedImage, Window, open_image
+from glocal.data.joints import joints_among
 from glocal.data.source import Groups, ImageSource
 from glocal.errors import UsageError, did_you_mean
 
@@ -64,8 +65,8 @@ class FileListSource(Files):
         path: a .txt file with one path a line (empty lines and lines that start with # are skipped), or a .csv file
             with a path and, optionally, a label in each row. A first row that starts with `path`, `file`, `filename`,
             `image`, `filepath` or `image_path` is a header, under which there may be more: the labels are in the column
-            `label` or `class`, else in the second one; captions in `caption`; every other named column is one of
-            `groups`, unknown where empty.
+            `label` or `class`, else in the second one; captions in `caption`; keypoints in NAME.x and NAME.y, as
+            `glocal predict` writes them; every other named column is one of `groups`, unknown where empty.
         window: see `Files`.
 
     Raises:
@@ -90,6 +91,7 @@ class FileListSource(Files):
         by_word = {name.lower(): name for name in columns}
         captions = columns.pop(by_word.get("caption", "caption"), [])
         self.captions = [caption or None for caption in captions] if any(captions) else None
+        self.keypoints = joints_among(columns, lines, path)
         named = [by_word[word] for word in ("label", "class") if word in by_word]
         labels = columns.pop([*named, *header[1:], ""][0], [])
         if any(labels):

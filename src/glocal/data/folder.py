@@ -10,6 +10,7 @@ The rules, for a folder as people keep them:
 - The images have labels when every one lies exactly one sub-folder deep and there are at least two such sub-folders:
   their names are the classes, in alphabetical order, the same in all splits. Anything else (a dump of photos in folders
   by date) is a collection without labels.
+- `joints.npy` beside the images, or beside the folder `images`, holds their keypoints (`read_joints`).
 - `groups.csv` directly below the folder says what images share (`read_groups`): a camera, a patient, a video;
   `captions.csv`, with the columns `image` and `caption`, what each shows (`read_captions`).
 - Links are followed, each folder is looked at once. What is no regular file, or may not be read, is left out and named.
@@ -26,6 +27,7 @@ import numpy as np
 from glocal.data.filelist import Files, read_captions, read_groups
 from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, existing, mask_folder, shown, stem, visible, walk
 from glocal.data.images import Window
+from glocal.data.joints import read_joints
 from glocal.data.masks import Legend, read_legend, read_mask, with_palette
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
@@ -129,6 +131,11 @@ class FolderSource(Files):
                 notes.append(f"groups not used: {error}")
         captions = [listing.captions.get(self.key(i)) for i in range(len(self))]
         self.captions = captions if any(captions) else None
+        if part and (joints := (part.place.parent if part.masks else part.place) / "joints.npy").is_file():
+            try:
+                self.keypoints = read_joints(joints, len(self))
+            except UsageError as error:
+                notes.append(f"keypoints not used: {error}")
         if skipped:
             notes.append(f"skipped {_some_of(skipped, self.root)}")
         self.note = "; ".join(notes)

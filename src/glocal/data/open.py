@@ -110,6 +110,8 @@ def describe(source: ImageSource) -> str:
     if source.has_masks:
         names = [name for k, name in enumerate(source.mask_classes or []) if k != source.ignore_index]
         text += f", masks of {len(names)} classes ({_some(names)})" if names else ", masks"
+    if source.keypoints is not None:
+        text += f", {len(source.keypoints.names)} keypoints ({_some(source.keypoints.names)})"
     return text + (f"; {source.note}" if source.note else "")
 
 

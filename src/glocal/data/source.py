@@ -41,6 +41,23 @@ class Groups:
     of: np.ndarray
 
 
+@dataclass(frozen=True)
+class Keypoints:
+    """Places that each image shows: a person's joints, the corners of a leaf.
+
+    Attributes:
+        names: J of them.
+        points: (N, J, 3) float32, x and y in pixels of the image, and 1 where the place is known, else 0.
+    """
+
+    names: list[str]
+    points: np.ndarray
+
+    def at(self, positions: np.ndarray) -> "Keypoints":
+        """Those of some images."""
+        return Keypoints(self.names, self.points[positions])
+
+
 class ImageSource(Protocol):
     """A finite, ordered collection of images. Sample i is the same image for the life of the collection."""
 
@@ -59,6 +76,8 @@ class ImageSource(Protocol):
     """What a person should know about how the collection was read, in a few words, or ''."""
     groups: dict[str, Groups] | None = None
     """By what the images of a group share ("patient", "video", "country"), or None."""
+    keypoints: Keypoints | None = None
+    """Places in each image, or None."""
     captions: list[str | None] | None = None
     """What is said of each image, None where nothing is; None where nothing is said of any."""
 

@@ -25,6 +25,7 @@ class Subset(ImageSource):
         self.mask_classes, self.ignore_index = source.mask_classes, source.ignore_index
         self.labels = None if source.labels is None else np.asarray(source.labels)[at]
         self.groups = source.groups and {name: Groups(by.names, by.of[at]) for name, by in source.groups.items()}
+        self.keypoints = source.keypoints and source.keypoints.at(at)
         self.captions = source.captions and [source.captions[i] for i in at]
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ import copy
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,27 @@ import numpy as np
 import torch
 
 from glocal.adaptation.decide import decide
-from glocal.adaptation.finetune import FineTuning, class_weights
-from glocal.adaptation.heads import Labelled, find_head, require, save_head, suited_head
+from glocal.adaptation.finetune import FineTuning, Previous, class_weights
+from glocal.adaptation.heads import Labelled, find_head, save_head
+from glocal.adaptation.memory import exemplars
 from glocal.adaptation.predict import score
 from glocal.backbones import Backbone, build_backbone, load_encoder, save_encoder
 from glocal.backbones.fold import fold
 from glocal.backbones.weights import encoder_weights, read_checkpoint
 from glocal.config import PretrainConfig
-from glocal.data import Subset, describe, describe_spec, has_split, listed, open_source
+from glocal.data import Subset, describe, describe_spec
 from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
-from glocal.data.stream import Stream
-from glocal.data.subset import split_by
 from glocal.distributed import on_each, on_first
 from glocal.errors import UsageError
 from glocal.evaluation.extract import stream
-from glocal.evaluation.split import held_out, spread_over
+from glocal.evaluation.split import spread_over
 from glocal.fabric import Fabric
 from glocal.heads import sync_batch_norms
 from glocal.pipeline.conclude import environment
+from glocal.pipeline.labelled import Split, open_labelled
 from glocal.pipeline.launch import algorithms, meet
+from glocal.pipeline.past import Past, keep, open_past, recall
 from glocal.pipeline.start import code_in
 from glocal.plugins import refuse_untrusted
 from glocal.random import derive
@@ -41,11 +42,13 @@ from glocal.run import Run, write_json
 from glocal.training import fit
 from glocal.training.defaults import finer_stride
 from glocal.training.online_eval import Look
-from glocal.views import Appearance, Batch, ViewLoader
+from glocal.views import Appearance, Batch, EpochPlan, ViewLoader
 
-OPTIONS = "head", "train", "mixup", "class_weights", "hold_out", "split_by"
+OPTIONS = "head", "train", "mixup", "class_weights", "hold_out", "split_by", "labels", "memory"
 CHECKED = 1000
 """Held-out images that are looked at during training, at most; all are at the end."""
+MEMORY = 20
+"""Exemplars of each class that a head looks at where --memory does not say how many."""
 BEGUN_WITH = 2000
 """Training images whose features the head begins with, at most."""
 
@@ -76,7 +79,7 @@ def start_finetuning(
         name = f"finetune-{opened.name}-{Path(source.name).name}".replace("/", "-").replace(":", "-")
         return Run.create(out, name, command="finetune")
 
-    return _finetune(config, data, opened, place, resume=False, quiet=quiet)
+    return _finetune(config, data, opened, place, resume=False, trust_code=trust_code, quiet=quiet)
 
 
 def weights_named(encoder: str) -> bool | str:
@@ -102,78 +105,57 @@ def continue_finetuning(run: Run, data: Any, *, workers: int | None, trust_code:
     encoder.model.load_state_dict(encoder_weights(state), strict=False)  # also says what layers there are
     encoder.pretrained = config.pretrained
     config = replace(config, workers=config.workers if workers is None else workers)
-    return _finetune(config, data, encoder, lambda source: run, resume=True, quiet=quiet)
+    return _finetune(config, data, encoder, lambda source: run, resume=True, trust_code=trust_code, quiet=quiet)
 
 
 def _resume(run: Run) -> str:
     return f"glocal finetune --resume {shlex.quote(str(run))}"
 
 
-@dataclass
-class _Split:
-    """Labelled images to learn from and to check on, and in words where the latter come from."""
-
-    everything: ImageSource
-    train: Labelled
-    held: Labelled | None
-    said: str
-
-
-def _open(data: Any, head: str | None, share: float, column: str | None, seed: int) -> tuple[str, _Split]:
-    """The head that suits the data, and what it learns from and is checked on: `val`, else a share of the images."""
-    if not 0 <= share < 1:
-        raise UsageError(f"--hold-out {share} is not a share of the images: give 0, or less than 1")
-    spec = listed(data)
-    source = open_source(spec)
-    if isinstance(source, Stream):
-        raise UsageError(f"{source.name} is a stream: fine-tuning needs a folder or a list of labelled images")
-    name = head or suited_head(source)
-    require(source, name)
-    cls = find_head(name)
-    if share and column is None and has_split(spec, "train") and has_split(spec, "val"):
-        train = cls.read(source)
-        return name, _Split(source, train, cls.read(open_source(spec, split="val"), train.classes), "val")
-    whole = cls.read(source)
-    if not share:
-        return name, _Split(source, whole, None, "nothing is held out")
-    if cls.needs == "labels" and (few := np.flatnonzero(whole.amounts < 2)).size:
-        lacking = f"class '{whole.classes[few[0]]}' has {whole.amounts[few[0]]} image(s)"
-        raise UsageError(f"{source.name}: {lacking}; each needs two, one to learn from and one to check on")
-    if column is not None:
-        kept, held = split_by(source, column, share, seed)
-        said = f"whole groups by {column}"
-    else:
-        labels = np.asarray(source.labels) if cls.needs == "labels" else None
-        parts = held_out(len(source), seed, "finetune", labels=labels, share=share)
-        kept, held = (Subset(source, at) for at in parts)
-        said = f"about {share:.0%} of them"
-    if not len(held):
-        raise UsageError(f"{source.name} has {len(source)} image(s), too few to hold some back to check on")
-    return name, _Split(source, cls.read(kept, whole.classes), cls.read(held, whole.classes), said)
-
-
 def _finetune(
-    config: PretrainConfig, data: Any, encoder: Backbone, place: Callable[..., Run], *, resume: bool, quiet: bool
+    config: PretrainConfig,
+    data: Any,
+    encoder: Backbone,
+    place: Callable[..., Run],
+    *,
+    resume: bool,
+    trust_code: bool,
+    quiet: bool,
 ) -> Path:
     fabric, config, machine = meet(config)
     with ExitStack() as held:
         held.enter_context(algorithms(fabric.device, deterministic=config.deterministic))
-        options = config.options
-        asked = options["head"], options["hold_out"], options["split_by"]
-        name, split = on_each(lambda: _open(data, *asked, config.seed))
+        past = on_each(lambda: open_past(config, trust_code=trust_code))
+        options, recalled = recall(config.options, past is not None)
+        name, split = on_each(lambda: open_labelled(data, options, config.seed, past))
         cls = find_head(name)
-        config, schedule, notes = decide(config, len(split.train.source), machine, dense=cls.least_cells > 0)
-        config = replace(config, options={**config.options, "head": name})
+        if options.get("memory") is not None and cls.needs != "labels":
+            raise UsageError(f"--memory keeps images of classes; --head {name} learns from {cls.needs}")
+        config = replace(config, options={**options, "head": name})
+        config, schedule, notes = decide(config, len(split.train.source), machine, cls)
+        notes = recalled + notes
         encoder, remark = _finer(encoder, config.image_size, cls.least_cells)
         notes += remark
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "init"))
-            method = _method(config, encoder, cls(encoder.dim, split.train.classes), split.train)
+            method = _method(config, encoder, cls(encoder.dim, split.train.classes), split.train, past)
         if fabric.world_size > 1:
             sync_batch_norms(method)
         settings: dict[str, Any] = {"image_size": config.image_size, "batch_size": 64}
+        number = config.options.get("memory") or MEMORY
+
+        def remember(_: Any = None) -> EpochPlan:
+            """Let the head look at exemplars as the encoder now sees them."""
+            method.head.remember(*on_first(lambda: exemplars(encoder, split.train.source, number, **settings)))
+            return EpochPlan()
+
         if not resume:
             method.head.load_state_dict(on_first(lambda: _begin(fabric, method, split.train.source, settings)))
+        if hasattr(cls, "remember"):
+            if not resume:
+                remember()
+            if config.options["train"] != "head":
+                method.before_epoch = remember  # type: ignore[assignment]
 
         def claim() -> Run:
             run = place(split.everything)
@@ -195,10 +177,8 @@ def _finetune(
             workers=config.workers or 0, low_priority=on_cpu, appearance=appearance if on_cpu else None,
             rank=fabric.global_rank, world_size=fabric.world_size,
         )  # fmt: skip
-
-        def finish(batch: Batch, epoch: int, device: torch.device) -> Batch:
-            known = replace(batch, extra={**batch.extra, "target": split.train.target(batch)})
-            return appearance(known, epoch, device)
+        finish = _Answered(method.recipe, encoder.mean, encoder.std, config.seed)
+        finish.target = split.train.target
 
         def check(held: Labelled, trained: Any, epoch: int) -> Look:
             found = score(trained, method.head, spread_over(held.source, CHECKED), **settings)
@@ -213,16 +193,32 @@ def _finetune(
         ended = fit(fabric, method, loader, finish, run, **plan, resume=resume, monitor=monitor, quiet=quiet)
         skipped = {split.train.source.key(i): why for i, why in ended.skipped.items()}
         skipped |= split.train.skipped | (split.held.skipped if split.held else {})
-        measure = partial(_conclude, run, config, method.eval(), split, data, skipped, ended.step, quiet=quiet)
+        fold(encoder)
+        if hasattr(method, "before_epoch"):
+            remember()
+        measure = partial(_conclude, run, config, method.eval(), split, data, skipped, ended.step, past, quiet=quiet)
         on_first(lambda: measure(settings))
     return run.path
 
 
-def _method(config: PretrainConfig, encoder: Backbone, head: Any, train: Labelled) -> FineTuning:
+class _Answered(Appearance):
+    """Finishes views, and adds what is to be said of them."""
+
+    target: Callable[[Batch], torch.Tensor]
+
+    def __call__(self, batch: Batch, *args: Any, **options: Any) -> Batch:
+        known = replace(batch, extra={**batch.extra, "target": self.target(batch)})
+        return super().__call__(known, *args, **options)
+
+
+def _method(config: PretrainConfig, encoder: Backbone, head: Any, train: Labelled, past: Past | None) -> FineTuning:
     own: dict[str, Any] = {"train": config.options["train"], "mixup": config.options["mixup"]}
     own["layer_decay"] = config.layer_decay
     weights = class_weights(train.amounts) if config.options["class_weights"] else None
     decay: Any = config.weight_decay
+    if past and config.options["memory"]:
+        before = None if own["train"] == "head" else copy.deepcopy(encoder)
+        own["previous"] = Previous(past.head, before)
     return FineTuning(encoder, head, image_size=config.image_size, weights=weights, weight_decay=decay, **own)
 
 
@@ -257,24 +253,32 @@ def _conclude(
     run: Run,
     config: PretrainConfig,
     method: FineTuning,
-    split: _Split,
+    split: Split,
     data: Any,
     skipped: dict[str, str],
     steps: int,
+    past: Past | None,
     settings: dict[str, Any],
     *,
     quiet: bool,
 ) -> None:
     """Save encoder and head, score them on the held-out images, report."""
     encoder, name = method.encoder, str(config.options["head"])
-    fold(encoder)
     encoder.requires_grad_(True)
     images = len(split.train.source)
     save_encoder(encoder, run.path, method="finetune", steps=steps, images=images, **environment())
     found = score(encoder, method.head, split.held.source, **settings) if split.held else {}
+    if past and split.held:
+        new = np.asarray(split.held.source.labels) >= len(past.head.classes)
+        for which, rows in (("old", np.flatnonzero(~new)), ("new", np.flatnonzero(new))):
+            if len(rows):
+                some = score(encoder, method.head, Subset(split.held.source, rows), **settings)
+                found |= {f"{key}_{which}": value for key, value in some.items()}
     tested = len(split.held.source) if split.held else 0
     save_head(method.head, name, encoder, run.path, scores=found, images=tested, held_out=split.said)
     run.write_skipped(skipped)
+    if config.options.get("memory"):
+        keep(run, encoder, split, config.options["memory"], **settings)
     if found:
         meta = {"n_train": images, "n_test": tested, "split": split.said, "data": split.everything.name}
         write_json(run.scores_file, {name: found, "meta": meta})

@@ -9,10 +9,12 @@ import numpy as np
 from PIL import Image
 
 from glocal.adaptation import Predictions, predictions
+from glocal.adaptation.heads import has
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation.extract import suited
 from glocal.report.predictions import Card, write_page
+from glocal.run import write_atomically
 
 SHOWN = 200
 """Images of a page, at most."""
@@ -27,6 +29,7 @@ def predict_source(
     *,
     out: str | None = None,
     page: str | None = None,
+    draw: str | None = None,
     workers: int | None = None,
     precision: Any = None,
     **options: Any,
@@ -47,6 +50,8 @@ def predict_source(
                 tallies.append(head.tally(answer, *truth[i]))
             if i in chosen:
                 shown.append(_card(head, source, i, answer))
+            if draw is not None:
+                _draw(head, source, i, answer, Path(draw))
             yield source.key(i), answer
 
     if out is not None:
@@ -63,6 +68,8 @@ def predict_source(
     if tallies:
         found = "  ".join(f"{name} {value:.3f}" for name, value in head.scores(sum(tallies)).items())
         lines.append(f"{found} on the {len(tallies):,} whose answers are known")
+    if draw is not None:
+        lines.append(f"drawn: {draw}")
     if page is not None:
         write_page(
             Path(page), f"Predictions: {source.name}", [*lines, *(f"{key}: {why}" for key, why in skipped)], shown
@@ -74,7 +81,7 @@ def predict_source(
 
 def _truth(head: Any, source: ImageSource) -> dict[int, tuple[ImageSource, int]]:
     """By position, where the answer of an image is known: in which collection, and its position there."""
-    if (head.needs == "masks" and not source.has_masks) or (head.needs != "masks" and source.labels is None):
+    if not has(source, head.needs):
         return {}
     try:
         known: Any = head.read(source, head.classes).source
@@ -87,5 +94,12 @@ def _card(head: Any, source: ImageSource, i: int, answer: np.ndarray) -> Card:
     opened = source.open(i)
     image = Image.fromarray(opened.decode(min(1.0, SIDE / max(opened.size))))
     image.thumbnail((SIDE, SIDE))
-    pictures, words = head.shown(image, answer)
+    pictures, words = head.shown(image, answer, image.width / opened.size[0])
     return Card(source.key(i), words, pictures)
+
+
+def _draw(head: Any, source: ImageSource, i: int, answer: np.ndarray, folder: Path) -> None:
+    """The last of an image's pictures, in its full size, as PNG in a folder."""
+    pictures, _ = head.shown(Image.fromarray(source.open(i).decode()), answer)
+    file = (folder / source.key(i).lstrip("/")).with_suffix(".png")
+    write_atomically(file, lambda path: pictures[-1].save(path, format="PNG"))

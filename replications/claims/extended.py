@@ -1,0 +1,57 @@
+"""Encoders that exist, extended: by classes that come later, by joints from a hundred labels."""
+
+from __future__ import annotations
+
+from replications.claims.arms import more
+from replications.plan import Arm, Claim, Statement
+
+FIVE = tuple(range(5))
+CLASSES = Arm(
+    "classes-mobilenet",
+    {"backbone": "mobilenet_v1_050", "image_size": 64, "limit": 5000, "task": {"steps": 5, "memory": 20}},
+    run="replications.extended:classes",
+)
+MTN = Claim(
+    name="new-classes",
+    world="own",
+    arms=(CLASSES,),
+    seeds=FIVE,
+    minutes=5,
+    paper="Iscen et al. Memory transformer network. 2022",
+    text="Ten classes come in five steps, and 20 images of each are kept: replaying them is better than learning the"
+    " new classes alone, and fusing a feature with its neighbours in the memory better still. CIFAR-10, 5,000 images to"
+    " learn from and 5,000 to test on, frozen features of MobileNet x0.5; mean over the steps of the accuracy on all"
+    " classes seen.",
+    published="CIFAR-100 and ImageNet, 20 images a class: ahead of replay by one to six points.",
+    statements=(
+        Statement("replay is better than new classes alone", "replay - naive", (CLASSES.name,)),
+        Statement("neighbours are better than replay alone", "mtn - replay", (CLASSES.name,)),
+    ),
+    missing="A backbone that trains along; hundreds of classes.",
+)
+
+
+def joints(head: str, labels: int) -> Arm:
+    options = {"backbone": "mobilenet_v1_050", "image_size": 128, "labels": labels}
+    place = {"detector": "replications.extended:Detector", "joint": "keypoints"}[head]
+    return Arm(f"{head}-{labels}", {**options, "head": place}, run="replications.extended:keypoints")
+
+
+POSE = Claim(
+    name="keypoints",
+    world="own",
+    arms=tuple(joints(head, labels) for labels in (100, 400) for head in ("detector", "joint")),
+    seeds=FIVE,
+    minutes=5,
+    paper="Tompson et al. Joint training of a convolutional network and a graphical model. 2014",
+    text="From 100 labelled people a detector and a spatial model, trained jointly, find more joints than the detector"
+    " trained alone for as long. LSPET, 14 joints, 300 people held out, frozen maps of MobileNet x0.5; within a fifth"
+    " of the torso.",
+    published="FLIC, LSP: the spatial model adds several points, training it jointly about one more.",
+    statements=(
+        more("more from 100 people", "pck", "joint-100", "detector-100"),
+        more("more from 400 people", "pck", "joint-400", "detector-400"),
+    ),
+    missing="A detector of several resolutions that trains as a whole; all 10,000 people.",
+)
+CLAIMS = (MTN, POSE)

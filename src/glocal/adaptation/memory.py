@@ -1,0 +1,79 @@
+"""Heads that know classes by exemplars, which they keep: for classes that come later."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glocal.adaptation.classify import Classify
+from glocal.adaptation.heads import Standardised
+from glocal.data.source import ImageSource
+from glocal.evaluation.extract import extract
+from glocal.evaluation.incremental import class_means, herd_classes
+from glocal.features import Features
+from glocal.heads.neighbour_fusion import SCALE, NeighbourClassifier
+
+
+def exemplars(encoder: Any, source: ImageSource, number: int, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """At most `number` images of each class, by herding: features (M, D), classes (M,), positions (M,).
+
+    `options` are those of `glocal.evaluation.extract.stream`.
+    """
+    bank = extract(encoder, source, crop_pct=Classify.crop_pct, **options)
+    assert bank.labels is not None
+    rows = herd_classes(bank.pooled, bank.labels, number)
+    return bank.pooled[rows], bank.labels[rows], bank.index[rows]
+
+
+class Neighbours(Classify):
+    """Which class an image is of, after a look at the exemplars nearest to it (MTN, Iscen et al. 2022)."""
+
+    lr = 1e-4
+
+    def __init__(self, dim: int, classes: list[str]) -> None:
+        nn.Module.__init__(self)
+        self.classes = list(classes)
+        self.standardised, self.model = Standardised(dim), NeighbourClassifier(dim, len(classes))
+
+    def forward(self, features: Features, index: Tensor | None = None) -> Tensor:
+        """Logits (B, K); exemplars of the training images `index` (B, n) are not looked at."""
+        return self.model(self.standardised(features.pooled.float()), index)
+
+    def begin(self, seen: Tensor, source: ImageSource, index: Tensor) -> None:
+        """With the mean of each class."""
+        self.standardised.take(seen)
+        self.model.begin(self.standardised(seen), torch.from_numpy(np.asarray(source.labels))[index])
+
+    def remember(self, seen: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Look from now on at exemplars: pooled features (M, D), classes (M,), positions (M,)."""
+        self.model.remember(self.standardised(seen.to(self.standardised.mean)), labels, index)
+
+
+class NearestMean(Classify):
+    """The class whose exemplars' mean is nearest (Rebuffi et al. 2017); only how sure that is has to be learnt."""
+
+    lr = 1e-4
+
+    means: Tensor
+
+    def __init__(self, dim: int, classes: list[str]) -> None:
+        nn.Module.__init__(self)
+        self.classes, self.standardised = list(classes), Standardised(dim)
+        self.sharpness = nn.Parameter(torch.tensor(math.log(SCALE)))
+        self.register_buffer("means", torch.zeros(len(classes), dim))
+
+    def forward(self, features: Features, index: Tensor | None = None) -> Tensor:
+        """Logits (B, K)."""
+        return self.sharpness.exp() * F.normalize(self.standardised(features.pooled.float()), dim=1) @ self.means.T
+
+    def begin(self, seen: Tensor, source: ImageSource, index: Tensor) -> None:
+        """Knowing nothing: the means come with the exemplars."""
+        self.standardised.take(seen)
+
+    def remember(self, seen: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Take the means of pooled features (M, D) of classes (M,)."""
+        x = self.standardised(seen.to(self.means)).cpu()
+        self.means.copy_(class_means(x, labels.cpu(), len(self.classes)))

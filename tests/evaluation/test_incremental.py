@@ -1,0 +1,110 @@
+"""Classes that come in steps: herding, means, forgetting, and what each way keeps."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from glocal.errors import UsageError
+from glocal.evaluation.incremental import (
+    class_means,
+    distillation,
+    forgetting,
+    herd,
+    herd_classes,
+    incremental,
+    steps_of,
+)
+
+
+def drawn(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).float()
+
+
+def test_herding_is_greedy_towards_the_mean():
+    x = drawn(12, 3).numpy().astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    chosen = []
+    for _ in range(5):
+        left = [i for i in range(12) if i not in chosen]
+        chosen.append(min(left, key=lambda i: np.linalg.norm(x.mean(0) - x[[*chosen, i]].mean(0))))
+    assert herd(torch.from_numpy(3 * x), 5).tolist() == chosen
+    assert sorted(herd(torch.from_numpy(x), 50).tolist()) == list(range(12))
+
+
+def test_exemplars_of_each_class():
+    x, y = drawn(20, 3), torch.tensor([2, 5] * 10)
+    rows = herd_classes(x, y, 4)
+    assert y[rows].tolist() == [2] * 4 + [5] * 4
+    assert rows[:4].tolist() == (2 * herd(x[::2], 4)).tolist()
+
+
+def test_class_means_are_those_of_a_loop():
+    x, y = drawn(15, 4), torch.arange(15) % 3
+    found = class_means(x, y, 4)
+    for k in range(3):
+        total = torch.zeros(4)
+        for row, label in zip(x, y, strict=True):
+            total += (row / row.norm()) * (label == k)
+        torch.testing.assert_close(found[k], total / total.norm())
+    queries, loop = drawn(9, 4, seed=1), []
+    for query in queries:
+        loop.append(max(range(3), key=lambda k: float(query @ found[k])))
+    assert (queries @ found[:3].T).argmax(1).tolist() == loop
+    assert not found[3].any()
+
+
+def test_distillation_and_its_gradient():
+    logits, before = drawn(4, 5).double().requires_grad_(), drawn(4, 3, seed=1).double()
+    loss = distillation(logits, before)
+    p, q = before.softmax(1), logits[:, :3].softmax(1)
+    torch.testing.assert_close(loss, -(p * q.log()).sum(1))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    torch.testing.assert_close(gradient[:, :3], (q - p).detach())
+    assert not gradient[:, 3:].any(), "of the new classes it says nothing"
+
+
+def test_forgetting():
+    assert forgetting([[0.9], [0.7, 0.8], [0.4, 0.85, 1.0]]) == pytest.approx(((0.9 - 0.4) + 0) / 2)
+
+
+def test_classes_come_once_each():
+    parts = steps_of(np.repeat(np.arange(7), 3), 3, seed=1)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(7))
+    assert [len(part) for part in parts] == [3, 2, 2]
+    with pytest.raises(UsageError, match="steps is 8, give 2 to 7: there are 7 classes"):
+        steps_of(np.arange(7), 8, seed=0)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Six planted classes in three steps: clear ones, whose features lie around directions of their own."""
+    draw, banks = np.random.default_rng(0), {}
+    centres = draw.normal(size=(6, 16))
+    for split, each in (("train", 30), ("test", 30)):
+        labels = np.repeat(np.arange(6), each)
+        pooled = torch.from_numpy(centres[labels] + draw.normal(size=(len(labels), 16))).float()
+        banks[split] = SimpleNamespace(pooled=pooled, labels=torch.from_numpy(labels))
+    context = SimpleNamespace(bank=banks.__getitem__, labels=lambda bank: bank.labels, seed=0)
+    return context, incremental.run(context, steps=3, memory=5, epochs=20, lr=0.02)
+
+
+def test_what_is_kept_is_not_forgotten(found):
+    _, scores = found
+    kept = ("mtn", "replay", "nearest_mean", "joint")
+    for way in kept:
+        assert scores[way] == pytest.approx(np.mean(scores["accuracy"][way]))
+        assert len(scores["accuracy"][way]) == 3
+        assert scores["accuracy"][way][-1] > 0.6, "of six classes"
+    least = scores["accuracy"]["naive"]
+    assert least[-1] < min(scores["accuracy"][way][-1] for way in kept) - 0.05
+    assert scores["forgetting"]["naive"] > max(scores["forgetting"][way] for way in kept) + 0.1
+
+
+def test_it_is_the_same_again(found):
+    context, scores = found
+    again = incremental.run(context, steps=3, memory=5, epochs=20, lr=0.02, ways=["mtn", "naive"])
+    assert again["accuracy"] == {way: scores["accuracy"][way] for way in ("mtn", "naive")}
+    with pytest.raises(UsageError, match="ways among mtn"):
+        incremental.run(context, ways=["none"])

@@ -1,0 +1,140 @@
+"""Classes that come later: what is kept of the old ones, stopped and resumed, and what is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import glocal
+from glocal.adaptation import load_head
+from glocal.backbones import build_backbone, save_encoder
+from glocal.data import open_source
+from glocal.errors import UsageError
+from glocal.run import Run
+from power import pulled_after
+from processes import run as command
+
+FAST = {"workers": 0, "threads": 1, "report": False, "quiet": True, "precision": "32", "batch_size": 8}
+
+
+def painted(folder, colours, each=10):
+    """Plain images of some colours, a folder for each, with a little noise."""
+    draw = np.random.default_rng(len(colours))
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for n in range(each):
+            pixels = np.clip(np.array(colour) + draw.integers(-20, 20, (32, 32, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{n}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Where red, green and blue are known, and images of grey and white to come."""
+    here = tmp_path_factory.mktemp("colours")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_encoder(build_backbone("test_resnet", image_size=32), here / "encoder")
+    old = painted(here / "old", {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)})
+    painted(here / "new", {"grey": (120, 120, 120), "white": (230, 230, 230)})
+    glocal.finetune(str(here / "encoder"), str(old), out=str(here / "ft"), max_steps=3, **FAST)
+    return here
+
+
+def extended(colours, out, *, folder="ft", data="new", **options):
+    settings = {"memory": 4, "max_steps": 6, **FAST, **options}
+    return glocal.finetune(str(colours / folder), str(colours / data), out=str(out), **settings)
+
+
+@pytest.mark.parametrize("head", [None, "nearest_mean", "classify"])
+def test_old_classes_are_kept_beside_new_ones(head, colours, tmp_path):
+    out = extended(colours, tmp_path / "ft2", head=head, max_steps=30)
+    found, name = load_head(out)
+    assert name == (head or "mtn")
+    assert found.classes == ["blue", "green", "red", "grey", "white"]
+    scores = Run(out).scores()[name]
+    assert scores["top1"] == pytest.approx((6 * scores["top1_old"] + 4 * scores["top1_new"]) / 10)
+    assert scores["top1_old"] > 0.5, "of five classes"
+    assert scores["top1_new"] > 0.5
+    kept = open_source(str(Run(out).memory / "train.csv"))
+    assert np.bincount(kept.labels).tolist() == [4] * 5
+    assert sorted(kept.classes) == kept.classes == sorted(found.classes)
+
+
+def test_without_a_memory_old_classes_are_forgotten(colours, tmp_path):
+    out = extended(colours, tmp_path / "ft2", memory=0)
+    scores = Run(out).scores()["classify"]
+    assert scores["top1_old"] == 0
+    assert scores["top1_new"] > 0.5
+    assert not Run(out).memory.exists()
+
+
+def test_the_memory_is_enough_for_the_next_classes(colours, tmp_path):
+    """Nothing else is looked at: the images of the first two steps are gone."""
+    shutil.copytree(colours / "ft", tmp_path / "ft")
+    shutil.copytree(colours / "new", tmp_path / "new")
+    extended(tmp_path, tmp_path / "ft2")
+    shutil.rmtree(tmp_path / "ft")
+    shutil.rmtree(tmp_path / "new")
+    painted(tmp_path / "more", {"black": (20, 20, 20), "pink": (250, 120, 180)})
+    out = extended(tmp_path, tmp_path / "ft3", folder="ft2", data="more", memory=3)
+    assert load_head(out)[0].classes == ["blue", "green", "red", "grey", "white", "black", "pink"]
+    kept = open_source(str(Run(out).memory / "train.csv"))
+    assert np.bincount(kept.labels).tolist() == [3] * 7
+
+
+@pytest.mark.parametrize("settings", [{"train": "all"}, {"train": "head", "mixup": 0.3}, {"head": "nearest_mean"}])
+def test_stopped_and_resumed_it_ends_with_the_same_bits(settings, colours, tmp_path, monkeypatch):
+    whole = extended(colours, tmp_path / "whole", max_steps=9, **settings)
+    with pulled_after(7, monkeypatch):
+        extended(colours, tmp_path / "stopped", max_steps=9, checkpoint_steps=6, **settings)
+    glocal.finetune(resume=str(tmp_path / "stopped"), quiet=True)
+    for name in ("encoder.safetensors", "head.safetensors", "memory/train.csv"):
+        assert (whole / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+def test_what_cannot_be_extended_is_refused_in_a_line(colours, tmp_path, world_of_joints):
+    def refused(match, **options):
+        with pytest.raises(UsageError, match=match) as raised:
+            extended(colours, tmp_path / "out", **options)
+        assert "\n" not in str(raised.value)
+        assert not Run(tmp_path / "out").config_file.exists()
+
+    painted(colours / "again", {"red": (1, 2, 3), "new": (1, 2, 3)})
+    refused("again has images of 'red', which is known already", data="again")
+    refused("--memory -1: keep 0", memory=-1)
+    refused(
+        "--memory keeps images of classes; --head keypoints", data=world_of_joints, head="keypoints", folder="encoder"
+    )
+    shutil.copytree(colours / "ft", tmp_path / "ft")
+    config = (tmp_path / "ft" / "config.yaml").read_text().replace(str(colours / "old"), str(colours / "gone"))
+    (tmp_path / "ft" / "config.yaml").write_text(config)
+    refused("ft has no memory, and what it learnt from cannot be opened: no data at", folder=tmp_path / "ft")
+
+
+@pytest.fixture
+def world_of_joints(tmp_path):
+    painted(tmp_path / "people", {"images": (90, 90, 90)})
+    np.save(tmp_path / "people" / "joints.npy", np.full((10, 3, 2), 16.0))
+    return tmp_path / "people"
+
+
+def test_joints_from_the_command_line(colours, world_of_joints, tmp_path, monkeypatch):
+    settings = {"labels": 6, "batch_size": 3, "max_steps": 9}
+    base = str(colours / "encoder")
+    whole = glocal.finetune(base, str(world_of_joints), out=str(tmp_path / "whole"), **FAST | settings)
+    with pulled_after(7, monkeypatch):
+        glocal.finetune(base, str(world_of_joints), out=str(tmp_path / "kp"), checkpoint_steps=6, **FAST | settings)
+    glocal.finetune(resume=str(tmp_path / "kp"), quiet=True)
+    assert (whole / "head.safetensors").read_bytes() == (tmp_path / "kp" / "head.safetensors").read_bytes()
+    done = command("predict", "kp/", "people/", "--draw", "drawn/", "--out", "joints.csv", cwd=tmp_path)
+    assert "10 of 10 images predicted" in done.stderr
+    assert "pck" in done.stderr
+    assert len(list((tmp_path / "drawn").rglob("*.png"))) == 10
+    np.save(world_of_joints / "joints.npy", np.full((9, 3, 2), 16.0))
+    done = command("finetune", base, "--data", "people/", "--head", "keypoints", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "joints.npy is of 9 images, and there are 10" in done.stderr
