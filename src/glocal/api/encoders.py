@@ -75,6 +75,7 @@ def evaluate(
     *,
     which: Which = "student",
     tasks: list[str] | None = None,
+    patch: int | Literal["all"] | None = None,
     image_size: int | None = None,
     batch_size: int = 128,
     device: str = "auto",
@@ -99,6 +100,8 @@ def evaluate(
             none).
         which: as for `load`.
         tasks: see `glocal tasks`; by default all that the data allows.
+        patch: of a FlexiViT, side of its patches in pixels, by default the encoder's own; "all": each that it was
+            trained with, or, where that is not known, that divides the image.
         image_size: by default the encoder's own.
         batch_size: images per forward pass.
         device: "auto" (CUDA where there is one, else MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps". A Backbone
@@ -119,36 +122,42 @@ def evaluate(
     Returns:
         {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
         ...} for the tasks asked for, and "meta". With `baselines`, also "start" and "pixels", each the same again.
-        Of several encoders, these by encoder.
+        Of several encoders, these by encoder; of all patches, by patch.
 
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
+    from glocal.api.patches import with_patches
     from glocal.evaluation.baseline import score, score_with_baselines
     from glocal.evaluation.extract import placed
     from glocal.run import write_json
 
     given = encoder if isinstance(encoder, list) else [encoder]
-    models = [_opened(each, which, image_size, trust_code) for each in given]
+    opened = [(each, _opened(each, which, image_size, trust_code)) for each in given]
+    views = [
+        (each, said, view) for each, model in opened for said, view in with_patches(each, model, patch, image_size)
+    ]
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
     settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers, "precision": precision}
     settings |= {"groups": groups, "harmful": harmful or ()}
     found = []
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
-        for opened in models:
-            with placed(opened, device) as model:
+        for _, _, view in views:
+            with placed(view, device) as model:
                 found.append(measure(model, data, **settings, progress=progress))
-    result = found[0] if len(given) == 1 else dict(zip(map(str, given), found, strict=True))
+    names = [" ".join([str(each)] * (len(given) > 1) + [said] * bool(said)) for each, said, _ in views]
+    result = found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
     if json is not None:
         write_json(Path(json), result)
-    for each, scores in zip(given, found, strict=True):
-        _keep_scores(each, data, scores, which=which, device=device, trust_code=trust_code)
+    for (each, said, _), scores in zip(views, found, strict=True):
+        beside = ", its teacher" * (which == "teacher") + f", {said}" * bool(said)
+        _keep_scores(each, data, scores, beside=beside, device=device, trust_code=trust_code)
     return result
 
 
 def _keep_scores(
-    encoder: str | Backbone, data: str, result: dict[str, Any], *, which: Which, device: str, trust_code: bool
+    encoder: str | Backbone, data: str, result: dict[str, Any], *, beside: str, device: str, trust_code: bool
 ) -> None:
     """Show them in the report of the run that the encoder is of."""
     from glocal.data import describe_spec
@@ -156,7 +165,7 @@ def _keep_scores(
     from glocal.run import Run
 
     if isinstance(encoder, str) and (run := Run(encoder)).report_file.is_file():
-        run.add_scores(f"{describe_spec(data) or 'images in memory'}{', its teacher' * (which == 'teacher')}", result)
+        run.add_scores(f"{describe_spec(data) or 'images in memory'}{beside}", result)
         try:
             print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
         except UsageError as refusal:
@@ -221,6 +230,7 @@ def export(
     which: Which = "student",
     format: str = "timm",
     out: str,
+    patch: int | None = None,
     image_size: int | None = None,
     trust_code: bool = False,
 ) -> Path:
@@ -233,6 +243,8 @@ def export(
             "torch-export", a file with outputs `pooled` and `dense`, and `logits` of a head; "safetensors", glocal's
             own.
         out: the folder or file to write.
+        patch: of a FlexiViT, side of its patches in pixels, by default the encoder's own; as "timm" it becomes an
+            ordinary vision transformer of that patch.
         image_size: by default the encoder's own.
         trust_code: as for `load`.
 
@@ -240,11 +252,12 @@ def export(
         What was written.
     """
     from glocal.adaptation import load_head
+    from glocal.api.patches import with_patches
     from glocal.exporters import export_encoder
     from glocal.exporters.timm_folder import encoder_card
     from glocal.run import Run
 
-    model = _opened(encoder, which, image_size, trust_code)
+    ((_, model),) = with_patches(encoder, _opened(encoder, which, image_size, trust_code), patch, image_size)
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     head = None
     if isinstance(encoder, str) and format in ("onnx", "torch-export") and Run(encoder).head_files[0].is_file():

@@ -28,6 +28,8 @@ def pretrain(
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
     drop_path: float | None = None,
+    patches: tuple[int, ...] | None = None,
+    recompute: bool = False,
     optimizer: Literal["lars", "adamw", "sgd"] | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -86,6 +88,10 @@ def pretrain(
         stem: "cifar" gives a ResNet its 3×3 stride-1 stem without max-pooling.
         output_stride: of the feature map, by dilation (8, 16 or 32).
         drop_path: stochastic depth rate; by default the paper's in preset "paper", else 0.
+        patches: of a FlexiViT, sides in pixels of patches, one of which is drawn at each step, for teachers too. The
+            middle one is the encoder's own, by which it is watched and scored.
+        recompute: keep what enters each block of the encoder only, and compute the rest again for gradients: a third
+            more work, in much less memory.
         optimizer: instead of the method's own.
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.
@@ -134,6 +140,7 @@ def pretrain(
         data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
         backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
         gentle=gentle, layer_decay=layer_decay, lora=lora, guard=guard, drop_path=drop_path,
+        patches=patches, recompute=recompute,
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
