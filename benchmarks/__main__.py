@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.environment import enter, machine, machine_name
 
-NAMES = ("losses", "loader", "evaluation", "growth", "profile", "pretrain", "quality")
+NAMES = ("losses", "loader", "evaluation", "growth", "profile", "backbones", "pretrain", "quality")
 RESULTS = Path(__file__).parent / "results"
 
 

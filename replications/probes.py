@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glocal import random
 from glocal.backbones.class_attention import class_attention
-from glocal.evaluation import EvalContext, task
+from glocal.evaluation import EvalContext, find_task, task
 from glocal.evaluation.extract import normalise
 from glocal.evaluation.probe import Standardise
 
@@ -50,6 +50,18 @@ def few(context: EvalContext, *, labelled: Sequence[int] = (1, 5, 10, 50, 500)) 
 def by_class(labels: np.ndarray) -> list[np.ndarray]:
     """Positions of each class, (n,) each."""
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+@task(needs={"labels"})
+def knn_at(context: EvalContext, *, patches: Sequence[int] = (4, 8, 16)) -> dict[str, float]:
+    """kNN accuracy of an encoder whose patches can be set, at each.
+
+    Returns:
+        The patch in pixels, as a text -> top1.
+    """
+    encoder: Any = context.encoder
+    told = {name: getattr(context, name) for name in ("train", "test", "image_size", "batch_size", "seed")}
+    return {str(p): find_task("knn")(EvalContext(encoder.at(p), **told))["top1"] for p in patches}
 
 
 @task(needs={"masks"}, main="jaccard")

@@ -57,6 +57,11 @@ NETWORKS: dict[str, int] = {
     "sobel_rn8_w16_s8": 1,
     "vit_w64_p4": 1,
     "vit_w64_p8": 1,
+    "flexivit_w64": 1,
+    "resmlp_w64_p4": 1,
+    "vit22b_w64_p4": 1,
+    "vit22b_w64_p4_no_qk_norm": 1,
+    "xcit_w64_p8": 1,
     "test_resnet": 1,
 }
 PROBES: dict[str, int] = {
@@ -71,6 +76,7 @@ PROBES: dict[str, int] = {
     "redundancy": 1,
     "replications.probes:few": 1,
     "replications.probes:attention": 1,
+    "replications.probes:knn_at": 1,
 }
 
 GOLDEN = Path(__file__).parent / "recipes.json"

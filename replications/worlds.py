@@ -89,6 +89,7 @@ _CIFAR10 = {
     "shot10": Score(FEW, "10", ("cifar10",)),
     "labels1%": Score(FEW, "50", ("cifar10",)),
     "labels10%": Score(FEW, "500", ("cifar10",)),
+    **{f"knn, patch {p}": Score("replications.probes:knn_at", f"{p}", ("cifar10",)) for p in (4, 8, 16)},
 }
 CIFAR10 = World(
     "cifar10",
@@ -139,4 +140,14 @@ COLLAPSE = World(
     {"knn": Score("knn", "top1", _COLLAPSE)},
     ("knn",),
 )
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE)}
+CLOTHES = World(
+    "clothes",
+    ("clothing",),
+    {},
+    {
+        "knn": Score("knn", "top1", ("clothing",)),
+        "linear": Score("linear", "top1", ("clothing",), options={"epochs": 50}),
+    },
+    ("knn", "linear"),
+)
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, CLOTHES)}

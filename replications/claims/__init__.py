@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replications.claims import (
+    architectures,
     clustering,
     co_ssl,
     collapse,
@@ -15,7 +16,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 35
+HOURS = 41
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -28,4 +29,5 @@ CLAIMS: tuple[Claim, ...] = (
     *transformers.CLAIMS,
     *clustering.CLAIMS,
     *collapse.CLAIMS,
+    *architectures.CLAIMS,
 )

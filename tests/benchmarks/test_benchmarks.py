@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import (
     __main__,
+    backbones,
     environment,
     evaluation,
     growth,
@@ -81,6 +82,14 @@ def test_evaluation_agrees_with_peers(results):
     assert measured["knn"][0]["same_predictions"] == 1
     assert measured["linear"][0]["largest_difference_of_top1"] == 0
     assert 0.4 < measured["linear"][0]["best_top1"]["glocal"] < 1  # else agreement would say little
+
+
+def test_backbones_are_timed_side_by_side(results):
+    measured = backbones.measure("smoke")
+    keep(results, "backbones", measured)
+    assert measured["tokens"]["times_more"].keys() == {"xca", "attention"}
+    assert [case["patch"] for case in measured["steps"]] == [8, 16]
+    assert measured["curve"]["times_finest"]["8"] == 1
 
 
 @pytest.mark.slow
