@@ -404,10 +404,10 @@ def backbones(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     return "\n\n".join(
         [
             "## Backbones",
-            f"One layer of {tokens['width']} channels, forward, on {tokens['few']:,} and {tokens['many']:,} tokens.",
+            f"One layer of {tokens['width']} channels, forward, on so many tokens.",
             table(("", f"{tokens['few']:,}, ms", f"{tokens['many']:,}, ms", "grows"), grown),
-            "A training step (forward, backward, AdamW) of `flexivit_tiny`, the resizing of its kernel and positions included,"
-            " and of the ordinary vision transformer of that patch, which it is exported as.",
+            "A training step (forward, backward, AdamW) of `flexivit_tiny`, the resizing of its kernel and positions"
+            " included, and of the ordinary vision transformer of that patch, which it is exported as.",
             table(("patch, px", "FlexiViT, ms", "fixed, ms", "times the fixed one's"), trained),
             f"One set of weights of `flexivit_tiny` at each patch, forward, images of {curve['image_size']} px.",
             table(("patch, px", "tokens", "images/s", "times the finest's"), speeds),

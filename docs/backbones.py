@@ -22,26 +22,29 @@ NAMES = {
 }
 TEXT = """# Which backbone
 
-Any of timm's networks will do (`glocal backbones` lists them), and ours; every method trains every one of them, or says in one line,
-before it begins, why not and what to do. What each costs here and what it can do:
+Any of timm's networks will do (`glocal backbones` lists them), and ours; every method trains every one of them, or says
+in one line, before it begins, why not and what to do. What each costs here and what it can do:
 
     glocal backbones 'xcit*' --details
 
 - **Nothing special**: `resnet50`, or `vit_small_patch16_224` for DINO, MSN and LOCA. On a CPU `resnet18` at 96 px.
 - **Dense features**: a small stride counts more than a large network: `--output-stride 8` of a ResNet, a patch of 8.
 - **Large images**: an XCiT's cost grows linearly with the number of tokens, a vision transformer's with its square
-  ([measured](performance.md)). XCiT cannot leave out patches, so that MSN and LOCA need `--patch-drop 0` and `--query-keep 1`.
-- **One model for several speeds**: FlexiViT, whose patch is chosen after training: [one model, many speeds](many_speeds.md).
-- **Small images of one size**: ResMLP mixes its N tokens by an N×N matrix: it takes the size it was built for and no other.
+  ([measured](performance.md)). XCiT cannot leave out patches, so that MSN and LOCA need `--patch-drop 0` and
+  `--query-keep 1`.
+- **One model for several speeds**: FlexiViT, whose patch is chosen after training:
+  [one model, many speeds](many_speeds.md).
+- **Small images of one size**: ResMLP mixes its N tokens by an N×N matrix: it takes the size it was built for and no
+  other.
 - **Rates that make others diverge**: the blocks of ViT-22B normalise queries and keys (`vit22b_*`).
 - **Larger than memory**: `--recompute` keeps what enters each block and computes the rest again; for several devices
   `glocal.backbones.sharding.block_policy(encoder.model)` is the policy by which FSDP wraps one block at a time.
 
 """
 NOTE = """
-FLOPs are of one image of the size in the column px, forward; a multiplication and an addition are two. Images a second are of that
-size, forward, in float32, {where}. *Any size* takes sides that its patches divide. *Drops patches*: runs on some of an
-image's patches. Without a receptive field, a cell sees the whole image.
+FLOPs are of one image of the size in the column px, forward; a multiplication and an addition are two. Images a second
+are of that size, forward, in float32, {where}. *Any size* takes sides that its patches divide. *Drops patches*: runs on
+some of an image's patches. Without a receptive field, a cell sees the whole image.
 """
 
 

@@ -53,7 +53,8 @@ def outputs(method: Any, images: Any) -> Tensor:
 def stability(run: Run) -> dict[str, float]:
     """Whether a run has diverged, and the decimal logarithm of its largest attention logit on test images.
 
-    It has if it was stopped, its loss no longer a number, or if it ends (the mean of its last fifth) no lower than it began.
+    It has if it was stopped, its loss no longer a number, or if it ends (the mean of its last fifth) no lower than it
+    began.
     """
     from glocal.data import open_source
     from glocal.evaluation.extract import extract

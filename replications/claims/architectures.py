@@ -23,13 +23,13 @@ FLEXIBLE = Claim(
     seeds=FIVE,
     minutes=5,
     paper="Beyer et al. FlexiViT. CVPR 2023",
-    text="Drawing the patch at each step gives one set of weights that is as good at every patch as one that was trained"
-    " at that patch for as many steps; one trained at a single patch is not, at others.",
+    text="Drawing the patch at each step gives one set of weights that is as good at every patch as one that was"
+    " trained at that patch for as many steps; one trained at a single patch is not, at others.",
     published="ViT-B on ImageNet-21k: FlexiViT-B matches ViT-B/16 and ViT-B/30, each at its own patch (figure 3).",
     statements=(
         *(
             more(
-                f"at patch {p} at most 2 points below the one of that patch",
+                f"at {p} px no worse than the one of that patch",
                 f"knn, patch {p}",
                 "flexi",
                 f"fixed-{p}",
@@ -68,8 +68,8 @@ CROSS_COVARIANCE = tuple(
         seeds=FIVE,
         minutes=minutes,
         paper="El-Nouby et al. XCiT. NeurIPS 2021",
-        text="Attention between channels, whose cost grows linearly with the number of tokens, learns better features by DINO"
-        " than attention between tokens in the same time, the more so on large images.",
+        text="Attention between channels, whose cost grows linearly with the number of tokens, learns better features"
+        " by DINO than attention between tokens in the same time, the more so on large images.",
         published="DINO on ImageNet, k-NN: ViT-S/16 74.5, XCiT-S12/16 76.0, XCiT-S12/8 77.1.",
         statements=(
             more(
@@ -116,7 +116,8 @@ STABLE = Claim(
     seeds=FIVE,
     minutes=1.2,
     paper="Dehghani et al. ViT-22B. ICML 2023",
-    text="With queries and keys normalised fewer runs diverge as the learning rate grows, and attention logits stay small.",
+    text="With queries and keys normalised fewer runs diverge as the learning rate grows, and attention logits stay"
+    " small.",
     published="ViT-8B diverges within some thousand steps, its attention logits above 50,000; with QK-norm it trains.",
     statements=(
         Statement(

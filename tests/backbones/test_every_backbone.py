@@ -161,7 +161,7 @@ def test_twenty_steps_change_all_of_it_or_it_says_why_not(name, method):
         options = {"outputs": 32, "hidden": 32, "bottleneck": 16}
     crops = {"image_size": size, "small_crops": 1, "small_size": size // 2}
     if name in ONE_SIZE:
-        with pytest.raises(UsageError, match="one size only.* set --small-size 64, or --small-crops 0"):
+        with pytest.raises(UsageError, match=r"one size only.* set --small-size 64, or --small-crops 0"):
             check_fits(encoder, multi_crop(size, 1, size // 2))
         crops["small_crops"] = 0
     learner = method(encoder, **crops, **options).train()

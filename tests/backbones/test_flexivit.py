@@ -1,4 +1,4 @@
-"""FlexiViT: the resized kernel against its definition and timm's, views of one set of weights, an ordinary ViT of it."""
+"""FlexiViT: its resized kernel against the definition and timm's, views of one set of weights, an ordinary ViT."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_smaller_kernel_is_the_least_squares_solution_of_least_norm(patch):
     np.testing.assert_allclose(pi_resize(kernel, patch).flatten(1), expected, atol=1e-11)
 
 
-@pytest.mark.parametrize("patch", [4, 8, 24, 32, 48])
+@pytest.mark.parametrize("patch", [8, 20, 32])
 def test_it_is_timms_bilinear_resampling_without_antialiasing(patch):
     kernel = numbers(5, 3, BUFFER, BUFFER).float()
     expected = resample_patch_embed(kernel, [patch, patch], interpolation="bilinear", antialias=False)
@@ -114,8 +114,8 @@ def test_patches_left_out_keep_the_positions_of_the_whole(encoder, patch):
     assert torch.equal(view(images(), torch.arange(len(whole.positions))).tokens, whole.tokens)
 
 
-@pytest.mark.parametrize("patch", [8, 24])
-def test_timm_opens_it_as_an_ordinary_vision_transformer(tmp_path, patch):
+def test_timm_opens_it_as_an_ordinary_vision_transformer(tmp_path):
+    patch = 8  # not that of the name
     torch.manual_seed(0)
     encoder = build_backbone("flexivit_tiny", image_size=SIZE).eval()
     export_encoder(encoder.at(patch), format="timm", out=tmp_path / "vit")

@@ -121,4 +121,4 @@ def sharded() -> int:
 
 
 def test_it_is_spread_over_processes_block_by_block():
-    assert on_processes(sharded) == [5, 5]  # four blocks and the rest
+    assert on_processes(2, sharded) == [5, 5]  # four blocks and the rest

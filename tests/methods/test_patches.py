@@ -1,4 +1,4 @@
-"""Patches that change from step to step: the same for encoder and teacher, by the step alone, and every method learns."""
+"""Patches that change from step to step: the same for encoder and teacher, by the step alone; every method learns."""
 
 from __future__ import annotations
 
