@@ -60,8 +60,9 @@ class FlexiEmbed(PatchEmbed):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, h, w) -> (B, H, W, D)."""
-        patch, sides = self.patch_size[0], tuple(x.shape[2:])
-        assert not any(side % patch for side in sides), f"its sides should be divisible by patch size ({patch})."
+        patch = self.patch_size[0]
+        for side in x.shape[2:]:
+            torch._assert(side % patch == 0, f"its sides should be divisible by patch size ({patch}).")
         return F.conv2d(x, pi_resize(self.proj.weight, patch), self.proj.bias, stride=patch).permute(0, 2, 3, 1)
 
 
@@ -95,7 +96,7 @@ class FlexiViT(VisionTransformer):
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         tokens = x.flatten(1, 2) + resized(self.pos_embed, (x.shape[1], x.shape[2]))
-        return self.pos_drop(torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1))
+        return self.pos_drop(torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1))
 
     def plain(self, image_size: int) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
         """timm's name, arguments and weights of the ordinary vision transformer that this is at its patch."""
