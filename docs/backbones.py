@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.environment import machine
+from glocal.backbones import list_backbones
 from glocal.backbones.details import HEAD, describe
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -49,9 +50,9 @@ some of an image's patches. Without a receptive field, a cell sees the whole ima
 
 
 def main() -> None:
-    parts = []
+    parts, known = [], set(list_backbones())
     for kind, names in NAMES.items():
-        rows = [describe(name).cells() for name in names]
+        rows = [describe(name).cells() for name in names if name in known]
         lines = [HEAD, [":--", *["--:"] * (len(HEAD) - 2), ":--"], *rows]
         parts += [f"## Networks {kind}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     about = machine()

@@ -415,7 +415,7 @@ def test_listings(capsys):
     main(["backbones", "test_resn*", "--details"])
     head, line = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["name", "parameters", "FLOPs"]
-    assert line.split()[:5] == ["test_resnet", "0.5", "M", "0.1", "G"]
+    assert line.split()[:5] == ["test_resnet", "0.4", "M", "0.2", "G"]
     assert "any size, sees " in line
     main(["tasks"])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("segment "))

@@ -65,9 +65,3 @@ def test_its_export_is_an_ordinary_vision_transformer(run, tmp_path):
     with torch.inference_mode():
         assert model.patch_embed.proj.weight.shape[2:] == (16, 16)
         torch.testing.assert_close(model(pixels), glocal.load(str(run)).at(16)(pixels).pooled, rtol=1e-4, atol=1e-5)
-
-
-def test_its_graph_has_the_patch(run, tmp_path):
-    path = glocal.export(str(run), format="torch-export", out=str(tmp_path / "fine.pt2"), patch=4)
-    pooled, dense = torch.export.load(path).module()(torch.rand(3, 3, 64, 64))
-    assert (pooled.shape, dense.shape) == ((3, 192), (3, 192, 16, 16))
