@@ -10,18 +10,19 @@ from replications.plan import Arm, Claim, Statement
 FIVE = tuple(range(5))
 PATCHES = 4, 8, 16
 AT_PATCHES = tuple(f"knn, patch {patch}" for patch in PATCHES)
+FLEXI: dict[str, Any] = {"method": "vicreg", "backbone": f"{NET}flexivit_w64", "max_steps": 600}
 FLEXIBLE = Claim(
     name="flexivit",
     world="cifar10",
     arms=(
         Arm("random-flexi", {"backbone": f"{NET}flexivit_w64"}, AT_PATCHES),
         *(
-            Arm(name, {"method": "vicreg", "backbone": f"{NET}flexivit_w64", "patches": patches}, AT_PATCHES)
+            Arm(name, {**FLEXI, "patches": patches}, AT_PATCHES)
             for name, patches in {"flexi": [*PATCHES], **{f"fixed-{patch}": [patch] for patch in PATCHES}}.items()
         ),
     ),
     seeds=FIVE,
-    minutes=5,
+    minutes=4,
     paper="Beyer et al. FlexiViT. CVPR 2023",
     text="Drawing the patch at each step gives one set of weights that is as good at every patch as one that was"
     " trained at that patch for as many steps; one trained at a single patch is not, at others.",
@@ -43,8 +44,8 @@ FLEXIBLE = Claim(
     missing="Distillation from a large teacher; sizes of the paper.",
 )
 AT = {
-    64: {"image_size": 64, "batch_size": 64, "max_steps": 240},
-    256: {"image_size": 256, "batch_size": 8, "max_steps": 120},
+    64: {"image_size": 64, "batch_size": 64, "max_steps": 400},
+    256: {"image_size": 256, "batch_size": 8, "max_steps": 150},
 }
 """Of the vision transformer; XCiT gets as long."""
 
@@ -81,14 +82,14 @@ CROSS_COVARIANCE = tuple(
             ),
         ),
     )
-    for size, minutes in ((64, 4), (256, 6))
+    for size, minutes in ((64, 3.5), (256, 4.5))
 )
 MLP = Claim(
     name="resmlp",
     world="cifar10",
     arms=(
         Arm("random-resmlp", {"backbone": f"{NET}resmlp_w64_p4"}),
-        Arm("dino-resmlp", {"method": "dino", "backbone": f"{NET}resmlp_w64_p4", "lr": 1e-3}),
+        Arm("dino-resmlp", {"method": "dino", "backbone": f"{NET}resmlp_w64_p4", "lr": 1e-3, "max_steps": 600}),
     ),
     seeds=FIVE,
     minutes=6,
@@ -114,7 +115,7 @@ STABLE = Claim(
     world="cifar10",
     arms=tuple(at_rate(times, norm) for norm in ("normed", "plain") for times in RATES),
     seeds=FIVE,
-    minutes=1.2,
+    minutes=2,
     paper="Dehghani et al. ViT-22B. ICML 2023",
     text="With queries and keys normalised fewer runs diverge as the learning rate grows, and attention logits stay"
     " small.",
