@@ -56,7 +56,7 @@ def main() -> None:
         lines = [HEAD, [":--", *["--:"] * (len(HEAD) - 2), ":--"], *rows]
         parts += [f"## Networks {kind}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     about = machine()
-    where = about["gpu"] or f"on {torch.get_num_threads()} thread(s) of {about['cpu']}"
+    where = about["gpu"] or f"on {torch.get_num_threads()} thread(s) of {about['cpu']} under a load of {about['load']}"
     PAGE.write_text(TEXT + "\n\n".join(parts) + "\n" + NOTE.format(where=where))
 
 

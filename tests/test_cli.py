@@ -412,6 +412,8 @@ def test_listings(capsys):
     assert all("arXiv" in paper for paper in said[1::2])
     main(["backbones", "rf4*_resnet*"])
     assert capsys.readouterr().out.split() == ["rf427_resnet50", "rf435_resnet18"]
+    main(["backbones", "flexivit_t*", "--details"])
+    assert "any size, drops patches, any patch, class token" in capsys.readouterr().out
     main(["backbones", "test_resn*", "--details"])
     head, line = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["name", "parameters", "FLOPs"]

@@ -6,6 +6,7 @@ exactly so for patches from 32 px on; for smaller ones, which hold less, by leas
 """
 
 import math
+from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -35,7 +36,7 @@ def pi_resize(kernel: Tensor, patch: int) -> Tensor:
     if patch == kernel.shape[-1]:
         return kernel
     matrix = _matrix(kernel.shape[-1], patch, kernel.dtype, kernel.device)
-    with without_autocast(kernel):
+    with nullcontext() if kernel.is_meta else without_autocast(kernel):  # which knows no such device
         return matrix @ kernel @ matrix.T
 
 
