@@ -12,14 +12,14 @@ from glocal.backbones.details import HEAD, describe
 
 PAGE = Path(__file__).with_suffix(".md")
 NAMES = {
-    "convolutional": ["resnet18", "resnet50", "regnety_016", "convnext_tiny", "convnextv2_atto", "mobilenet_v1_025"],
-    "of a set receptive field": ["co_resnet50_rf99", "rf109_resnet18", "bagnet17"],
-    "vision transformers": ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch14_reg4_dinov2"],
-    "whose patch can be set": ["flexivit_tiny", "flexivit_small", "flexivit_base"],
-    "of photographs of any shape": ["navit_tiny", "navit_small", "navit_base"],
-    "attention between channels": ["xcit_nano_12_p16_224", "xcit_nano_12_p8_224", "xcit_small_12_p16_224"],
-    "without attention or convolutions": ["resmlp_12_224"],
-    "made to be large": ["vit22b_tiny", "vit22b_small", "vit22b_22b"],
+    "Convolutional": ["resnet18", "resnet50", "regnety_016", "convnext_tiny", "convnextv2_atto", "mobilenet_v1_025"],
+    "Of a set receptive field": ["co_resnet50_rf99", "rf109_resnet18", "bagnet17"],
+    "Vision transformers": ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch14_reg4_dinov2"],
+    "Whose patch can be set": ["flexivit_tiny", "flexivit_small", "flexivit_base"],
+    "For photographs of any shape": ["navit_tiny", "navit_small", "navit_base"],
+    "Attention between channels": ["xcit_nano_12_p16_224", "xcit_nano_12_p8_224", "xcit_small_12_p16_224"],
+    "Without attention or convolutions": ["resmlp_12_224"],
+    "Made to be large": ["vit22b_tiny", "vit22b_small", "vit22b_22b"],
 }
 TEXT = """# Which backbone
 
@@ -53,8 +53,10 @@ def main() -> None:
     parts, known = [], set(list_backbones())
     for kind, names in NAMES.items():
         rows = [describe(name).cells() for name in names if name in known]
+        if not rows:
+            continue
         lines = [HEAD, [":--", *["--:"] * (len(HEAD) - 2), ":--"], *rows]
-        parts += [f"## Networks {kind}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += [f"## {kind}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     about = machine()
     where = about["gpu"] or f"on {torch.get_num_threads()} thread(s) of {about['cpu']} under a load of {about['load']}"
     PAGE.write_text(TEXT + "\n\n".join(parts) + "\n" + NOTE.format(where=where))

@@ -63,7 +63,8 @@ def in_words(traits: Traits) -> str:
     words = [word for word, is_so in can.items() if is_so]
     field, weights = traits.receptive_field, traits.weights
     words += ["one size"] * (not traits.any_size) + [f"sees {field} px"] * (field is not None)
-    return ", ".join([*words, *[f"weights: {' '.join(weights)}"] * bool(weights)])
+    more = [f"and {len(weights) - 3} others"] * (len(weights) > 3)
+    return ", ".join([*words, *[f"weights: {' '.join([*weights[:3], *more])}"] * bool(weights)])
 
 
 def describe(name: str) -> Details:
