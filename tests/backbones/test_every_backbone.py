@@ -42,8 +42,9 @@ TIMMS = [
 ]
 ONE_SIZE = {"resmlp_12_224"}
 TRAINED = [*TIMMS, "flexivit_tiny", "vit22b_tiny"]
-SIZES = {"xcit_nano_12_p8_224": 32, "vit_small_patch14_reg4_dinov2": 56}
-CAPTURED = ["flexivit_tiny", "vit22b_tiny", "xcit_nano_12_p8_224", "convnextv2_atto"]  # others: tests/exporters
+SIZES = {"xcit_nano_12_p8_224": 16, "vit_small_patch14_reg4_dinov2": 28, "convnextv2_atto": 32, "regnety_002": 32}
+SIZES |= {"flexivit_tiny": 32, "vit22b_tiny": 32}
+CAPTURED = ["flexivit_tiny", "vit22b_tiny", "xcit_nano_12_p8_224"]  # others: tests/exporters
 IMAGES = 2
 
 
@@ -164,7 +165,7 @@ def test_twenty_steps_change_all_of_it_or_it_says_why_not(name, method):
         options = {"projector": (32, 32), "local_projector": (16, 16), "matches": 0.5, "alpha": 0.5}
     else:
         options = {"outputs": 32, "hidden": 32, "bottleneck": 16}
-    crops = {"image_size": size, "small_crops": 1, "small_size": size // 2}
+    crops = {"image_size": size, "small_crops": int(size >= 2 * encoder.stride), "small_size": size // 2}
     if name in ONE_SIZE:
         with pytest.raises(UsageError, match=r"one size only.* set --small-size 64, or --small-crops 0"):
             check_fits(encoder, multi_crop(size, 1, size // 2))
