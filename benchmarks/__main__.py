@@ -13,7 +13,19 @@ from typing import Any
 
 from benchmarks.environment import enter, machine, machine_name
 
-NAMES = ("losses", "loader", "evaluation", "search", "growth", "packing", "profile", "masks", "pretrain", "quality")
+NAMES = (
+    "losses",
+    "loader",
+    "evaluation",
+    "search",
+    "growth",
+    "packing",
+    "profile",
+    "masks",
+    "backbones",
+    "pretrain",
+    "quality",
+)
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -139,6 +139,14 @@ def checks(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
     for case in found["masks"]["measured"]["cases"] if "masks" in found else []:
         for name, got in case["times_plain"].items():
             check(f"a step with {name}, {short(case)}", "≤ 1.15× without", got, got <= 1.15, times)
+    if got := found.get("backbones", {}).get("measured"):
+        grown = got["tokens"]["times_more"]
+        check("XCA, 1,024 to 4,096 tokens", "≤ 5.5×", grown["xca"], grown["xca"] <= 5.5, times)
+        check("attention, 1,024 to 4,096 tokens", "≥ 10×", grown["attention"], grown["attention"] >= 10, times)
+        worst = max(case["times_fixed"] for case in got["steps"])
+        check("FlexiViT, training step", "≤ 1.1× the fixed one's", worst, worst <= 1.1, times)
+        faster = got["curve"]["times_finest"].get("32", 0.0)
+        check("FlexiViT, patch 32 beside 8", "≥ 3× images/s", faster, faster >= 3, times)
     for case in found["evaluation"]["measured"]["linear"] if "evaluation" in found else []:
         label = f"linear grid, N {case['train']:,}, D {case['dim']:,}"
         got = case["times_faster"]
@@ -434,6 +442,43 @@ def packing(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     )
 
 
+def backbones(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    tokens, curve = measured["tokens"], measured["curve"]
+    seconds = {name: each["median"] for name, each in tokens["seconds"].items()}
+    grown = [
+        (
+            what,
+            *(ms(seconds[f"{name} {tokens[count]}"]) for count in ("few", "many")),
+            times(tokens["times_more"][name]),
+        )
+        for name, what in (("xca", "cross-covariance attention (XCiT)"), ("attention", "attention"))
+    ]
+    trained = [
+        (
+            case["patch"],
+            *(ms(case["seconds"][arm]["median"]) for arm in ("flexible", "fixed")),
+            times(case["times_fixed"]),
+        )
+        for case in measured["steps"]
+    ]
+    speeds = [
+        (patch, (curve["image_size"] // int(patch)) ** 2, number(rate), times(curve["times_finest"][patch]))
+        for patch, rate in curve["images_per_second"].items()
+    ]
+    return "\n\n".join(
+        [
+            "## Backbones",
+            f"One layer of {tokens['width']} channels, forward, on so many tokens.",
+            table(("", f"{tokens['few']:,}, ms", f"{tokens['many']:,}, ms", "grows"), grown),
+            "A training step (forward, backward, AdamW) of `flexivit_tiny`, the resizing of its kernel and positions"
+            " included, and of the ordinary vision transformer of that patch, which it is exported as.",
+            table(("patch, px", "FlexiViT, ms", "fixed, ms", "times the fixed one's"), trained),
+            f"One set of weights of `flexivit_tiny` at each patch, forward, images of {curve['image_size']} px.",
+            table(("patch, px", "tokens", "images/s", "times the finest's"), speeds),
+        ]
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "losses": losses,
     "pretrain": pretrain,
@@ -445,6 +490,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "masks": masks,
     "growth": growth,
     "packing": packing,
+    "backbones": backbones,
 }
 
 if __name__ == "__main__":

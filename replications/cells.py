@@ -21,6 +21,7 @@ from typing import Any
 
 import glocal
 from glocal.run import Run
+from glocal.training import Harmed
 from replications.data import place
 from replications.plan import Arm
 from replications.recipes import NETWORKS, PROBES, RECIPES
@@ -121,13 +122,18 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
     if "method" not in cell.options:
         encoder = untrained(cell.options, cell.seed)
     else:
-        if resumed:
-            glocal.pretrain(resume=str(run), quiet=True, trust_code=True)
-        else:
-            shutil.rmtree(run, ignore_errors=True)
-            write_json(asked, cell.protocol)
-            sets = [place(data, name) for name in cell.protocol["sets"]]
-            glocal.pretrain(sets, out=str(run), seed=cell.seed, **{**RUN, **cell.options})
+        try:
+            if resumed:
+                glocal.pretrain(resume=str(run), quiet=True, trust_code=True)
+            else:
+                shutil.rmtree(run, ignore_errors=True)
+                write_json(asked, cell.protocol)
+                sets = [place(data, name) for name in cell.protocol["sets"]]
+                glocal.pretrain(sets, out=str(run), seed=cell.seed, **{**RUN, **cell.options})
+        except Harmed as stopped:
+            if not cell.arm.measure:
+                raise
+            result["stopped"] = str(stopped)  # which may be what is measured: on its last good checkpoint
         encoder = glocal.load(str(run), trust_code=True)
         result["resolved"] = {key: value for key, value in run.config().items() if key not in MACHINE}
         result["last"] = [line for line in run.metrics() if "loss" in line][-1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import glocal
 from replications.cells import Cell
-from replications.claims import co_ssl, multi_crop, vicregl
+from replications.claims import architectures, co_ssl, multi_crop, vicregl
 from replications.claims.arms import COST
 from replications.data import place
 from replications.plan import Claim
@@ -24,6 +24,7 @@ PAIRS: dict[str, tuple[Claim, str, str]] = {
     "vicregl": (vicregl.ON_PARTS, "vicregl-0.75", "vicreg"),
     "co-byol": (co_ssl.AGAINST_BYOL, "co-byol", "byol"),
     "multi-crop": (multi_crop.CLAIMS[0], "swav-multi", "swav"),
+    **{c.name: (c, c.name, c.name.replace("xcit", "vit")) for c in architectures.CROSS_COVARIANCE},
 }
 SHORT, LONG, TURNS = 10, 40, 3
 

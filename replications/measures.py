@@ -87,3 +87,35 @@ class Headed(torch.nn.Module):
     def forward(self, x: Tensor) -> Any:
         features = self.encoder(x)
         return replace(features, pooled=self.head(features.pooled))
+
+
+def stability(run: Run) -> dict[str, float]:
+    """Whether a run has diverged, and the decimal logarithm of its largest attention logit on test images.
+
+    It has if it was stopped, its loss no longer a number, or if it ends (the mean of its last fifth) no lower than it
+    began.
+    """
+    from glocal.data import open_source
+    from glocal.evaluation.extract import extract
+
+    losses = [line["loss"] for line in run.metrics() if "loss" in line]
+    ended = sum(losses[-max(1, len(losses) // 5) :]) / max(1, len(losses) // 5)
+    stopped = not run.has_encoder
+    encoder = glocal.load(str(run.path), trust_code=True)
+    largest: list[Tensor] = []
+
+    def look(block: Any, inputs: Any, output: Any) -> None:
+        largest.append(logits(block, inputs[0]).abs().amax())
+
+    hooks = [block.register_forward_hook(look) for block in encoder.model.blocks]
+    extract(encoder, open_source("parts:n=64,size=32", split="test"), image_size=encoder.image_size)
+    for hook in hooks:
+        hook.remove()
+    return {"diverged": float(stopped or ended >= losses[0]), "log10 logit": float(torch.stack(largest).max().log10())}
+
+
+def logits(block: Any, x: Tensor) -> Tensor:
+    """(B, heads, N, N): what a block of ViT-22B takes the softmax of, for its input (B, N, D)."""
+    _, q, k, _ = block.in_proj(block.in_norm(x)).split(block.in_split, dim=-1)
+    q, k = (z.unflatten(2, (block.num_heads, -1)).transpose(1, 2) for z in (q, k))
+    return block.q_norm(q) @ block.k_norm(k).mT * block.scale

@@ -9,13 +9,17 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.xcit import Xcit
 from torch import nn
 
+from glocal.backbones.flexivit import FlexiViT
 from glocal.backbones.navit import NaViT
 from glocal.backbones.rf_resnet import set_strides
 from glocal.backbones.sobel import Sobel
+from glocal.backbones.vit22b import vit22b
 
 CONFIG = {"input_size": (3, 32, 32), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -58,6 +62,37 @@ def vit(width: int, depth: int, patch: int, *, num_classes: int = 0, img_size: i
     return model
 
 
+def flexivit(width: int, depth: int, *, patch: int = 8, num_classes: int = 0) -> Any:
+    """The same with patches that can be set."""
+    model: Any = FlexiViT(patch=patch, embed_dim=width, depth=depth, num_heads=width // 32, num_classes=num_classes)
+    model.pretrained_cfg = CONFIG
+    return model
+
+
+def xcit(width: int, depth: int, patch: int, *, num_classes: int = 0, img_size: int | None = None) -> Any:
+    """XCiT of heads of 32 channels, with two layers of class attention."""
+    size: dict[str, Any] = {"img_size": img_size or 32, "patch_size": patch, "embed_dim": width, "depth": depth}
+    model: Any = Xcit(**size, num_heads=width // 32, num_classes=num_classes)
+    model.pretrained_cfg = CONFIG
+    return model
+
+
+def resmlp(width: int, depth: int, patch: int, *, num_classes: int = 0, img_size: int | None = None) -> Any:
+    """ResMLP, for images of one size."""
+    size: dict[str, Any] = {"img_size": img_size or 32, "patch_size": patch, "embed_dim": width, "num_blocks": depth}
+    parts: dict[str, Any] = {"block_layer": partial(ResBlock, init_values=0.1), "norm_layer": Affine, "mlp_ratio": 4}
+    model: Any = MlpMixer(**size, **parts, num_classes=num_classes)
+    model.pretrained_cfg = CONFIG
+    return model
+
+
+def parallel(width: int, depth: int, patch: int, **options: Any) -> Any:
+    """ViT-22B's blocks, of heads of 32 channels."""
+    model = vit22b(width, depth, width // 32, patch, **options)
+    model.pretrained_cfg = CONFIG
+    return model
+
+
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """Without bias, initialised as timm does it."""
     made = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
@@ -67,6 +102,11 @@ def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 vit_w64_p4 = partial(vit, 64, 4, 4)
 vit_w64_p8 = partial(vit, 64, 4, 8)
+flexivit_w64 = partial(flexivit, 64, 4)
+xcit_w64_p8 = partial(xcit, 64, 4, 8)
+resmlp_w64_p4 = partial(resmlp, 64, 4, 4)
+vit22b_w64_p4 = partial(parallel, 64, 4, 4)
+vit22b_w64_p4_no_qk_norm = partial(parallel, 64, 4, 4, qk_norm=False)
 sobel_rn8_w16_s8 = partial(sobel_rn8, 16, (1, 2, 2, 1))
 navit_w64_p8 = partial(NaViT, 64, 2, 4)
 rn8_w16_s8_rf19 = partial(rn8, 16, (1, 2, 2, 1), kernels=(3, 1, 3, 1, 3, 1, 1, 1))

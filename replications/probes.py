@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from glocal import random
+from glocal.backbones.class_attention import class_attention
 from glocal.evaluation import EvalContext, find_task, task
 from glocal.evaluation.extract import normalise
 from glocal.evaluation.probe import Standardise
@@ -75,6 +76,18 @@ def by_class(labels: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
+@task(needs={"labels"})
+def knn_at(context: EvalContext, *, patches: Sequence[int] = (4, 8, 16)) -> dict[str, float]:
+    """kNN accuracy of an encoder whose patches can be set, at each.
+
+    Returns:
+        The patch in pixels, as a text -> top1.
+    """
+    encoder: Any = context.encoder
+    told = {name: getattr(context, name) for name in ("train", "test", "image_size", "batch_size", "seed")}
+    return {str(p): find_task("knn")(EvalContext(encoder.at(p), **told))["top1"] for p in patches}
+
+
 @task(needs={"masks"}, main="jaccard")
 def attention(context: EvalContext, *, images: int = 500) -> dict[str, float]:
     """Jaccard index of objects and the class token's attention in the last block of a transformer (DINO, figure 4).
@@ -89,25 +102,9 @@ def attention(context: EvalContext, *, images: int = 500) -> dict[str, float]:
     for i in range(min(images, len(context.test))):
         pixels = torch.from_numpy(context.test.open(i).decode())[None]
         truth = torch.from_numpy(context.test.mask(i)) > 0
-        maps = class_attention(encoder, normalise(encoder, pixels))  # (heads, H, W)
+        maps = class_attention(encoder, normalise(encoder, pixels))[0]  # (heads, H, W)
         scores.append(max(jaccard(covered(each, MASS), truth) for each in maps))
     return {"jaccard": float(np.mean(scores))}
-
-
-@torch.no_grad()
-def class_attention(encoder: Any, pixels: Tensor) -> Tensor:
-    """(heads, H, W): what the class token of the last block attends to, one image (1, 3, h, w)."""
-    last, seen = encoder.model.blocks[-1].attn, []
-    hook = last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    try:
-        features = encoder(pixels)
-    finally:
-        hook.remove()
-    x = seen[0]
-    q, k, _ = last.qkv(x).unflatten(2, (3, last.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    weights = (last.q_norm(q)[:, :, :1] @ last.k_norm(k).transpose(2, 3) * last.scale).softmax(-1)
-    height, width = features.dense.shape[2:]
-    return weights[0, :, 0, -height * width :].unflatten(1, (height, width))
 
 
 def covered(weights: Tensor, mass: float) -> Tensor:

@@ -60,6 +60,11 @@ NETWORKS: dict[str, int] = {
     "vit_w64_p4": 1,
     "vit_w64_p8": 1,
     "navit_w64_p8": 1,
+    "flexivit_w64": 1,
+    "resmlp_w64_p4": 1,
+    "vit22b_w64_p4": 1,
+    "vit22b_w64_p4_no_qk_norm": 1,
+    "xcit_w64_p8": 1,
     "test_resnet": 1,
     "mobilenet_v1_050": 1,
 }
@@ -83,6 +88,7 @@ PROBES: dict[str, int] = {
     "replications.adapted:masked": 1,
     "replications.extended:classes": 1,
     "replications.extended:keypoints": 1,
+    "replications.probes:knn_at": 1,
 }
 
 GOLDEN = Path(__file__).parent / "recipes.json"

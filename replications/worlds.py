@@ -90,6 +90,7 @@ _CIFAR10 = {
     "shot10": Score(FEW, "10", ("cifar10",)),
     "labels1%": Score(FEW, "50", ("cifar10",)),
     "labels10%": Score(FEW, "500", ("cifar10",)),
+    **{f"knn, patch {p}": Score("replications.probes:knn_at", f"{p}", ("cifar10",)) for p in (4, 8, 16)},
 }
 CIFAR10 = World(
     "cifar10",
@@ -169,4 +170,5 @@ SHAPES = World(
 )
 OWN = World("own", (), {}, {}, ())
 """Of cells that are runs of their own, see `replications.plan.Arm.run`."""
-WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, SHAPES, CRANFIELD, OWN)}
+CLOTHES = World("clothes", ("clothing",), {}, {"knn": Score("knn", "top1", ("clothing",))}, ("knn",))
+WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, SHAPES, CRANFIELD, OWN, CLOTHES)}

@@ -133,6 +133,13 @@ MISTAKES = [
     ("evaluate timm:resnet18:random --data {}/few --task-options {{knn", "--task-options"),
     ("evaluate timm:resnet18:random --data {}/few --task-options knn", "--task-options"),
     ("evaluate timm:resnet18:random {}/few", "--data"),
+    ("pretrain {}/few --batch-size 4 --image-size 64 --backbone flexivit_tiny --patches 4,7", "choose of 2, 4, 8"),
+    ("pretrain {}/few --batch-size 4 --image-size 192 --backbone flexivit_tiny --patches 96", "1 to 64 px"),
+    ("pretrain {}/few --batch-size 4 --image-size 64 --patches 8", "test_resnet has no patches to choose from"),
+    ("evaluate timm:test_vit:random --data {}/few --patch 8", "test_vit has cells of 16 px only"),
+    ("evaluate timm:test_vit:random --data {}/few --patch all", "test_vit has cells of 16 px only"),
+    ("evaluate timm:flexivit_tiny:random --data {}/few --image-size 64 --patch 7", "--patch 7: flexivit_tiny made"),
+    ("export timm:flexivit_tiny:random --patch 80 --out {}/x", "takes patches of 1 to 64 px, not of 80"),
     ("compare vicreg", "--data"),
     ("embed timm:resnet18:random {}/few --out {}/features.txt", "parquet"),
     ("embed timm:resnet18:random {}/few", "--out"),
@@ -407,6 +414,13 @@ def test_listings(capsys):
     assert all("arXiv" in paper for paper in said[1::2])
     main(["backbones", "rf4*_resnet*"])
     assert capsys.readouterr().out.split() == ["rf427_resnet50", "rf435_resnet18"]
+    main(["backbones", "flexivit_t*", "--details"])
+    assert "any size, drops patches, any patch, class token" in capsys.readouterr().out
+    main(["backbones", "test_resn*", "--details"])
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["name", "parameters", "FLOPs"]
+    assert line.split()[:5] == ["test_resnet", "0.4", "M", "0.2", "G"]
+    assert "any size, sees " in line
     main(["tasks"])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("segment "))
     assert "needs masks" in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from replications.claims import (
     adapted,
+    architectures,
     asking,
     clustering,
     co_ssl,
@@ -21,7 +22,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 51
+HOURS = 56
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -40,4 +41,5 @@ CLAIMS: tuple[Claim, ...] = (
     *shapes.CLAIMS,
     *adapted.CLAIMS,
     *extended.CLAIMS,
+    *architectures.CLAIMS,
 )

@@ -48,15 +48,29 @@ def methods() -> str:
     return "\n".join(lines)
 
 
-def backbones(pattern: str = "*") -> str:
+def backbones(pattern: str = "*", *, details: bool = False) -> None:
     """List the backbones by pattern.
 
     Args:
         pattern: a part of the name, or one with * wildcards.
+        details: also what each costs (parameters, operations an image, images a second here) and can do.
     """
     from glocal.backbones import list_backbones
+    from glocal.backbones.details import HEAD, describe
 
-    return "\n".join(list_backbones(pattern))
+    found = list_backbones(pattern)
+    if not details:
+        print("\n".join(found))
+        return
+    widths = [max(map(len, found), default=0), 10, 9, 8, 4, 6, 5]
+    line = lambda cells: "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:-1], widths[1:]), cells[-1]])
+    for name in found:
+        if name == found[0]:
+            print(line(HEAD))
+        try:
+            print(line(describe(name).cells()), flush=True)
+        except UsageError as refusal:
+            print(f"{name.ljust(widths[0])}  not for Glocal: {refusal}", flush=True)
 
 
 def tasks() -> str:

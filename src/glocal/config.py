@@ -43,6 +43,8 @@ class PretrainConfig:
     native: str | None = None
     tokens: int | None = None
     patch_drop: float | None = None
+    patches: tuple[int, ...] | None = None
+    recompute: bool = False
     # what of the method's own optimisation is replaced
     optimizer: Literal["lars", "adamw", "sgd"] | None = None
     lr: float | None = None
@@ -93,6 +95,10 @@ class PretrainConfig:
             raise UsageError(f"--native {self.native}: {NATIVE}, at most 8192")
         if self.small_maps is not None and (len(self.small_maps) != 2 or min(self.small_maps) < 0):
             raise UsageError(f"--small-maps {self.small_maps} are not two numbers of cells")
+        if wrong := [patch for patch in self.patches or () if patch < 1 or self.image_size % patch]:
+            fitting = [side for side in range(2, self.image_size + 1) if self.image_size % side == 0]
+            what = f"--patches {wrong[0]} does not divide --image-size {self.image_size}"
+            raise UsageError(f"{what}; choose of {', '.join(map(str, fitting))}")
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
 
@@ -108,7 +114,8 @@ class PretrainConfig:
     def encoder_options(self) -> dict[str, Any]:
         """The keywords of `build_backbone`, beside the name and the method's pool."""
         names = "image_size", "pretrained", "stem", "output_stride"
-        return {name: getattr(self, name) for name in names} | {"drop_path": self.drop_path or 0.0}
+        middle = sorted(self.patches)[len(self.patches) // 2] if self.patches else None
+        return {name: getattr(self, name) for name in names} | {"drop_path": self.drop_path or 0.0, "patch": middle}
 
     @property
     def processes(self) -> int:
@@ -202,8 +209,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in get_args(hint))
     if get_origin(hint) is Literal:
         return value in get_args(hint)
-    if get_origin(hint) is list:
-        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import (
     __main__,
+    backbones,
     environment,
     evaluation,
     growth,
@@ -92,6 +93,14 @@ def test_search_finds_what_the_bare_product_finds(results, folder):
     assert measured["search"]["same_neighbours"] == 1
     assert measured["index"]["images"] == 10
     assert min(measured["search"]["times_bare"], measured["index"]["of_embed"], measured["index"]["again"]) > 0
+
+
+def test_backbones_are_timed_side_by_side(results):
+    measured = backbones.measure("smoke")
+    keep(results, "backbones", measured)
+    assert measured["tokens"]["times_more"].keys() == {"xca", "attention"}
+    assert [case["patch"] for case in measured["steps"]] == [8, 16]
+    assert measured["curve"]["times_finest"]["8"] == 1
 
 
 @pytest.mark.slow

@@ -58,13 +58,13 @@ class Checker(HTMLParser):
             self.text += data
 
 
-def check(path: Path) -> Checker:
+def check(path: Path, sections: list[str] = SECTIONS) -> Checker:
     page = path.read_text(encoding="utf-8")
     checker = Checker()
     checker.feed(page)
     checker.close()
     assert checker.open == []
-    assert checker.ids == SECTIONS
+    assert checker.ids == sections
     assert "script" not in checker.tags
     assert "link" not in checker.tags
     assert all(load.startswith(("data:image/", "#")) for load in checker.loads)
@@ -207,8 +207,11 @@ def test_transformers_too(make_run, photos):
     from glocal.backbones import build_backbone
 
     encoder = build_backbone("test_vit", image_size=64)
-    page = check(write_report(make_run(encoder=False), encoder=encoder, baselines=False, source=photos))
+    after = SECTIONS.index("maps") + 1
+    sections = [*SECTIONS[:after], "attention", *SECTIONS[after:]]
+    page = check(write_report(make_run(encoder=False), encoder=encoder, baselines=False, source=photos), sections)
     assert page.tags.count("image") == 6 * 2
+    assert "lit by the attention that the class token gives" in " ".join(page.text.split())
 
 
 def test_broken_weights_are_diagnosed(make_run, photos):

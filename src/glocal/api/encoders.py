@@ -84,6 +84,7 @@ def evaluate(
     which: Which = "student",
     mask: str | None = None,
     tasks: list[str] | None = None,
+    patch: int | Literal["all"] | None = None,
     image_size: int | None = None,
     native: bool = False,
     batch_size: int = 128,
@@ -110,6 +111,8 @@ def evaluate(
         which: as for `load`.
         mask: as for `load`.
         tasks: see `glocal tasks`; by default all that the data allows.
+        patch: of a FlexiViT, side of its patches in pixels, by default the encoder's own; "all": each that it was
+            trained with, or, where that is not known, that divides the image.
         image_size: by default the encoder's own.
         native: whole photographs in their own shapes, with the area of that square, for networks like navit_small.
         batch_size: images per forward pass.
@@ -131,39 +134,45 @@ def evaluate(
     Returns:
         {"knn": {"top1": ...}, "linear": {"top1": ...}, "segment": {"miou": ...}, "correspond": {"within_1_cell": ...},
         ...} for the tasks asked for, and "meta". With `baselines`, also "start" and "pixels", each the same again.
-        Of several encoders, these by encoder.
+        Of several encoders, these by encoder; of all patches, by patch.
 
     Raises:
         UsageError: for an unknown task, or one the data cannot serve.
     """
+    from glocal.api.patches import with_patches
     from glocal.data import is_text
     from glocal.evaluation.baseline import score, score_with_baselines
     from glocal.evaluation.extract import placed
     from glocal.run import write_json
 
     given = encoder if isinstance(encoder, list) else [encoder]
-    models = [_opened(each, which, mask, image_size, trust_code) for each in given]
+    opened = [(each, _opened(each, which, mask, image_size, trust_code)) for each in given]
+    views = [
+        (each, said, view) for each, model in opened for said, view in with_patches(each, model, patch, image_size)
+    ]
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
     settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers, "precision": precision}
     settings |= {"groups": groups, "harmful": harmful or (), "native": native}
     found = []
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
-        for opened in models:
-            read = data if getattr(opened, "reads", "images") == "images" or is_text(data) else f"text:{data}"
-            with placed(opened, device) as model:
+        for _, _, view in views:
+            read = data if getattr(view, "reads", "images") == "images" or is_text(data) else f"text:{data}"
+            with placed(view, device) as model:
                 found.append(measure(model, read, **settings, progress=progress))
-    result = found[0] if len(given) == 1 else dict(zip(map(str, given), found, strict=True))
+    names = [" ".join([str(each)] * (len(given) > 1) + [said] * bool(said)) for each, said, _ in views]
+    result = found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
     if json is not None:
         write_json(Path(json), result)
-    for each, scores in zip(given, found, strict=True):
+    for (each, said, _), scores in zip(views, found, strict=True):
+        beside = ", its teacher" * (which == "teacher") + f", {said}" * bool(said)
         if mask is None:
-            _keep_scores(each, data, scores, which=which, device=device, trust_code=trust_code)
+            _keep_scores(each, data, scores, beside=beside, device=device, trust_code=trust_code)
     return result
 
 
 def _keep_scores(
-    encoder: str | Backbone, data: str, result: dict[str, Any], *, which: Which, device: str, trust_code: bool
+    encoder: str | Backbone, data: str, result: dict[str, Any], *, beside: str, device: str, trust_code: bool
 ) -> None:
     """Show them in the report of the run that the encoder is of."""
     from glocal.data import describe_spec
@@ -171,7 +180,7 @@ def _keep_scores(
     from glocal.run import Run
 
     if isinstance(encoder, str) and (run := Run(encoder)).report_file.is_file():
-        run.add_scores(f"{describe_spec(data) or 'images in memory'}{', its teacher' * (which == 'teacher')}", result)
+        run.add_scores(f"{describe_spec(data) or 'images in memory'}{beside}", result)
         try:
             print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
         except UsageError as refusal:
@@ -241,6 +250,7 @@ def export(
     mask: str | None = None,
     format: str = "timm",
     out: str,
+    patch: int | None = None,
     image_size: int | None = None,
     native: bool = False,
     trust_code: bool = False,
@@ -255,6 +265,8 @@ def export(
             "torch-export", a file with outputs `pooled` and `dense`, and `logits` of a head; "safetensors", glocal's
             own.
         out: the folder or file to write.
+        patch: of a FlexiViT, side of its patches in pixels, by default the encoder's own; as "timm" it becomes an
+            ordinary vision transformer of that patch.
         image_size: by default the encoder's own.
         native: refuse to write a file that does not take photographs of all shapes.
         trust_code: as for `load`.
@@ -263,11 +275,12 @@ def export(
         What was written.
     """
     from glocal.adaptation import load_head
+    from glocal.api.patches import with_patches
     from glocal.exporters import export_encoder
     from glocal.exporters.timm_folder import encoder_card
     from glocal.run import Run
 
-    model = _opened(encoder, which, mask, image_size, trust_code)
+    ((_, model),) = with_patches(encoder, _opened(encoder, which, mask, image_size, trust_code), patch, image_size)
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     head = None
     if isinstance(encoder, str) and format in ("onnx", "torch-export") and Run(encoder).head_files[0].is_file():

@@ -31,6 +31,8 @@ def pretrain(
     native: str | None = None,
     tokens: int | None = None,
     patch_drop: float | None = None,
+    patches: tuple[int, ...] | None = None,
+    recompute: bool = False,
     optimizer: Literal["lars", "adamw", "sgd"] | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -94,6 +96,10 @@ def pretrain(
         tokens: length of such sequences, 1024 by default; a photograph with more patches is shrunk to fit.
         patch_drop: share of a photograph's patches that the network does not see, drawn anew for each; by default none,
             for MSN what its preset says.
+        patches: of a FlexiViT, sides in pixels of patches, one of which is drawn at each step, for teachers too. The
+            middle one is the encoder's own, by which it is watched and scored.
+        recompute: keep what enters each block of the encoder only, and compute the rest again for gradients: a third
+            more work, in much less memory.
         optimizer: instead of the method's own.
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.
@@ -145,6 +151,7 @@ def pretrain(
         backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
         gentle=gentle, layer_decay=layer_decay, lora=lora, guard=guard, drop_path=drop_path,
         native=native, tokens=tokens, patch_drop=patch_drop,
+        patches=patches, recompute=recompute,
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,

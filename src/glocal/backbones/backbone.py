@@ -1,9 +1,10 @@
 """`Backbone`: a timm model that answers with `Features`, whatever its architecture."""
 
+import copy
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,29 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from glocal.backbones.cells import evaluating, grid_positions
+from glocal.backbones.dropping import dropping
 from glocal.backbones.layout import learn_layout
 from glocal.backbones.small_maps import Limits, SmallMaps
+from glocal.backbones.traits import Traits
 from glocal.errors import UsageError
 from glocal.features import Features, Sequences
 
 logger = logging.getLogger(__name__)
 
 Pool = Literal["native", "mean", "cls"]
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What an architecture can do beside encoding whole images of its own size.
-
-    Attributes:
-        any_size: takes images of other sizes, if perhaps only those that its patches divide.
-        drops_patches: can be run on some of an image's patches.
-        packs: takes images of several shapes in one sequence.
-    """
-
-    any_size: bool
-    drops_patches: bool
-    packs: bool
 
 
 class Backbone(nn.Module):
@@ -56,7 +44,7 @@ class Backbone(nn.Module):
         model: the timm model, without classifier.
         name: its timm name.
         dim: D, width of `tokens` and `pooled`.
-        stride: pixels from one cell of the map to the next.
+        stride: pixels from one cell of the map to the next; follows `patch`.
         offset: continuous pixel coordinate that cell 0 looks at.
         norm: "batch" or "layer", the kind that most of its normalisations are; heads follow it.
         mean, std: what pixels in [0, 1] are normalised with.
@@ -83,7 +71,7 @@ class Backbone(nn.Module):
         self.stride, self.offset = self._layout.stride, self._layout.offset
         self.pretrained: bool | str = arguments["pretrained"]
         self._arguments = dict(arguments)
-        self._positions: dict[tuple[int, int, torch.device | None], Tensor] = {}
+        self._positions: dict[tuple[int, int, int, torch.device | None], Tensor] = {}
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self.pool = arguments["pool"]
 
@@ -109,7 +97,30 @@ class Backbone(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """Arguments with which `build_backbone(**config)` makes it again as it was before training."""
-        return {**self._arguments, "pool": self.pool, "pretrained": self.pretrained}
+        patch = self.patch if self.traits.patches else None
+        return {**self._arguments, "patch": patch, "pool": self.pool, "pretrained": self.pretrained}
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of what becomes one cell. May be set to one of `traits.patches`; map and cells follow."""
+        return self.stride
+
+    @patch.setter
+    def patch(self, patch: int) -> None:
+        if not (possible := self.traits.patches):
+            raise UsageError(
+                f"{self.name} has cells of {self.stride} px only, not of {patch}; leave the patch out, or take a"
+                " backbone like flexivit_small"
+            )
+        if patch not in possible:
+            raise UsageError(f"{self.name} takes patches of {possible[0]} to {possible[-1]} px, not of {patch}")
+        self.stride, self.offset = patch, patch / 2
+
+    def at(self, patch: int) -> "Backbone":
+        """This very encoder, its weights shared, that cuts images into patches of another size."""
+        view = copy.copy(self)
+        view.patch = patch
+        return view
 
     def forward(self, x: Tensor | Sequences, kept: Tensor | None = None) -> Features:
         """Encode a batch of normalised images.
@@ -126,7 +137,7 @@ class Backbone(nn.Module):
         """
         if isinstance(x, Sequences):
             return self._encode_packed(x)
-        with nullcontext() if kept is None else _dropping(self.model, self.name, kept, self._layout.prefix):
+        with nullcontext() if kept is None else dropping(self.model, self.name, kept, self._layout.prefix):
             pooled, tokens, grid = self._encode(x, whole=kept is None)
         positions = self.cells(*grid, device=x.device).flatten(0, 1)
         return Features(pooled, tokens, positions, grid) if kept is None else Features(pooled, tokens, positions[kept])
@@ -140,10 +151,8 @@ class Backbone(nn.Module):
 
     @cached_property
     def traits(self) -> Traits:
-        """What it can do, learnt by trying an image that is larger by about a cell."""
-        larger = (self.image_size // self.stride + 1) * self.stride
-        packs = hasattr(self.model, "forward_packed")
-        return Traits(any_size=self.refusal(larger) is None, drops_patches=_can_drop(self.model), packs=packs)
+        """What it can do."""
+        return Traits(self, class_token=self._layout.class_token)
 
     def refusal(self, size: int) -> str | None:
         """Why it does not take square images of this side in pixels; None where it does."""
@@ -156,6 +165,17 @@ class Backbone(nn.Module):
             reason = str(error).partition("\n")[0].rstrip(".")
             return f"{self.name} does not take {size}×{size} images: {reason}"
         return None
+
+    def recompute_blocks(self) -> None:
+        """From now on keep, while training, what enters each block only, and compute the rest again for gradients.
+
+        Raises:
+            UsageError: if timm knows no blocks of this architecture.
+        """
+        try:
+            self.model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise UsageError(f"{self.name} has no blocks to compute again; leave out recompute") from error
 
     def compile_training(self) -> None:
         """From now on train with `torch.compile`: whole images, in training mode. All else runs as before."""
@@ -177,7 +197,7 @@ class Backbone(nn.Module):
         """
         if torch.compiler.is_compiling():
             return grid_positions(height, width, self.offset, self.stride, device)
-        key = (height, width, None if device is None else torch.device(device))
+        key = (height, width, self.stride, None if device is None else torch.device(device))
         if key not in self._positions:
             with torch.inference_mode(False):  # else a map first seen in inference could never enter a loss
                 self._positions[key] = grid_positions(height, width, self.offset, self.stride, device)
@@ -219,10 +239,13 @@ class Backbone(nn.Module):
         return features
 
     def _features(self, x: Tensor, *, whole: bool) -> Tensor:
+        if self.traits.patches and self.model.patch != self.stride:  # another view on these weights was used last
+            self.model.patch = self.stride
         try:
             if self._compiled is not None and self.training and whole:
                 return self._compiled(x)
-            with SmallMaps(self.small_maps) if self.training and x.device.type == "cpu" else nullcontext():
+            again = getattr(self.model, "grad_checkpointing", False)  # where these are not in force
+            with SmallMaps(self.small_maps) if self.training and x.is_cpu and not again else nullcontext():
                 return self.model.forward_features(x)
         except (AssertionError, RuntimeError) as error:
             height, width = x.shape[2:]
@@ -247,36 +270,3 @@ class Backbone(nn.Module):
             f"{self.name} gives {tokens} tokens for a {width}×{height} image, which is no grid of stride {stride};"
             f" use sizes divisible by {stride}"
         )
-
-
-def _can_drop(model: Any) -> bool:
-    """Whether a timm model is a plain vision transformer, whose blocks take any number of tokens."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    return isinstance(model, VisionTransformer) and isinstance(model.patch_drop, nn.Identity)
-
-
-@contextmanager
-def _dropping(model: Any, name: str, kept: Tensor, prefix: int) -> Iterator[None]:
-    """Within this context a model goes on with `kept` patches only, (K,) or (B, K), once their positions are added.
-
-    The `prefix` of class and register tokens stays.
-    """
-    if not _can_drop(model):
-        raise UsageError(
-            f"{name} cannot leave out patches; choose a plain vision transformer such as vit_small_patch16_224"
-        )
-
-    def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
-        first, patches = tokens[:, :prefix], tokens[:, prefix:]
-        if kept.ndim == 1:
-            patches = patches[:, kept]
-        else:
-            patches = patches.gather(1, kept[:, :, None].expand(-1, -1, patches.shape[2]))
-        return torch.cat([first, patches], dim=1)
-
-    handle = model.patch_drop.register_forward_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()

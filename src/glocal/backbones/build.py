@@ -29,6 +29,7 @@ def build_backbone(
     image_size: int | None = None,
     stem: Literal["native", "cifar"] = "native",
     output_stride: int | None = None,
+    patch: int | None = None,
     drop_path: float = 0.0,
     pool: Pool = "native",
 ) -> Backbone:
@@ -45,6 +46,7 @@ def build_backbone(
             of about 32 px; strides become four times smaller.
         output_stride: real pixels per cell of the last map, reached by dilation in place of stride: 8, 16 or 32, and 2,
             4 or 8 with the cifar stem.
+        patch: of networks whose patches can be resized, their side in pixels: what `Backbone.patch` is at first.
         drop_path: stochastic depth, probability of dropping the deepest residual branch (linear from 0 at the first).
         pool: see `Backbone`.
 
@@ -58,11 +60,13 @@ def build_backbone(
         raise UsageError(f"unknown stem '{stem}'; choose native or cifar")
     if stem != "native" and name in names("backbones"):
         raise UsageError(f"{name} comes with a stem of its own; leave out stem={stem}")
-    if pretrained is True and not timm.models.is_model_pretrained(name):
+    if pretrained is True and (name in names("backbones") or not timm.models.is_model_pretrained(name)):
         raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
     required: dict[str, Any] = {}
     if output_stride is not None:
         required["output_stride"] = _timm_output_stride(output_stride, stem)
+    if patch is not None:
+        required["patch"] = patch
     if drop_path:
         required["drop_path_rate"] = drop_path
     optional: dict[str, Any] = {"num_classes": 0, "img_size": image_size, "dynamic_img_size": True}
@@ -74,7 +78,7 @@ def build_backbone(
     if pretrained and pretrained is not True:
         load_weights(model, _weights(pretrained), origin=pretrained)
     arguments: dict[str, Any] = {"name": name, "image_size": image_size, "stem": stem, "output_stride": output_stride}
-    arguments |= {"drop_path": drop_path, "pool": pool}
+    arguments |= {"patch": patch, "drop_path": drop_path, "pool": pool}
     arguments["pretrained"] = pretrained if isinstance(pretrained, bool) else str(pretrained)
     if isinstance(model, TextModel):
         return TextBackbone(model, arguments)  # type: ignore[return-value]  # what asks for images checks `reads`
@@ -89,7 +93,7 @@ def list_backbones(pattern: str = "*") -> list[str]:
     import timm
 
     pattern = pattern if "*" in pattern else f"*{pattern}*"
-    return sorted([*timm.list_models(pattern), *fnmatch.filter(names("backbones"), pattern)])
+    return sorted({*timm.list_models(pattern), *fnmatch.filter(names("backbones"), pattern)})
 
 
 def _builder(name: str, *, download: bool) -> Callable[..., nn.Module]:
@@ -138,7 +142,8 @@ def _create(
         except TypeError as error:
             unknown = set(re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2]))
             if lacking := sorted(unknown & required.keys()):
-                raise UsageError(f"{name} has no {lacking[0].removesuffix('_rate')}; leave it out") from error
+                what = {"patch": "patches to choose from"}.get(lacking[0], lacking[0].removesuffix("_rate"))
+                raise UsageError(f"{name} has no {what}; leave it out") from error
             if not unknown & optional.keys():
                 raise
             optional = {key: value for key, value in optional.items() if key not in unknown}

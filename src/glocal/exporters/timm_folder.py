@@ -43,13 +43,12 @@ def export_timm(backbone: Backbone, out: Path, *, about: Mapping[str, str] | Non
     encoder = copy.deepcopy(backbone).cpu().float().eval()
     size = encoder.image_size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    architecture = encoder.name.partition(".")[0]
     # Building models draws from the global generator, whose state is put back.
     with staged_folder(out) as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
         pooled = encoder(pixels).pooled
         if not pooled.isfinite().all():
-            raise UsageError(f"the features of this {architecture} are not finite: its training diverged")
-        arguments, state, same_pool = _express(encoder, architecture, pixels, pooled)
+            raise UsageError(f"the features of this {encoder.name} are not finite: its training diverged")
+        architecture, arguments, state, same_pool = _express(encoder, pixels, pooled)
         (folder / "config.json").write_text(json.dumps(_config(encoder, architecture, arguments), indent=2) + "\n")
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         late_norm = next((name for name in ("fc_norm", "head.norm") if f"{name}.weight" in state), None)
@@ -61,29 +60,30 @@ def export_timm(backbone: Backbone, out: Path, *, about: Mapping[str, str] | Non
             raise RuntimeError(f"{architecture} opened again by timm does not give the same features")
 
 
-def _express(
-    encoder: Backbone, architecture: str, pixels: Tensor, pooled: Tensor
-) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
-    """(timm's arguments, weights under the names that go with them, whether timm then pools as the encoder does).
+def _express(encoder: Backbone, pixels: Tensor, pooled: Tensor) -> tuple[str, dict[str, Any], dict[str, Tensor], bool]:
+    """(timm's name, arguments, weights under the names that go with them, whether it then pools as the encoder does).
 
     timm does not say which arguments an architecture takes or what they do to its pooling, so they are tried in turn,
     from the most to the least telling.
     """
+    architecture, always, weights = encoder.name.partition(".")[0], {}, encoder.model.state_dict()
+    if hasattr(encoder.model, "plain"):  # not timm's, but can be said in its words
+        architecture, always, weights = encoder.model.plain(encoder.image_size)
     size, stride, fallback = {"img_size": encoder.image_size}, encoder.config["output_stride"], None
     sizes: list[dict[str, Any]] = [{**size, "dynamic_img_size": True}, {**size}, {}]
     for size_arguments, pool_arguments in itertools.product(sizes, _POOL_ARGUMENTS[encoder.pool]):
-        arguments = size_arguments | ({"output_stride": stride} if stride else {}) | pool_arguments
+        arguments = always | size_arguments | ({"output_stride": stride} if stride else {}) | pool_arguments
         try:
             model = timm.create_model(architecture, num_classes=0, **arguments).eval()
-            state = _renamed(encoder.model.state_dict(), model)
+            state = _renamed(weights, model)
             model.load_state_dict(state)
         except (TypeError, AssertionError, RuntimeError, ValueError):
             continue
         output = model(pixels)
         if _close(output, pooled):
-            return arguments, state, True
+            return architecture, arguments, state, True
         if fallback is None and _close(output, encoder.model(pixels)):
-            fallback = arguments, state, False
+            fallback = architecture, arguments, state, False
     if fallback is None:
         stem = encoder.config["stem"]
         what = f"the {stem} stem of {encoder.name}" if stem != "native" else encoder.name
@@ -163,7 +163,7 @@ A vision encoder, exported by glocal. No licence is stated: add yours before sha
 {table}
 
 ```python
-import timm  # 1.0.16 or later
+import timm  # 1.0.25 or later
 model = timm.create_model("local-dir:{name}", pretrained=True).eval()  # num_classes=10 adds a new classifier
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```

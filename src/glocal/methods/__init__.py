@@ -27,6 +27,7 @@ from glocal.methods.loca import LOCA
 from glocal.methods.mocov3 import MoCoV3
 from glocal.methods.msn import MSN
 from glocal.methods.nnclr import NNCLR
+from glocal.methods.patches import drawn_patch
 from glocal.methods.paws import PAWS
 from glocal.methods.published import Optimization, Preset, suited_to, width_for
 from glocal.methods.registry import (
@@ -49,6 +50,7 @@ __all__ = [
     "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "BarlowTwins",
     "COMoCoV3", "COVICReg", "Contriever", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR", "MoCoV3",
     "Optimization", "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits", "check_loss",
-    "citation", "co", "ema_copy", "encode", "method_class", "method_names", "method_options", "resolve_options",
+    "citation", "co", "drawn_patch", "ema_copy", "encode", "method_class", "method_names", "method_options",
+    "resolve_options",
     "suited_to", "teacher_of", "update_ema", "width_for",
 ]  # fmt: skip

@@ -3,6 +3,8 @@
 Which crops share a forward pass, hence BatchNorm statistics, is part of a method's meaning, never of speed.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 from typing import Literal
@@ -60,8 +62,11 @@ def check_drops(encoder: Backbone, share: float, option: str) -> None:
         )
 
 
-def check_fits(encoder: Backbone, recipe: Recipe) -> None:
-    """Refuse crops of a size that the encoder does not take, with the options that fix it and the nearest sizes."""
+def check_fits(encoder: Backbone, recipe: Recipe, patches: Iterable[int] = ()) -> None:
+    """Refuse crops of a size that the encoder does not take, with the options that fix it and the nearest sizes.
+
+    So it does where one of the `patches` that it is to be given is beyond it, or divides not every crop.
+    """
     if recipe.packing:
         if not encoder.traits.packs:
             raise UsageError(
@@ -69,7 +74,13 @@ def check_fits(encoder: Backbone, recipe: Recipe) -> None:
             )
         return
     support = recipe.support.views if recipe.support else ()
-    for size in sorted({crop.size for crop in (*recipe.views, *support)}, reverse=True):
+    sizes = sorted({crop.size for crop in (*recipe.views, *support)}, reverse=True)
+    for patch in patches:
+        encoder.at(patch)
+        if wrong := [size for size in sizes if size % patch]:
+            fitting = ", ".join(str(side) for side in encoder.traits.patches if not math.gcd(*sizes) % side)
+            raise UsageError(f"--patches {patch} does not divide the crops of {wrong[0]} px; choose of {fitting}")
+    for size in sizes:
         if (reason := encoder.refusal(size)) is None:
             continue
         if not encoder.traits.any_size:

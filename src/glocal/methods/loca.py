@@ -77,10 +77,10 @@ class LOCA(nn.Module):
         super().__init__()
         check_drops(backbone, query_keep, "query_keep=1")
         self.encoder = backbone
-        self.places = (-(-image_size // backbone.stride)) ** 2
+        self.side = -(-image_size // backbone.stride)  # of the grid of places, whatever the patches of a step
         self.head = DINOHead(backbone.dim, hidden=hidden, bottleneck=bottleneck, outputs=clusters)
         self.decoder = CrossAttentionBlock(backbone.dim, heads=max(1, backbone.dim // 64))
-        self.where = nn.Sequential(nn.LayerNorm(backbone.dim, eps=1e-6), nn.Linear(backbone.dim, self.places))
+        self.where = nn.Sequential(nn.LayerNorm(backbone.dim, eps=1e-6), nn.Linear(backbone.dim, self.side**2))
         self.teacher, self.teacher_head = ema_copy(backbone), ema_copy(self.head)
         self.query_keep, self.context, self.rounds, self.momentum = query_keep, context, rounds, momentum
         self.temperature, self.target_temperature = temperature, target_temperature
@@ -101,10 +101,11 @@ class LOCA(nn.Module):
         tokens = torch.cat([f.tokens for f in features], dim=1)  # of all queries: (B, N, D)
         looks = [f.positions if f.positions.ndim == 3 else f.positions[None] for f in features]
         homes = torch.cat([view.to_source(at) for view, at in zip(queries, looks, strict=True)], dim=1)
-        place = reference.cell_of(homes, *seen.dense.shape[2:])  # (B, N)
+        cell = reference.cell_of(homes, *seen.dense.shape[2:])  # (B, N)
+        place = reference.cell_of(homes, self.side, self.side)
         logits = self.where(self.decoder(tokens, some_consecutive(seen.tokens, self.context)))
         predictions = upcast(self.head(tokens)) / self.temperature
-        target = clusters.gather(1, place.clamp_min(0)[:, :, None].expand(-1, -1, clusters.shape[2]))
+        target = clusters.gather(1, cell.clamp_min(0)[:, :, None].expand(-1, -1, clusters.shape[2]))
         position = F.cross_entropy(upcast(logits).flatten(0, 1), place.clamp_min(0).flatten(), reduction="none")
         cluster = F.cross_entropy(predictions.flatten(0, 1), target.flatten(0, 1), reduction="none")
         inside = (place >= 0).flatten()

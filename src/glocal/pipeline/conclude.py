@@ -36,7 +36,9 @@ def conclude(
     """Save the encoder, say what went wrong, score it and its teacher on `data`, report."""
     encoder: Backbone = method.encoder
     trained = ended.step * (config.batch_size or 0) * config.processes if isinstance(source, Stream) else len(source)
-    save_encoder(encoder, run.path, method=config.method, steps=ended.step, images=trained, **environment())
+    facts: dict[str, Any] = {"patches": list(config.patches)} if config.patches else {}
+    facts |= {"method": config.method, "steps": ended.step, "images": trained, **environment()}
+    save_encoder(encoder, run.path, **facts)
     reasons = {i if isinstance(i, str) else source.key(i): reason for i, reason in ended.skipped.items()}
     run.write_skipped(reasons)
     if not quiet:
@@ -112,6 +114,8 @@ def encoder_table(results: dict[str, dict[str, Any]]) -> str:
         ["", *results],
         *([name, *(values.get(encoder, "–") for encoder in results)] for name, values in rows.items()),
     ]
+    if all(name.startswith("patch ") for name in results):  # one row each
+        lines = [list(line) for line in zip(*lines, strict=True)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     for encoder, result in results.items():

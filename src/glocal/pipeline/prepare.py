@@ -52,7 +52,7 @@ def prepare(
     # what is downloaded, is once for a host
     first = first_on_host or begun or config.pretrained is not True
     method = on_each(lambda: build_method(resolved.config, begun=begun), first=first)
-    check_fits(method.encoder, method.recipe)
+    check_fits(method.encoder, method.recipe, resolved.config.patches or ())
     if fabric.world_size > 1:
         sync_batch_norms(method)
     published = method.optimization
@@ -74,6 +74,7 @@ def prepare(
         sizes = [crop.size for crop in method.recipe.views]
         images = (resolved.config.batch_size or 0) * sizes.count(max(sizes))
         worth = worth_compiling(fabric, method.encoder, max(sizes), images, resolved.steps)
+        worth = (False, "the patches change") if resolved.config.patches else worth
         machine = replace(machine, compile=worth)
     return machine, method
 

@@ -135,6 +135,8 @@ def train(
         if config.cache:  # the other processes of a host find it made
             pixels = on_each(lambda: PixelCache(source, method.recipe.views), first=fabric.local_rank == 0)
             notes.append(pixels.note)
+        if config.recompute:
+            method.encoder.recompute_blocks()
         for module in method.modules() if config.compile else ():
             if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
                 module.compile_training()

@@ -1,5 +1,6 @@
 """Everything the report shows, gathered before any of it is drawn."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class ReportData:
         split: "test" or "val" where the images are kept apart from those trained on.
         spectra: "pooled" | "dense" -> arm ("encoder", "start") -> normalised singular values.
         pca: photographs and, by arm ("pixels" too), the maps of their dense features.
+        attention: photographs and, by arm, where its class token looks in them.
         neighbours: queries and, by arm, their nearest photographs.
         matches: arm -> matches in the same photographs.
         gallery: how many photographs the neighbours and spectra come from.
@@ -46,6 +48,7 @@ class ReportData:
     split: str | None = None
     spectra: dict[str, dict[str, Spectrum]] = field(default_factory=dict)
     pca: list[tuple[Photograph, dict[str, Image.Image]]] = field(default_factory=list)
+    attention: list[tuple[Photograph, dict[str, Image.Image]]] = field(default_factory=list)
     neighbours: list[tuple[Photograph, dict[str, list[Photograph]]]] = field(default_factory=list)
     matches: dict[str, list[PhotographMatches]] = field(default_factory=dict)
     gallery: int = 0
@@ -101,6 +104,10 @@ def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module],
         report.notes["dense"] = f"{error}."
         return
     report.pca = [(photograph, {arm: maps[arm][k] for arm in maps}) for k, photograph in enumerate(shown)]
+    backbones = {arm: network for arm, network in arms.items() if isinstance(network, Backbone)}
+    with suppress(UsageError):  # there is no class token
+        lit = {arm: visuals.attention_maps(network, shown, size=TILE) for arm, network in backbones.items()}
+        report.attention = [(photograph, {arm: lit[arm][k] for arm in lit}) for k, photograph in enumerate(shown)]
     report.matches = {arm: match_photographs(network, source, order[:24], wide, 6) for arm, network in arms.items()}
 
 

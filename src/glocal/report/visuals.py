@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from glocal.backbones import Backbone
+from glocal.backbones.class_attention import class_attention
 from glocal.data.source import ImageSource, Unreadable
 from glocal.evaluation.extract import device_of, encode, eval_image, frozen, normalise
 from glocal.evaluation.knn import nearest_neighbours
@@ -100,6 +102,21 @@ def pca_maps(encoder: nn.Module, photographs: list[Photograph], *, size: int) ->
     right, down = (spread(size, look) for look in looks_of(cells, photographs[0].image.width))
     colours = down @ principal_colours(dense) @ right.T
     return [Image.fromarray(map_) for map_ in colours.mul(255).round().byte().permute(0, 2, 3, 1).numpy()]
+
+
+def attention_maps(encoder: Backbone, photographs: list[Photograph], *, size: int) -> list[Image.Image]:
+    """Photographs of `size` pixels, lit where the class token looks: by the mean over heads, the most where it is 1.
+
+    Raises:
+        UsageError: where there is no such token.
+    """
+    images = [photograph.image for photograph in photographs]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    weights = class_attention(encoder, normalise(encoder, pixels.to(device_of(encoder)))).mean(1).cpu().double()
+    right, down = (spread(size, look) for look in looks_of(encoder.cells(*weights.shape[1:]).cpu(), images[0].width))
+    light = down @ (weights / weights.amax((1, 2), keepdim=True)) @ right.T
+    shown = np.stack([np.asarray(image.resize((size, size))) for image in images])
+    return [Image.fromarray(lit) for lit in (shown * (0.15 + 0.85 * light.numpy()[..., None])).round().astype(np.uint8)]
 
 
 def principal_colours(dense: Tensor) -> Tensor:

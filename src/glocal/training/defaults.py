@@ -134,6 +134,7 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
         clip=done.clip,
         monitor_every=done.monitor_every,
         checkpoint_steps=done.checkpoint_steps,
+        patches=tuple(done.patches or ()),
     )
     return Resolved(done, steps, optimization, schedule), decisions.notes
 

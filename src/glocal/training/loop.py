@@ -11,7 +11,7 @@ import torch
 from glocal.backbones.weights import read_checkpoint
 from glocal.distributed import each_says, on_first
 from glocal.fabric import Fabric
-from glocal.methods import Optimization, check_loss
+from glocal.methods import Optimization, check_loss, drawn_patch
 from glocal.random import derive
 from glocal.run import Run
 from glocal.training.buffers import check_buffers
@@ -219,7 +219,8 @@ class _Training:
             at.passed, at.shrunk = batch.passed, at.shrunk + batch.shrunk
             batch = at.plan.with_targets(batch) if at.plan else batch
             batch = self.appearance(batch, at.epoch, fabric.device)
-            with fabric.no_backward_sync(self.wrapped, enabled=k + 1 < len(batches)):
+            patch = drawn_patch(self.method, self.schedule.patches, self.seed, at.step)
+            with patch, fabric.no_backward_sync(self.wrapped, enabled=k + 1 < len(batches)):
                 loss = check_loss(self.wrapped(batch), self.method)
                 fabric.backward(loss.total / len(batches))
         self.limit_gradients()

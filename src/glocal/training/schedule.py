@@ -17,3 +17,4 @@ class Schedule:
     checkpoint_seconds: float = 300.0  # least time between two checkpoints within an epoch
     checkpoint_steps: int = 0  # also checkpoint every so many steps; 0 for never
     log_steps: int = 10  # steps between two lines of metrics
+    patches: tuple[int, ...] = ()  # sides of which one is drawn for each step; none: the encoder's own

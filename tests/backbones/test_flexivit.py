@@ -1,0 +1,166 @@
+"""FlexiViT: its resized kernel against the definition and timm's, views of one set of weights, an ordinary ViT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import resample_patch_embed
+from timm.models.vision_transformer import VisionTransformer
+
+from glocal.backbones import build_backbone, load_encoder, save_encoder
+from glocal.backbones.flexivit import BUFFER, FlexiViT, pi_resize, resized
+from glocal.errors import UsageError
+from glocal.evaluation.baseline import start_of
+from glocal.exporters import export_encoder
+
+SIZE = 48
+
+
+def numbers(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def shrunk(pixels, patch):
+    """Patches (N, 1, b, b) resized by torch, on which nothing here rests."""
+    return F.interpolate(pixels, (patch, patch), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    made = build_backbone("replications.networks:flexivit_w64", image_size=SIZE, patch=16).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.from_numpy(np.random.default_rng(1).normal(size=parameter.shape)).float())
+    return made
+
+
+def images(size=SIZE):
+    return numbers(2, 3, size, size).float()
+
+
+@pytest.mark.parametrize("patch", [32, 40, 48, 64])
+def test_a_larger_kernel_says_of_a_resized_patch_what_the_kernel_says_of_the_patch(patch):
+    patches, kernel = numbers(20, 1, BUFFER, BUFFER), numbers(BUFFER, BUFFER, seed=1)
+    expected = (patches * kernel).sum((1, 2, 3))
+    found = (shrunk(patches, patch) * pi_resize(kernel, patch)).sum((1, 2, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("patch", [4, 8, 12, 15, 16, 24])
+def test_a_smaller_kernel_is_the_least_squares_solution_of_least_norm(patch):
+    kernel = numbers(3, BUFFER, BUFFER)
+    basis = torch.eye(BUFFER**2, dtype=torch.float64).view(-1, 1, BUFFER, BUFFER)
+    transposed = shrunk(basis, patch).flatten(1).numpy()  # Rᵀ, (b², p²)
+    expected = np.linalg.lstsq(transposed, kernel.flatten(1).numpy().T, rcond=None)[0].T
+    np.testing.assert_allclose(pi_resize(kernel, patch).flatten(1), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("patch", [8, 20, 32])
+def test_it_is_timms_bilinear_resampling_without_antialiasing(patch):
+    kernel = numbers(5, 3, BUFFER, BUFFER).float()
+    expected = resample_patch_embed(kernel, [patch, patch], interpolation="bilinear", antialias=False)
+    torch.testing.assert_close(pi_resize(kernel, patch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_does_not_coarsen_it():
+    kernel = numbers(5, BUFFER, BUFFER).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pi_resize(kernel, 8)
+    assert torch.equal(found, pi_resize(kernel, 8))
+
+
+def test_positions_are_resized_bilinearly():
+    positions = numbers(1, 49, 5)
+    assert torch.equal(resized(positions, (7, 7)), positions)
+    rows = torch.arange(7.0).repeat_interleave(7).view(1, 49, 1)
+    expected = [-0.25 + 0.5 * k for k in range(14)]
+    expected[0], expected[-1] = 0, 6  # clamped
+    assert resized(rows, (14, 3))[0, ::3, 0].tolist() == expected
+
+
+def test_views_share_weights_and_keep_their_patches(encoder):
+    first = encoder(images())
+    finer = encoder.at(8)
+    assert [finer.stride, finer.offset, encoder.stride, encoder.offset] == [8, 4.0, 16, 8.0]
+    fine = finer(images())
+    assert (first.grid, fine.grid) == ((3, 3), (6, 6))
+    assert fine.positions[:2].tolist() == [[4.0, 4.0], [12.0, 4.0]]
+    assert first.positions[:2].tolist() == [[8.0, 8.0], [24.0, 8.0]]
+    assert torch.equal(encoder(images()).tokens, first.tokens)  # whatever a view did in between
+    assert {p.data_ptr() for p in finer.parameters()} == {p.data_ptr() for p in encoder.parameters()}
+    kernel = encoder.model.patch_embed.proj.weight
+    (gradient,) = torch.autograd.grad(encoder.at(4)(images()).pooled.sum(), kernel)
+    assert gradient.shape == (64, 3, BUFFER, BUFFER)
+    assert gradient.abs().sum() > 0
+
+
+def test_setting_the_patch_is_what_a_view_does(encoder):
+    encoder.patch = 8
+    found = encoder(images()).tokens
+    encoder.patch = 16
+    assert torch.equal(found, encoder.at(8)(images()).tokens)
+    assert encoder(images()).grid == (3, 3)
+
+
+@pytest.mark.parametrize("patch", [4, 8, 16, 24])
+def test_patches_left_out_keep_the_positions_of_the_whole(encoder, patch):
+    view, kept = encoder.at(patch), torch.tensor([3, 0])
+    seen, whole = view(images(), kept), view(images())
+    assert torch.equal(seen.positions, whole.positions[kept])
+    assert torch.equal(view(images(), torch.arange(len(whole.positions))).tokens, whole.tokens)
+
+
+def test_timm_opens_it_as_an_ordinary_vision_transformer(tmp_path):
+    patch = 8  # not that of the name
+    torch.manual_seed(0)
+    encoder = build_backbone("flexivit_tiny", image_size=SIZE).eval()
+    export_encoder(encoder.at(patch), format="timm", out=tmp_path / "vit")
+    model = timm.create_model(f"local-dir:{tmp_path / 'vit'}", pretrained=True).eval()
+    assert type(model) is VisionTransformer
+    assert model.patch_embed.proj.weight.shape == (192, 3, patch, patch)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images()), encoder.at(patch)(images()).pooled, rtol=1e-4, atol=1e-5)
+        tokens = model.forward_features(images())[:, 1:]
+        torch.testing.assert_close(tokens, encoder.at(patch)(images()).tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_saved_and_begun_anew_with_its_patch(encoder, tmp_path):
+    save_encoder(encoder.at(8), tmp_path)
+    loaded = load_encoder(tmp_path, trust_code=True)
+    assert loaded.patch == 8
+    assert torch.equal(loaded(images()).tokens, encoder.at(8)(images()).tokens)
+    assert start_of(loaded).patch == 8
+
+
+def test_weights_of_an_ordinary_vision_transformer_are_resized(tmp_path):
+    torch.manual_seed(0)
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64)
+    torch.nn.init.normal_(plain.pos_embed)
+    torch.save(plain.state_dict(), tmp_path / "vit.pth")
+    model = build_backbone("flexivit_tiny", pretrained=tmp_path / "vit.pth").model
+    assert isinstance(model, FlexiViT)
+    torch.testing.assert_close(model.patch_embed.proj.weight, pi_resize(plain.patch_embed.proj.weight, BUFFER))
+    torch.testing.assert_close(model.pos_embed, resized(plain.pos_embed[:, 1:], (7, 7)))
+    torch.testing.assert_close(model.cls_token, plain.cls_token + plain.pos_embed[:, :1])
+    assert torch.equal(model.blocks[11].mlp.fc2.weight, plain.blocks[11].mlp.fc2.weight)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: build_backbone("flexivit_tiny", patch=65), "its patches have 1 to 64 px"),
+        (lambda: build_backbone("flexivit_tiny").at(65), "takes patches of 1 to 64 px, not of 65"),
+        (lambda: build_backbone("flexivit_tiny", pretrained=True), "no pretrained weights"),
+        (lambda: build_backbone("test_resnet", patch=8), "test_resnet has no patches to choose from; leave it out"),
+        (lambda: build_backbone("test_vit").at(8), "test_vit has cells of 16 px only"),
+        (lambda: build_backbone("flexivit_tiny")(torch.zeros(1, 3, 40, 40)), r"divisible by patch size \(16\)"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(made, says):
+    with pytest.raises(UsageError, match=says) as refused:
+        made()
+    assert "\n" not in str(refused.value)
