@@ -56,8 +56,8 @@ def normal_share(features: Tensor, directions: Tensor) -> float:
     """The share of 1-D projections of features (S, D) on directions (D, P) that pass D'Agostino and Pearson's test."""
     from scipy.stats import normaltest
 
-    projected = (features - features.mean(0)).double() @ directions.double()
-    return float((normaltest(projected.cpu().numpy()).pvalue > LEVEL).mean())
+    projected = (features - features.mean(0)).cpu().double() @ directions.cpu().double()  # MPS has no float64
+    return float((normaltest(projected.numpy()).pvalue > LEVEL).mean())
 
 
 def gaussian_entropy(covariance: Tensor) -> float:
