@@ -20,7 +20,7 @@ from replications import variants
 from replications.data import FOLDS, listed, place
 from replications.evidence import checks, code_lines
 from replications.measures import rising_nmi
-from replications.probes import class_attention, covered, few, frequent, jaccard
+from replications.probes import covered, few, frequent, jaccard
 
 
 def test_few_labels_are_few():
@@ -47,17 +47,6 @@ def test_the_gap_is_between_frequent_and_rare_classes(monkeypatch):
         "gap": pytest.approx(right[labels < 3].mean() - (r := right[labels > 2].mean())),
         "rare": r,
     }
-
-
-def test_attention_is_what_timm_attends_to():
-    encoder = build_backbone("replications.networks:vit_w64_p8", image_size=32).eval()
-    pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32))
-    last, seen = encoder.model.blocks[-1].attn, []
-    last.fused_attn = False
-    last.attn_drop.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    found = class_attention(encoder, pixels)
-    assert found.shape == (2, 4, 4)
-    torch.testing.assert_close(found.flatten(1), seen[0][0, :, 0, 1:].detach())
 
 
 def test_overlap_with_objects():

@@ -25,7 +25,7 @@ def notes(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="make gpu itself says more")
 @pytest.mark.parametrize("name", gpu.STEPS)
 def test_every_step_runs_small(name, notes, monkeypatch):
-    monkeypatch.setattr(methods, "method_names", lambda: ["deepcluster", "paws"])
+    monkeypatch.setattr(methods, "method_names", lambda reads: ["deepcluster", "paws"])
     monkeypatch.setattr(traces, "CASES", dict([*traces.CASES.items()][2:]))
     if name == "runs":  # it forks, before torch has threads
         assert gpu.in_process(name, notes, 250) == ""

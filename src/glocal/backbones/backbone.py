@@ -239,7 +239,9 @@ class Backbone(nn.Module):
         return features
 
     def _features(self, x: Tensor, *, whole: bool) -> Tensor:
-        if self.traits.patches and self.model.patch != self.stride:  # another view on these weights was used last
+        if (
+            getattr(self.model, "patches", None) and self.model.patch != self.stride
+        ):  # another view on these weights was used last
             self.model.patch = self.stride
         try:
             if self._compiled is not None and self.training and whole:

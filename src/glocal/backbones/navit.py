@@ -211,16 +211,6 @@ class NaViT(nn.Module):
         return self.norm(x)
 
 
-def navit_tiny() -> NaViT:
-    """As wide as DeiT-Ti: 5.8 million parameters."""
-    return NaViT(192, 3)
-
-
-def navit_small() -> NaViT:
-    """As wide as DeiT-S."""
-    return NaViT(384, 6)
-
-
-def navit_base() -> NaViT:
-    """As wide as ViT-B."""
-    return NaViT(768, 12)
+navit_tiny = partial(NaViT, 192, 3)  # as wide as DeiT-Ti: 5.8 million parameters
+navit_small = partial(NaViT, 384, 6)  # as DeiT-S
+navit_base = partial(NaViT, 768, 12)  # as ViT-B

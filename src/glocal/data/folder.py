@@ -44,6 +44,7 @@ class _Part:
     files: list[str]
     mask_files: list[str]
     skipped: dict[str, str]  # what cannot be read: path → reason
+    joints: Path | None  # the file of keypoints
 
 
 class Listing:
@@ -77,7 +78,9 @@ class Listing:
     def _list(self, place: Path, masks: Path | None) -> _Part:
         skipped: dict[str, str] = {}
         files = self._below(place, EXTENSIONS, skipped)
-        return _Part(place, masks, files, self._below(masks, MASK_EXTENSIONS, {}) if masks else [], skipped)
+        joints = (place.parent if masks else place) / "joints.npy"
+        painted = self._below(masks, MASK_EXTENSIONS, {}) if masks else []
+        return _Part(place, masks, files, painted, skipped, joints if joints.is_file() else None)
 
     def _below(self, folder: Path, extensions: frozenset[str], skipped: dict[str, str]) -> list[str]:
         start = len(os.path.join(self.root, ""))
@@ -131,9 +134,9 @@ class FolderSource(Files):
                 notes.append(f"groups not used: {error}")
         captions = [listing.captions.get(self.key(i)) for i in range(len(self))]
         self.captions = captions if any(captions) else None
-        if part and (joints := (part.place.parent if part.masks else part.place) / "joints.npy").is_file():
+        if part and part.joints:
             try:
-                self.keypoints = read_joints(joints, len(self))
+                self.keypoints = read_joints(part.joints, len(self))
             except UsageError as error:
                 notes.append(f"keypoints not used: {error}")
         if skipped:

@@ -92,8 +92,7 @@ class DINO(nn.Module):
         self.momentum, self.center_momentum, self.frozen_epochs = momentum, center_momentum, frozen_epochs
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.temperature_warmup = temperature_warmup
-        self.heads = self.new_heads()
-        self.teacher = ema_copy(backbone)
+        self.heads, self.teacher = self.new_heads(), ema_copy(backbone)
         self.register_buffer("temperature", torch.tensor(teacher_temperature[0]))
         first = Crop(image_size, scale, blur=1.0, sigma=blur_at(image_size))
         small = first.but(size=small_size, scale=small_scale, blur=0.5)
