@@ -30,8 +30,9 @@ types: .venv/developed
 imports: .venv/developed
 	$(BIN)/lint-imports
 
+# three processes on two cores, since some tests wait
 unit: .venv/developed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The instructions, hence the rounding, of other processors, as far as this one has them too; -k for all in spite of faults.
 NUMERIC := $(addprefix tests/,losses heads backbones views methods evaluation training)
