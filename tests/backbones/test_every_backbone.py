@@ -33,6 +33,8 @@ OURS = [
     "flexivit_tiny",
     "vit22b_tiny",
     "navit_tiny",
+    "unet_tiny",
+    "conv_coder",
 ]
 TIMMS = [
     "xcit_nano_12_p8_224",

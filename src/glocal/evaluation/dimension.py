@@ -42,7 +42,7 @@ def likeliest(distances: Tensor) -> float:
     Levina and Bickel 2004, with the mean over points of the inverse (MacKay and Ghahramani 2005).
     """
     k = distances.shape[1]
-    inverse = (distances[:, -1:] / distances[:, :-1]).log().sum(1) / (k - 2)
+    inverse = (distances[:, -1:] / distances[:, :-1]).log().sum(1) / (k - 1)
     return float(1 / inverse.mean())
 
 
