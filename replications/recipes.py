@@ -32,6 +32,8 @@ RECIPES: dict[str, int] = {
     "dino": 3,
     "distill": 1,
     "directclr": 2,
+    "flow": 1,
+    "irmae": 1,
     "loca": 2,
     "mocov3": 2,
     "msn": 2,
@@ -88,6 +90,9 @@ PROBES: dict[str, int] = {
     "replications.adapted:masked": 1,
     "replications.extended:classes": 1,
     "replications.extended:keypoints": 1,
+    "replications.generating:codes": 1,
+    "replications.generating:flow": 1,
+    "replications.generating:painted": 1,
     "replications.probes:knn_at": 1,
 }
 
@@ -118,11 +123,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deepcluster": {"clusters": 8, "components": 4},
     "deepcluster_v2": {"prototypes": 8},
     "deepercluster": {"clusters": 8, "components": 4},
+    "flow": {"guide": "own", "clusters": 8},
 }
 TRANSFORMERS = ("msn", "loca")
 
 
 def backbone(method: str) -> str:
+    if method == "flow":
+        return "unet_tiny"
     return "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
 
 

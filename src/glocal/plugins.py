@@ -1,4 +1,5 @@
-"""One rule for what is added to Glocal, by us or by others: methods, backbones, sources, tasks, heads, commands.
+"""One rule for what is added to Glocal, by us or by others: methods, backbones, sources, tasks, heads, generators,
+commands.
 
 Each is found by the name under which a package registers it, in the entry-point group `glocal.GROUP`, or by its place,
 `module:attribute`, where the module is installed or lies in the current folder. Installed packages are trusted, and so
@@ -22,7 +23,7 @@ from typing import Any
 
 from glocal.errors import UsageError, did_you_mean
 
-GROUPS = ("methods", "backbones", "sources", "tasks", "heads", "commands")
+GROUPS = ("methods", "backbones", "sources", "tasks", "heads", "generators", "commands")
 GUIDE = "see docs/architecture.md"
 """Where the contract of each stands."""
 _CONSENT: ContextVar[bool] = ContextVar("consent", default=False)

@@ -52,6 +52,7 @@ class Run:
         self.best_file = self.path / "checkpoints" / "best.pt"  # the best encoder that a guard saw
         self.encoder_files = self.path / "encoder.safetensors", self.path / "encoder.json"  # weights and description
         self.head_files = self.path / "head.safetensors", self.path / "head.json"  # of a fine-tuned encoder
+        self.generator_files = self.path / "generator.safetensors", self.path / "generator.json"
         self.mask_file = self.path / "mask.npz"  # of an adapted encoder: which of its base's weights are kept
         self.rounds = self.path / "rounds"  # of pruning but for the last: a run each, called 1, 2, ...
         self.memory = self.path / "memory"  # exemplars of the classes it knows, for those that come later
@@ -107,6 +108,11 @@ class Run:
     def has_encoder(self) -> bool:
         """Whether the run has finished."""
         return all(file.is_file() for file in self.encoder_files)
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether it makes images."""
+        return all(file.is_file() for file in self.generator_files)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
