@@ -211,6 +211,7 @@ COMMANDS = {
     "search": Command("find", api.search, "photos.index query.jpg -k 12 --html found.html", show_matches),
     "curate": Command("ask a model", api.curate, f"runs/NAME labelled/ --kb kb.jsonl {_MODEL} --out curated/"),
     "ask": Command("ask a model", api.ask, f'video/ "When does the car turn left?" {_MODEL}', show_reply),
+    "inspire": Command("generate", api.inspire, "runs/NAME --like photo.jpg --encoder runs/a --out inspired/"),
     "methods": Command("look up", methods),
     "backbones": Command("look up", backbones, "'convnext*'"),
     "tasks": Command("look up", tasks),

@@ -4,10 +4,11 @@ from glocal.api.adaptation import finetune, predict
 from glocal.api.encoders import embed, evaluate, export, load, load_method
 from glocal.api.language import ask, curate
 from glocal.api.masks import adapt
+from glocal.api.pictures import inspire
 from glocal.api.retrieval import index, search
 from glocal.api.training import compare, pretrain
 
 __all__ = [
-    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "index", "load", "load_method",
-    "predict", "pretrain", "search",
+    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "index", "inspire", "load",
+    "load_method", "predict", "pretrain", "search",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from glocal.backbones import Backbone
     from glocal.exporters.embed import Embeddings
+    from glocal.run import Run
 
 
 Which = Literal["student", "teacher"]
@@ -176,15 +177,21 @@ def _keep_scores(
 ) -> None:
     """Show them in the report of the run that the encoder is of."""
     from glocal.data import describe_spec
-    from glocal.report import write_report
     from glocal.run import Run
 
     if isinstance(encoder, str) and (run := Run(encoder)).report_file.is_file():
         run.add_scores(f"{describe_spec(data) or 'images in memory'}{beside}", result)
-        try:
-            print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
-        except UsageError as refusal:
-            print(f"{run.report_file} does not show it yet: {refusal}", file=sys.stderr)
+        show_in_report(run, device=device, trust_code=trust_code)
+
+
+def show_in_report(run: Run, *, device: str, trust_code: bool) -> None:
+    """Write a run's report again, now that there is more to show."""
+    from glocal.report import write_report
+
+    try:
+        print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
+    except UsageError as refusal:
+        print(f"{run.report_file} does not show it yet: {refusal}", file=sys.stderr)
 
 
 def embed(
