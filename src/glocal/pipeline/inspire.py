@@ -26,7 +26,6 @@ from glocal.run import write_atomically
 
 SHOWN = 256
 """Side of a picture of a page, pixels, at least."""
-WAYS = {"pooled": False, "place by place": True}
 
 
 def read_picture(path: str | Path) -> Image.Image:
@@ -61,19 +60,18 @@ def see(
 ) -> dict[str, Image.Image]:
     """A page of what encoders see in a picture, pooled and place by place; by encoder the photograph and both."""
     picture, cards, strips = read_picture(like), [], {}
-    cards.append(Card(str(like), "the photograph", [_large(eval_image(picture, SHOWN, crop_pct=1.0))]))
     for name, encoder in encoders.items():
         target = square(picture, image_size or encoder.image_size, device_of(encoder))
-        row = [target]
-        for way, dense in WAYS.items():
-            with eval_mode(encoder):
-                found = seen(encoder, target, dense=dense, steps=steps, seed=seed, progress=progress)
-            cards.append(Card(name, f"{way}: {found.distance:.2f} left", [_large(image_of(found.pixels))]))
-            row.append(found.pixels)
+        with eval_mode(encoder):
+            options: dict[str, Any] = {"steps": steps, "seed": seed, "progress": progress}
+            ways = [seen(encoder, target, dense=dense, **options) for dense in (False, True)]
+        row = [target, *(found.pixels for found in ways)]
+        said = f"pooled, {ways[0].distance:.2f} left; place by place, {ways[1].distance:.2f} left"
+        cards.append(Card(name, said, [_large(image_of(pixels)) for pixels in row]))
         strips[name] = image_of(torch.cat(row, dim=2))
     remarks = [
-        "Pixels, made from noise until the encoder sees the same in them as in the photograph: what it has not kept is"
-        " left open. Pooled: in one vector of the whole; place by place: in its map.",
+        "Below each photograph, pixels that were made from noise until an encoder sees the same in them: in one vector"
+        " of the whole (pooled), and at the bottom place by place. What it has not kept of the photograph is left open.",
         "Left is how far apart both still are to the encoder, as a share of how far a blank image is.",
     ]
     write_page(out, f"What is seen in {Path(like).name}", remarks, cards)
