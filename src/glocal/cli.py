@@ -91,7 +91,7 @@ def parameters(
     for option, own in options_of(function):
         allowed, said = kinds(option.annotation), own or shared.get(option.name)
         words: dict[str, Any] = {"n_tokens": -1, "consume_multiple": True} if list in allowed else {}
-        words |= {"name": f"-{option.name}"} if len(option.name) == 1 else {}
+        words |= {"name": (f"--{option.name}", f"-{option.name}")} if len(option.name) == 1 else {}
         about = Parameter(help=said, group=Group(title), metavar="N,..." if tuple in allowed else None, **words)
         default = option.empty if option.name == needed else option.default
         made.append(option.replace(annotation=Annotated[option.annotation, about], default=default))

@@ -18,7 +18,7 @@ from glocal.methods.registry import SHARED_OPTIONS
 from power import left_after
 from replications.evidence import checks, code_lines
 
-TRANSFORMERS = {"msn", "loca"}  # they drop tokens
+BACKBONES = {"msn": "test_vit", "loca": "test_vit", "flow": "unet_tiny"}  # that drop tokens, that give velocities
 PAIR = {"projector": (64, 32), "predictor": (64, 32)}
 CLUSTERS = {"hidden": 64, "bottleneck": 32}
 SMALL = {  # heads, crops and support that take less time than the backbone; fewer prototypes than images
@@ -32,6 +32,8 @@ SMALL = {  # heads, crops and support that take less time than the backbone; few
     "dino": {"outputs": 64, **CLUSTERS},
     "co-dino": {"outputs": 64, **CLUSTERS},
     "deepcluster_v2": {"prototypes": 8},
+    "flow": {"guide": "own", "clusters": 8},
+    "irmae": {"code": 16},
     "loca": {"clusters": 64, "small_crops": 2, "small_size": 32, **CLUSTERS},
     "msn": {"projector": (64, 64, 32), "small_size": 32},
     "nnclr": {"projector": (64, 64, 32), "predictor": (64,), "queue": 64},
@@ -44,7 +46,7 @@ LONGEST = 80
 def settings(name: str) -> dict:
     return {
         "method": name,
-        "backbone": "test_vit" if name in TRANSFORMERS else "tiny:Net",
+        "backbone": BACKBONES.get(name, "tiny:Net"),
         "image_size": 32,
         "batch_size": BATCH,
         "epochs": 2,
@@ -96,7 +98,7 @@ def test_its_presets_build_and_only_the_student_trains(name) -> None:
         backbone = build_backbone(settings(name)["backbone"], image_size=32, pool=cls.pool)
         options.pop("drop_path", None)  # which is the backbone's
         method = cls(backbone, **options | narrow)
-        assert method.encoder is backbone
+        assert method.encoder is backbone or method.encoder is method.average.backbone
         assert method.recipe.views
         # the loop exports and checkpoints what is registered, and moves what has a gradient
         assert any(module is backbone for module in method.modules())

@@ -22,9 +22,11 @@ IMAGES, SIZE = 8, 48
 FEWER: dict[str, dict] = {
     "swav": {"queue": 16, "queue_from": 0.0},
     "nnclr": {"queue": 20},
+    "flow": {"guide": "own"},
+    "irmae": {"code": 8},
     "deepercluster": {"rotate": False},  # each process draws the turns of its own images
 }
-TRANSFORMERS = {"msn", "loca"}  # they drop tokens
+BACKBONES = {"msn": "test_vit", "loca": "test_vit", "flow": "unet_tiny"}  # that drop tokens, that give velocities
 
 
 def build(name):
@@ -35,10 +37,14 @@ def build(name):
     narrow |= {"predictor": (16, 8), "local_projector": (8, 8), **cls.needs, **FEWER.get(name, {})}
     known = resolve_options(cls, "small", IMAGES, {})
     torch.manual_seed(0)
-    backbone = "test_vit" if name in TRANSFORMERS else "tiny:Net"
-    encoder = build_backbone(backbone, image_size=SIZE, pool=cls.pool)
+    encoder = build_backbone(BACKBONES.get(name, "tiny:Net"), image_size=SIZE, pool=cls.pool)
     taken = {option: value for option, value in narrow.items() if type(known.get(option)) is type(value)}
-    return cls(encoder, **known | taken)
+    method = cls(encoder, **known | taken)
+    if name == "flow":  # each process takes its share of what is drawn for all
+        draw = method.draw
+        share = lambda whole: whole.chunk(world_size())[rank()]
+        method.draw = lambda x: tuple(map(share, draw(x.new_empty(len(x) * world_size(), *x.shape[1:]))))
+    return method
 
 
 def batch_of(method, seed):

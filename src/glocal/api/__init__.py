@@ -2,6 +2,7 @@
 
 from glocal.api.adaptation import finetune, predict
 from glocal.api.encoders import embed, evaluate, export, load, load_method
+from glocal.api.generation import generate
 from glocal.api.language import ask, curate
 from glocal.api.masks import adapt
 from glocal.api.pictures import inspire
@@ -9,6 +10,6 @@ from glocal.api.retrieval import index, search
 from glocal.api.training import compare, pretrain
 
 __all__ = [
-    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "index", "inspire", "load",
-    "load_method", "predict", "pretrain", "search",
+    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "generate", "index", "inspire",
+    "load", "load_method", "predict", "pretrain", "search",
 ]  # fmt: skip

@@ -144,7 +144,8 @@ def evaluate(
     from glocal.data import is_text
     from glocal.evaluation.baseline import score, score_with_baselines
     from glocal.evaluation.extract import placed
-    from glocal.run import write_json
+    from glocal.generation import load_generator
+    from glocal.run import Run, write_json
 
     given = encoder if isinstance(encoder, list) else [encoder]
     opened = [(each, opened_encoder(each, which, mask, image_size, trust_code)) for each in given]
@@ -157,10 +158,13 @@ def evaluate(
     found = []
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
-        for _, _, view in views:
+        for each, _, view in views:
+            generator = None
+            if isinstance(each, str) and Run(each).has_generator:
+                generator = load_generator(each, trust_code=trust_code)
             read = data if getattr(view, "reads", "images") == "images" or is_text(data) else f"text:{data}"
             with placed(view, device) as model:
-                found.append(measure(model, read, **settings, progress=progress))
+                found.append(measure(model, read, **settings, generator=generator, progress=progress))
     names = [" ".join([str(each)] * (len(given) > 1) + [said] * bool(said)) for each, said, _ in views]
     result = found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
     if json is not None:

@@ -10,7 +10,7 @@ def pretrain(
     data: str | list[str] | Any = None,
     *,
     method: str = "vicregl",
-    backbone: str = "resnet50",
+    backbone: str | None = None,
     image_size: int = 224,
     out: str | None = None,
     resume: str | None = None,
@@ -67,7 +67,7 @@ def pretrain(
             collection. For one pass of `max_steps`, a folder that may grow, `stream:PATH`; in Python any iterable.
             Labels, where present, are only used to watch progress, by a `guard`, and for the final scores.
         method: see `glocal methods`.
-        backbone: any timm name, see `glocal backbones`.
+        backbone: any timm name, see `glocal backbones`; by default resnet50, or the method's own network.
         image_size: side of the (large) crops, pixels.
         out: the run's directory; by default runs/METHOD-BACKBONE-DATA-K.
         resume: a run to continue; all else comes from its config.yaml, but for `workers`, `quiet`, and `data` that
@@ -140,6 +140,7 @@ def pretrain(
     """
     from glocal.config import PretrainConfig
     from glocal.data import describe_spec
+    from glocal.methods import method_class
     from glocal.pipeline import continue_run, start_run
     from glocal.plugins import consent
     from glocal.run import Run
@@ -148,7 +149,8 @@ def pretrain(
         image_size = PretrainConfig(native=native).native_sides[1]
     config = PretrainConfig(
         data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
-        backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
+        backbone=backbone or method_class(method).backbone, image_size=image_size, pretrained=pretrained, stem=stem,
+        output_stride=output_stride,
         gentle=gentle, layer_decay=layer_decay, lora=lora, guard=guard, drop_path=drop_path,
         native=native, tokens=tokens, patch_drop=patch_drop,
         patches=patches, recompute=recompute,

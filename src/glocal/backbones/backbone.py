@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from glocal.backbones.cells import evaluating, grid_positions
 from glocal.backbones.dropping import dropping
+from glocal.backbones.fold import Product
 from glocal.backbones.layout import learn_layout
 from glocal.backbones.small_maps import Limits, SmallMaps
 from glocal.backbones.traits import Traits
@@ -86,10 +88,10 @@ class Backbone(nn.Module):
             raise UsageError(f"unknown pool '{pool}'; choose native, mean or cls")
         if pool == "cls" and not self._layout.class_token:
             raise UsageError(f"{self.name} has no class token; choose pool=mean or pool=native")
-        if pool == "native" and self._layout.native_dim != self.dim:
+        if pool == "native" and self._layout.native_dim != self._layout.dim:
             logger.warning(
                 "%s widens its %d channels to %d only after pooling; pool=mean is used, so that pooled and dense agree",
-                *(self.name, self.dim, self._layout.native_dim),
+                *(self.name, self._layout.dim, self._layout.native_dim),
             )
             pool = "mean"
         self._pool: Pool = pool
@@ -115,6 +117,16 @@ class Backbone(nn.Module):
         if patch not in possible:
             raise UsageError(f"{self.name} takes patches of {possible[0]} to {possible[-1]} px, not of {patch}")
         self.stride, self.offset = patch, patch / 2
+
+    def add_code(self, width: int, layers: int = 0) -> None:
+        """From now on features are a linear map of what they were, of `width` dimensions.
+
+        While it trains, this map is a product with so many square matrices more, see `glocal.backbones.fold`.
+        """
+        self.model.code = nn.Linear(self.dim, width, bias=False)
+        self.dim = self._arguments["code"] = width
+        if layers:
+            parametrize.register_parametrization(self.model.code, "weight", Product(width, layers))
 
     def at(self, patch: int) -> "Backbone":
         """This very encoder, its weights shared, that cuts images into patches of another size."""
@@ -224,10 +236,12 @@ class Backbone(nn.Module):
                 self._token_grid(tokens.shape[1], *sides) if whole else self.model.patch_embed.dynamic_feat_size(sides)
             )
         if self._pool == "mean":
-            return tokens.mean(1), tokens, grid
-        if self._pool == "cls":
-            return normed[:, 0], tokens, grid
-        return self.model.forward_head(raw, pre_logits=True), tokens, grid
+            pooled = tokens.mean(1)
+        else:
+            pooled = normed[:, 0] if self._pool == "cls" else self.model.forward_head(raw, pre_logits=True)
+        if code := getattr(self.model, "code", None):
+            pooled, tokens = code(pooled), code(tokens)
+        return pooled, tokens, grid
 
     def _encode_packed(self, x: Sequences) -> Features:
         if not self.traits.packs:

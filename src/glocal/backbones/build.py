@@ -32,6 +32,7 @@ def build_backbone(
     patch: int | None = None,
     drop_path: float = 0.0,
     pool: Pool = "native",
+    code: int | None = None,
 ) -> Backbone:
     """A timm model as a `Backbone`; unless pretrained, initialised as timm does it (ResNets with `zero_init_last`).
 
@@ -49,6 +50,7 @@ def build_backbone(
         patch: of networks whose patches can be resized, their side in pixels: what `Backbone.patch` is at first.
         drop_path: stochastic depth, probability of dropping the deepest residual branch (linear from 0 at the first).
         pool: see `Backbone`.
+        code: width of a linear map behind the features, see `Backbone.add_code`.
 
     Raises:
         UsageError: for an unknown name, an option the architecture lacks, weights that are not there or do not fit.
@@ -83,6 +85,8 @@ def build_backbone(
     if isinstance(model, TextModel):
         return TextBackbone(model, arguments)  # type: ignore[return-value]  # what asks for images checks `reads`
     backbone = Backbone(model, arguments)
+    if code is not None:
+        backbone.add_code(code)
     if output_stride is not None and backbone.stride != output_stride:
         raise UsageError(f"{name} cannot have output_stride={output_stride}; its stride is {backbone.stride}")
     return backbone

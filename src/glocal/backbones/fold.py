@@ -1,13 +1,26 @@
 """Parametrised weights (`torch.nn.utils.parametrize`) made plain again."""
 
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 
 class Folding(nn.Module):
     """A parametrisation of ours, weight -> weight, that is for training only."""
+
+
+class Product(Folding):
+    """Weights (n, ...) behind which `layers` square matrices stand: W = W_l···W_1·V."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        for layer in self.layers:
+            weight = cast(Tensor, layer.weight) @ weight
+        return weight
 
 
 def fold(module: nn.Module) -> None:

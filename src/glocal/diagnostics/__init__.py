@@ -1,5 +1,5 @@
 """What is wrong with a representation, why, and what to try."""
 
-from glocal.diagnostics.collapse import Diagnosis, check_features, diagnose
+from glocal.diagnostics.collapse import Diagnosis, check_features, diagnose, paints
 
-__all__ = ["Diagnosis", "check_features", "diagnose"]
+__all__ = ["Diagnosis", "check_features", "diagnose", "paints"]

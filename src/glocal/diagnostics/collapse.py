@@ -17,6 +17,8 @@ LEAST_VARIATION = 0.003  # spread of the locations about their image's mean, bel
 VANISHED = 0.02  # part of its first value below which a loss has vanished: no method's healthy loss gets there
 FALL = 4.0  # how many times lower than its best the rank must be to be called falling
 
+PAINTING = {"loss/reconstruction", "loss/velocity"}
+"""What the log has of methods that make images: features from which they can do that have not collapsed."""
 COMPLETE, DIMENSIONAL, LOCAL = "complete collapse", "dimensional collapse", "local collapse"
 REMEDIES: dict[str, tuple[str, tuple[str, ...]]] = {
     COMPLETE: (
@@ -111,7 +113,13 @@ def diagnose(history: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
         history: the lines of metrics.jsonl: training lines with "loss" and "loss/<term>", monitor lines with
             "rank_pooled" and "rank_dense".
     """
-    return [found for check in (_finite, _ranks, _embeddings, _progress) if (found := check(history)) is not None]
+    checks = (_finite, _progress) if paints(history) else (_finite, _ranks, _embeddings, _progress)
+    return [found for check in checks if (found := check(history)) is not None]
+
+
+def paints(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a log is of a method that makes images: few dimensions are then none of its failures."""
+    return any(PAINTING & line.keys() for line in history)
 
 
 def _finite(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:

@@ -29,6 +29,7 @@ class EvalContext:
         precision: "fp32" or "bf16".
         skipped: (key, reason) of what could not be read; tasks add to it.
         each: what a task may say of each test image, for scores by group.
+        generator: makes images from what the encoder knows, in a run that has one (`glocal.generation`).
         native: whether images keep their shapes, and have the area of that square.
     """
 
@@ -44,6 +45,7 @@ class EvalContext:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     each: PerImage | None = None
     native: bool = False
+    generator: Any = None
     _banks: dict[str, FeatureBank] = field(default_factory=dict, repr=False)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 

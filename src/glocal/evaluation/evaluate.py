@@ -114,6 +114,7 @@ def evaluate_encoder(
     harmful: Sequence[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     each: dict[str, PerImage] | None = None,
+    generator: Any = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """What a frozen encoder is worth on some data.
@@ -133,6 +134,7 @@ def evaluate_encoder(
             place of the groups that the data comes with.
         harmful: classes that the likeliest labels of an image should not meet, or a file with one a line.
         options: task name → its keyword arguments, e.g. {"knn": {"k": 200}}.
+        generator: of the run that the encoder is of, where it has one.
         each: receives, by task, what it says of each test image.
         progress: called as progress(what, done, total).
 
@@ -165,6 +167,7 @@ def evaluate_encoder(
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
     workers, precision = suited(backbone, workers, precision)
     context = EvalContext(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
+    context.generator = generator
     if native:
         native_packing(backbone, size)  # refuses an encoder that cannot
         context.native = True

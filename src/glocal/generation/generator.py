@@ -14,8 +14,8 @@ from glocal.run import Run, read_json, write_atomically, write_json
 class Generator(Protocol):
     """A map from latents to images: an `nn.Module`.
 
-    Any callable with a `latent_shape` can be sampled and searched; `config` is what it takes to be saved. A method whose
-    `generator` is one has it saved with its encoder.
+    Any callable with a `latent_shape` can be sampled and searched; `config` is what it takes to be saved. Of a method
+    that has a `generator`, it is saved with the encoder.
 
     Attributes:
         latent_shape: of one latent. Latents are standard normal: what is drawn from N(0, I) gives likely images.

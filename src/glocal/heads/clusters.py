@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glocal.heads.projector import projector
+from glocal.losses import sinkhorn
+from glocal.losses.distillation import dino_loss
 from glocal.losses.loss import upcast
 
 
@@ -25,6 +28,31 @@ class Prototypes(nn.Module):
                 self.weight.copy_(F.normalize(self.weight, dim=1))
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.to(self.weight.dtype), self.weight)
+
+
+class OwnClusters(nn.Module):
+    """Clusters of features that are still learnt: of two views (B, D) of the images, each predicts the other's.
+
+    The assignment, balanced over the batch (`sinkhorn`), is SwAV's (Caron et al. 2020).
+
+    Args:
+        dim: D.
+        number: K.
+        temperature: of the predictions.
+        epsilon: of the assignment; the smaller, the harder.
+    """
+
+    def __init__(self, dim: int, number: int, temperature: float, epsilon: float) -> None:
+        super().__init__()
+        self.projector, self.prototypes = projector((dim, 256, 64), norm="layer"), Prototypes(64, number)
+        self.temperature, self.epsilon = temperature, epsilon
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """The clusters (B,) int64 of the first view, without gradient, and the loss of the predictions, ()."""
+        z = F.normalize(upcast(self.projector(torch.cat([first, second]))), dim=1)
+        scores = self.prototypes(z).chunk(2)
+        codes = [sinkhorn(each.detach(), self.epsilon) for each in scores]
+        return codes[0].argmax(1), dino_loss(list(scores), codes, self.temperature)
 
 
 class TopLayers(nn.Module):

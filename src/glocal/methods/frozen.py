@@ -22,20 +22,22 @@ class Frozen(nn.Module):
         spec: what `load_encoder` takes.
         image_size: side in pixels of the crops to come.
         student: the encoder as whose pixels these are normalised.
+        option: of the command, that names it.
     """
 
     scale: Tensor
     shift: Tensor
     digest: Tensor
 
-    def __init__(self, spec: str, image_size: int, student: Backbone) -> None:
+    def __init__(self, spec: str, image_size: int, student: Backbone, option: str = "teacher") -> None:
         super().__init__()
+        self.option, self.spec = option, spec
         try:
-            self.spec, self.encoder = spec, load_encoder(spec, image_size=image_size).requires_grad_(False)
+            self.encoder = load_encoder(spec, image_size=image_size).requires_grad_(False)
         except UsageError as refusal:
-            raise UsageError(f"--teacher {spec}: {refusal}") from refusal
+            raise UsageError(f"--{option} {spec}: {refusal}") from refusal
         if reason := self.encoder.refusal(image_size):
-            raise UsageError(f"--teacher {spec}: {reason}; set another --image-size")
+            raise UsageError(f"--{option} {spec}: {reason}; set another --image-size")
         here, there = (torch.tensor([e.mean, e.std])[..., None, None] for e in (student, self.encoder))
         self.register_buffer("scale", here[1] / there[1], persistent=False)
         self.register_buffer("shift", (here[0] - there[0]) / there[1], persistent=False)
@@ -72,5 +74,6 @@ def _leave_out(module: Any, state: dict[str, Tensor], prefix: str, _: Any) -> No
 def _compare(module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """A hook: what was loaded of a `Frozen` is its digest; the weights are those that it has."""
     if int(state.get(f"{prefix}digest", module.digest)) != int(module.digest):
-        raise UsageError(f"the teacher {module.spec} is no longer the one that the run began with; bring that one back")
+        who = f"the {module.option} {module.spec}"
+        raise UsageError(f"{who} is no longer the one that the run began with; bring that one back")
     state |= {f"{prefix}encoder.{name}": tensor for name, tensor in module.encoder.state_dict().items()}

@@ -31,6 +31,7 @@ _LEFT_OUT: dict[str, Any] = {
     "needs": {},
     "native": False,
     "reads": "images",
+    "backbone": "resnet50",
 }
 _PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 

@@ -16,6 +16,7 @@ from glocal.diagnostics import diagnose
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score, score_with_baselines
 from glocal.evaluation.groups import group_lines
+from glocal.generation import save_generator
 from glocal.methods import teacher_of
 from glocal.progress import shown_progress
 from glocal.report import write_report
@@ -39,6 +40,8 @@ def conclude(
     facts: dict[str, Any] = {"patches": list(config.patches)} if config.patches else {}
     facts |= {"method": config.method, "steps": ended.step, "images": trained, **environment()}
     save_encoder(encoder, run.path, **facts)
+    if hasattr(method, "generator"):
+        save_generator(method.generator, run.path, **facts)
     reasons = {i if isinstance(i, str) else source.key(i): reason for i, reason in ended.skipped.items()}
     run.write_skipped(reasons)
     if not quiet:

@@ -18,7 +18,7 @@ from glocal.data import TextSource, code_of, describe, is_text
 from glocal.data.inventory import changes, inventory
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
-from glocal.diagnostics import diagnose
+from glocal.diagnostics import diagnose, paints
 from glocal.distributed import on_each, on_first
 from glocal.errors import UsageError
 from glocal.evaluation.evaluate import open_splits
@@ -214,8 +214,9 @@ def _monitor(run: Run, source: ImageSource, scored: Any, config: PretrainConfig)
         return OnlineEval(images, **options, guard=bool(config.guard))
 
     def monitor(encoder: Any, epoch: int) -> Look:
-        look = watch()(encoder, epoch)
-        for found in diagnose(run.metrics()):
+        log = run.metrics()
+        look = watch()(encoder, epoch, paints=paints(log))
+        for found in diagnose(log):
             if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
                 raise Harmed(f"stopped after epoch {epoch}: {found.told(config.to_dict())}")
         return look

@@ -12,7 +12,7 @@ from glocal.backbones import Backbone, load_encoder
 from glocal.data import code_of, has_split, open_source
 from glocal.data.source import ImageSource
 from glocal.devices import find_device
-from glocal.diagnostics import check_features, diagnose
+from glocal.diagnostics import check_features, diagnose, paints
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import baselines as start_and_pixels
 from glocal.plugins import refuse_untrusted
@@ -88,7 +88,8 @@ def _pictures(report: ReportData, encoder: Backbone, arms: dict[str, nn.Module],
         return
     galleries = {arm: visuals.embed(network, photographs) for arm, network in arms.items()}
     pooled, tokens = galleries["encoder"]
-    if not report.diagnoses and (found := check_features(pooled, tokens)) is not None:
+    healthy = report.diagnoses or paints(report.run.training)
+    if not healthy and (found := check_features(pooled, tokens)) is not None:
         report.diagnoses.append(found.told(report.run.config))
     if not (pooled.isfinite().all() and tokens.isfinite().all()):
         report.notes["pictures"] = "The encoder's features are not finite numbers, so there is nothing to draw."

@@ -22,6 +22,8 @@ def worth_compiling(fabric: Fabric, encoder: Backbone, image_size: int, images: 
     """
     if fabric.world_size > 1:  # their batch normalisations talk to each other, which breaks the graph at each
         return False, "several processes"
+    if not any(p.requires_grad for p in encoder.parameters()):
+        return False, "the encoder follows another network"
     if fabric.device.type not in ("cpu", "cuda"):
         return False, f"not tried on {fabric.device.type}"
     if steps < MANY:
