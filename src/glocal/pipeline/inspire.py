@@ -71,7 +71,7 @@ def see(
         strips[name] = image_of(torch.cat(row, dim=2))
     remarks = [
         "Below each photograph, pixels that were made from noise until an encoder sees the same in them: in one vector"
-        " of the whole (pooled), and at the bottom place by place. What it has not kept of the photograph is left open.",
+        " of the whole (pooled), at the bottom place by place. What it has not kept of the photograph is left open.",
         "Left is how far apart both still are to the encoder, as a share of how far a blank image is.",
     ]
     write_page(out, f"What is seen in {Path(like).name}", remarks, cards)
