@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -159,12 +160,14 @@ def evaluate(
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
         for each, _, view in views:
-            generator = None
+            generator = method = None
             if isinstance(each, str) and Run(each).has_generator:
                 generator = load_generator(each, trust_code=trust_code)
+            if isinstance(each, str) and Run(each).has_checkpoint:
+                method = partial(load_method, each, trust_code=trust_code)
             read = data if getattr(view, "reads", "images") == "images" or is_text(data) else f"text:{data}"
             with placed(view, device) as model:
-                found.append(measure(model, read, **settings, generator=generator, progress=progress))
+                found.append(measure(model, read, **settings, generator=generator, method=method, progress=progress))
     names = [" ".join([str(each)] * (len(given) > 1) + [said] * bool(said)) for each, said, _ in views]
     result = found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
     if json is not None:
