@@ -1,8 +1,8 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
-`pretrain`, `adapt`, `finetune`, `predict`, `evaluate`, `embed`, `export`, `compare`, `generate`, `index`, `search`,
-`curate` and `ask` are the functions behind the commands of the same names; `load` and `load_method` open what was
-trained. They are loaded on first use, so that `import glocal` stays fast.
+`pretrain`, `adapt`, `finetune`, `predict`, `evaluate`, `embed`, `export`, `compare`, `generate`, `inspire`, `index`,
+`search`, `curate` and `ask` are the functions behind the commands of the same names; `load` and `load_method` open what
+was trained. They are loaded on first use, so that `import glocal` stays fast.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         finetune,
         generate,
         index,
+        inspire,
         load,
         load_method,
         predict,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "generate", "index", "load",
-    "load_method", "predict", "pretrain", "search",
+    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "generate", "index", "inspire",
+    "load", "load_method", "predict", "pretrain", "search",
 ]  # fmt: skip
 __version__ = "0.1.0.dev0"
 

@@ -208,6 +208,7 @@ COMMANDS = {
     "embed": Command("hand over", api.embed, "runs/NAME photos/ --out features.parquet", needed="out"),
     "export": Command("hand over", api.export, "runs/NAME --format timm --out encoder/"),
     "generate": Command("make", api.generate, "runs/NAME --cluster 7 --guidance 1.5 --out grid.png"),
+    "inspire": Command("make", api.inspire, "runs/NAME --like photo.jpg --encoder runs/a --out inspired/"),
     "index": Command("find", api.index, "runs/NAME photos/ --dense --out photos.index"),
     "search": Command("find", api.search, "photos.index query.jpg -k 12 --html found.html", show_matches),
     "curate": Command("ask a model", api.curate, f"runs/NAME labelled/ --kb kb.jsonl {_MODEL} --out curated/"),

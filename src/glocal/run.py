@@ -59,6 +59,7 @@ class Run:
         self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"
+        self.seen_file = self.path / "seen.png"  # a photograph, and what the encoder sees in it
         self.report_file = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
         self.resume_command = f"glocal pretrain --resume {shlex.quote(str(self.path))}"

@@ -5,10 +5,11 @@ from glocal.api.encoders import embed, evaluate, export, load, load_method
 from glocal.api.generation import generate
 from glocal.api.language import ask, curate
 from glocal.api.masks import adapt
+from glocal.api.pictures import inspire
 from glocal.api.retrieval import index, search
 from glocal.api.training import compare, pretrain
 
 __all__ = [
-    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "generate", "index", "load",
-    "load_method", "predict", "pretrain", "search",
+    "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "generate", "index", "inspire",
+    "load", "load_method", "predict", "pretrain", "search",
 ]  # fmt: skip

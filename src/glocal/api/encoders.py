@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from glocal.backbones import Backbone
     from glocal.exporters.embed import Embeddings
+    from glocal.run import Run
 
 
 Which = Literal["student", "teacher"]
@@ -158,12 +160,14 @@ def evaluate(
     with shown_progress() as progress:
         measure = score_with_baselines if baselines else score
         for each, _, view in views:
-            generator = None
+            generator = method = None
             if isinstance(each, str) and Run(each).has_generator:
                 generator = load_generator(each, trust_code=trust_code)
+            if isinstance(each, str) and Run(each).has_checkpoint:
+                method = partial(load_method, each, trust_code=trust_code)
             read = data if getattr(view, "reads", "images") == "images" or is_text(data) else f"text:{data}"
             with placed(view, device) as model:
-                found.append(measure(model, read, **settings, generator=generator, progress=progress))
+                found.append(measure(model, read, **settings, generator=generator, method=method, progress=progress))
     names = [" ".join([str(each)] * (len(given) > 1) + [said] * bool(said)) for each, said, _ in views]
     result = found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
     if json is not None:
@@ -180,15 +184,21 @@ def _keep_scores(
 ) -> None:
     """Show them in the report of the run that the encoder is of."""
     from glocal.data import describe_spec
-    from glocal.report import write_report
     from glocal.run import Run
 
     if isinstance(encoder, str) and (run := Run(encoder)).report_file.is_file():
         run.add_scores(f"{describe_spec(data) or 'images in memory'}{beside}", result)
-        try:
-            print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
-        except UsageError as refusal:
-            print(f"{run.report_file} does not show it yet: {refusal}", file=sys.stderr)
+        show_in_report(run, device=device, trust_code=trust_code)
+
+
+def show_in_report(run: Run, *, device: str, trust_code: bool) -> None:
+    """Write a run's report again, now that there is more to show."""
+    from glocal.report import write_report
+
+    try:
+        print(f"report: {write_report(run.path, device=device, trust_code=trust_code)}", file=sys.stderr)
+    except UsageError as refusal:
+        print(f"{run.report_file} does not show it yet: {refusal}", file=sys.stderr)
 
 
 def embed(

@@ -30,6 +30,7 @@ class EvalContext:
         skipped: (key, reason) of what could not be read; tasks add to it.
         each: what a task may say of each test image, for scores by group.
         generator: makes images from what the encoder knows, in a run that has one (`glocal.generation`).
+        method: opens the whole method of the run that the encoder is of, where there is one.
         native: whether images keep their shapes, and have the area of that square.
     """
 
@@ -46,6 +47,7 @@ class EvalContext:
     each: PerImage | None = None
     native: bool = False
     generator: Any = None
+    method: Callable[[], nn.Module] | None = None
     _banks: dict[str, FeatureBank] = field(default_factory=dict, repr=False)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ def evaluate_encoder(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     each: dict[str, PerImage] | None = None,
     generator: Any = None,
+    method: Callable[[], nn.Module] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """What a frozen encoder is worth on some data.
@@ -135,6 +136,7 @@ def evaluate_encoder(
         harmful: classes that the likeliest labels of an image should not meet, or a file with one a line.
         options: task name → its keyword arguments, e.g. {"knn": {"k": 200}}.
         generator: of the run that the encoder is of, where it has one.
+        method: opens the whole method of that run.
         each: receives, by task, what it says of each test image.
         progress: called as progress(what, done, total).
 
@@ -167,7 +169,7 @@ def evaluate_encoder(
     size = int(image_size or backbone.image_size)  # type: ignore[arg-type]
     workers, precision = suited(backbone, workers, precision)
     context = EvalContext(backbone, splits.train, splits.test, size, batch_size, workers, seed, precision, progress)
-    context.generator = generator
+    context.generator, context.method = generator, method
     if native:
         native_packing(backbone, size)  # refuses an encoder that cannot
         context.native = True

@@ -11,21 +11,23 @@ from torch import Tensor, nn
 class Decoder(nn.Sequential):
     """Codes (B, n) -> images (B, 3, s, s) in [0, 1]: a linear layer, then transposed convolutions, each twice as large.
 
-    As in IRMAE (Jing et al. 2020), sec. 4: without normalisation.
+    As in IRMAE (Jing et al. 2020), sec. 4, without normalisation; as in DC-GAN (Radford et al. 2016) with.
 
     Args:
         dim: n.
         image_size: s, pixels; a multiple of 8.
         width: channels of the last map but one; each one before has twice as many, at most 8 times.
+        norm: BatchNorm after all but the last.
     """
 
-    def __init__(self, dim: int, image_size: int, width: int = 32) -> None:
+    def __init__(self, dim: int, image_size: int, width: int = 32, *, norm: bool = False) -> None:
         levels = max(2, round(math.log2(image_size / 4)))
         side, wide = -(-image_size // 2**levels), width * 2 ** min(3, levels - 1)
         layers: list[nn.Module] = [nn.Linear(dim, wide * side**2), nn.Unflatten(1, (wide, side, side)), nn.ReLU()]
         for level in reversed(range(levels)):
             narrow = width * 2 ** min(3, level - 1) if level else 3
-            layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1), nn.ReLU()]
+            layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)]
+            layers += [*([nn.BatchNorm2d(narrow)] if norm and level else []), nn.ReLU()]
             wide = narrow
         super().__init__(*layers[:-1], nn.Sigmoid())
 

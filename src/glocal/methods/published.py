@@ -31,7 +31,7 @@ class Optimization:
         weight_decay: not applied to parameters of one dimension (biases, norms).
         warmup_epochs: epochs of linear warm-up (at most the share `early` of a shorter run).
         final_lr: learning rate at the end, as a fraction of the peak.
-        momentum: of LARS and SGD.
+        momentum: of LARS and SGD; of AdamW that of the gradient, its first β.
         trust_coefficient: η of LARS.
         bias_lr_scale: learning rate of parameters of one dimension, as a fraction of the others'.
         final_weight_decay: weight decay at the end of a cosine over the run; None for a constant one.

@@ -20,6 +20,7 @@ from glocal.report import visuals
 from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.records import RunRecord, read_run
 from glocal.report.visuals import Photograph, Spectrum
+from glocal.run import Run
 
 GALLERY = 384  # photographs among which neighbours are sought and spectra measured
 TILE = 160  # side of a shown map, pixels
@@ -37,6 +38,7 @@ class ReportData:
         attention: photographs and, by arm, where its class token looks in them.
         neighbours: queries and, by arm, their nearest photographs.
         matches: arm -> matches in the same photographs.
+        seen: a photograph, and what the encoder sees in it, where `glocal inspire pixels` has looked.
         gallery: how many photographs the neighbours and spectra come from.
         diagnoses: what is wrong with the run and its features.
         notes: part -> one sentence saying why it is missing.
@@ -51,6 +53,7 @@ class ReportData:
     attention: list[tuple[Photograph, dict[str, Image.Image]]] = field(default_factory=list)
     neighbours: list[tuple[Photograph, dict[str, list[Photograph]]]] = field(default_factory=list)
     matches: dict[str, list[PhotographMatches]] = field(default_factory=dict)
+    seen: Image.Image | None = None
     gallery: int = 0
     diagnoses: list[str] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
@@ -67,6 +70,8 @@ def gather(
         report.encoder = load_encoder(run.path, trust_code=trust_code).to(find_device(device))
     elif encoder is None:
         report.notes["pictures"] = "The run has no encoder yet, so nothing can be shown of its features."
+    if (file := Run(run_dir).seen_file).is_file():
+        report.seen = Image.open(file)
     _open(report, source, trust_code)
     if report.encoder is not None and report.source is not None:
         others = start_and_pixels(report.encoder, seed=run.config.get("seed") or 0) if baselines else {}
