@@ -23,6 +23,7 @@ from glocal.methods.deepercluster import DeeperCluster
 from glocal.methods.dino import DINO
 from glocal.methods.directclr import DirectCLR
 from glocal.methods.encode import check_fits, encode
+from glocal.methods.jepa import JEPA
 from glocal.methods.loca import LOCA
 from glocal.methods.mocov3 import MoCoV3
 from glocal.methods.msn import MSN
@@ -47,7 +48,7 @@ from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
 __all__ = [
-    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "BarlowTwins",
+    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "JEPA", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "BarlowTwins",
     "COMoCoV3", "COVICReg", "Contriever", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR", "MoCoV3",
     "Optimization", "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits", "check_loss",
     "citation", "co", "drawn_patch", "ema_copy", "encode", "method_class", "method_names", "method_options",
