@@ -30,6 +30,7 @@ OURS = [
     "sobel_alexnet",
     "sobel_resnet18",
     "sobel_vgg16_bn",
+    "menet5",
     "flexivit_tiny",
     "vit22b_tiny",
     "navit_tiny",
@@ -43,10 +44,10 @@ TIMMS = [
     "convnextv2_atto",
     "vit_small_patch14_reg4_dinov2",
 ]
-ONE_SIZE = {"resmlp_12_224"}
+ONE_SIZE = {"menet5", "resmlp_12_224"}
 TRAINED = [*TIMMS, "flexivit_tiny", "vit22b_tiny"]
 SIZES = {"xcit_nano_12_p8_224": 16, "vit_small_patch14_reg4_dinov2": 28, "convnextv2_atto": 32, "regnety_002": 32}
-SIZES |= {"flexivit_tiny": 32, "vit22b_tiny": 32, "navit_tiny": 32}
+SIZES |= {"menet5": 32, "flexivit_tiny": 32, "vit22b_tiny": 32, "navit_tiny": 32}
 CAPTURED = ["flexivit_tiny", "vit22b_tiny", "xcit_nano_12_p8_224"]  # others: tests/exporters
 IMAGES = 2
 

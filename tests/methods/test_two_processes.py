@@ -24,6 +24,7 @@ FEWER: dict[str, dict] = {
     "nnclr": {"queue": 20},
     "flow": {"guide": "own"},
     "irmae": {"code": 8},
+    "jepa": {"frames": 3},
     "deepercluster": {"rotate": False},  # each process draws the turns of its own images
 }
 BACKBONES = {"msn": "test_vit", "loca": "test_vit", "flow": "unet_tiny"}  # that drop tokens, that give velocities

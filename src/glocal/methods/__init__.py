@@ -25,6 +25,7 @@ from glocal.methods.directclr import DirectCLR
 from glocal.methods.encode import check_fits, encode
 from glocal.methods.flow import Flow
 from glocal.methods.irmae import IRMAE
+from glocal.methods.jepa import JEPA
 from glocal.methods.loca import LOCA
 from glocal.methods.mocov3 import MoCoV3
 from glocal.methods.msn import MSN
@@ -49,9 +50,9 @@ from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
 __all__ = [
-    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "IRMAE", "LOCA", "MSN", "NNCLR", "PAWS", "SEER",
-    "BarlowTwins", "COMoCoV3", "COVICReg", "Contriever", "DeepCluster", "DeepClusterV2", "DeeperCluster",
-    "DirectCLR", "Flow", "MoCoV3", "Optimization", "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built",
-    "check_fits", "check_loss", "citation", "co", "drawn_patch", "ema_copy", "encode", "method_class",
-    "method_names", "method_options", "resolve_options", "suited_to", "teacher_of", "update_ema", "width_for",
+    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "IRMAE", "JEPA", "LOCA", "MSN", "NNCLR", "PAWS", "SEER",
+    "BarlowTwins", "COMoCoV3", "COVICReg", "Contriever", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR",
+    "Flow", "MoCoV3", "Optimization", "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits",
+    "check_loss", "citation", "co", "drawn_patch", "ema_copy", "encode", "method_class", "method_names",
+    "method_options", "resolve_options", "suited_to", "teacher_of", "update_ema", "width_for",
 ]  # fmt: skip

@@ -86,6 +86,8 @@ def resolve(config: PretrainConfig, source: ImageSource, machine: Machine) -> tu
     decisions = Decisions(config)
     cls, processes = method_class(config.method), config.processes
     images = _planned(config, source, cls) if isinstance(source, Stream) else len(source)
+    if (clip := method_options(cls).get("frames")) is not None:  # a sample has so many of them
+        images //= max(1, config.options.get("frames", clip.default))
     if isinstance(source, Stream) and source.once:
         decisions.fill("workers", 0, "this process alone reads an iterator")
     _decide_sizes(decisions, images, machine)

@@ -140,6 +140,8 @@ def crop_boxes(pixels: Tensor, boxes: np.ndarray, sizes: np.ndarray) -> list[Ten
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
     """(h, w, 3) uint8 → (height, width, 3) uint8, bicubic with anti-aliasing (torch's, 2 to 4 times Pillow's speed)."""
+    if pixels.shape[:2] == (height, width):  # which bicubic filtering would not change
+        return pixels
     image = pixels.permute(2, 0, 1)[None]
     resized = interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
     return resized[0].permute(1, 2, 0)
