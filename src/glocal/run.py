@@ -56,6 +56,7 @@ class Run:
         self.mask_file = self.path / "mask.npz"  # of an adapted encoder: which of its base's weights are kept
         self.rounds = self.path / "rounds"  # of pruning but for the last: a run each, called 1, 2, ...
         self.memory = self.path / "memory"  # exemplars of the classes it knows, for those that come later
+        self.kept = {"names": self.path / "codes.json", "text": self.path / "text"}  # what was given to its head
         self.inventory_file = self.path / "data.txt.gz"
         self.scores_file = self.path / "evaluation.json"
         self.skipped_file = self.path / "skipped.txt"

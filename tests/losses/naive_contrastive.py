@@ -46,6 +46,17 @@ def contrast_queue(queries, keys, negatives, temperature):
     return torch.stack(losses).mean()
 
 
+def contrast_pairs(a, b, what, temperature):
+    """Both directions of the softmax over the pair itself and those of other texts, pair by pair."""
+    losses = []
+    for i in range(len(a)):
+        others = [j for j in range(len(a)) if j == i or what[j] != what[i]]
+        own = cosine(a[i], b[i]) / temperature
+        for logits in ([cosine(a[i], b[j]) for j in others], [cosine(a[j], b[i]) for j in others]):
+            losses.append(torch.log(sum(torch.exp(logit / temperature) for logit in logits)) - own)
+    return torch.stack(losses).mean()
+
+
 def barlow_twins(z_a, z_b, redundancy_weight, eps=1e-5):
     """Invariance and weighted redundancy, entry by entry of the cross-correlation matrix."""
     n, d = z_a.shape

@@ -10,6 +10,7 @@ from glocal.errors import UsageError
 from glocal.losses import (
     barlow_twins_loss,
     contrast,
+    contrast_pairs,
     contrast_queue,
     dcl,
     decoupled_contrast,
@@ -54,6 +55,20 @@ def test_a_queue_is_contrasted_as_the_loops_do(negatives):
         same_gradients(ours, naive.contrast_queue(queries, keys, queue, temperature), [queries, keys])
     far = contrast_queue(1e4 * queries, keys, queue, 0.05)
     assert far.isfinite()
+
+
+WHAT = [0, 1, 0, 2, 1, 3, 4, 5]
+
+
+def paired(a, b, temperature):
+    """The first pairs have texts of these numbers; images of one text are no negatives of each other."""
+    what = torch.tensor(WHAT).chunk(world_size())[rank()][: len(a)]
+    return contrast_pairs(a, b, what, torch.tensor(temperature, dtype=a.dtype)).mean()
+
+
+def test_images_and_texts_find_each_other_as_the_loops_do():
+    a, b = normal(2, 6, 4).requires_grad_()
+    same_gradients(paired(a, b, 0.3), naive.contrast_pairs(a, b, WHAT, 0.3), [a, b])
 
 
 @pytest.mark.parity("simclr", "dcl", "dclw", oracle="naive float64 loops")
@@ -153,7 +168,7 @@ def test_equal_or_zero_embeddings_give_finite_gradients(loss):
         assert z.grad.isfinite().all()
 
 
-LOSSES = (info_nce, dcl, dclw, contrast, decoupled_contrast, barlow, with_entropy)
+LOSSES = (info_nce, dcl, dclw, contrast, decoupled_contrast, barlow, with_entropy, paired)
 
 
 def values_and_gradients():

@@ -52,7 +52,8 @@ class Classify(nn.Module):
         if len(classes) < 2:
             raise UsageError(f"{source.name} has {len(classes)} class; a classifier needs two")
         known = Subset(source, np.flatnonzero(labels >= 0))
-        numbers = np.array([classes.index(name) if name in classes else -1 for name in own])
+        position = {name: k for k, name in reversed(list(enumerate(classes)))}
+        numbers = np.array([position.get(name, -1) for name in own])
         known.labels, known.classes = numbers[labels[labels >= 0]], classes
         return Labelled(known, classes, np.bincount(known.labels, minlength=len(classes)), _labels)
 

@@ -3,9 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
+
+from glocal.backbones import Backbone, build_backbone
 from glocal.config import PretrainConfig
 from glocal.errors import UsageError
 from glocal.training import Machine, Schedule
+from glocal.training.defaults import finer_stride
 
 
 def decide(
@@ -65,3 +69,17 @@ def decide(
     config = replace(config, monitor_every=every)
     shape: Any = {"epochs": epochs, "max_steps": config.max_steps, "batch_size": batch, "accumulate": 1, "lr": lr}
     return config, Schedule(**shape, clip=1.0, monitor_every=every, checkpoint_steps=config.checkpoint_steps), notes
+
+
+def finer_map(encoder: Backbone, size: int, least_cells: int) -> tuple[Backbone, list[str]]:
+    """The encoder with a map of as many cells a side, by dilation, where its own is coarser; and what was done."""
+    if not least_cells or (stride := finer_stride(size, encoder.stride, least_cells)) is None:
+        return encoder, []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            finer = build_backbone(**encoder.config | {"output_stride": stride, "pretrained": False})
+    except UsageError as refusal:
+        return encoder, [f"coarse maps, of a cell per {encoder.stride} pixels: {refusal}"]
+    finer.load_state_dict(encoder.state_dict())
+    finer.pretrained = encoder.pretrained
+    return finer, [f"output-stride {stride}: maps of {size // stride}×{size // stride} cells, by dilation"]

@@ -54,8 +54,11 @@ class Head(Protocol):
         lr: learning rate, a tenth of the head's, where only it learns.
         classes: K names.
 
-    What some have beside: `after_step(progress)`, called after each step; `remember(seen, labels, index)`, for which
-    exemplars of each class are kept (see `Neighbours`), whose `__call__` then takes the positions of training images.
+    What some have beside: `options`, names of options of fine-tuning that it is given, too, and on loading what
+    `keep(run)` made of them in `run.kept`; `settle(answers, source)`, called at the end with what it says of held-out
+    images; `choose(names)`, to choose among other names; `after_step(progress)`, called after each step;
+    `remember(seen, labels, index)`, for which exemplars of each class are kept (see `Neighbours`), whose `__call__`
+    then takes the positions of training images.
     """
 
     needs: str
@@ -188,11 +191,17 @@ def load_head(directory: str | Path, *, trust_code: bool = False) -> tuple[Any, 
     consent = f"glocal.predict({str(directory)!r}, images, trust_code=True)"
     refuse_untrusted([name], origin=about, trust_code=trust_code, command=consent)
     try:
-        head = find_head(name)(said["dim"], said["classes"])
+        cls = find_head(name)
+        head = cls(said["dim"], said["classes"], **given(cls, run))
         head.load_state_dict(load_file(weights))
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(f"{weights} or {about} is damaged ({str(error).splitlines()[0]}); fine-tune again") from error
     return head.eval(), name
+
+
+def given(cls: Any, run: Run) -> dict[str, str]:
+    """The options of a head's class, as its run's folder has kept what was given to it."""
+    return {option: str(run.kept[option]) for option in getattr(cls, "options", ())}
 
 
 def _digest(file: Path) -> str:

@@ -18,7 +18,8 @@ class Predictions:
 
     Attributes:
         paths: N names of the images.
-        answers: N arrays: the probability of each class (K,), or the class of each pixel (h, w) uint8.
+        answers: N arrays: the probability of each class (K,), the numbers and probabilities of the likeliest of many
+            names (k, 2), or the class of each pixel (h, w) uint8.
         classes: K names.
         skipped: (name, reason) of the images that could not be read.
     """
@@ -30,8 +31,8 @@ class Predictions:
 
     @property
     def labels(self) -> list[str]:
-        """The likeliest class of each image, where the answers are probabilities."""
-        return [self.classes[answer.argmax()] for answer in self.answers]
+        """The likeliest class of each image, where the answers are of classes."""
+        return [self.classes[int(a[0, 0]) if a.ndim == 2 else a.argmax()] for a in self.answers]
 
 
 def predictions(encoder: Any, head: Any, source: ImageSource, **options: Any) -> Iterator[tuple[int, np.ndarray]]:

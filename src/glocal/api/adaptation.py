@@ -26,6 +26,8 @@ def finetune(
     class_weights: bool = False,
     labels: int | None = None,
     memory: int | None = None,
+    names: str | None = None,
+    text: str | None = None,
     hold_out: float = 0.2,
     split_by: str | None = None,
     image_size: int | None = None,
@@ -56,8 +58,8 @@ def finetune(
             `test` is not looked at.
         out: the folder for encoder and head; by default runs/finetune-BACKBONE-DATA-K.
         resume: such a folder to go on with; all else comes from its config.yaml, but for `workers` and `quiet`.
-        head: "classify", "mtn" or "nearest_mean", "segment" or "keypoints", or module:Class; by default what the data
-            has, masks before labels, and these before keypoints.
+        head: "classify", "mtn" or "nearest_mean", "names", "codes", "segment" or "keypoints", or module:Class; by
+            default what the data has, masks before labels, and these before keypoints.
         train: of the encoder nothing ("head"), its last quarter, products of rank 8 beside its weights ("lora"), or
             all.
         layer_decay: rate of each layer of the encoder, as a share of the rate of the layer above it.
@@ -66,6 +68,10 @@ def finetune(
         labels: learn from only so many of the labelled images, drawn by the seed.
         memory: keep so many images of each class, for classes that come later. With a fine-tuned folder as the encoder
             its classes are kept beside the new ones of `data`: 0 lets them be forgotten, very many keep all.
+        names: of head "codes", a .txt file of all the names that there are, one a line; by default those of the data.
+        text: of head "names", what reads captions and names: a run on texts, a folder with a table of word pieces'
+            vectors (one .safetensors file) and their tokenizer.json, or http://127.0.0.1:8000/v1#MODEL, an endpoint
+            that embeds texts.
         hold_out: share of the images to check on where there is no `val`; 0 to learn from all, and check on none.
         split_by: hold out whole groups by this column of the data's groups.csv or list: a patient, a video.
         image_size: by default the encoder's own.
@@ -107,7 +113,7 @@ def finetune(
         "labels": labels, "memory": memory, "hold_out": hold_out, "split_by": split_by, "image_size": image_size,
         "epochs": epochs, "max_steps": max_steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
         "seed": seed, "accelerator": accelerator, "devices": devices, "precision": precision, "workers": workers,
-        "threads": threads, "checkpoint_steps": checkpoint_steps, "report": report,
+        "threads": threads, "checkpoint_steps": checkpoint_steps, "report": report, "names": names, "text": text,
     }  # fmt: skip
     return start_finetuning(encoder, data, settings, out=out, **shared)
 
@@ -119,6 +125,8 @@ def predict(
     out: str | None = None,
     page: str | None = None,
     draw: str | None = None,
+    names: str | None = None,
+    memory: str | None = None,
     split: Literal["train", "val", "test", "all"] = "all",
     image_size: int | None = None,
     batch_size: int = 64,
@@ -138,6 +146,8 @@ def predict(
             ending in .html; in Python, leave out to get arrays.
         page: a page with pictures, beside `out`.
         draw: a folder for the images with what is said of them drawn on: keypoints, or masks in colours.
+        names: of heads "names" and "codes", a .txt file of the names to choose from, one a line, also new ones.
+        memory: of head "names", images with captions to look at in place of those that it learnt from.
         split: of data that has splits.
         image_size: by default what it was fine-tuned at.
         batch_size: images per forward pass.
@@ -155,7 +165,7 @@ def predict(
     from glocal.adaptation import load_head
     from glocal.data import open_source
     from glocal.evaluation.extract import placed
-    from glocal.pipeline.predict import predict_source
+    from glocal.pipeline.predict import predict_source, told
 
     loaded, _ = load_head(model, trust_code=trust_code)
     opened = load(model, image_size=image_size, trust_code=trust_code)
@@ -163,4 +173,6 @@ def predict(
     settings |= {"workers": workers, "precision": precision}
     source = open_source(data, split=split)
     with placed(opened, device) as encoder, placed(loaded, device) as head, shown_progress() as progress:
-        return predict_source(encoder, head, source, out=out, page=page, draw=draw, progress=progress, **settings)
+        settings["progress"] = progress
+        told(encoder, head, names, memory, **settings)
+        return predict_source(encoder, head, source, out=out, page=page, draw=draw, **settings)

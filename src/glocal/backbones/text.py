@@ -67,8 +67,7 @@ class TextModel(nn.Module):
         """The word pieces of texts, (L,) int64 each; none of an empty one."""
         if not len(self.tokenizer):
             raise UsageError("this encoder has no tokenizer yet: train it, or let model.adopt(...) give it one")
-        found = _tokenizer(self.vocabulary).encode_batch(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int64) for encoding in found]
+        return pieces_of(self.vocabulary, texts)
 
     def pack(self, rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Word pieces of B texts as tokens (B, L), beginning and end marked, and a mask (B, L) of where they are."""
@@ -165,6 +164,12 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> str:
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(texts, trainer)
     return made.to_str()
+
+
+def pieces_of(tokenizer: str, texts: list[str]) -> list[np.ndarray]:
+    """The word pieces of texts by a tokenizer, JSON as `tokenizers` writes it: (L,) int64 each."""
+    found = _tokenizer(tokenizer).encode_batch(texts, add_special_tokens=False)
+    return [np.array(encoding.ids, np.int64) for encoding in found]
 
 
 def _library() -> Any:

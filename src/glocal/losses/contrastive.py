@@ -80,6 +80,28 @@ def contrast_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature
     return (torch.logaddexp(positive, others) - positive).mean()
 
 
+def contrast_pairs(a: Tensor, b: Tensor, what: Tensor, temperature: Tensor) -> Tensor:
+    """Cross-entropy of finding each other, an image's and a text's vector, (B,); of both directions the mean.
+
+    With s_ij = a_i·b_j/τ: −½ log(exp(s_ii) / Σ_j exp(s_ij)) − ½ log(exp(s_ii) / Σ_j exp(s_ji)), where j are i itself
+    and the pairs of all processes that have another text. The mean over ranks of means is that of the joined batch.
+
+    Args:
+        a, b: (B, D).
+        what: (B,) int64, which text: equal ones are no negatives of each other.
+        temperature: τ, ().
+    """
+    check_shapes(a=(a, "B D"), b=(b, "B D"), what=(what, "B"))
+    a, b = _unit(a), _unit(b)
+    same = what[:, None] == gather(what)
+    same.diagonal(rank() * len(a)).fill_(False)
+    found = (a * b).sum(1) / temperature
+    total = torch.zeros_like(found)
+    for x, y in ((a, b), (b, a)):
+        total = total + (_similarities(x, gather(y)) / temperature).masked_fill(same, -torch.inf).logsumexp(1)
+    return total / 2 - found
+
+
 def decoupled_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """`contrast` without the positive among the denominator's terms, (). See `dcl`."""
     positive, negatives = _decoupled_terms(queries, keys, temperature)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from glocal.adaptation.decide import decide
+from glocal.adaptation.decide import decide, finer_map
 from glocal.adaptation.finetune import FineTuning, Previous, class_weights
-from glocal.adaptation.heads import Labelled, find_head, save_head
+from glocal.adaptation.heads import Labelled, find_head, given, save_head
 from glocal.adaptation.memory import exemplars
-from glocal.adaptation.predict import score
+from glocal.adaptation.predict import predictions, score
+from glocal.adaptation.ranked import Ranked, twins
 from glocal.backbones import Backbone, build_backbone, load_encoder, save_encoder
 from glocal.backbones.fold import fold
 from glocal.backbones.weights import encoder_weights, read_checkpoint
@@ -40,11 +41,10 @@ from glocal.random import derive
 from glocal.report import write_report
 from glocal.run import Run, write_json
 from glocal.training import fit
-from glocal.training.defaults import finer_stride
 from glocal.training.online_eval import Look
 from glocal.views import Appearance, Batch, EpochPlan, ViewLoader
 
-OPTIONS = "head", "train", "mixup", "class_weights", "hold_out", "split_by", "labels", "memory"
+OPTIONS = "head", "train", "mixup", "class_weights", "hold_out", "split_by", "labels", "memory", "names", "text"
 CHECKED = 1000
 """Held-out images that are looked at during training, at most; all are at the end."""
 MEMORY = 20
@@ -125,20 +125,25 @@ def _finetune(
     fabric, config, machine = meet(config)
     with ExitStack() as held:
         held.enter_context(algorithms(fabric.device, deterministic=config.deterministic))
+        if resume and (head := config.options["head"]):  # what was given may have changed since
+            config = replace(config, options={**config.options, **given(find_head(str(head)), place(None))})
         past = on_each(lambda: open_past(config, trust_code=trust_code))
         options, recalled = recall(config.options, past is not None)
         name, split = on_each(lambda: open_labelled(data, options, config.seed, past))
         cls = find_head(name)
-        if options.get("memory") is not None and cls.needs != "labels":
-            raise UsageError(f"--memory keeps images of classes; --head {name} learns from {cls.needs}")
+        if options.get("memory") is not None and (cls.needs != "labels" or issubclass(cls, Ranked)):
+            raise UsageError(f"--memory keeps images of classes; --head {name} learns from {cls.needs}: leave it out")
         config = replace(config, options={**options, "head": name})
         config, schedule, notes = decide(config, len(split.train.source), machine, cls)
         notes = recalled + notes
-        encoder, remark = _finer(encoder, config.image_size, cls.least_cells)
+        encoder, remark = finer_map(encoder, config.image_size, cls.least_cells)
         notes += remark
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "init"))
-            method = _method(config, encoder, cls(encoder.dim, split.train.classes), split.train, past)
+            own = {option: options[option] for option in getattr(cls, "options", ())}
+            head = on_each(lambda: cls(encoder.dim, split.train.classes, **own))
+            method = _method(config, encoder, head, split.train, past)
+        notes += twins(head.classes) if options["names"] else []
         if fabric.world_size > 1:
             sync_batch_norms(method)
         settings: dict[str, Any] = {"image_size": config.image_size, "batch_size": 64}
@@ -167,6 +172,8 @@ def _finetune(
             if not resume:
                 run.write_config(config.to_dict())
                 run.write_inventory(inventory(split.everything))
+                if hasattr(head, "keep"):
+                    head.keep(run)
             return run
 
         run = on_first(claim)
@@ -222,20 +229,6 @@ def _method(config: PretrainConfig, encoder: Backbone, head: Any, train: Labelle
     return FineTuning(encoder, head, image_size=config.image_size, weights=weights, weight_decay=decay, **own)
 
 
-def _finer(encoder: Backbone, size: int, least_cells: int) -> tuple[Backbone, list[str]]:
-    """The encoder with a map of as many cells a side, by dilation, where its own is coarser; and what was done."""
-    if not least_cells or (stride := finer_stride(size, encoder.stride, least_cells)) is None:
-        return encoder, []
-    try:
-        with torch.random.fork_rng(devices=[]):
-            finer = build_backbone(**encoder.config | {"output_stride": stride, "pretrained": False})
-    except UsageError as refusal:
-        return encoder, [f"coarse maps, of a cell per {encoder.stride} pixels: {refusal}"]
-    finer.load_state_dict(encoder.state_dict())
-    finer.pretrained = encoder.pretrained
-    return finer, [f"output-stride {stride}: maps of {size // stride}×{size // stride} cells, by dilation"]
-
-
 def _begin(fabric: Fabric, method: FineTuning, source: ImageSource, settings: dict[str, Any]) -> dict[str, Any]:
     """The head's state when it has looked at some training images."""
     encoder, head, some = method.encoder.to(fabric.device), method.head, spread_over(source, BEGUN_WITH)
@@ -267,6 +260,8 @@ def _conclude(
     encoder.requires_grad_(True)
     images = len(split.train.source)
     save_encoder(encoder, run.path, method="finetune", steps=steps, images=images, **environment())
+    if split.held and hasattr(method.head, "settle"):
+        method.head.settle(predictions(encoder, method.head, split.held.source, **settings), split.held.source)
     found = score(encoder, method.head, split.held.source, **settings) if split.held else {}
     if past and split.held:
         new = np.asarray(split.held.source.labels) >= len(past.head.classes)

@@ -8,6 +8,7 @@ import numpy as np
 
 from glocal import random
 from glocal.adaptation.heads import Labelled, find_head, require, suited_head
+from glocal.adaptation.ranked import read_names
 from glocal.data import ConcatSource, Subset, has_split, listed, open_source
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
@@ -31,7 +32,7 @@ def open_labelled(data: Any, options: Mapping[str, Any], seed: int, past: Any = 
 
     Args:
         data: what `glocal.data.open_source` takes.
-        options: of fine-tuning: `head`, `hold_out`, `split_by`, `labels`.
+        options: of fine-tuning: `head`, `hold_out`, `split_by`, `labels`, `names`, `text`.
         seed: of every choice.
         past: see `glocal.pipeline.past`: its classes come first, its images are among those to learn from and to check
             on.
@@ -67,7 +68,11 @@ def _open(data: Any, options: Mapping[str, Any], seed: int, old: list[str]) -> t
     cls = find_head(name)
     if clash := [known for known in source.classes or [] if known in old]:
         raise UsageError(f"{source.name} has images of '{clash[0]}', which is known already: name it otherwise")
-    classes = [*old, *(source.classes or [])] if old else None
+    for option in ("names", "text"):
+        if options.get(option) is not None and option not in getattr(cls, "options", ()):
+            raise UsageError(f"--{option} is nothing for --head {name}: leave it out")
+    listed_names = read_names(options["names"]) if options.get("names") else None
+    classes = [*old, *(source.classes or [])] if old else listed_names
 
     def train(kept: ImageSource, classes: list[str] | None = None) -> Labelled:
         whole = cls.read(kept, classes)
@@ -77,12 +82,15 @@ def _open(data: Any, options: Mapping[str, Any], seed: int, old: list[str]) -> t
         return cls.read(Subset(kept, whole.source.positions[drawn]), whole.classes)
 
     if share and column is None and has_split(spec, "train") and has_split(spec, "val"):
-        known = train(source, classes)
-        return name, Split(source, known, cls.read(open_source(spec, split="val"), known.classes), "val")
+        val = open_source(spec, split="val")
+        every = cls.read(ConcatSource([source, val])).classes if cls.needs == "captions" else classes
+        known = train(source, every)
+        return name, Split(source, known, cls.read(val, known.classes), "val")
     if not share:
         return name, Split(source, train(source, classes), None, "nothing is held out")
     whole = cls.read(source, classes)
-    if cls.needs == "labels" and (few := len(old) + np.flatnonzero(whole.amounts[len(old) :] < 2)).size:
+    few = len(old) + np.flatnonzero(whole.amounts[len(old) :] < 2)
+    if cls.needs == "labels" and listed_names is None and few.size:
         lacking = f"class '{whole.classes[few[0]]}' has {whole.amounts[few[0]]} image(s)"
         raise UsageError(f"{source.name}: {lacking}; each needs two, one to learn from and one to check on")
     if column is not None:

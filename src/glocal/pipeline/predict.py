@@ -10,6 +10,8 @@ from PIL import Image
 
 from glocal.adaptation import Predictions, predictions
 from glocal.adaptation.heads import has
+from glocal.adaptation.ranked import read_names, twins
+from glocal.data import open_source
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation.extract import suited
@@ -20,6 +22,20 @@ SHOWN = 200
 """Images of a page, at most."""
 SIDE = 256
 """Longer side of a picture on it, pixels."""
+
+
+def told(encoder: Any, head: Any, names: str | None, memory: str | None, **options: Any) -> None:
+    """Let a head choose among these names, and look at these images with captions."""
+    for option, given, needed in (("names", names, "choose"), ("memory", memory, "look_at")):
+        if given is not None and not hasattr(head, needed):
+            raise UsageError(f"--{option} is nothing for this head, which knows its {len(head.classes)} classes")
+    if memory is not None:
+        options["workers"], options["precision"] = suited(encoder, options["workers"], options["precision"])
+        head.look_at(encoder, open_source(memory, split="all"), **options)
+    if names is not None:
+        head.choose(listed := read_names(names))
+        for remark in twins(listed):
+            print(remark, file=sys.stderr)
 
 
 def predict_source(
