@@ -16,7 +16,7 @@ from glocal.methods import method_class, method_names, method_options
 
 def test_pretrain_has_the_configurations_options_with_its_defaults():
     parameters = inspect.signature(glocal.pretrain).parameters
-    own = {"out", "resume", "quiet", "trust_code", "accept_changed_data"}  # of one call, not of the run
+    own = {"out", "resume", "quiet", "trust_code", "accept_changed_data", "fps"}  # of one call, not of the run
     keywords = {name: p.default for name, p in parameters.items() if name not in own and p.kind is not p.VAR_KEYWORD}
     assert keywords == {f.name: f.default for f in fields(PretrainConfig) if f.name != "options"}
 

@@ -1,6 +1,7 @@
 """The configuration of a pretraining run, written once: `glocal.pretrain`, the command and config.yaml follow it."""
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from contextlib import suppress
@@ -45,6 +46,8 @@ class PretrainConfig:
     patch_drop: float | None = None
     patches: tuple[int, ...] | None = None
     recompute: bool = False
+    # frames of videos
+    max_gap: str | None = None
     # what of the method's own optimisation is replaced
     optimizer: Literal["lars", "adamw", "sgd"] | None = None
     lr: float | None = None
@@ -93,6 +96,7 @@ class PretrainConfig:
             raise UsageError(f"--tokens {self.tokens} is the length of packed sequences: give --native LEAST-MOST, too")
         if self.native is not None and not 1 <= self.native_sides[0] <= self.native_sides[1] <= 8192:
             raise UsageError(f"--native {self.native}: {NATIVE}, at most 8192")
+        assert self.gap >= 0
         if self.small_maps is not None and (len(self.small_maps) != 2 or min(self.small_maps) < 0):
             raise UsageError(f"--small-maps {self.small_maps} are not two numbers of cells")
         if wrong := [patch for patch in self.patches or () if patch < 1 or self.image_size % patch]:
@@ -109,6 +113,14 @@ class PretrainConfig:
         if not (least.isdecimal() and most.isdecimal()):
             raise UsageError(f"--native {self.native}: {NATIVE}")
         return int(least), int(most)
+
+    @property
+    def gap(self) -> float:
+        """Seconds of `max_gap`, 0 where there is none."""
+        found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?s?", self.max_gap or "0")
+        if not found:
+            raise UsageError(f"--max-gap {self.max_gap} is no time: give seconds, as in --max-gap 2s")
+        return float(found[1])
 
     @property
     def encoder_options(self) -> dict[str, Any]:
@@ -191,7 +203,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def reserved_names() -> frozenset[str]:
     """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
-    beside = {"out", "resume", "quiet", "trust_code", "accept_changed_data", "config"}
+    beside = {"out", "resume", "quiet", "trust_code", "accept_changed_data", "config", "fps"}
     return frozenset(name.name for name in fields(AdaptConfig)) - {"backbone", *SHARED} | beside
 
 

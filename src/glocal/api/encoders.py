@@ -93,6 +93,7 @@ def evaluate(
     workers: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    split_by: str | None = None,
     task_options: dict[str, dict[str, Any]] | None = None,
     groups: str | None = None,
     harmful: list[str] | None = None,
@@ -122,6 +123,8 @@ def evaluate(
         workers: loader processes; by default none on the CPU, elsewhere one per core.
         seed: of splits and crops.
         limit: look at no more than so many training and test images.
+        split_by: score on whole groups that are held out, about a fifth of the images: by the column of this name in
+            the data's groups.csv or list, a patient; by "video", also where each has a folder.
         task_options: by task: '{"knn": {"k": 20}, "robustness": {"images": 200}}'.
         groups: a CSV file of what images share, `image,camera`: each task that scores every image is then scored group
             by group. A folder's own groups.csv, and the columns of a list, are used without asking.
@@ -151,6 +154,7 @@ def evaluate(
         (each, said, view) for each, model in opened for said, view in with_patches(each, model, patch, image_size)
     ]
     settings: dict[str, Any] = {"tasks": tasks, "seed": seed, "limit": limit, "options": task_options}
+    settings["split_by"] = split_by
     settings |= {"image_size": image_size, "batch_size": batch_size, "workers": workers, "precision": precision}
     settings |= {"groups": groups, "harmful": harmful or (), "native": native}
     found = []

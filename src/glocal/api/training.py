@@ -33,6 +33,8 @@ def pretrain(
     patch_drop: float | None = None,
     patches: tuple[int, ...] | None = None,
     recompute: bool = False,
+    fps: float | None = None,
+    max_gap: str | None = None,
     optimizer: Literal["lars", "adamw", "sgd"] | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -100,6 +102,10 @@ def pretrain(
             middle one is the encoder's own, by which it is watched and scored.
         recompute: keep what enters each block of the encoder only, and compute the rest again for gradients: a third
             more work, in much less memory.
+        fps: read the data as videos: films, folders of frames, a list with the column `video`. So many frames a second
+            are taken of films, and were taken where frames say no times.
+        max_gap: of videos, how far apart in time the views of a sample may be, "2s": every other view is of a frame
+            drawn anew from around; by default all views are of one frame.
         optimizer: instead of the method's own.
         lr: peak learning rate.
         weight_decay: on parameters of more than one dimension.
@@ -140,18 +146,21 @@ def pretrain(
     """
     from glocal.config import PretrainConfig
     from glocal.data import describe_spec
+    from glocal.data.clips import as_clips
     from glocal.pipeline import continue_run, start_run
     from glocal.plugins import consent
     from glocal.run import Run
 
     if native is not None:  # what is not packed, as at the looks during training, is a square of the largest area
         image_size = PretrainConfig(native=native).native_sides[1]
+    if data is not None and (fps is not None or max_gap is not None):
+        data = as_clips(data, fps)
     config = PretrainConfig(
         data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
         backbone=backbone, image_size=image_size, pretrained=pretrained, stem=stem, output_stride=output_stride,
         gentle=gentle, layer_decay=layer_decay, lora=lora, guard=guard, drop_path=drop_path,
         native=native, tokens=tokens, patch_drop=patch_drop,
-        patches=patches, recompute=recompute,
+        patches=patches, recompute=recompute, max_gap=max_gap,
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, accumulate=accumulate,
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         trust_coefficient=trust_coefficient, clip=clip, accelerator=accelerator, devices=devices, num_nodes=num_nodes,

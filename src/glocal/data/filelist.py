@@ -65,8 +65,9 @@ class FileListSource(Files):
         path: a .txt file with one path a line (empty lines and lines that start with # are skipped), or a .csv file
             with a path and, optionally, a label in each row. A first row that starts with `path`, `file`, `filename`,
             `image`, `filepath` or `image_path` is a header, under which there may be more: the labels are in the column
-            `label` or `class`, else in the second one; captions in `caption`; keypoints in NAME.x and NAME.y, as
-            `glocal predict` writes them; every other named column is one of `groups`, unknown where empty.
+            `label` or `class`, else in the second one, unless that is `video` or `time`; captions in `caption`;
+            keypoints in NAME.x and NAME.y, as `glocal predict` writes them; every other named column is one of
+            `groups`, unknown where empty.
         window: see `Files`.
 
     Raises:
@@ -93,7 +94,8 @@ class FileListSource(Files):
         self.captions = [caption or None for caption in captions] if any(captions) else None
         self.keypoints = joints_among(columns, lines, path)
         named = [by_word[word] for word in ("label", "class") if word in by_word]
-        labels = columns.pop([*named, *header[1:], ""][0], [])
+        second = [name for name in header[1:2] if name.lower() not in ("video", "time")]
+        labels = columns.pop([*named, *second, ""][0], [])
         if any(labels):
             if "" in labels:
                 raise UsageError(f"{path}: line {lines[labels.index('')]} has no label, others do")

@@ -10,6 +10,7 @@ import numpy as np
 
 from glocal import plugins
 from glocal.data.arrays import ArraySource, ConcatSource
+from glocal.data.clips import ClipSource, joined
 from glocal.data.filelist import FileListSource
 from glocal.data.files import EXTENSIONS, existing
 from glocal.data.folder import SPLITS, FolderSource, Listing, folder_splits
@@ -40,11 +41,11 @@ def open_source(spec: Any, *, split: str | None = None) -> ImageSource:
         parts = [open_source(part, split=split) for part in spec]
         if len(parts) > 1 and any(isinstance(part, Stream) for part in parts):
             raise UsageError("a stream among other data: give it alone")
-        return parts[0] if len(parts) == 1 else ConcatSource(parts)
+        return _together(parts)
     if split == "all":
         spec = listed(spec)
         parts = [open_source(spec, split=name) for name in ("train", "val", "test") if has_split(spec, name)]
-        return ConcatSource(parts) if len(parts) > 1 else open_source(spec)
+        return _together(parts) if len(parts) > 1 else open_source(spec)
     plugin, said = _plugin(spec), str(spec) if isinstance(spec, str | Path) else f"this {type(spec).__name__}"
     kind = "plugin" if plugin else _kind(spec)
     if split is not None and kind != "folder" and not has_split(spec, split):
@@ -191,6 +192,13 @@ def _plugin(spec: Any) -> tuple[str, str] | None:
     name, argument = plugins.split("sources", spec)
     known = name in plugins.names("sources") or re.fullmatch(r"[^\W\d][\w.]+:[^\W\d][\w.]*", name)
     return (name, argument) if known else None
+
+
+def _together(parts: list[ImageSource]) -> ImageSource:
+    clips = [part for part in parts if isinstance(part, ClipSource)]
+    if len(parts) == 1:
+        return parts[0]
+    return joined(clips) if clips and len(clips) == len(parts) else ConcatSource(parts)
 
 
 def _kind(spec: Any) -> str:

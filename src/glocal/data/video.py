@@ -1,13 +1,27 @@
 """`video:FILE`: the frames of a film as images, decoded when they are asked for."""
 
+import os
+import threading
+import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from glocal.data.files import existing, shown
+import numpy as np
+
+from glocal.data.files import MAX_BYTES, existing, shown, sizes_and_times, state_of
 from glocal.data.images import DrawnImage
 from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
+
+_KINDS = "mp4 m4v mov mkv webm avi mpg mpeg ts mts wmv flv ogv 3gp"
+FILMS = frozenset("." + kind for kind in _KINDS.split(" "))
+"""Files that count as films, in lower case."""
+PATIENCE = 60.0
+"""Seconds that looking through a film may take, and a second more for each of its 20 MB; a third of it for a frame."""
+
+_reading = threading.local()  # one film at a time is kept open: its path, process, last frame and the frames to come
 
 
 class VideoSource(ImageSource):
@@ -17,25 +31,47 @@ class VideoSource(ImageSource):
 
     Args:
         path: of the file.
+        fps: of all frames, take so many a second; None: all.
+
+    Attributes:
+        time: (N,) float64 when each frame is shown, in seconds from the first.
 
     Raises:
-        UsageError: if it is not there, is no film, or PyAV is not installed.
+        UsageError: if it is not there, is no film, takes longer than `PATIENCE` to look through, or PyAV is missing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, fps: float | None = None) -> None:
         self.path = existing(Path(path))
         self.name = shown(self.path.name)
-        av = _av()
+        self._fps, av = fps, _av()
+        given_up = time.monotonic() + PATIENCE + os.path.getsize(self.path) / 20e6
+        at, keys = set(), set()
         try:
             with av.open(str(self.path)) as film:
                 stream = film.streams.video[0]
                 self._size = stream.codec_context.width, stream.codec_context.height
                 self._unit = Fraction(stream.time_base or 1)
-                self._at = sorted({p.pts for p in film.demux(stream) if p.pts is not None and not p.is_discard})
+                for packet in film.demux(stream):
+                    if packet.pts is not None and not packet.is_discard:
+                        at.add(packet.pts)
+                        keys.update([packet.pts] if packet.is_keyframe else [])
+                    if time.monotonic() > given_up:
+                        raise UsageError(f"{path} takes too long to read as a film")
+        except UsageError:
+            raise
         except (av.FFmpegError, IndexError, OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read as a film ({type(error).__name__})") from error
-        if not self._at:
+        if not at:
             raise UsageError(f"{path} has no frames")
+        if 3 * self._size[0] * self._size[1] > MAX_BYTES:
+            raise UsageError(f"{path} has frames of {self._size[0]}×{self._size[1]} pixels, too many to decode")
+        self._keys, shown_at = np.array(sorted(keys)), np.array(sorted(at))
+        seconds = (shown_at - shown_at[0]) * float(self._unit)
+        if fps is not None:
+            wanted = np.arange(int(seconds[-1] * fps + 1e-6) + 1) / fps
+            chosen = np.unique(np.searchsorted(seconds, wanted - 1e-6))
+            shown_at, seconds = shown_at[chosen], seconds[chosen]
+        self._at, self.time = shown_at.tolist(), seconds
 
     def __len__(self) -> int:
         return len(self._at)
@@ -46,21 +82,49 @@ class VideoSource(ImageSource):
         return f"{ms // 3_600_000}:{ms // 60_000 % 60:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}"
 
     def open(self, i: int) -> DrawnImage:
-        """Frame i, decoded when its pixels are asked for: from the last frame before it that stands alone."""
+        """Frame i, decoded when its pixels are asked for: on from the last one that was, else from the nearest before
+        it that stands alone."""
         return DrawnImage(self._size, lambda: self._decode(i))
 
+    def fingerprint(self) -> tuple[str, str]:
+        """The file, and a digest of its name, size and time, and of how many frames a second are taken."""
+        found = list(sizes_and_times(self.path.parent, [self.path.name]))
+        return str(self.path.resolve()), f"{state_of([self.path.name], found)} {self._fps}"
+
     def _decode(self, i: int) -> Any:
-        av = _av()
+        av, wanted = _av(), self._at[i]
+        given_up = time.monotonic() + PATIENCE / 3
         try:
-            with av.open(str(self.path)) as film:
-                stream = film.streams.video[0]
-                film.seek(self._at[i], stream=stream)
-                for frame in film.decode(stream):
-                    if frame.pts is not None and frame.pts >= self._at[i]:
-                        return frame.to_ndarray(format="rgb24")
+            for frame in self._frames(wanted):
+                if frame.pts is not None and frame.pts >= wanted:
+                    _reading.last = frame.pts
+                    return frame.to_ndarray(format="rgb24")
+                if time.monotonic() > given_up:
+                    break
         except (av.FFmpegError, OSError, ValueError) as error:
+            _close()
             raise Unreadable(f"cannot be decoded: {type(error).__name__}") from error
-        raise Unreadable("cannot be decoded: the film ends before")
+        _close()
+        raise Unreadable("cannot be decoded: the film ends before, or it takes too long")
+
+    def _frames(self, wanted: int) -> Iterator[Any]:
+        """The frames of the film up to `wanted`, from the place where decoding stands or the best one to begin at."""
+        here = str(self.path), os.getpid()  # a forked process has the same file position
+        last = _reading.last if getattr(_reading, "of", None) == here else None
+        between = last is not None and bool(((self._keys > last) & (self._keys <= wanted)).any())
+        if last is None or last >= wanted or between:
+            _close()
+            _reading.film = _av().open(str(self.path))
+            stream = _reading.film.streams.video[0]
+            _reading.film.seek(wanted, stream=stream)
+            _reading.of, _reading.frames = here, _reading.film.decode(stream)
+        return _reading.frames
+
+
+def _close() -> None:
+    if getattr(_reading, "of", ("", 0))[1] == os.getpid():
+        _reading.film.close()
+    _reading.of = None
 
 
 def _av() -> Any:

@@ -11,7 +11,9 @@ import numpy as np
 from torch import nn
 
 from glocal import random
-from glocal.data import Subset, has_split, is_text, listed, open_source, open_texts
+from glocal.data import ClipSource, Subset, has_split, is_text, listed, open_source, open_texts, split_by as by_groups
+from glocal.data.clips import as_clips
+from glocal.data.folder import Listing
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.context import EvalContext
@@ -39,18 +41,29 @@ class Splits:
     split: str
 
 
-def open_splits(data: Any, seed: int = 0) -> Splits:
+def open_splits(data: Any, seed: int = 0, split_by: str | None = None) -> Splits:
     """The train and test images of a data spec.
 
-    `test` is used where there is one, else `val`, else a fifth of everything, stratified by label and fixed by `seed`.
+    `test` is used where there is one, else `val`, else a fifth of everything, stratified by label and fixed by `seed`;
+    of clips whole videos, if there are several.
 
     Args:
         data: what `glocal.data.open_source` takes, or an open source. Texts are for both.
+        seed: of the choice.
+        split_by: a column of its groups, of which whole groups are held out, about a fifth of all images, whatever
+            splits there are. A folder without the column "video" has a video in each of its folders.
     """
     if is_text(data):
         texts: Any = open_texts(data)
         return Splits(texts, texts, "all texts")
     data = listed(data)
+    if split_by is not None:
+        everything = open_source(data, split="all")
+        if split_by == "video" and "video" not in (everything.groups or {}) and isinstance(data, Listing):
+            everything = open_source(as_clips(data.root), split="all")
+        return Splits(
+            *by_groups(everything, split_by, 0.2, seed), f"held-out fifth, whole groups by {split_by} (seed {seed})"
+        )
     if has_split(data, "train"):
         for name in ("test", "val"):
             if has_split(data, name):
@@ -58,6 +71,8 @@ def open_splits(data: Any, seed: int = 0) -> Splits:
                 said = "test" if name == "test" else "val, there being no test split"
                 return Splits(train, same_classes(train, test), said)
     everything = open_source(data)
+    if isinstance(everything, ClipSource) and len(everything.clips()) > 1:
+        return Splits(*by_groups(everything, "video", 0.2, seed), f"held-out fifth, whole videos (seed {seed})")
     labels = None if everything.labels is None else np.asarray(everything.labels)
     kept, held = held_out(len(everything), seed, "test", labels=labels)
     if len(held) == 0:  # an image or so of each class
@@ -109,6 +124,7 @@ def evaluate_encoder(
     workers: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    split_by: str | None = None,
     precision: Precision | None = None,
     groups: str | Path | None = None,
     harmful: Sequence[str] = (),
@@ -128,6 +144,7 @@ def evaluate_encoder(
         workers: loader processes; None: see `suited`.
         seed: of the held-out images and of every task's random choices.
         limit: look at no more than so many training and test images.
+        split_by: hold out whole groups, see `open_splits`.
         precision: of the features; None: see `suited`.
         groups: a table of what images share (`glocal.data.filelist.read_groups`), here or in the data's folder, in
             place of the groups that the data comes with.
@@ -151,7 +168,7 @@ def evaluate_encoder(
         known = [parameter for parameter in inspect.signature(found[name].run).parameters if parameter != "context"]
         if unknown := set(given) - set(known):
             raise UsageError(f"task '{name}' has no option '{min(unknown)}' (it has: {', '.join(known) or 'none'})")
-    splits = open_splits(data, seed)
+    splits = open_splits(data, seed, split_by)
     if groups is not None:
         inside = Path(data) / groups if isinstance(data, str | Path) else Path(groups)
         table = inside if inside.is_file() and not Path(groups).is_file() else Path(groups)

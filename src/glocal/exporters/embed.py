@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from glocal.backbones import Backbone
+from glocal.data import ClipSource
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation.extract import CROP_PCT, Precision, stream, suited
@@ -29,6 +30,8 @@ class Embeddings:
         dense: (N, D, H, W) float16, or None unless asked for.
         paths: N names of the images, as the collection calls them.
         labels: (N,) int64 positions in `about["classes"]`, or None.
+        video: N names of the videos that frames are of, or None.
+        time: (N,) float64 seconds at which each is shown, or None.
         about: the encoder, glocal's version, image size, centre crop, precision and class names; for `dense` its
             `shape` (D, H, W) and where each cell looks, `cells` (H, W, 2), (x, y) in pixels of the image_size² crop.
         skipped: (name, reason) of the images that could not be read.
@@ -40,6 +43,8 @@ class Embeddings:
     labels: np.ndarray | None
     about: dict[str, Any]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    video: list[str] | None = None
+    time: np.ndarray | None = None
 
 
 def embed_source(
@@ -59,9 +64,10 @@ def embed_source(
     """Embeds every readable image of a collection with evaluation's centre crop, or whole.
 
     A `.parquet` file is written as images stream by, in constant memory. Its columns are `path`, `label` (where there
-    are labels), `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W float16, row-major). An `.npz` file has
-    arrays `paths`, `labels`, `pooled` and `dense`, gathered in memory first. Both hold `Embeddings.about` as JSON under
-    the name `glocal` (schema metadata; an array of one string), and the skipped images likewise under `skipped`.
+    are labels), of clips `video` and `time` in seconds, `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W
+    float16, row-major). An `.npz` file has arrays `paths`, `labels`, `video`, `time`, `pooled` and `dense`, gathered in
+    memory first. Both hold `Embeddings.about` as JSON under the name `glocal` (schema metadata; an array of one
+    string), and the skipped images likewise under `skipped`.
 
     Args:
         backbone: the encoder, used where its parameters are.
@@ -102,6 +108,7 @@ def embed_source(
         index = None
         for index, features in stream(backbone, source, **settings, progress=progress, skipped=skipped):
             grid = features.grid if dense else None
+            of = source.groups["video"] if isinstance(source, ClipSource) else None
             layout = {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()} if grid else {}
             yield Embeddings(
                 pooled=features.pooled.float().cpu().numpy(),
@@ -110,6 +117,8 @@ def embed_source(
                 labels=None if source.labels is None else np.asarray(source.labels, np.int64)[index.numpy()],
                 about=about | layout,
                 skipped=skipped,
+                video=[of.names[k] for k in of.of[index.numpy()]] if of else None,
+                time=source.time[index.numpy()] if isinstance(source, ClipSource) else None,
             )
         if index is None:
             raise UsageError(f"none of the {len(source)} images of {source.name} can be read; is it the right folder?")
@@ -137,12 +146,15 @@ def _gather(batches: Iterator[Embeddings]) -> Embeddings:
         dense=None if first.dense is None else np.concatenate([part.dense for part in parts]),
         paths=[path for part in parts for path in part.paths],
         labels=None if first.labels is None else np.concatenate([part.labels for part in parts]),
+        video=None if first.video is None else [video for part in parts for video in part.video or ()],
+        time=None if first.time is None else np.concatenate([part.time for part in parts]),
     )
 
 
 def _write_npz(path: Path, batches: Iterator[Embeddings]) -> None:
     whole = _gather(batches)
     arrays = {"pooled": whole.pooled, "dense": whole.dense, "labels": whole.labels, "paths": np.array(whole.paths)}
+    arrays |= {"video": None if whole.video is None else np.array(whole.video), "time": whole.time}
     texts = {MARK: np.array(json.dumps(whole.about)), "skipped": np.array(json.dumps(whole.skipped))}
     present: dict[str, Any] = texts | {name: array for name, array in arrays.items() if array is not None}
     np.savez(path, **present)
@@ -156,6 +168,8 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
         columns = {"path": pa.array(batch.paths, pa.string())}
         if batch.labels is not None:
             columns["label"] = pa.array(batch.labels)
+        if batch.video is not None:
+            columns |= {"video": pa.array(batch.video, pa.string()), "time": pa.array(batch.time)}
         for name, array in (("pooled", batch.pooled), ("dense", batch.dense)):
             if array is not None:
                 flat = array.reshape(len(array), -1)

@@ -27,7 +27,7 @@ from glocal.run import read_json, write_json
 from glocal.training import Machine, resolve
 from glocal.training.compilation import worth_compiling
 from glocal.training.defaults import finer_stride
-from glocal.views import Packing, cache_folder, worth_caching
+from glocal.views import Frames, Packing, cache_folder, worth_caching
 
 
 def prepare(
@@ -154,6 +154,12 @@ def build_method(config: PretrainConfig, *, begun: bool = False, tokenizer: str 
         }
         given = {**config.options, **({"tokenizer": None} if begun and "tokenizer" in config.options else {})}
         method = check_built(cls(encoder, **shared, **given))
+    if config.max_gap is not None:
+        if cls.least_cells or method.recipe.frames:
+            raise UsageError(
+                f"{cls.title} does not learn from pairs of frames: leave out --max-gap, or take --method msn"
+            )
+        method.recipe = replace(method.recipe, frames=Frames(2, stride=0, jitter=config.gap))
     if config.native:
         packing = Packing(encoder.stride, config.tokens or 0, config.patch_drop or 0.0)
         method.recipe = method.recipe.packed(config.native_sides, packing)

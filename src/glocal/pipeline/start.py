@@ -30,6 +30,7 @@ from glocal.pipeline.prepare import build_method, prepare
 from glocal.pipeline.share import open_together
 from glocal.pipeline.texts import check_reads, for_texts, look_at_texts, placed
 from glocal.plugins import refuse_untrusted
+from glocal.progress import shown_progress
 from glocal.run import Run
 from glocal.training import Harmed, Monitor, Resolved, fit, resolve
 from glocal.training.online_eval import Look, OnlineEval
@@ -179,7 +180,11 @@ def _loader(fabric: Fabric, method: Any, source: Any, resolved: Resolved) -> tup
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
     on_cpu = fabric.device.type == "cpu"
     if config.cache:  # the other processes of a host find it made
-        cache = on_each(lambda: PixelCache(source, method.recipe.views), first=fabric.local_rank == 0)
+        first = fabric.local_rank == 0
+        cache = on_each(lambda: PixelCache(source, method.recipe.views), first=first)
+        if getattr(source, "in_order", False) and first:
+            with shown_progress() as progress:
+                cache.fill(progress)
         settings["cache"] = cache
     settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
     settings |= {"workers": config.workers or 0, "low_priority": on_cpu}

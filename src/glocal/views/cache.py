@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from glocal.data.source import ImageSource, Unreadable, fingerprint
+from glocal.progress import Progress
 from glocal.views.cache_files import FILLED, LAYOUT, amount, create, read_at, read_layout, write_at
 from glocal.views.geometry import magnification, reduction, resize
 from glocal.views.recipe import Crop
@@ -151,6 +152,14 @@ class PixelCache:
         except OSError:  # the disk is full
             self._keep = False
         return made, shrink
+
+    def fill(self, progress: Progress | None = None) -> None:
+        """Keep all images at once, one after the other: of films no frame is then decoded twice."""
+        for i in range(len(self.source) if self._keep else 0):
+            with suppress(Unreadable):
+                self.read(i)
+            if progress:
+                progress("decoding films", i + 1, len(self.source))
 
     def _make(self, i: int) -> tuple[Tensor, tuple[float, float]]:
         image = self.source.open(i)

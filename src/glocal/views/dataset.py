@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +34,7 @@ from glocal.views.geometry import (
     reduction,
     whole_boxes,
 )
+from glocal.views.moments import Moments
 from glocal.views.packing import kept_patches, pack
 from glocal.views.recipe import Recipe
 from glocal.views.view import Batch, View
@@ -56,6 +57,8 @@ class Packed:
     passed: tuple[int, str] | None = None  # see `Batch`
     layouts: list[tuple[np.ndarray, ...]] | None = None  # of views of `Sequences`: image, positions, grids
     shrunk: int = 0  # see `Batch`
+    time: np.ndarray | None = None  # (V, B) float32
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # see `Batch`
 
     def unpack(self, sizes: list[int]) -> Batch:
         """The batch, its views of these sides in pixels; nothing is copied."""
@@ -70,9 +73,13 @@ class Packed:
             parts = rows.split([image.numel() for image, *_ in layouts])
             pixels += [Sequences(x.view(*of[0].shape, -1), *of) for x, of in zip(parts, layouts, strict=True)]
         views = [View(of, torch.from_numpy(affine)) for of, affine in zip(pixels, self.affine, strict=True)]
+        for view, time in zip(views, () if self.time is None else self.time, strict=False):
+            view.time = torch.from_numpy(time)
         index, key = torch.from_numpy(self.key % AGAIN), torch.from_numpy(self.key)
         label = None if self.label is None else torch.from_numpy(self.label)
-        return Batch(views, index, label, key=key, skipped=self.skipped, passed=self.passed, shrunk=self.shrunk)
+        told: dict[str, Any] = {"skipped": self.skipped, "passed": self.passed, "shrunk": self.shrunk}
+        told["extra"] = {name: torch.from_numpy(values) for name, values in self.extra.items()}
+        return Batch(views, index, label, key=key, **told)
 
     def pin_memory(self) -> Self:
         """For DataLoader: page-locked pixels copy to the GPU without waiting."""
@@ -89,6 +96,7 @@ class Samples(Dataset):
     cache: PixelCache | None
     subset: np.ndarray | None
     appearance: Appearance | None
+    moments: Moments | None
 
     def __getitem__(self, position: tuple[int, np.ndarray]) -> Packed | Exception:
         try:
@@ -98,7 +106,7 @@ class Samples(Dataset):
 
     def _batch(self, epoch: int, wanted: np.ndarray) -> Packed:
         if self.recipe.packing:
-            return self._told(self._packed(epoch, wanted), wanted)
+            return self._told(self._packed(epoch, wanted), wanted, epoch)
         images, sizes = len(wanted), [crop.size for crop in self.recipe.views]
         values, skipped = images * 3 * sum(size * size for size in sizes), list[tuple[Any, str]]()
         flat = torch.empty(values, dtype=torch.uint8) if self.appearance else _empty(values, torch.uint8)
@@ -116,10 +124,15 @@ class Samples(Dataset):
                 out = [view.pixels for view in finished.unpack(sizes).views]
                 self.appearance(batch.unpack(sizes), epoch, out=out)
             batch = finished
-        return self._told(replace(batch, skipped=tuple(skipped)), wanted)
+        return self._told(replace(batch, skipped=tuple(skipped)), wanted, epoch)
 
-    def _told(self, batch: Packed, wanted: np.ndarray) -> Packed:
+    def _told(self, batch: Packed, wanted: np.ndarray, epoch: int) -> Packed:
         """The batch with what the source says of its samples."""
+        if self.moments:
+            frames = np.stack([self.moments.of(key % AGAIN, epoch, key) for key in batch.key.tolist()])
+            of_views = frames[:, np.arange(len(self.recipe.views)) % frames.shape[1]]
+            batch.time = self.moments.time[of_views.T].astype(np.float32)
+            batch.extra = {name: values[frames] for name, values in self.moments.extra.items()}
         if isinstance(self.source, Stream):
             batch.passed = int(wanted[-1]), self.source.passed(int(wanted[-1]))
         labels = self.source.labels
@@ -153,9 +166,10 @@ class Samples(Dataset):
         key, stream = wanted, isinstance(self.source, Stream)
         for attempt in range(ATTEMPTS):
             try:
-                return key, *self._views(key % AGAIN, draws)
+                return key, *self._views(self._parts(key, epoch), draws)
             except Unreadable as error:
-                skipped.append((self.source.key(key) if stream else key % AGAIN, str(error)))
+                why, frame = error.args
+                skipped.append((self.source.key(key) if stream else frame, why))
                 allowed: Any = [key + 1] if stream else range(len(self.source)) if self.subset is None else self.subset
                 draw = random.uniform(self.seed, "replace", epoch, wanted, attempt, n=1)
                 key = int(allowed[int(draw[0] * len(allowed))])
@@ -165,23 +179,50 @@ class Samples(Dataset):
         what = f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being"
         raise UsageError(f"{what} {last} ({reason}): check that these are images and complete")
 
-    def _views(self, sample: int, draws: np.ndarray) -> tuple[list[Tensor], np.ndarray, int]:
-        crops = self.recipe.views
+    def _parts(self, key: int, epoch: int) -> dict[int, list[int]]:
+        """Of each image of a sample, which views are of it: it is decoded once."""
+        number, sample = range(len(self.recipe.views)), key % AGAIN
+        if self.moments is None:
+            return {sample: [*number]}
+        parts: dict[int, list[int]] = {}
+        frames = self.moments.of(sample, epoch, key).tolist()
+        for view in number:
+            parts.setdefault(frames[view % len(frames)], []).append(view)
+        return parts
+
+    def _views(self, parts: dict[int, list[int]], draws: np.ndarray) -> tuple[list[Tensor], np.ndarray, int]:
+        """The crops of a sample, their maps (V, 2, 3), and how many were shrunk; `Unreadable`, why and which image."""
+        found: dict[int, tuple[Tensor, np.ndarray]] = {}
+        shrunk = 0
+        for image, views in parts.items():
+            try:
+                crops, maps, few = self._crops(image, views, draws[views])
+            except Unreadable as error:
+                raise Unreadable(str(error), image) from error
+            found |= zip(views, zip(crops, maps, strict=True), strict=True)
+            shrunk += few
+        pairs = [found[view] for view in range(len(found))]
+        return [crop for crop, _ in pairs], np.stack([of for _, of in pairs]), shrunk
+
+    def _crops(self, sample: int, views: list[int], draws: np.ndarray) -> tuple[list[Tensor], list[np.ndarray], int]:
+        """The views of these numbers of one image, as `_views`."""
+        crops = [self.recipe.views[view] for view in views]
+        recipe = replace(self.recipe, views=tuple(crops))
         if self.cache is not None:
             boxes, flips = place_boxes(crops, draws, *self.cache.size(sample))
-            sizes, shrunk = crop_sizes(self.recipe, draws, boxes)
+            sizes, shrunk = crop_sizes(recipe, draws, boxes)
             pixels, shrink = self.cache.read(sample)
         else:
             image = self.source.open(sample)
             boxes, flips = place_boxes(crops, draws, *image.size)
-            sizes, shrunk = crop_sizes(self.recipe, draws, boxes)
+            sizes, shrunk = crop_sizes(recipe, draws, boxes)
             pixels = torch.from_numpy(image.decode(needed_scale(boxes, sizes)))
             shrink = reduction(image.size, (pixels.shape[1], pixels.shape[0]))
         whole = whole_boxes(boxes, shrink, pixels.shape[1], pixels.shape[0])
         cropped = crop_boxes(pixels, whole, sizes)
-        views = [pixels.flip(1) if flip else pixels for pixels, flip in zip(cropped, flips, strict=True)]
+        turned = [pixels.flip(1) if flip else pixels for pixels, flip in zip(cropped, flips, strict=True)]
         home = whole / np.array((*shrink, *shrink))
-        return views, np.stack([crop_affine(*place) for place in zip(home, flips, sizes, strict=True)]), shrunk
+        return turned, [crop_affine(*place) for place in zip(home, flips, sizes, strict=True)], shrunk
 
 
 @contextmanager

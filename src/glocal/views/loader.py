@@ -22,6 +22,7 @@ from glocal.errors import UsageError
 from glocal.views.appearance import Appearance
 from glocal.views.cache import PixelCache
 from glocal.views.dataset import AGAIN, Packed, Samples, can_share, init_worker, signals_blocked, tell_of_deaths_later
+from glocal.views.moments import Moments
 from glocal.views.order import Positions, keys_of
 from glocal.views.recipe import Recipe, Support
 from glocal.views.support import balanced_draws, choose_labelled, support_seed
@@ -54,7 +55,8 @@ class ViewLoader:
     `Batch.skipped`.
 
     Args:
-        source: the images; `UsageError` if not enough for one batch, or without labels where the recipe wants some.
+        source: the images; `UsageError` if not enough for one batch, or without labels or clips where the recipe wants
+            some.
         recipe: the views to take of each.
         batch_size: images per step, per process.
         seed: the run's seed.
@@ -102,7 +104,10 @@ class ViewLoader:
             raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
         total = batch_size * world_size
         self.batch_size, self.streams = batch_size, isinstance(source, Stream)
-        self.images = images = AGAIN if self.streams else len(source)
+        moments = Moments(source, recipe.frames, seed) if recipe.frames else None
+        self.images = images = AGAIN if self.streams else len(source if moments is None else moments.samples)
+        if moments:
+            subset = moments.samples if subset is None else subset
         self.steps_per_epoch = steps or (images // total if drop_last else -(-images // total))
         if self.steps_per_epoch == 0:
             has = f"{source.name} has {images} image{'' if images == 1 else 's'}"
@@ -126,13 +131,13 @@ class ViewLoader:
             self.notes.append(f"{fitting} loader workers, since shared memory (/dev/shm) has no room for {wanted}")
             workers = fitting
         place = images, self.steps_per_epoch, batch_size, seed, rank, world_size, shuffle
-        self._positions = Positions(*place, recipe=recipe)
+        self._positions = Positions(*place, recipe=recipe, samples=moments.samples if moments else None)
         self._positions.given = self._order = range(AGAIN) if self.streams else None
         self._sizes = [crop.size for crop in recipe.views]
         self._of_source = partial(ViewLoader, source, batch_size=batch_size, seed=seed, workers=workers)
         self._new_reader = partial(
             DataLoader,
-            Samples(source, recipe, seed, cache, subset, appearance),
+            Samples(source, recipe, seed, cache, subset, appearance, moments),
             batch_size=None,
             sampler=self._positions,
             num_workers=workers,

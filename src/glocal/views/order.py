@@ -33,6 +33,7 @@ class Positions(Sampler):
     start: tuple[int, int] = (0, 0)
     given: np.ndarray | range | None = None
     recipe: Recipe = field(default_factory=lambda: Recipe(()))
+    samples: np.ndarray | None = None  # their ids, where these are not 0 to `images` - 1
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         epoch, start = self.start
@@ -40,6 +41,8 @@ class Positions(Sampler):
             order: Any = np.arange(self.images) if self.given is None else self.given
             if self.given is None and self.shuffle:
                 order = random.permutation(self.images, self.seed, "order", epoch)
+            if self.given is None and self.samples is not None:
+                order = self.samples[order]
             for first, end in self._batches(epoch, order, start):
                 share = -(-(end - first) // self.world_size)
                 mine = slice(first + self.rank * share, min(end, first + (self.rank + 1) * share))

@@ -114,16 +114,38 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """Which moments of a clip the views of a sample are: view v is of moment v modulo `count`.
+
+    Attributes:
+        count: moments of a sample, the first of which it is called by.
+        stride: frames from one moment to the next. No two samples of an epoch share a stretch of a clip.
+        jitter: of all moments but the first, seconds that they may be off either way: a frame is drawn in each epoch.
+    """
+
+    count: int
+    stride: int = 1
+    jitter: float = 0.0
+
+    @property
+    def span(self) -> int:
+        """Frames from the first moment of a sample to its last, both included."""
+        return self.stride * (self.count - 1) + 1
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The views of one sample, in order, and the labelled images that a method wants beside; of a text, its spans.
 
-    With a `packing` all views are `native`, and come as `Sequences`.
+    With a `packing` all views are `native`, and come as `Sequences`. With `frames` they are of several moments of a
+    clip, else of one image.
     """
 
     views: tuple[Crop, ...]
     support: Support | None = None
     packing: Packing | None = None
     spans: tuple[Span, ...] = ()
+    frames: Frames | None = None
 
     def packed(self, native: tuple[int, int], packing: Packing) -> Recipe:
         """The recipe with photographs in their own shapes: of large crops as large as `native` says."""

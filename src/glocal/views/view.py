@@ -27,11 +27,13 @@ class View:
             shape of its own, in whose pixels points then are.
         affine: (B, 2, 3) float32, the map from crop pixels to source pixels: source = affine @ (x, y, 1).
         kept: (B, N) indices of the patches that are kept, or None for all.
+        time: (B,) float32, the moment of its clip that each is of, seconds; None where images are no frames.
     """
 
     pixels: Any  # Tensor | Sequences, of which most methods know the first only
     affine: Tensor
     kept: Tensor | None = None
+    time: Tensor | None = None
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -118,7 +120,8 @@ class Batch:
         planned: the same, in main memory, for what is decided there.
         key: (B,) int64, in main memory, what random numbers are drawn by; None: the sample ids.
         classes: of a support set, how many different labels those of all processes have; None: not known.
-        extra: what else a source knows of these samples, (B, ...) each, by name.
+        extra: what else a source knows of these samples, (B, ...) each, by name; of clips, of each moment (B, count,
+            ...).
         skipped: (sample id, of a stream its key, and reason) of images that could not be read and were replaced.
         passed: of a stream, the last sample id, and a digest of all up to it.
         shrunk: how many views had more tokens than a sequence has places, and were made smaller.
