@@ -5,7 +5,9 @@ where a thing is, how large it is and how it is turned are drawn anew for each, 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +55,7 @@ class MovingWorld(ClipSource):
             raise UsageError(f"moving has no split '{self.split}'; it has {', '.join(SPLIT_NAMES)}")
         clips = np.arange(self.n)
         self.noun = clips % len(NOUNS)
-        self.verb = (random.uniform(self.seed, "verb", self.split, clips, n=1)[:, 0] * len(VERBS)).astype(np.int64)
+        self.verb = (random.uniform(self.seed, f"verb {self.split}", clips, n=1)[:, 0] * len(VERBS)).astype(np.int64)
         self.sentences = [f"a {NOUNS[n]} {VERBS[v]}" for n, v in zip(self.noun, self.verb, strict=True)]
         of = np.repeat(clips, self.frames)
         self.groups = {"video": Groups([f"{self.split}/{k:05d}" for k in clips], of)}
@@ -81,9 +83,9 @@ class MovingWorld(ClipSource):
 
     def _draw(self, i: int) -> np.ndarray:
         clip, frame = divmod(i, self.frames)
-        # from -1 to 1 around a moment of rest that is drawn: before and after it, all verbs look alike
+        # from -1 to 1, around the place, size and turn that are drawn
         t = 0.0 if self.still else 2 * frame / (self.frames - 1) - 1
-        draws = random.uniform(self.seed, "thing", self.split, clip, n=9)
+        draws = random.uniform(self.seed, f"thing {self.split}", clip, n=7)
         place, angle, radius = 0.35 + 0.3 * draws[:2], 2 * np.pi * draws[2], 0.16 + 0.04 * draws[3]
         verb = VERBS[self.verb[clip]]
         place = place + 0.2 * t * np.array({"slides left": (-1, 0), "slides right": (1, 0)}.get(verb, (0, 0)))
@@ -107,8 +109,8 @@ class MovingWorld(ClipSource):
 
 def moving(argument: str, split: str | None = None) -> MovingWorld:
     """`moving`, `moving:n=500,frames=8,size=32,still=true,seed=1`; `UsageError` for options that it has not."""
-    given: dict[str, object] = {}
-    kinds = {"n": int, "frames": int, "size": int, "still": json.loads, "seed": int}
+    given: dict[str, Any] = {}
+    kinds: dict[str, Callable[[str], Any]] = {"n": int, "frames": int, "size": int, "still": json.loads, "seed": int}
     for part in filter(None, argument.split(",")):
         name, _, value = part.partition("=")
         if name not in kinds:
@@ -116,8 +118,9 @@ def moving(argument: str, split: str | None = None) -> MovingWorld:
         try:
             given[name] = kinds[name](value)
         except ValueError as error:
-            raise UsageError(f"moving: {name} is '{value}', expected {'true or false' if name == 'still' else 'a number'}") from error
-    return MovingWorld(**given, split=split or "train")  # type: ignore[arg-type]
+            expected = "true or false" if name == "still" else "a number"
+            raise UsageError(f"moving: {name} is '{value}', expected {expected}") from error
+    return MovingWorld(**given, split=split or "train")
 
 
 moving.splits = SPLIT_NAMES  # type: ignore[attr-defined]

@@ -103,7 +103,7 @@ def contrast_hard(
     own = logits[torch.arange(len(q), device=q.device), rank() * len(q) + torch.arange(len(q), device=q.device)]
     if hard is not None:
         there = torch.ones(hard.shape[:2], dtype=torch.bool, device=hard.device) if there is None else there
-        more = _similarities(_unit(hard), q[..., None])[..., 0] / temperature
+        more = _similarities(_unit(hard), q[:, None])[..., 0] / temperature
         logits = torch.cat([logits, more.masked_fill(~there, -torch.inf)], 1)
         candidates = candidates + there.sum(1)
     return ((logits.logsumexp(1) - own) / candidates.log()).mean()
