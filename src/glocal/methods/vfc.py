@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from glocal.backbones import Backbone, build_backbone
 from glocal.backbones.text import learn_tokenizer
+from glocal.data import ClipSource
 from glocal.data.sentences import sentences_of
 from glocal.errors import UsageError
 from glocal.losses import Loss, contrast_hard
@@ -30,7 +31,6 @@ class VFC(nn.Module):
         calibrate: use no verb in more negatives than captions.
         frames: moments of a clip that are looked at.
         every: from one of them to the next, frames.
-        text: the backbone that reads the sentences.
         width: of the embeddings.
         temperature: τ of the softmax over cosine similarities.
         verb_weight: weight of finding, of each clip, its verb phrase; 0 leaves it out.
@@ -57,13 +57,12 @@ class VFC(nn.Module):
         calibrate: bool = True,
         frames: int = 8,
         every: int = 1,
-        text: str = "text_small",
         width: int = 256,
         temperature: float = 0.05,
         verb_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        self.encoder, self.text = backbone, build_backbone(text)
+        self.encoder, self.text = backbone, build_backbone("text_small")
         self.captions, self.negatives, self.hard, self.calibrate = captions, negatives, hard, calibrate
         self.temperature, self.verb_weight = temperature, verb_weight
         layer: Any = nn.TransformerEncoderLayer
@@ -80,6 +79,8 @@ class VFC(nn.Module):
 
     def begin(self, source: Any) -> None:
         """Before training, with the clips: keep with them the word pieces of what is said of each."""
+        if not isinstance(source, ClipSource):
+            raise UsageError(f"{source.name} has no clips: give --fps, to read its folders or films as videos")
         said = sentences_of(source, self.captions, self.negatives)
         if self.verb_weight and "" in said.verbs:
             raise UsageError("not all captions have a verb: fill in their column verb, or give --verb-weight 0")
