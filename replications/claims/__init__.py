@@ -18,6 +18,7 @@ from replications.claims import (
     search,
     shapes,
     transformers,
+    verbs,
     vicregl,
 )
 from replications.plan import Claim
@@ -42,4 +43,5 @@ CLAIMS: tuple[Claim, ...] = (
     *adapted.CLAIMS,
     *extended.CLAIMS,
     *architectures.CLAIMS,
+    *verbs.CLAIMS,
 )
