@@ -42,6 +42,7 @@ RECIPES: dict[str, int] = {
     "seer": 2,
     "simclr": 2,
     "swav": 2,
+    "vfc": 1,
     "vicreg": 2,
     "vicregl": 2,
     "replications.variants:NoPredictor": 2,

@@ -19,6 +19,7 @@ from replications.claims import (
     search,
     shapes,
     transformers,
+    verbs,
     vicregl,
 )
 from replications.plan import Claim
@@ -44,4 +45,5 @@ CLAIMS: tuple[Claim, ...] = (
     *extended.CLAIMS,
     *generating.CLAIMS,
     *architectures.CLAIMS,
+    *verbs.CLAIMS,
 )

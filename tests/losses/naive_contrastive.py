@@ -57,6 +57,17 @@ def contrast_pairs(a, b, what, temperature):
     return torch.stack(losses).mean()
 
 
+def contrast_hard(queries, keys, hard, there, temperature):
+    """Momeni et al. 2023: own negatives in the denominator, over the log of how many candidates there are."""
+    losses = []
+    for i in range(len(queries)):
+        own = [cosine(queries[i], hard[i, n]) / temperature for n in range(hard.shape[1]) if there[i, n]]
+        logits = [cosine(queries[i], key) / temperature for key in keys]
+        found = -logits[i] + torch.log(sum(torch.exp(logit) for logit in logits + own))
+        losses.append(found / torch.log(torch.tensor(float(len(logits + own)))))
+    return torch.stack(losses).mean()
+
+
 def barlow_twins(z_a, z_b, redundancy_weight, eps=1e-5):
     """Invariance and weighted redundancy, entry by entry of the cross-correlation matrix."""
     n, d = z_a.shape

@@ -1,4 +1,5 @@
 import naive_contrastive as naive
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from glocal.errors import UsageError
 from glocal.losses import (
     barlow_twins_loss,
     contrast,
+    contrast_hard,
     contrast_pairs,
     contrast_queue,
     dcl,
@@ -69,6 +71,22 @@ def paired(a, b, temperature):
 def test_images_and_texts_find_each_other_as_the_loops_do():
     a, b = normal(2, 6, 4).requires_grad_()
     same_gradients(paired(a, b, 0.3), naive.contrast_pairs(a, b, WHAT, 0.3), [a, b])
+
+
+@pytest.mark.parity("vfc", oracle="naive float64 loops")
+def test_own_hard_negatives_are_contrasted_as_the_loops_do():
+    queries, keys = normal(2, 5, 4).requires_grad_()
+    hard = normal(5, 3, 4, seed=1).requires_grad_()
+    there = torch.from_numpy(np.random.default_rng(0).random((5, 3)) < 0.6)
+    ours, theirs = contrast_hard(queries, keys, 0.3, hard, there), naive.contrast_hard(queries, keys, hard, there, 0.3)
+    same_gradients(ours, theirs, [queries, keys, hard])
+    nothing = naive.contrast_hard(queries, keys, hard[:, :0], there, 0.3)
+    same_gradients(contrast_hard(queries, keys, 0.3), nothing, [queries, keys])
+    moved = torch.cat([hard[:1], 9 + hard[1:]])
+    alone = [torch.autograd.grad(contrast_hard(queries, keys, 0.3, h, there), queries)[0][0] for h in (hard, moved)]
+    torch.testing.assert_close(*alone)  # what is hard for others does not matter
+    same = torch.ones(5, 4, dtype=torch.float64)
+    assert contrast_hard(same, same, 0.3, hard * 0 + 1, there).item() == pytest.approx(1), "by chance"
 
 
 @pytest.mark.parity("simclr", "dcl", "dclw", oracle="naive float64 loops")
@@ -131,19 +149,21 @@ def test_the_gradient_of_info_nce_is_that_of_dcl_times_the_sigmoid_of_dcl():
 def test_scales_do_not_matter_and_the_pairing_does():
     a, b = normal(6, 4), normal(6, 4, seed=1)
     scales, order = torch.rand(6, 1, dtype=torch.float64) + 0.1, torch.tensor([1, 2, 3, 4, 5, 0])
-    for loss in (info_nce, dcl, dclw, contrast, decoupled_contrast):
+    for loss in (info_nce, dcl, dclw, contrast, decoupled_contrast, contrast_hard):
         torch.testing.assert_close(loss(a * scales, 3 * b, 0.2), loss(a, b, 0.2))
         torch.testing.assert_close(loss(a[order], b[order], 0.2), loss(a, b, 0.2))
         assert (loss(a[order], b, 0.2) - loss(a, b, 0.2)).abs() > 1e-3
 
 
 def test_one_image_is_a_users_mistake():
-    for loss in (info_nce, dcl, contrast):
+    for loss in (info_nce, dcl, contrast, contrast_hard):
         with pytest.raises(UsageError, match="batch"):
             loss(torch.ones(1, 3), torch.ones(1, 3), 0.1)
 
 
-@pytest.mark.parametrize("loss", [info_nce, dcl, dclw, contrast, decoupled_contrast, barlow, with_entropy])
+@pytest.mark.parametrize(
+    "loss", [info_nce, dcl, dclw, contrast, decoupled_contrast, contrast_hard, barlow, with_entropy]
+)
 def test_bfloat16_and_autocast_compute_in_float32_at_batch_16(loss):
     options = {} if loss in (barlow, with_entropy) else {"temperature": 0.1}
     a, b = normal(16, 24, dtype=torch.bfloat16), normal(16, 24, seed=1, dtype=torch.bfloat16)
@@ -159,7 +179,9 @@ def test_bfloat16_and_autocast_compute_in_float32_at_batch_16(loss):
     torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("loss", [info_nce, dcl, dclw, contrast, decoupled_contrast, barlow, with_entropy])
+@pytest.mark.parametrize(
+    "loss", [info_nce, dcl, dclw, contrast, decoupled_contrast, contrast_hard, barlow, with_entropy]
+)
 def test_equal_or_zero_embeddings_give_finite_gradients(loss):
     options = {} if loss in (barlow, with_entropy) else {"temperature": 0.1}
     for z in (torch.ones(4, 3), torch.zeros(4, 3)):
@@ -168,7 +190,7 @@ def test_equal_or_zero_embeddings_give_finite_gradients(loss):
         assert z.grad.isfinite().all()
 
 
-LOSSES = (info_nce, dcl, dclw, contrast, decoupled_contrast, barlow, with_entropy, paired)
+LOSSES = (info_nce, dcl, dclw, contrast, decoupled_contrast, contrast_hard, barlow, with_entropy, paired)
 
 
 def values_and_gradients():

@@ -86,7 +86,8 @@ class TextModel(nn.Module):
         return self.norm(x)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if len(stored := state_dict.get(f"{prefix}tokenizer", ())):
+        stored = state_dict.get(f"{prefix}tokenizer", self.tokenizer)
+        if not torch.equal(stored.cpu(), self.tokenizer.cpu()):
             self.adopt(_text_of(stored))
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -102,6 +102,35 @@ def contrast_pairs(a: Tensor, b: Tensor, what: Tensor, temperature: Tensor) -> T
     return total / 2 - found
 
 
+def contrast_hard(
+    queries: Tensor, keys: Tensor, temperature: float, hard: Tensor | None = None, there: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of finding each query's own key among all keys and its own hard negatives, (). 1 by chance.
+
+    mean_i −log(exp(q_i·k_i/τ) / (Σ_j exp(q_i·k_j/τ) + Σ_n exp(q_i·h_in/τ))) / log(number of candidates); Momeni et al.
+    2023 (arXiv:2304.06708), video to text; without `hard` text to video and video to verb phrase. Another query's hard
+    negatives are none of its candidates: they would be nearly as easy as any key.
+
+    Args:
+        queries, keys: (B, D), row i of one belongs to row i of the other.
+        temperature: τ.
+        hard: (B, N, D), or None.
+        there: (B, N) bool, which of these there are; None: all.
+    """
+    check_shapes(queries=(queries, "B D"), keys=(keys, "B D"))
+    q, k = _unit(queries), gather(_unit(keys))
+    if len(k) < 2:
+        raise UsageError("a contrastive loss needs a batch of at least 2 samples; raise the batch size")
+    logits, candidates = _similarities(q, k) / temperature, torch.full((len(q),), float(len(k)), device=q.device)
+    own = logits[torch.arange(len(q), device=q.device), rank() * len(q) + torch.arange(len(q), device=q.device)]
+    if hard is not None:
+        there = torch.ones(hard.shape[:2], dtype=torch.bool, device=hard.device) if there is None else there
+        more = _similarities(_unit(hard), q[:, None])[..., 0] / temperature
+        logits = torch.cat([logits, more.masked_fill(~there, -torch.inf)], 1)
+        candidates = candidates + there.sum(1)
+    return ((logits.logsumexp(1) - own) / candidates.log()).mean()
+
+
 def decoupled_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """`contrast` without the positive among the denominator's terms, (). See `dcl`."""
     positive, negatives = _decoupled_terms(queries, keys, temperature)

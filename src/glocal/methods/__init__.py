@@ -46,11 +46,12 @@ from glocal.methods.seer import SEER
 from glocal.methods.simclr import SimCLR
 from glocal.methods.swav import SwAV
 from glocal.methods.teacher import ema_copy, teacher_of, update_ema
+from glocal.methods.vfc import VFC
 from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
 __all__ = [
-    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "IRMAE", "JEPA", "LOCA", "MSN", "NNCLR", "PAWS", "SEER",
+    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "IRMAE", "JEPA", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "VFC",
     "BarlowTwins", "COMoCoV3", "COVICReg", "Contriever", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR",
     "Flow", "MoCoV3", "Optimization", "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits",
     "check_loss", "citation", "co", "drawn_patch", "ema_copy", "encode", "method_class", "method_names",

@@ -84,8 +84,8 @@ class Flow(nn.Module):
         self.recipe = Recipe((plain, plain.but(scale=(0.4, 1.0))) if self.own else (plain,))
         self.optimization = Optimization("adamw", lr=1e-3, weight_decay=0.0, warmup_epochs=1.0, clip=1.0)
 
-    def check(self, source: ImageSource) -> None:
-        """Refuse images that are fewer than the clusters, or that lack the labels."""
+    def begin(self, source: ImageSource) -> None:
+        """Before training: refuse images that are fewer than the clusters, or that lack the labels."""
         if self.labels:
             if source.labels is None:
                 raise UsageError("--guide labels: these images have none; give --guide own, or an encoder")

@@ -52,9 +52,11 @@ def prepare(
     # what is downloaded, is once for a host
     first = first_on_host or begun or config.pretrained is not True
     method = on_each(lambda: build_method(resolved.config, begun=begun), first=first)
-    if hasattr(method, "check"):
-        method.check(source)
     check_fits(method.encoder, method.recipe, resolved.config.patches or ())
+    if hasattr(method, "begin"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(config.seed, "begin"))
+            method.begin(source)
     if fabric.world_size > 1:
         sync_batch_norms(method)
     published = method.optimization
