@@ -90,21 +90,21 @@ def test_an_encoders_clusters_are_made_once_and_tell_light_from_dark() -> None:
     bank.plan = plan
     assert method.before_epoch(bank) is plan
     with pytest.raises(UsageError, match="21 of 20 images"):
-        build(guide="timm:test_resnet:random", clusters=21).check(images_of())
+        build(guide="timm:test_resnet:random", clusters=21).begin(images_of())
 
 
 def test_labels_are_read_and_too_many_of_them_refused() -> None:
     labels = np.arange(20) % 3
     method = build(guide="labels", clusters=5)
-    method.check(images_of(labels))
+    method.begin(images_of(labels))
     batch = batch_of(dtype=torch.float32)
     batch.label = torch.tensor([0, 1, 2, 0, 0, -1])
     method(batch)
     assert method.counts.tolist() == [3, 1, 1, 0, 0]
     with pytest.raises(UsageError, match="give --clusters 3"):
-        build(guide="labels", clusters=2).check(images_of(labels))
+        build(guide="labels", clusters=2).begin(images_of(labels))
     with pytest.raises(UsageError, match="have none"):
-        method.check(images_of())
+        method.begin(images_of())
 
 
 def test_own_clusters_are_balanced_and_each_view_predicts_the_others() -> None:
