@@ -128,7 +128,7 @@ def test_a_latent_costs_distances_its_length_and_realism():
 
 def test_images_that_are_no_numbers_stop_a_search_with_a_diagnosis():
     broken = lambda z: torch.full((len(z), 3, SIDE, SIDE), torch.nan)
-    with pytest.raises(TrainingStopped, match="not finite.*its training diverged.*lower --lr"):
+    with pytest.raises(TrainingStopped, match=r"not finite.*its training diverged.*lower --lr"):
         pictures(broken, torch.zeros(2, LATENT))
 
 
