@@ -18,7 +18,8 @@ from glocal.methods.registry import SHARED_OPTIONS
 from power import left_after
 from replications.evidence import checks, code_lines
 
-BACKBONES = {"msn": "test_vit", "loca": "test_vit", "flow": "unet_tiny"}  # that drop tokens, that give velocities
+BACKBONES = {"msn": "test_vit", "loca": "test_vit"}  # that drop tokens
+BACKBONES |= {"flow": "unet_tiny", "dcgan": "strided_small"}  # that give velocities, that have no BatchNorm
 PAIR = {"projector": (64, 32), "predictor": (64, 32)}
 CLUSTERS = {"hidden": 64, "bottleneck": 32}
 SMALL = {  # heads, crops and support that take less time than the backbone; fewer prototypes than images

@@ -28,7 +28,8 @@ FEWER: dict[str, dict] = {
     "jepa": {"frames": 3},
     "deepercluster": {"rotate": False},  # each process draws the turns of its own images
 }
-BACKBONES = {"msn": "test_vit", "loca": "test_vit", "flow": "unet_tiny"}  # that drop tokens, that give velocities
+BACKBONES = {"msn": "test_vit", "loca": "test_vit"}  # that drop tokens
+BACKBONES |= {"flow": "unet_tiny", "dcgan": "strided_small"}  # that give velocities, that have no BatchNorm
 
 
 def build(name):
@@ -42,10 +43,13 @@ def build(name):
     encoder = build_backbone(BACKBONES.get(name, "tiny:Net"), image_size=SIZE, pool=cls.pool)
     taken = {option: value for option, value in narrow.items() if type(known.get(option)) is type(value)}
     method = cls(encoder, **known | taken)
-    if name == "flow":  # each process takes its share of what is drawn for all
+    share = lambda whole: whole.chunk(world_size())[rank()]  # each process takes its own of what is drawn for all
+    if name == "flow":
         draw = method.draw
-        share = lambda whole: whole.chunk(world_size())[rank()]
         method.draw = lambda x: tuple(map(share, draw(x.new_empty(len(x) * world_size(), *x.shape[1:]))))
+    if name == "dcgan":
+        latents = method.draw
+        method.draw = lambda x: share(latents(x.new_empty(len(x) * world_size())))
     return method
 
 

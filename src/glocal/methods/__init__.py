@@ -16,6 +16,7 @@ from glocal.methods.byol import BYOL
 from glocal.methods.co import COBYOL, CODINO, COMoCoV3, co
 from glocal.methods.co_vicreg import COVICReg
 from glocal.methods.contriever import Contriever
+from glocal.methods.dcgan import DCGAN
 from glocal.methods.dcl import DCL, DCLW
 from glocal.methods.deepcluster import DeepCluster
 from glocal.methods.deepcluster_v2 import DeepClusterV2
@@ -51,9 +52,9 @@ from glocal.methods.vicreg import VICReg
 from glocal.methods.vicregl import VICRegL
 
 __all__ = [
-    "BYOL", "COBYOL", "CODINO", "DCL", "DCLW", "DINO", "IRMAE", "JEPA", "LOCA", "MSN", "NNCLR", "PAWS", "SEER", "VFC",
-    "BarlowTwins", "COMoCoV3", "COVICReg", "Contriever", "DeepCluster", "DeepClusterV2", "DeeperCluster", "DirectCLR",
-    "Flow", "MoCoV3", "Optimization", "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL", "check_built", "check_fits",
-    "check_loss", "citation", "co", "drawn_patch", "ema_copy", "encode", "method_class", "method_names",
-    "method_options", "resolve_options", "suited_to", "teacher_of", "update_ema", "width_for",
+    "BYOL", "COBYOL", "CODINO", "DCGAN", "DCL", "DCLW", "DINO", "IRMAE", "JEPA", "LOCA", "MSN", "NNCLR", "PAWS",
+    "SEER", "VFC", "BarlowTwins", "COMoCoV3", "COVICReg", "Contriever", "DeepCluster", "DeepClusterV2",
+    "DeeperCluster", "DirectCLR", "Flow", "MoCoV3", "Optimization", "Preset", "SimCLR", "SwAV", "VICReg", "VICRegL",
+    "check_built", "check_fits", "check_loss", "citation", "co", "drawn_patch", "ema_copy", "encode", "method_class",
+    "method_names", "method_options", "resolve_options", "suited_to", "teacher_of", "update_ema", "width_for",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ class DCGAN(nn.Module):
     """A generator paints images from random numbers; the encoder tells them from photographs, and is fooled.
 
     Non-saturating loss (Goodfellow et al. 2014), the gradient penalty R1 at photographs (Mescheder et al. 2018) and
-    spectral normalisation (Miyato et al. 2018) of the discriminator; both networks move at every step. Needs: a network
+    spectral normalisation (Miyato et al. 2018) of the encoder; both networks move at every step. Needs: a network
     without BatchNorm (`strided_small`, which it takes by itself), images of 16 to 64 pixels, many steps. Choose it to
     draw sharp images, and for `glocal inspire`, whose realism term is this discriminator; it is also the encoder that
     is exported, whose features are weaker than those of methods that compare views. Expect both losses to level off and
@@ -53,7 +53,7 @@ class DCGAN(nn.Module):
             )
         self.encoder, self.penalty = backbone, penalty
         self.generator = AdversarialGenerator(image_size, latent, width, backbone.dim)
-        for module in (*backbone.modules(), self.generator.realism):
+        for module in backbone.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 parametrize.register_parametrization(module, "weight", Spectral(module.weight))
         self.recipe = Recipe((Crop(image_size, scale=(1, 1), ratio=(1, 1), jitter=0, gray=0),))
