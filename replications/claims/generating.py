@@ -50,8 +50,8 @@ SAMPLES = Claim(
     minutes=7,
     paper="Jing, Zbontar, LeCun. Implicit rank-minimizing autoencoder. 2020",
     text="Images from a Gaussian fitted to IRMAE's codes are nearer to real ones, by Frechet's distance, than those of"
-    " a plain and of a variational autoencoder; and the codes are worth more with 100 labels than a plain autoencoder's."
-    " Clothing at 32 pixels, 2,000 images, features of MobileNet x0.5.",
+    " a plain and of a variational autoencoder; and the codes are worth more with 100 labels than a plain"
+    " autoencoder's. Clothing at 32 pixels, 2,000 images, features of MobileNet x0.5.",
     published="MNIST and CelebA at 64 pixels: a lower FID than both; MNIST with few labels: a higher accuracy.",
     statements=(
         Statement("nearer than the plain one's", "fid", ("painted-plain",), ("painted-irmae",), least=1.0),
@@ -78,9 +78,9 @@ GUIDED = Claim(
     minutes=10,
     paper="Hu et al. Guided diffusion from self-supervised diffusion features. 2023",
     text="Clusters of an encoder trained without labels (VICReg, 50 of them) guide a flow to images nearer to real"
-    " ones, by kernel distance, than no guide and than clusters of an untrained network; clusters of its own features, found"
-    " while it learns, give it better nearest neighbours. CIFAR-10 at 16 pixels, 2,000 images, 16 Euler steps, features"
-    " of MobileNet x0.5; kernel distances are times 1,000.",
+    " ones, by kernel distance, than no guide and than clusters of an untrained network; clusters of its own features,"
+    " found while it learns, give it better nearest neighbours. CIFAR-10 at 16 pixels, 2,000 images, 16 Euler steps,"
+    " features of MobileNet x0.5; kernel distances are times 1,000.",
     published="ImageNet at 256 pixels, and ImageNet-100 at 64: on par with classes as guides, far ahead of none.",
     statements=(
         Statement("nearer than without a guide", "kid", ("flow-free",), ("flow-vicreg",), least=0.1),
