@@ -61,7 +61,7 @@ def codes(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> di
     run = autoencoder(images, folder, seed, options)
     found = glocal.evaluate(run, images, tasks=["dimension"], seed=seed, device="cpu")["dimension"]  # type: ignore[arg-type]
     limits = {"most": 4.5, "least": 3.5, "eight": 8.0}
-    return limits | {name: float(found[name]) for name in ("effective", "above_1_percent", "two_nn", "mle")}
+    return limits | {name: float(found[name]) for name in ("effective", "directions", "two_nn", "mle")}
 
 
 def painted(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from replications.claims.arms import NET, more
 from replications.plan import Arm, Claim, Statement
 
 FIVE = tuple(range(5))
-CODES = {"image_size": 32, "code": 32, "batch_size": 32, "images": 5000, "max_steps": 2500, "lr": 1e-3}
+CODES = {"image_size": 32, "code": 32, "batch_size": 32, "images": 5000, "max_steps": 1500, "lr": 1e-3}
 
 
 def coded(name: str, **options: Any) -> Arm:
@@ -23,12 +23,13 @@ DIMENSION = Claim(
     name="dimension",
     world="own",
     arms=(coded("codes-irmae", layers=4), coded("codes-plain", layers=0)),
-    seeds=(0, 1, 2),
+    seeds=(1, 2, 3),  # the pilot looked at 0
     minutes=6,
     paper="Jing, Zbontar, LeCun. Implicit rank-minimizing autoencoder. 2020",
     text="Four linear layers behind the code make the effective dimension of codes that of the images, 4 (within .5,"
     " for each of three draws), where a plain autoencoder uses more than 8. Ellipses of which place, size and turn"
-    " differ; exp of the entropy of the codes' variances.",
+    " differ; exp of the entropy of the singular values of"
+    " centred codes.",
     published="Synthetic shapes, codes of 32 dimensions: about as many as the shapes have degrees of freedom, where a"
     " plain autoencoder uses nearly all.",
     statements=(
