@@ -8,7 +8,7 @@ from replications.claims.arms import NET, more
 from replications.plan import Arm, Claim, Statement
 
 FIVE = tuple(range(5))
-CODES = {"image_size": 32, "code": 32, "batch_size": 32, "images": 5000, "max_steps": 2500, "lr": 1e-3}
+CODES = {"image_size": 32, "code": 32, "batch_size": 32, "images": 5000, "max_steps": 1500, "lr": 1e-3}
 
 
 def coded(name: str, **options: Any) -> Arm:
@@ -23,12 +23,13 @@ DIMENSION = Claim(
     name="dimension",
     world="own",
     arms=(coded("codes-irmae", layers=4), coded("codes-plain", layers=0)),
-    seeds=(0, 1, 2),
+    seeds=(1, 2, 3),  # the pilot looked at 0
     minutes=6,
     paper="Jing, Zbontar, LeCun. Implicit rank-minimizing autoencoder. 2020",
     text="Four linear layers behind the code make the effective dimension of codes that of the images, 4 (within .5,"
     " for each of three draws), where a plain autoencoder uses more than 8. Ellipses of which place, size and turn"
-    " differ; exp of the entropy of the codes' variances.",
+    " differ; exp of the entropy of the singular values of"
+    " centred codes.",
     published="Synthetic shapes, codes of 32 dimensions: about as many as the shapes have degrees of freedom, where a"
     " plain autoencoder uses nearly all.",
     statements=(
@@ -50,8 +51,8 @@ SAMPLES = Claim(
     minutes=7,
     paper="Jing, Zbontar, LeCun. Implicit rank-minimizing autoencoder. 2020",
     text="Images from a Gaussian fitted to IRMAE's codes are nearer to real ones, by Frechet's distance, than those of"
-    " a plain and of a variational autoencoder; and the codes are worth more with 100 labels than a plain autoencoder's."
-    " Clothing at 32 pixels, 2,000 images, features of MobileNet x0.5.",
+    " a plain and of a variational autoencoder; and the codes are worth more with 100 labels than a plain"
+    " autoencoder's. Clothing at 32 pixels, 2,000 images, features of MobileNet x0.5.",
     published="MNIST and CelebA at 64 pixels: a lower FID than both; MNIST with few labels: a higher accuracy.",
     statements=(
         Statement("nearer than the plain one's", "fid", ("painted-plain",), ("painted-irmae",), least=1.0),
@@ -78,9 +79,9 @@ GUIDED = Claim(
     minutes=10,
     paper="Hu et al. Guided diffusion from self-supervised diffusion features. 2023",
     text="Clusters of an encoder trained without labels (VICReg, 50 of them) guide a flow to images nearer to real"
-    " ones, by kernel distance, than no guide and than clusters of an untrained network; clusters of its own features, found"
-    " while it learns, give it better nearest neighbours. CIFAR-10 at 16 pixels, 2,000 images, 16 Euler steps, features"
-    " of MobileNet x0.5; kernel distances are times 1,000.",
+    " ones, by kernel distance, than no guide and than clusters of an untrained network; clusters of its own features,"
+    " found while it learns, give it better nearest neighbours. CIFAR-10 at 16 pixels, 2,000 images, 16 Euler steps,"
+    " features of MobileNet x0.5; kernel distances are times 1,000.",
     published="ImageNet at 256 pixels, and ImageNet-100 at 64: on par with classes as guides, far ahead of none.",
     statements=(
         Statement("nearer than without a guide", "kid", ("flow-free",), ("flow-vicreg",), least=0.1),

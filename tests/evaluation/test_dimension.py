@@ -10,7 +10,6 @@ from glocal.errors import UsageError
 from glocal.evaluation import EvalContext, FeatureBank
 from glocal.evaluation.dimension import (
     dimension,
-    effective_dimension,
     likeliest,
     neighbour_distances,
     two_nearest,
@@ -28,13 +27,6 @@ def context(x):
     found = EvalContext(torch.nn.Identity(), None, None, 32)
     found._banks["train"] = FeatureBank(x, torch.arange(len(x)), [])
     return found
-
-
-def test_effective_dimension_counts_equal_values() -> None:
-    assert effective_dimension(torch.tensor([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
-    assert effective_dimension(torch.tensor([1.0, 0.0])) == pytest.approx(1)
-    # exp of the entropy of (3/4, 1/4)
-    assert effective_dimension(torch.tensor([3.0, 1.0])) == pytest.approx(4 / 3**0.75)
 
 
 @pytest.mark.parametrize("d", [1, 2, 4])
@@ -62,7 +54,7 @@ def test_a_bent_surface_has_fewer_dimensions_than_directions() -> None:
     circle = torch.stack([angle.cos(), angle.sin(), 0 * angle], 1)
     found = dimension(context(circle))
     assert found["effective"] == pytest.approx(2, abs=0.01)
-    assert found["above_1_percent"] == 2
+    assert found["directions"] == 2
     assert found["two_nn"] == pytest.approx(1, rel=0.1)
     assert found["dim"] == 3
     assert sum(found["singular_values"]) == pytest.approx(1)
