@@ -5,9 +5,10 @@ from glocal.api.encoders import embed, evaluate, export, load, load_method
 from glocal.api.language import ask, curate
 from glocal.api.masks import adapt
 from glocal.api.retrieval import index, search
+from glocal.api.sequences import phases
 from glocal.api.training import compare, pretrain
 
 __all__ = [
     "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "index", "load", "load_method",
-    "predict", "pretrain", "search",
+    "phases", "predict", "pretrain", "search",
 ]  # fmt: skip
