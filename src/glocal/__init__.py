@@ -1,8 +1,8 @@
 """Glocal: learn the whole and the parts of images, without labels.
 
 `pretrain`, `adapt`, `finetune`, `predict`, `evaluate`, `embed`, `export`, `compare`, `generate`, `inspire`, `index`,
-`search`, `curate` and `ask` are the functions behind the commands of the same names; `load` and `load_method` open what
-was trained. They are loaded on first use, so that `import glocal` stays fast.
+`search`, `phases`, `curate` and `ask` are the functions behind the commands of the same names; `load` and `load_method`
+open what was trained. They are loaded on first use, so that `import glocal` stays fast.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         inspire,
         load,
         load_method,
+        phases,
         predict,
         pretrain,
         search,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "generate", "index", "inspire",
-    "load", "load_method", "predict", "pretrain", "search",
+    "load", "load_method", "phases", "predict", "pretrain", "search",
 ]  # fmt: skip
 __version__ = "0.1.0.dev0"
 

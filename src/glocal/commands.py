@@ -181,6 +181,14 @@ def show_matches(matches: list[Any]) -> None:
         print(f"{match.score:.3f}  {match.key}{place}")
 
 
+def show_phases(found: dict[str, Any]) -> None:
+    """Print the phases of a video, a line each, and how right they are."""
+    for name, first, end in found["stretches"]:
+        print(f"{first:>7} to {end - 1:<7} {name}")
+    for name in found.keys() - {"frames", "stretches"}:
+        print(f"{name:<12} {found[name]:.3f}")
+
+
 def show_reply(reply: dict[str, Any]) -> None:
     """Print an answer, why, and the frames that show it."""
     print(f"{reply['answer']}\nwhy: {reply['justification']}\nframes: {', '.join(reply['frames']) or 'none named'}")
@@ -211,6 +219,7 @@ COMMANDS = {
     "inspire": Command("make", api.inspire, "runs/NAME --like photo.jpg --encoder runs/a --out inspired/"),
     "index": Command("find", api.index, "runs/NAME photos/ --dense --out photos.index"),
     "search": Command("find", api.search, "photos.index query.jpg -k 12 --html found.html", show_matches),
+    "phases": Command("find", api.phases, "runs/NAME video/ --marks marks.csv --out phases/", show_phases),
     "curate": Command("ask a model", api.curate, f"runs/NAME labelled/ --kb kb.jsonl {_MODEL} --out curated/"),
     "ask": Command("ask a model", api.ask, f'video/ "When does the car turn left?" {_MODEL}', show_reply),
     "methods": Command("look up", methods),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glocal.diagnostics import check_features, diagnose
-from glocal.diagnostics.collapse import REMEDIES
+from glocal.diagnostics.collapse import BACKGROUND, REMEDIES, within_clips
 from glocal.methods import method_class, method_names
 
 
@@ -91,7 +91,7 @@ def test_only_options_that_the_run_has_are_named():
     (found,) = diagnose(history(ranks=(20, 8, 1.1)))
     assert "--variance-weight" in found.told(RUN | {"variance_weight", "invariance_weight"})
     assert set(re.findall(r"--[a-z-]+", found.told(RUN | {"momentum"}))) == {"--lr", "--momentum"}
-    everything = set(RUN)
+    everything = {*RUN, "max_gap"}
     for name in method_names():
         everything |= {*inspect.signature(method_class(name)).parameters}
     for _, remedies in REMEDIES.values():
@@ -154,3 +154,32 @@ def test_a_loss_that_is_all_variance_has_collapsed_behind_the_projector():
 
 def test_a_loss_that_falls_at_once_and_then_rests_is_no_alarm():
     assert diagnose(history(loss=lambda t: 25 if t < 0.01 else 21.7)) == []
+
+
+def test_variance_within_clips_and_neighbours_by_hand():
+    clip = torch.tensor([3, 3, 5, 5])
+    within, same = within_clips(torch.tensor([[0.0, 1.0], [0.0, -1.0], [10.0, 0.0], [10.0, 0.0]]), clip)
+    assert within == pytest.approx(0.5 / 25)
+    assert same == 1.0
+    assert within_clips(torch.tensor([[0.0, 1.0], [5.0, 0.0], [0.0, 1.0], [5.0, 0.0]]), clip)[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("within", "same", "pixels", "fires"),
+    [
+        (0.005, 1.0, 0.08, True),
+        (0.05, 1.0, 0.08, False),  # frames differ
+        (0.005, 0.5, 0.08, False),  # clips are not told apart
+        (0.005, 1.0, 0.006, False),  # there is little else to see
+    ],
+)
+def test_a_code_of_the_background_is_named_with_what_helps(within, same, pixels, fires):
+    log = history()
+    for line in log[-3:]:
+        line |= {"clips/within": within, "clips/same": same, "clips/pixels": pixels}
+    log[-3]["clips/within"] = 0.001  # what was counts no more
+    found = diagnose(log)
+    assert [each.name for each in found] == [BACKGROUND] * fires
+    if fires:
+        assert "change --objective to reconstruction" in found[0].told({"objective"})
+        assert "--objective" not in found[0].told({"max_gap"})

@@ -7,9 +7,10 @@ from glocal.api.language import ask, curate
 from glocal.api.masks import adapt
 from glocal.api.pictures import inspire
 from glocal.api.retrieval import index, search
+from glocal.api.sequences import phases
 from glocal.api.training import compare, pretrain
 
 __all__ = [
     "adapt", "ask", "compare", "curate", "embed", "evaluate", "export", "finetune", "generate", "index", "inspire",
-    "load", "load_method", "predict", "pretrain", "search",
+    "load", "load_method", "phases", "predict", "pretrain", "search",
 ]  # fmt: skip

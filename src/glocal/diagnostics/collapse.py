@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.evaluation.rank import rankme, spread
@@ -15,11 +17,14 @@ LEAST_SPREAD = 0.01  # below it all features point the same way; a ResNet at ran
 LEAST_RANK = 3.0  # below it features vary along a line or a plane; at random initialisation 20 and more
 LEAST_VARIATION = 0.003  # spread of the locations about their image's mean, below which a map is a constant
 VANISHED = 0.02  # part of its first value below which a loss has vanished: no method's healthy loss gets there
+LEAST_WITHIN = 0.03  # variance of the frames of a clip, as a share of that between clips, below which they are one
+SAME = 0.9  # share of frames nearest to one of their own clip, above which clips are told apart by what stays in them
 FALL = 4.0  # how many times lower than its best the rank must be to be called falling
 
 PAINTING = {"loss/reconstruction", "loss/velocity"}
 """What the log has of methods that make images: features from which they can do that have not collapsed."""
 COMPLETE, DIMENSIONAL, LOCAL = "complete collapse", "dimensional collapse", "local collapse"
+BACKGROUND = "the code is the background"
 REMEDIES: dict[str, tuple[str, tuple[str, ...]]] = {
     COMPLETE: (
         "every image gets the same feature, which satisfies what asks views to agree",
@@ -43,6 +48,14 @@ REMEDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "raise --local-weight",
             "raise --dense-weight",
             "set --output-stride 8 for larger maps",
+        ),
+    ),
+    BACKGROUND: (
+        "what stays the same throughout a clip is predicted best, and what moves in it was forgotten",
+        (
+            "change --objective to reconstruction",
+            "lower --max-gap, if there is one",
+            "take clips whose background changes",
         ),
     ),
     "not finite": (
@@ -106,14 +119,38 @@ def check_features(pooled: Tensor, dense: Tensor | None = None) -> Diagnosis | N
     return None
 
 
+def within_clips(pooled: Tensor, clip: Tensor) -> tuple[float, float]:
+    """How much of the features of frames is of the frame, and how much of the clip.
+
+    Args:
+        pooled: (N, D) features.
+        clip: (N,) int64, which of at least two clips each frame is of.
+
+    Returns:
+        The variance of frames about the mean of their clip over that of the means; the share of frames whose nearest
+        neighbour, by cosine, is of their clip.
+    """
+    x = pooled.double()
+    numbers = clip.unique(return_inverse=True)[1]
+    own = F.one_hot(numbers).double()
+    means = (own.T @ x) / own.sum(0)[:, None]
+    within, between = (x - means[numbers]).square().sum(1).mean(), (means - means.mean(0)).square().sum(1).mean()
+    unit = F.normalize(x - x.mean(0), dim=1)
+    nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).argmax(1)
+    return float(within / between.clamp_min(1e-30)), float((clip[nearest] == clip).double().mean())
+
+
 def diagnose(history: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
     """What the log of a run says is wrong; empty for a healthy one.
 
     Args:
         history: the lines of metrics.jsonl: training lines with "loss" and "loss/<term>", monitor lines with
-            "rank_pooled" and "rank_dense".
+            "rank_pooled" and "rank_dense", and of clips "clips/within" and "clips/same" (`within_clips`) and
+            "clips/pixels", the first of these of plain pixels.
     """
-    checks = (_finite, _progress) if paints(history) else (_finite, _ranks, _embeddings, _progress)
+    checks = (
+        (_finite, _progress, _background) if paints(history) else (_finite, _ranks, _embeddings, _progress, _background)
+    )
     return [found for check in checks if (found := check(history)) is not None]
 
 
@@ -169,6 +206,18 @@ def _embeddings(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
             COMPLETE, f"the variance term is {variance / end:.0%} of the loss, the invariance term {invariance:.1e}"
         )
     return None
+
+
+def _background(history: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
+    """Codes that are one for a whole clip, though its frames differ."""
+    looks = [line for line in history if _is_finite(line.get("clips/within"))]
+    if not looks:
+        return None
+    within, same, pixels = (looks[-1][f"clips/{name}"] for name in ("within", "same", "pixels"))
+    if within >= min(LEAST_WITHIN, pixels / FALL) or same <= SAME:
+        return None
+    seen = f"codes vary {within:.1e} times as much within clips as between them, pixels {pixels:.1e} times"
+    return Diagnosis(BACKGROUND, f"{seen}; {same:.0%} are nearest to one of their own clip")
 
 
 def _term(line: Mapping[str, Any], name: str) -> float:

@@ -39,7 +39,10 @@ class JEPA(nn.Module):
 
     title = "JEPA"
     paper = "Sobal et al. Joint Embedding Predictive Architectures Focus on Slow Features. 2022. arXiv:2211.10831"
-    presets: ClassVar[dict[str, Preset]] = {"paper": lambda batch: {}, "small": lambda batch: {}}
+    presets: ClassVar[dict[str, Preset]] = {
+        "paper": lambda batch: {},
+        "small": lambda batch: {"invariance_weight": 25.0, "variance_weight": 25.0},
+    }
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class JEPA(nn.Module):
             self.head = _decoder(dim, image_size)
         whole = Crop(image_size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0)
         self.recipe = Recipe((whole,) * frames, frames=Frames(frames))
-        self.optimization = Optimization("adamw", lr=1e-3, weight_decay=1e-5)
+        self.optimization = Optimization("adamw", lr=2e-3, weight_decay=1e-5)
 
     def forward(self, batch: Batch) -> Loss:
         codes = torch.stack([f.pooled for f in encode(self.encoder, batch.views, group="size")], 1)  # (B, T, D)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from glocal import random
-from glocal.data import ImageSource, Subset
+from glocal.data import ClipSource, ImageSource, Subset
 from glocal.data.source import Unreadable
-from glocal.diagnostics.collapse import check_features
+from glocal.diagnostics.collapse import check_features, within_clips
 from glocal.evaluation import EvalContext, find_task
+from glocal.evaluation.baseline import Pixels
 from glocal.evaluation.extract import CROP_PCT, stream
 from glocal.evaluation.groups import PerImage
 from glocal.evaluation.knn import knn_predict, nearest_neighbours
@@ -25,6 +26,7 @@ from glocal.training.stopping import Harmed
 IMAGES = 1000  # at most so many training images are looked at
 CELLS = 4  # at most so many different cells of each map enter the rank of dense features
 MORE_CELLS = 16_000  # in all enter a guard's score of them
+CLIPS, FRAMES = 40, 6  # at most so many clips are compared, by so many frames of each
 CROPPED = 300  # of so many images a guard takes two crops, where it has neither labels nor masks
 
 
@@ -50,7 +52,8 @@ class OnlineEval:
     """Online kNN accuracy, where the training images have labels, and effective rank of pooled and dense features.
 
     Looks at a fixed sample of the *training* images only, at their centre crop of `image_size` pixels; a fifth of it is
-    classified by the rest. No test image is seen before training ends.
+    classified by the rest. No test image is seen before training ends. Of clips also how much of the features is of the
+    clip, how much of the frame (`within_clips`).
 
     For a guard, each image is classified by all others: "knn", by its pooled feature, where there are labels; "cells",
     the share of its cells that are given the class of the mask at their place, where there are masks. Without either,
@@ -65,6 +68,8 @@ class OnlineEval:
         chosen = np.sort(random.permutation(len(source), seed, "watch")[:IMAGES])
         self.sample, self.image_size, self.seed, self.guard = Subset(source, chosen), image_size, seed, guard
         self.truth: Tensor | None = None
+        self.clips = _frames_of_clips(source, seed) if isinstance(source, ClipSource) else None
+        self.pixels: float | None = None
         self.options = options
 
     def __call__(self, encoder: nn.Module, epoch: int, *, paints: bool = False) -> Look:
@@ -85,7 +90,21 @@ class OnlineEval:
             bank, queries = held_out(len(labels), self.seed, "watch", labels=labels.numpy())
             predicted = knn_predict(pooled[queries], pooled[bank], labels[bank])
             numbers["knn_top1"] = float((predicted == labels[queries]).float().mean())
+        if self.clips is not None:
+            numbers["clips/within"], numbers["clips/same"] = self.by_clip(encoder)
+            if self.pixels is None:  # the same at every look
+                self.pixels = self.by_clip(Pixels(image_size=self.image_size))[0]
+            numbers["clips/pixels"] = self.pixels
         return Look(numbers, self.scores(encoder, seen) if self.guard else {})
+
+    def by_clip(self, encoder: nn.Module) -> tuple[float, float]:
+        """`within_clips` of the sample of clips."""
+        assert self.clips is not None
+        found = list(stream(encoder, self.clips, image_size=self.image_size, batch_size=64))
+        index = torch.cat([index for index, _ in found])
+        groups: Any = self.clips.groups
+        of = torch.from_numpy(groups["video"].of)[index]
+        return within_clips(torch.cat([features.pooled.float().cpu() for _, features in found]), of)
 
     def features(self, encoder: nn.Module) -> Seen:
         """Features of the sample, dense ones of a few cells of each image."""
@@ -137,6 +156,16 @@ class OnlineEval:
                 classes[row] = table[mask[y, x]]
             self.truth = torch.from_numpy(classes).long()
         return self.truth
+
+
+def _frames_of_clips(source: ClipSource, seed: int) -> Subset | None:
+    """Some frames of some clips, spread evenly over each; None of fewer than two clips."""
+    clips = source.clips()
+    if len(clips) < 2:
+        return None
+    chosen = [clips[k] for k in random.permutation(len(clips), seed, "watch clips")[:CLIPS]]
+    frames = [np.unique(np.linspace(clip.start, clip.stop - 1, FRAMES).astype(int)) for clip in chosen]
+    return Subset(source, np.concatenate(frames))
 
 
 def agree(features: Tensor, labels: Tensor, image: Tensor, most: int, *, k: int = 20, t: float = 0.07) -> Tensor:
