@@ -154,6 +154,7 @@ def test_what_cannot_be_used_is_refused_in_a_line(here):
     with pytest.raises(SystemExit) as ended:
         cli.main(["predict", "ger", "photos/", "--names", "gap.txt"])
     assert ended.value.code == 2
+    raised("no part of --format onnx", lambda: glocal.export("ger", format="onnx", out="x.onnx"))
     codes = json.loads(Path("ger/codes.json").read_text())
     Path("ger/codes.json").write_text(json.dumps({**codes, "codes": codes["codes"][:1]}))
     raised("damaged", lambda: glocal.predict("ger", "photos/"))
