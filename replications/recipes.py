@@ -87,6 +87,8 @@ PROBES: dict[str, int] = {
     "replications.probes:attention": 1,
     "replications.asking:curate": 1,
     "replications.asking:ask": 1,
+    "replications.naming:reco": 1,
+    "replications.naming:ger": 1,
     "replications.adapted:pruned": 1,
     "replications.adapted:masked": 1,
     "replications.extended:classes": 1,

@@ -21,7 +21,7 @@ from glocal.errors import UsageError
 from glocal.evaluation.extract import extract
 from glocal.features import Features
 from glocal.heads.neighbour_fusion import SCALE, NeighbourFusion
-from glocal.language.readers import open_reader
+from glocal.language.readers import Reader, open_reader
 from glocal.losses import contrast_pairs
 from glocal.run import Run
 
@@ -57,14 +57,14 @@ class Names(Ranked):
     centre: Tensor
     index: Tensor
 
-    def __init__(self, dim: int, classes: list[str], text: str | None = None) -> None:
+    def __init__(self, dim: int, classes: list[str], text: str | Reader | None = None) -> None:
         nn.Module.__init__(self)
         if text is None:
             raise UsageError(
                 "--head names needs --text, which reads the captions: a run on texts (glocal pretrain text:PATH), a"
                 " folder with a table and tokenizer.json, or http://127.0.0.1:8000/v1#MODEL"
             )
-        self.classes, self.reader = list(classes), open_reader(text)
+        self.classes, self.reader = list(classes), open_reader(text) if isinstance(text, str) else text
         width = self.reader.dim
         self.standardised = Standardised(dim)
         self.maps = nn.ModuleDict({"image": nn.Linear(dim, width), "text": nn.Linear(width, width, bias=False)})

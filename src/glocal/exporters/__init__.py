@@ -53,6 +53,8 @@ def export_encoder(
     elif format in ("onnx", "torch-export"):
         from glocal.exporters.graph import export_onnx, export_torch
 
+        if hasattr(head, "choose"):
+            raise UsageError(f"what it learnt of names is no part of --format {format}; 'timm' holds the encoder")
         write = export_onnx if format == "onnx" else export_torch
         write(backbone, out, image_size=image_size, native=native, head=head)
     elif format == "safetensors":
