@@ -32,8 +32,10 @@ RECIPES: dict[str, int] = {
     "dino": 3,
     "distill": 1,
     "directclr": 2,
+    "dcgan": 1,
     "flow": 1,
     "irmae": 1,
+    "jepa": 1,
     "loca": 2,
     "mocov3": 2,
     "msn": 2,
@@ -97,6 +99,7 @@ PROBES: dict[str, int] = {
     "replications.generating:flow": 1,
     "replications.generating:painted": 1,
     "replications.probes:knn_at": 1,
+    "replications.verbs:train": 1,
 }
 
 GOLDEN = Path(__file__).parent / "recipes.json"
@@ -127,14 +130,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deepcluster_v2": {"prototypes": 8},
     "deepercluster": {"clusters": 8, "components": 4},
     "flow": {"guide": "own", "clusters": 8},
+    "jepa": {"frames": 3},
+    "vfc": {"frames": 3, "hard": 2, "width": 32},
 }
+CLIPS = {"jepa": "dots:n=48,frames=3,size=32", "vfc": "moving:n=48,frames=3"}
 TRANSFORMERS = ("msn", "loca")
 
 
 def backbone(method: str) -> str:
-    if method == "flow":
-        return "unet_tiny"
-    return "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
+    own = {"flow": "unet_tiny", "dcgan": "strided_small"}
+    return own.get(method) or "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
 
 
 def numbers(method: str) -> dict[str, float]:
@@ -151,7 +156,7 @@ def numbers(method: str) -> dict[str, float]:
             run = Run(Path(folder, "run"))
             options = {**RUN, **OPTIONS.get(method, {}), **method_class(method).needs}
             options |= {"method": method, "backbone": backbone(method)}
-            glocal.pretrain("parts:n=48,size=32", out=str(run), **options)
+            glocal.pretrain(CLIPS.get(method, "parts:n=48,size=32"), out=str(run), **options)
             losses = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
     finally:
         torch.set_num_threads(threads)
