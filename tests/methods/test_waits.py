@@ -86,7 +86,7 @@ def served(crops, **fields) -> Batch:
 
 
 ALIKE = {"co-vicreg", "dclw", "dcl", "nnclr", "seer"}  # whose steps are those of others here, for these questions
-UNFIT = {"dcgan", "vfc"}  # which takes a gradient within its step, for which fakes have no engine; which reads
+UNFIT = {"dcgan", "jepa", "vfc"}  # take a gradient within the step, or are recurrent, which fakes cannot be; read
 
 
 @pytest.mark.parametrize("name", sorted({*method_names("images")} - ALIKE - UNFIT))

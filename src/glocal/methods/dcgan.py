@@ -34,6 +34,9 @@ class DCGAN(nn.Module):
         penalty: γ, weight of the squared gradient of the discriminator at photographs, halved.
     """
 
+    mean: Tensor
+    std: Tensor
+
     title = "DC-GAN"
     paper = (
         "Radford, Metz, Chintala. Unsupervised Representation Learning with Deep Convolutional Generative Adversarial"
@@ -52,6 +55,8 @@ class DCGAN(nn.Module):
                 " strided_small, or take one without"
             )
         self.encoder, self.penalty = backbone, penalty
+        for name in ("mean", "std"):  # of the pixels
+            self.register_buffer(name, torch.tensor(getattr(backbone, name))[:, None, None], persistent=False)
         self.generator = AdversarialGenerator(image_size, latent, width, backbone.dim)
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -61,8 +66,7 @@ class DCGAN(nn.Module):
 
     def forward(self, batch: Batch) -> Loss:
         real = batch.views[0].pixels.detach().requires_grad_()
-        mean, std = (real.new_tensor(each)[:, None, None] for each in (self.encoder.mean, self.encoder.std))
-        fake = (upcast(self.generator(self.draw(real))) - mean) / std
+        fake = (upcast(self.generator(self.draw(real))) - self.mean) / self.std
         with parametrize.cached():
             on_real, on_fake = self.judge(real), self.judge(fake.detach())
             (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)

@@ -113,7 +113,8 @@ class Flow(nn.Module):
         time, noise, told = self.draw(x)
         if cluster is not None:
             cluster = cluster.flatten()
-            self.counts += all_sum(torch.bincount(cluster[cluster >= 0], minlength=self.clusters))
+            seen = torch.zeros_like(self.counts).index_add_(0, cluster.clamp_min(0), (cluster >= 0).long())
+            self.counts += all_sum(seen)
             cluster = cluster.where(told >= self.dropped, -1)
         t = time[:, None, None, None]
         velocity = upcast(self.field((1 - t) * x + t * noise, time, cluster))

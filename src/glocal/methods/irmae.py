@@ -32,6 +32,8 @@ class IRMAE(nn.Module):
     """
 
     moments: Tensor
+    mean: Tensor
+    std: Tensor
 
     title = "IRMAE"
     paper = "Jing, Zbontar, LeCun. Implicit Rank-Minimizing Autoencoder. NeurIPS 2020. arXiv:2010.00679"
@@ -44,6 +46,8 @@ class IRMAE(nn.Module):
         super().__init__()
         backbone.add_code(code, layers)
         self.encoder, self.layers, self.kl = backbone, layers, kl
+        for name in ("mean", "std"):  # of the pixels
+            self.register_buffer(name, torch.tensor(getattr(backbone, name))[:, None, None], persistent=False)
         self.codes = GaussianCodes(code, image_size)
         self.log_variance = nn.Linear(code, code) if kl else None
         # of (1, code): the weight of what was seen, its mean, its products
@@ -61,8 +65,7 @@ class IRMAE(nn.Module):
             divergence = (codes.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
             terms["divergence"] = self.kl * divergence.mean() / x[0].numel()
             codes = codes + (log_variance / 2).exp() * torch.randn_like(codes)
-        mean, std = (x.new_tensor(each)[:, None, None] for each in (self.encoder.mean, self.encoder.std))
-        error = F.mse_loss(upcast(self.codes.decode(codes)), x * std + mean)
+        error = F.mse_loss(upcast(self.codes.decode(codes)), x * self.std + self.mean)
         return Loss.of({"reconstruction": error} | terms)
 
     @torch.no_grad()
