@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -58,6 +59,15 @@ def test_somebody_elses_is_opened_only_where_its_code_is_trusted(tmp_path) -> No
         load_generator(tmp_path)
     z = torch.randn(3, 2)
     assert torch.equal(load_generator(tmp_path, trust_code=True)(z), made(z))
+
+
+def test_nor_does_a_network_inside_import_anything(tmp_path) -> None:
+    save_generator(flow(), tmp_path)
+    about = tmp_path / "generator.json"
+    about.write_text(about.read_text().replace('"unet_tiny"', '"antigravity:fly"'))
+    with pytest.raises(UsageError, match="trust"):
+        load_generator(tmp_path)
+    assert "antigravity" not in sys.modules
 
 
 def test_what_is_not_there_or_damaged_is_said_in_a_line(tmp_path) -> None:

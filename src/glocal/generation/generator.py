@@ -59,7 +59,8 @@ def load_generator(directory: str | Path, *, trust_code: bool = False) -> Any:
         raise UsageError(f"{about} does not say how to build the generator; save it again")
     name, arguments = str(config["name"]), {key: value for key, value in config.items() if key != "name"}
     consent = f"glocal.generation.load_generator({str(directory)!r}, trust_code=True)"
-    refuse_untrusted([name], origin=about, trust_code=trust_code, command=consent)
+    inside = [str(value.get("name")) for value in arguments.values() if isinstance(value, dict)]  # of backbones
+    refuse_untrusted([name, *inside], origin=about, trust_code=trust_code, command=consent)
     build = find("generators", name)
     try:
         generator: Any = build(**arguments)
