@@ -228,8 +228,9 @@ def decoded(arm: str, bank: FeatureBank, test: FeatureBank, seed: int) -> Tensor
 
 def atomic(book: Codebook) -> tuple[np.ndarray, int]:
     """Random codes, of as many pieces as the names have."""
-    codes = np.random.default_rng(0).integers(0, book.size, (2 * COMPOSED, LENGTH))
-    return np.unique(codes, axis=0)[np.random.default_rng(1).permutation(2 * COMPOSED - 100)[:COMPOSED]], book.size
+    draw = np.random.default_rng(0)
+    codes = np.unique(draw.integers(0, book.size, (2 * COMPOSED, LENGTH)), axis=0)
+    return codes[draw.permutation(len(codes))[:COMPOSED]], book.size
 
 
 def caption(book: Codebook) -> tuple[np.ndarray, int]:
