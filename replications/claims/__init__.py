@@ -19,10 +19,11 @@ from replications.claims import (
     shapes,
     transformers,
     vicregl,
+    watching,
 )
 from replications.plan import Claim
 
-HOURS = 56
+HOURS = 62
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -42,4 +43,5 @@ CLAIMS: tuple[Claim, ...] = (
     *adapted.CLAIMS,
     *extended.CLAIMS,
     *architectures.CLAIMS,
+    *watching.CLAIMS,
 )

@@ -32,7 +32,6 @@ SMALL = {  # heads, crops and support that take less time than the backbone; few
     "dino": {"outputs": 64, **CLUSTERS},
     "co-dino": {"outputs": 64, **CLUSTERS},
     "deepcluster_v2": {"prototypes": 8},
-    "jepa": {"frames": 3},
     "loca": {"clusters": 64, "small_crops": 2, "small_size": 32, **CLUSTERS},
     "msn": {"projector": (64, 64, 32), "small_size": 32},
     "nnclr": {"projector": (64, 64, 32), "predictor": (64,), "queue": 64},
@@ -74,7 +73,6 @@ def data(tmp_path_factory) -> str:
 @pytest.mark.parametrize("name", method_names("images"))
 def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, data, tmp_path, monkeypatch) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    data = "dots:n=40,frames=3,size=32" if name == "jepa" else data
     with left_after(3, stopped, monkeypatch):
         glocal.pretrain(data, out=str(whole), checkpoint_steps=3, **settings(name))
     state = weights(whole)

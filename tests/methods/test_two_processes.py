@@ -22,7 +22,6 @@ IMAGES, SIZE = 8, 48
 FEWER: dict[str, dict] = {
     "swav": {"queue": 16, "queue_from": 0.0},
     "nnclr": {"queue": 20},
-    "jepa": {"frames": 3},
     "deepercluster": {"rotate": False},  # each process draws the turns of its own images
 }
 TRANSFORMERS = {"msn", "loca"}  # they drop tokens
