@@ -25,7 +25,7 @@ from glocal.sequences import from_marks, from_prior, segments, similarity
 from replications.worlds import RUN
 
 CLIPS, PROBED = 1000, 300
-BETAS, NEIGHBOURS = (3.0, 10.0, 30.0, 100.0), (0, 5)
+BETAS, NEIGHBOURS, TRUSTS = (3.0, 10.0, 30.0, 100.0), (0, 5), (0.01, 0.03, 0.1, 0.3)
 ACTIONS = 18
 SIZE = 96
 
@@ -70,7 +70,7 @@ def dots(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
 def salads(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy of frames in eight videos of 50Salads, given one random mark a segment, or two labelled videos.
 
-    β and the number of neighbours are chosen on the other two videos of the split, whose marks are random, too.
+    β and the number of neighbours, or the trust in the classifier, are chosen on the other two videos of the split.
 
     Args:
         data: has salads.npz.
@@ -105,11 +105,19 @@ def salads(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
         beta, k = max(grid, key=lambda pair: sum(right(walk(*video, *pair), video[1]) for video in chosen))
         found = [walk(*video, beta, k) for video in judged]
     if arm in ("alone", "few"):
-        train, labels = (np.concatenate([video[part] for video in chosen]) for part in (0, 1))
-        prior = [classified(train, labels, [str(c) for c in range(ACTIONS + 1)], scores) for scores, *_ in judged]
-        links = [similarity(scores, beta=beta, neighbours=k) for scores, *_ in judged]
-        walked = [from_prior(w, q, trust=0.1) for w, q in zip(links, prior, strict=True)]
-        found = [p.argmax(1) for p in (prior if arm == "alone" else walked)]
+        known = [str(action) for action in range(ACTIONS + 1)]
+        (a, of_a, _), (b, of_b, _) = chosen
+        one = [(a, classified(b, of_b, known, a), of_a), (b, classified(a, of_a, known, b), of_b)]  # each by the other
+        pairs = [(beta, trust) for beta in (1.0, *BETAS) for trust in TRUSTS]
+
+        def smoothed(scores: np.ndarray, prior: np.ndarray, beta: float, trust: float) -> np.ndarray:
+            return from_prior(similarity(scores, beta=beta), prior, trust=trust).argmax(1)
+
+        best = max(pairs, key=lambda pair: sum(right(smoothed(x, q, *pair), y) for x, q, y in one))
+        both = np.concatenate([a, b]), np.concatenate([of_a, of_b])
+        prior = [classified(*both, known, scores) for scores, *_ in judged]
+        walked = [smoothed(scores, q, *best) for (scores, *_), q in zip(judged, prior, strict=True)]
+        found = [q.argmax(1) for q in prior] if arm == "alone" else walked
     return {"accuracy": float(np.mean([right(f, truth) for f, (_, truth, _) in zip(found, judged, strict=True)]))}
 
 
