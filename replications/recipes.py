@@ -35,7 +35,6 @@ RECIPES: dict[str, int] = {
     "dcgan": 1,
     "flow": 1,
     "irmae": 1,
-    "jepa": 1,
     "loca": 2,
     "mocov3": 2,
     "msn": 2,
@@ -44,7 +43,6 @@ RECIPES: dict[str, int] = {
     "seer": 2,
     "simclr": 2,
     "swav": 2,
-    "vfc": 1,
     "vicreg": 2,
     "vicregl": 2,
     "replications.variants:NoPredictor": 2,
@@ -91,6 +89,9 @@ PROBES: dict[str, int] = {
     "replications.asking:ask": 1,
     "replications.naming:reco": 1,
     "replications.naming:ger": 1,
+    "replications.watching:dots": 1,
+    "replications.watching:salads": 1,
+    "replications.watching:frames": 1,
     "replications.adapted:pruned": 1,
     "replications.adapted:masked": 1,
     "replications.extended:classes": 1,
@@ -130,10 +131,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deepcluster_v2": {"prototypes": 8},
     "deepercluster": {"clusters": 8, "components": 4},
     "flow": {"guide": "own", "clusters": 8},
-    "jepa": {"frames": 3},
-    "vfc": {"frames": 3, "hard": 2, "width": 32},
 }
-CLIPS = {"jepa": "dots:n=48,frames=3,size=32", "vfc": "moving:n=48,frames=3"}
 TRANSFORMERS = ("msn", "loca")
 
 
@@ -156,7 +154,7 @@ def numbers(method: str) -> dict[str, float]:
             run = Run(Path(folder, "run"))
             options = {**RUN, **OPTIONS.get(method, {}), **method_class(method).needs}
             options |= {"method": method, "backbone": backbone(method)}
-            glocal.pretrain(CLIPS.get(method, "parts:n=48,size=32"), out=str(run), **options)
+            glocal.pretrain("parts:n=48,size=32", out=str(run), **options)
             losses = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
     finally:
         torch.set_num_threads(threads)

@@ -41,7 +41,7 @@ def train(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> di
     negatives = folder / "negatives.csv"
     often = _write_negatives(negatives, world, seed)
     asked = {name: value for name, value in options.items() if name != "still"}
-    told = {"frames": FRAMES, "image_size": SIZE, "seed": seed, "negatives": str(negatives), **MACHINE}
+    told = {"method": "vfc", "frames": FRAMES, "image_size": SIZE, "seed": seed, "negatives": str(negatives), **MACHINE}
     run = glocal.pretrain(world, out=str(folder / "run"), epochs=10_000, **told, **asked)
     method: Any = glocal.load_method(run, trust_code=True)
     test = MovingWorld(TESTED, FRAMES, SIZE, still=still, split="test", seed=seed)

@@ -22,6 +22,7 @@ from replications.claims import (
     transformers,
     verbs,
     vicregl,
+    watching,
 )
 from replications.plan import Claim
 
@@ -48,4 +49,5 @@ CLAIMS: tuple[Claim, ...] = (
     *generating.CLAIMS,
     *architectures.CLAIMS,
     *verbs.CLAIMS,
+    *watching.CLAIMS,
 )

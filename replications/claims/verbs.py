@@ -6,7 +6,7 @@ from replications.claims.arms import more
 from replications.plan import Arm, Claim
 
 RUN = "replications.verbs:train"
-LEARN = {"method": "vfc", "backbone": "test_resnet", "batch_size": 32, "max_steps": 600, "lr": 5e-4}
+LEARN = {"backbone": "test_resnet", "batch_size": 32, "max_steps": 600, "lr": 5e-4}
 PLAIN = {"hard": 0, "verb_weight": 0.0}
 VFC = Claim(
     name="vfc",

@@ -35,14 +35,11 @@ SMALL = {  # heads, crops and support that take less time than the backbone; few
     "deepcluster_v2": {"prototypes": 8},
     "flow": {"guide": "own", "clusters": 8},
     "irmae": {"code": 16},
-    "jepa": {"frames": 3},
     "loca": {"clusters": 64, "small_crops": 2, "small_size": 32, **CLUSTERS},
     "msn": {"projector": (64, 64, 32), "small_size": 32},
     "nnclr": {"projector": (64, 64, 32), "predictor": (64,), "queue": 64},
     "paws": {"support_images": 3},
-    "vfc": {"frames": 3, "hard": 2, "width": 32},
 }
-CLIPS = {"jepa": "dots:n=40,frames=3,size=32", "vfc": "moving:n=40,frames=3"}
 BATCH = 16
 LONGEST = 80
 
@@ -79,7 +76,6 @@ def data(tmp_path_factory) -> str:
 @pytest.mark.parametrize("name", method_names("images"))
 def test_it_trains_at_batch_16_in_bf16_and_resumes_to_the_bit(name, data, tmp_path, monkeypatch) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    data = CLIPS.get(name, data)
     with left_after(3, stopped, monkeypatch):
         glocal.pretrain(data, out=str(whole), checkpoint_steps=3, **settings(name))
     state = weights(whole)

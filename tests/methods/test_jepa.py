@@ -5,17 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
+import glocal
 from glocal.backbones import build_backbone
 from glocal.data import open_source
+from glocal.distributed import rank, world_size
+from glocal.errors import UsageError
+from glocal.heads import sync_batch_norms
 from glocal.methods import JEPA
 from glocal.views import Batch, View, ViewLoader
+from power import left_after
+from processes import on_processes
 
 B, T = 6, 4
 
 
-@pytest.fixture
-def batch():
+def drawn():
     draw = np.random.default_rng(0)
     views = [
         View(torch.from_numpy(draw.standard_normal((B, 3, 28, 28))), torch.eye(2, 3).repeat(B, 1, 1)) for _ in range(T)
@@ -23,9 +29,18 @@ def batch():
     return Batch(views, torch.arange(B), extra={"action": torch.from_numpy(draw.uniform(-1, 1, (B, T, 2)))})
 
 
-def method(objective, **options):
+@pytest.fixture
+def batch():
+    return drawn()
+
+
+def encoder():
     torch.manual_seed(0)
-    made = JEPA(build_backbone("menet5", image_size=28), image_size=28, objective=objective, frames=T, **options)
+    return build_backbone("menet5", image_size=28)
+
+
+def method(objective, **options):
+    made = JEPA(encoder(), image_size=28, objective=objective, frames=T, **options)
     return made.double().eval()
 
 
@@ -112,3 +127,39 @@ def test_the_loader_gives_it_whole_clips_with_their_actions():
         for t, view in enumerate(loaded.views):
             assert np.array_equal(view.pixels[row].permute(1, 2, 0).numpy(), source.draw(first + t))
         assert np.array_equal(loaded.extra["action"][row], source.extra["action"][first : first + T])
+
+
+def one_step():
+    jepa = sync_batch_norms(JEPA(encoder(), image_size=28, frames=T).double())
+    parallel = DistributedDataParallel(jepa) if world_size() > 1 else jepa
+    whole = drawn()
+    mine = torch.arange(B).chunk(world_size())[rank()]
+    views = [View(view.pixels[mine], view.affine[mine]) for view in whole.views]
+    loss = parallel(Batch(views, mine, extra={"action": whole.extra["action"][mine]})).total
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in jepa.named_parameters()}
+
+
+@pytest.mark.distributed("jepa")
+def test_loss_and_gradients_on_two_processes_are_those_of_the_joined_batch():
+    loss, grads = one_step()
+    for theirs, found in on_processes(2, one_step):
+        torch.testing.assert_close(theirs, loss, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found, grads, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["vicreg", "reconstruction"])
+def test_a_run_resumes_to_the_bit(objective, tmp_path, monkeypatch):
+    settings = {"backbone": "menet5", "image_size": 28, "batch_size": 8, "epochs": 2, "workers": 0, "report": False}
+    settings |= {"method": "jepa", "frames": 3, "objective": objective, "quiet": True, "checkpoint_steps": 3}
+    with left_after(3, tmp_path / "stopped", monkeypatch):
+        whole = glocal.pretrain("dots:n=20,frames=3", out=str(tmp_path / "whole"), **settings)
+    glocal.pretrain(resume=str(tmp_path / "stopped"), quiet=True)
+    runs = whole, tmp_path / "stopped"
+    states = [torch.load(run / "checkpoints" / "last.pt", weights_only=True)["method"] for run in runs]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_images_without_clips_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="has no clips: give --fps"):
+        glocal.pretrain("parts:n=40,size=32", method="jepa", backbone="menet5", image_size=32, frames=2)

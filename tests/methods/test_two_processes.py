@@ -19,13 +19,11 @@ from glocal.views import Appearance, Batch, PlainImages, Recipe, ViewLoader
 from processes import on_processes
 
 IMAGES, SIZE = 8, 48
-METHODS = [name for name in method_names("images") if name != "vfc"]  # which reads: see test_vfc
 FEWER: dict[str, dict] = {
     "swav": {"queue": 16, "queue_from": 0.0},
     "nnclr": {"queue": 20},
     "flow": {"guide": "own"},
     "irmae": {"code": 8},
-    "jepa": {"frames": 3},
     "deepercluster": {"rotate": False},  # each process draws the turns of its own images
 }
 BACKBONES = {"msn": "test_vit", "loca": "test_vit"}  # that drop tokens
@@ -102,7 +100,7 @@ def second_step(name):
 
 
 def all_methods():
-    return {name: second_step(name) for name in METHODS}
+    return {name: second_step(name) for name in method_names("images")}
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +109,8 @@ def two():
 
 
 @pytest.mark.slow
-@pytest.mark.distributed(*METHODS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.distributed(*method_names("images"))
+@pytest.mark.parametrize("name", method_names("images"))
 def test_loss_gradients_and_buffers_are_those_of_the_joined_batch(two, name):
     loss, grads, buffers = second_step(name)
     close = lambda ours, theirs, atol=1e-8: torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=atol)

@@ -86,7 +86,7 @@ def served(crops, **fields) -> Batch:
 
 
 ALIKE = {"co-vicreg", "dclw", "dcl", "nnclr", "seer"}  # whose steps are those of others here, for these questions
-UNFIT = {"dcgan", "jepa", "vfc"}  # take a gradient within the step, or are recurrent, which fakes cannot be; read
+UNFIT = {"dcgan"}  # which takes a gradient within its step: fakes have no engine for it
 
 
 @pytest.mark.parametrize("name", sorted({*method_names("images")} - ALIKE - UNFIT))

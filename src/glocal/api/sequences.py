@@ -24,7 +24,7 @@ def phases(
     features: str | None = None,
     truth: str | None = None,
     fps: float | None = None,
-    beta: float = 30.0,
+    beta: float | None = None,
     window: int = 1,
     neighbours: int = 0,
     trust: float = 0.1,
@@ -50,7 +50,7 @@ def phases(
         features: a .npy file (frames, numbers) to walk on in place of an encoder's features.
         truth: a CSV file as `marks` of all frames: how right the answer is.
         fps: frames a second that are taken of films, and were taken of frames without times.
-        beta: how fast links between frames fade with the distance of their features.
+        beta: how fast links between frames fade with the distance of their features; by default 30, with `few` 1.
         window: frames before and after that each is linked with.
         neighbours: frames anywhere in the video, the most similar ones, that each is linked with, too.
         trust: in the classifier against the links.
@@ -74,6 +74,7 @@ def phases(
         raise UsageError("say what is known: --marks FILE.csv, or --few VIDEOS")
     if few is not None and features is not None:
         raise UsageError("--few learns from an encoder's features: leave out --features, or give --marks")
+    beta = (1.0 if few else 30.0) if beta is None else beta
     if not (beta >= 0 and window >= 1 and neighbours >= 0 and trust > 0):
         raise UsageError("--beta and --neighbours are 0 at least, --window is 1 at least, --trust is above 0")
     source = open_video(video, fps)

@@ -39,6 +39,7 @@ class JEPA(nn.Module):
 
     title = "JEPA"
     paper = "Sobal et al. Joint Embedding Predictive Architectures Focus on Slow Features. 2022. arXiv:2211.10831"
+    reads = "clips"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
         "small": lambda batch: {"invariance_weight": 25.0, "variance_weight": 25.0},

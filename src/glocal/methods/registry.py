@@ -36,8 +36,8 @@ _LEFT_OUT: dict[str, Any] = {
 _PRESETS: dict[str, Preset] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 
 
-def method_names(reads: Literal["images", "text"] | None = None) -> list[str]:
-    """The registered methods' names, sorted; of those that read images, or text."""
+def method_names(reads: Literal["images", "clips", "text"] | None = None) -> list[str]:
+    """The registered methods' names, sorted; of those that read images, or clips of them, or text."""
     return [name for name in names("methods") if reads in (None, method_class(name).reads)]
 
 

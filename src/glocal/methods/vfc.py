@@ -37,6 +37,7 @@ class VFC(nn.Module):
     """
 
     title = "VFC"
+    reads = "clips"
     paper = (
         "Momeni, Caron, Nagrani, Zisserman, Schmid. Verbs in Action: Improving Verb Understanding in Video-Language"
         " Models. ICCV 2023. arXiv:2304.06708"

@@ -142,7 +142,7 @@ def build_method(config: PretrainConfig, *, begun: bool = False, tokenizer: str 
         torch.manual_seed(derive(config.seed, "init"))
         options = config.encoder_options | ({"pretrained": False} if begun else {})
         encoder = build_backbone(config.backbone, pool=cls.pool, **options)
-        if encoder.reads != cls.reads:
+        if (encoder.reads == "text") != (cls.reads == "text"):
             fitting = "--backbone text_small" if cls.reads == "text" else "another"
             said = f"{cls.title} learns from {'texts' if cls.reads == 'text' else 'images'}, {config.backbone} reads"
             raise UsageError(f"{said} {encoder.reads}: take {fitting}")
