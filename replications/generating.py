@@ -29,10 +29,10 @@ def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
     """Kernel and Fréchet distance of a flow's samples, and nearest neighbours in its features; CIFAR-10, 16 pixels.
 
     The guide: "vicreg", trained here on the same images; "random", that network untrained; "labels", "own" or "".
-    `steps` of the sampler, beside the usual 16, are tried with half as many images.
+    `steps` of the sampler, beside the usual 16, are tried with a quarter as many images.
     """
     images, size, guide = place(data, "cifar10"), options["image_size"], options["guide"]
-    shared: dict[str, Any] = {**RUN, "image_size": size, "seed": seed}
+    shared: dict[str, Any] = {**RUN, "image_size": size, "seed": seed, "trust_code": True}
     encoder = {"backbone": options["guide_backbone"], "batch_size": 128, "max_steps": options["guide_steps"]}
     if guide == "vicreg":
         guide = str(glocal.pretrain(images, method="vicreg", out=str(folder / "guide"), **encoder, **shared))
@@ -44,14 +44,14 @@ def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
 
     def measured(count: int, *tasks: str, **asked: Any) -> dict[str, Any]:
         told = {"generation": {"images": count, "features": judge(), "guidance": options["guidance"], **asked}}
-        more: dict[str, Any] = {"limit": 5000, "seed": seed, "workers": 0, "device": "cpu"}
+        more: dict[str, Any] = {"trust_code": True, "limit": 5000, "seed": seed, "workers": 0, "device": "cpu"}
         return glocal.evaluate(str(run), images, tasks=["generation", *tasks], task_options=told, **more)
 
     found = measured(options["images"], "knn")
     scores = {name: found["generation"][name] for name in ("kid", "fid", "precision", "recall")}
     scores["knn"] = found["knn"]["top1"]
     for steps in options.get("steps", ()):
-        scores[f"kid at {steps} steps"] = measured(options["images"] // 2, steps=steps)["generation"]["kid"]
+        scores[f"kid at {steps} steps"] = measured(options["images"] // 4, steps=steps)["generation"]["kid"]
     return scores
 
 
