@@ -12,6 +12,7 @@ from replications.claims import (
     contrastive,
     extended,
     fair,
+    inspiring,
     learns,
     low_shot,
     multi_crop,
@@ -42,4 +43,5 @@ CLAIMS: tuple[Claim, ...] = (
     *adapted.CLAIMS,
     *extended.CLAIMS,
     *architectures.CLAIMS,
+    *inspiring.CLAIMS,
 )
