@@ -13,6 +13,7 @@ from replications.claims import (
     extended,
     fair,
     generating,
+    inspiring,
     learns,
     low_shot,
     multi_crop,
@@ -50,4 +51,5 @@ CLAIMS: tuple[Claim, ...] = (
     *architectures.CLAIMS,
     *verbs.CLAIMS,
     *watching.CLAIMS,
+    *inspiring.CLAIMS,
 )
