@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from glocal.methods import method_class
 from replications.cells import stored
 from replications.claims import CLAIMS, HOURS
 from replications.claims.arms import ROBUST
@@ -187,7 +188,7 @@ def methods_page(judged: Mapping[str, list[Judged]]) -> str:
     costs = {name: cost(name) for name in METHODS}
     rows = []
     for name in [*METHODS, *(name for name in parity if name not in METHODS)]:
-        learnt = ["", "needs an option"] * 2
+        learnt = ["", "needs an option" if method_class(name).needs else "claims of its own"] * 2
         if name in METHODS:
             claim = next(claim for claim in CLAIMS if claim.name == f"learns-{name}")
             found, by_score = results(claim)[name], {j.statement.score: j for j in judged[claim.name]}

@@ -24,6 +24,7 @@ RECIPES: dict[str, int] = {
     "co-dino": 3,
     "co-mocov3": 2,
     "co-vicreg": 2,
+    "dcgan": 1,
     "dcl": 2,
     "dclw": 2,
     "deepcluster": 1,
@@ -32,6 +33,8 @@ RECIPES: dict[str, int] = {
     "dino": 3,
     "distill": 1,
     "directclr": 2,
+    "flow": 1,
+    "irmae": 1,
     "loca": 2,
     "mocov3": 2,
     "msn": 2,
@@ -82,12 +85,17 @@ PROBES: dict[str, int] = {
     "replications.probes:few": 1,
     "replications.probes:frequent": 1,
     "replications.probes:attention": 1,
+    "replications.aligned:graph": 1,
     "replications.asking:curate": 1,
     "replications.asking:ask": 1,
     "replications.adapted:pruned": 1,
     "replications.adapted:masked": 1,
     "replications.extended:classes": 1,
     "replications.extended:keypoints": 1,
+    "replications.generating:codes": 1,
+    "replications.generating:flow": 1,
+    "replications.generating:painted": 1,
+    "replications.inspiring:inspire": 1,
     "replications.probes:knn_at": 1,
 }
 
@@ -118,11 +126,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deepcluster": {"clusters": 8, "components": 4},
     "deepcluster_v2": {"prototypes": 8},
     "deepercluster": {"clusters": 8, "components": 4},
+    "flow": {"guide": "own", "clusters": 8},
 }
 TRANSFORMERS = ("msn", "loca")
 
 
 def backbone(method: str) -> str:
+    if method in (others := {"flow": "unet_tiny", "dcgan": "strided_small"}):
+        return others[method]
     return "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
 
 

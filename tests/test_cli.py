@@ -123,6 +123,18 @@ MISTAKES = [
     ("pretrain --config {}/gone.yaml", "gone.yaml"),
     ("pretrain --resume {}/gone", "gone"),
     ("pretrain --resume {}/notrun", "config.yaml"),
+    ("pretrain {}/few --batch-size 4 --method flow", "test_resnet gives no velocity: take --backbone unet_tiny"),
+    ("pretrain {}/few --batch-size 4 --method flow --image-size 20 --backbone unet_tiny", "a multiple of 8"),
+    (
+        "pretrain {}/few --batch-size 4 --method flow --image-size 32 --guide timm:test_vit:random"
+        " --backbone unet_tiny",
+        "--clusters 50 of 6 images",
+    ),
+    ("pretrain {}/few --batch-size 4 --image-size 32 --method flow --guide labels --backbone unet_tiny", "have none"),
+    ("pretrain {}/few --batch-size 4 --image-size 32 --method flow --guide gone --backbone unet_tiny", "--guide gone"),
+    ("generate {}/gone --out {}/grid.png", "does not exist"),
+    ("generate {}/run --out {}/grid.png", "makes no images"),
+    ("evaluate timm:test_resnet:random --data {}/few --tasks generation", "makes no images"),
     ("evaluate {}/gone --data {}/few --tasks knn", "gone"),
     ("evaluate timm:resnet19 --data {}/few", "resnet18"),
     ("evaluate timm:resnet18:random --data {}/few --tasks knnn", "knn"),

@@ -12,6 +12,7 @@ from replications.claims import (
     contrastive,
     extended,
     fair,
+    generating,
     inspiring,
     learns,
     low_shot,
@@ -23,7 +24,7 @@ from replications.claims import (
 )
 from replications.plan import Claim
 
-HOURS = 56
+HOURS = 62
 """Processor hours that all claims may take together, but for the pilots."""
 CLAIMS: tuple[Claim, ...] = (
     *vicregl.CLAIMS[:1],
@@ -42,6 +43,7 @@ CLAIMS: tuple[Claim, ...] = (
     *shapes.CLAIMS,
     *adapted.CLAIMS,
     *extended.CLAIMS,
+    *generating.CLAIMS,
     *architectures.CLAIMS,
     *inspiring.CLAIMS,
 )

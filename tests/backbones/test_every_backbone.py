@@ -33,6 +33,8 @@ OURS = [
     "flexivit_tiny",
     "vit22b_tiny",
     "navit_tiny",
+    "unet_tiny",
+    "conv_coder",
 ]
 TIMMS = [
     "xcit_nano_12_p8_224",
@@ -137,7 +139,8 @@ def test_gradients_reach_every_parameter(encoder):
         name for name, p in encoder.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().max())
     ]
     assert {f"encoder.{name}" for name in still} == set(idle)
-    assert all("model.head" in name or "classifier" in name for name in idle)  # beyond the pooling
+    beyond = re.compile(r"model\.head|classifier|model\.(up|norm|out)\.")  # the pooling; a U-Net's middle
+    assert all(beyond.search(name) for name in idle)
 
 
 @pytest.mark.parametrize("name", CAPTURED)

@@ -78,7 +78,8 @@ class UNet(nn.Module):
             self.up.append(Block(width + wide, wide, embedding))
             width = wide
         self.norm, self.out = nn.GroupNorm(8, width), nn.Conv2d(width, 3, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
         self.head = ClassifierHead(widths[-1], num_classes)
         self.feature_info = [{"num_chs": widths[-1], "reduction": self.stride, "module": "middle"}]
         self.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}

@@ -5,15 +5,11 @@ from torch import Tensor
 
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.rank import rankme, spectrum
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_positions
 
 ROWS = 1024
-
-
-def effective_dimension(values: Tensor) -> float:
-    """exp of the entropy of non-negative values (D,) divided by their sum: D where they are equal, 1 where one is."""
-    return float(torch.special.entr(values / values.sum()).sum().exp())
 
 
 def neighbour_distances(x: Tensor, k: int) -> Tensor:
@@ -42,7 +38,7 @@ def likeliest(distances: Tensor) -> float:
     Levina and Bickel 2004, with the mean over points of the inverse (MacKay and Ghahramani 2005).
     """
     k = distances.shape[1]
-    inverse = (distances[:, -1:] / distances[:, :-1]).log().sum(1) / (k - 2)
+    inverse = (distances[:, -1:] / distances[:, :-1]).log().sum(1) / (k - 1)
     return float(1 / inverse.mean())
 
 
@@ -50,8 +46,8 @@ def likeliest(distances: Tensor) -> float:
     on_request=True,
     title="Dimension",
     words={
-        "effective": "effective dimension, by variances",
-        "above_1_percent": "directions with over 1% of the largest variance",
+        "effective": "effective rank",
+        "directions": "directions with over 1% of the largest variance",
         "two_nn": "intrinsic dimension, by two nearest neighbours",
         "mle": "intrinsic dimension, by likelihood",
     },
@@ -59,28 +55,28 @@ def likeliest(distances: Tensor) -> float:
 def dimension(context: EvalContext, *, images: int = 5000, k: int = 20) -> dict:
     """In how many dimensions pooled features vary. No labels needed.
 
-    The singular values of their covariance say in how many directions (exp of their entropy, and how many are above 1%
-    of the largest); distances to the k nearest neighbours say of how many dimensions the surface is on which they lie,
-    however it is bent: at most as many. Of at most `images` training images.
+    The singular values of the centred features say in how many directions: exp of their entropy (`rankme`), and how
+    many have over 1% of the largest variance. Distances to the k nearest neighbours say of how many dimensions the
+    surface is on which they lie, however it is bent: at most as many. Of at most `images` training images.
 
     Returns:
-        effective; above_1_percent; two_nn; mle; dim, all there are; images; singular_values, the largest 64, as shares
-        of their sum.
+        effective; directions; two_nn; mle; dim, all there are; images; singular_values, the largest 64, as shares of
+        their sum.
     """
     pooled = context.bank("train").pooled
     x = pooled[torch.from_numpy(spread_positions(len(pooled), images))].double()
     if len(x) <= max(k, 3) + 1:
         raise UsageError(f"dimension looks at {k} neighbours of each image; {len(x)} images are too few")
-    values = torch.linalg.svdvals(x - x.mean(0)).square() / (len(x) - 1)
+    values = spectrum(x, centred=True)
     near = neighbour_distances(x, max(k, 3))
     if len(near) < 10 or not values.sum() > 0:
         raise UsageError("dimension: the features of nearly all images are the same")
     return {
-        "effective": effective_dimension(values),
-        "above_1_percent": float((values > 0.01 * values[0]).sum()),
+        "effective": rankme(x, centred=True),
+        "directions": float((values > 0.1 * values[0]).sum()),
         "two_nn": two_nearest(near),
         "mle": likeliest(near),
         "dim": x.shape[1],
         "images": len(x),
-        "singular_values": (values / values.sum())[:64].tolist(),
+        "singular_values": values[:64].tolist(),
     }

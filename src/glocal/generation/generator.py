@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from glocal.backbones.weights import read_weights
 from glocal.errors import UsageError
 from glocal.plugins import GUIDE, find, refuse_untrusted
 from glocal.run import Run, read_json, write_atomically, write_json
@@ -62,10 +63,10 @@ def load_generator(directory: str | Path, *, trust_code: bool = False) -> Any:
     build = find("generators", name)
     try:
         generator: Any = build(**arguments)
-        generator.load_state_dict(load_file(weights))
+        generator.load_state_dict(read_weights(weights))
     except AttributeError as error:
         raise UsageError(f"generator '{name}' is no nn.Module: {error} ({GUIDE})") from error
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{weights} or {about} is damaged ({reason}); save the generator again") from error
     return generator.eval()

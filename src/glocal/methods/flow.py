@@ -10,6 +10,7 @@ from glocal.backbones import Backbone
 from glocal.backbones.unet import FEATURE_TIME
 from glocal.backbones.velocity import FlowSampler, VelocityField
 from glocal.clustering import kmeans
+from glocal.data.source import ImageSource
 from glocal.distributed import all_sum
 from glocal.errors import UsageError
 from glocal.heads.clusters import OwnClusters
@@ -83,27 +84,29 @@ class Flow(nn.Module):
         self.recipe = Recipe((plain, plain.but(scale=(0.4, 1.0))) if self.own else (plain,))
         self.optimization = Optimization("adamw", lr=1e-3, weight_decay=0.0, warmup_epochs=1.0, clip=1.0)
 
-    def before_epoch(self, bank: PlainImages) -> EpochPlan:
-        """Cluster the guide's features, or read the labels, once."""
-        if bank.plan is not None or not (self.guide or self.labels):
-            return bank.plan or EpochPlan()
-        if self.guide:
-            ids, features = bank_features(self, bank, lambda pixels: self.guide(pixels).pooled)  # type: ignore[misc]
-            seed = derive(bank.seed, "guide")
-            unit = F.normalize(features.float(), dim=1)
-            found = kmeans(unit, self.clusters, seed=seed, spherical=True, device=bank.device).assignment
-        else:
-            read = [(batch.index.cpu(), batch.label) for batch in bank]
-            if any(label is None for _, label in read):
+    def check(self, source: ImageSource) -> None:
+        """Refuse images that are fewer than the clusters, or that lack the labels."""
+        if self.labels:
+            if source.labels is None:
                 raise UsageError("--guide labels: these images have none; give --guide own, or an encoder")
-            ids, found = (torch.cat([part.cpu() for part in parts]) for parts in zip(*read, strict=True))
-        targets = for_all(ids, found, len(bank))
-        if int(targets.max()) >= self.clusters:
-            raise UsageError(f"--guide labels: there are {int(targets.max()) + 1} classes; give --clusters so many")
-        return EpochPlan(targets=targets[None])
+            if (classes := int(source.labels.max()) + 1) > self.clusters:
+                raise UsageError(f"--guide labels: there are {classes} classes; give --clusters {classes}")
+        if self.guide and self.clusters > len(source):
+            raise UsageError(f"--clusters {self.clusters} of {len(source)} images: choose fewer clusters")
+
+    def before_epoch(self, bank: PlainImages) -> EpochPlan:
+        """Cluster the guide's features, once."""
+        if bank.plan is not None or self.guide is None:
+            return bank.plan or EpochPlan()
+        guide, seed = self.guide, derive(bank.seed, "guide")
+        ids, features = bank_features(self, bank, lambda pixels: guide(pixels).pooled)
+        unit = F.normalize(features.float(), dim=1)
+        found = kmeans(unit, self.clusters, seed=seed, spherical=True, device=bank.device)
+        return EpochPlan(targets=for_all(ids, found.assignment, len(bank))[None])
 
     def forward(self, batch: Batch) -> Loss:
-        x, cluster, terms = batch.views[0].pixels, batch.target, {}
+        x, terms = batch.views[0].pixels, {}
+        cluster = batch.label if self.labels else batch.target
         if self.own:
             cluster, loss = self.own(*(self.features(view.pixels) for view in batch.views))
             terms["clusters"] = 0.1 * loss

@@ -19,10 +19,10 @@ class IRMAE(nn.Module):
     """A decoder paints the image again from a code; linear layers before it, of no use to that, keep codes simple.
 
     Gradient descent on a product of matrices finds one of low rank; in the end the product is one matrix, and the
-    encoder's pooled features are the codes. Needs: a decoder of its own, one view, any batch, images of 16 to 64
-    pixels. Choose it to see in how many ways images differ (`glocal evaluate --tasks dimension`), to draw images, or
-    to go from one to another, and as the baseline of reconstruction. Expect blurred images, and, without augmentation,
-    features worse than those of methods that compare views.
+    encoder's pooled features are the codes. Needs: one view, any batch, images of 16 to 64 pixels; the paper's encoder,
+    `conv_coder`, which it takes by itself, or any other whose last map is of a cell or a few. Choose it to see in how
+    many ways images differ (`glocal evaluate --tasks dimension`), to draw images, or to go from one to another, and as
+    the baseline of reconstruction. Expect blurred images, and features worse than those of methods that compare views.
 
     Args:
         image_size: side of the images, pixels.
@@ -35,6 +35,7 @@ class IRMAE(nn.Module):
 
     title = "IRMAE"
     paper = "Jing, Zbontar, LeCun. Implicit Rank-Minimizing Autoencoder. NeurIPS 2020. arXiv:2010.00679"
+    backbone = "conv_coder"
     presets: ClassVar[dict[str, Preset]] = {"paper": lambda batch: {}, "small": lambda batch: {}}
 
     def __init__(

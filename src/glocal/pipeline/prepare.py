@@ -52,6 +52,8 @@ def prepare(
     # what is downloaded, is once for a host
     first = first_on_host or begun or config.pretrained is not True
     method = on_each(lambda: build_method(resolved.config, begun=begun), first=first)
+    if hasattr(method, "check"):
+        method.check(source)
     check_fits(method.encoder, method.recipe, resolved.config.patches or ())
     if fabric.world_size > 1:
         sync_batch_norms(method)

@@ -15,8 +15,11 @@ from glocal.devices import find_device
 from glocal.diagnostics import check_features, diagnose, paints
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import baselines as start_and_pixels
+from glocal.evaluation.extract import placed
+from glocal.generation import load_generator
 from glocal.plugins import refuse_untrusted
 from glocal.report import visuals
+from glocal.report.made import ROWS, Made, made_by
 from glocal.report.matches import PhotographMatches, match_photographs
 from glocal.report.records import RunRecord, read_run
 from glocal.report.visuals import Photograph, Spectrum
@@ -38,6 +41,7 @@ class ReportData:
         attention: photographs and, by arm, where its class token looks in them.
         neighbours: queries and, by arm, their nearest photographs.
         matches: arm -> matches in the same photographs.
+        made: images that the run makes, where it does.
         seen: a photograph, and what the encoder sees in it, where `glocal inspire pixels` has looked.
         gallery: how many photographs the neighbours and spectra come from.
         diagnoses: what is wrong with the run and its features.
@@ -53,6 +57,7 @@ class ReportData:
     attention: list[tuple[Photograph, dict[str, Image.Image]]] = field(default_factory=list)
     neighbours: list[tuple[Photograph, dict[str, list[Photograph]]]] = field(default_factory=list)
     matches: dict[str, list[PhotographMatches]] = field(default_factory=dict)
+    made: Made | None = None
     seen: Image.Image | None = None
     gallery: int = 0
     diagnoses: list[str] = field(default_factory=list)
@@ -76,6 +81,11 @@ def gather(
     if report.encoder is not None and report.source is not None:
         others = start_and_pixels(report.encoder, seed=run.config.get("seed") or 0) if baselines else {}
         _pictures(report, report.encoder, {"encoder": report.encoder, **others}, report.source)
+        if Run(run.path).has_generator:
+            generator = load_generator(run.path, trust_code=trust_code)
+            order = visuals.choose(report.source, 2 * ROWS)
+            with placed(report.encoder, "cpu") as encoder:
+                report.made = made_by(generator, encoder, visuals.load(report.source, order, encoder.image_size))
     return report
 
 
