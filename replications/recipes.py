@@ -24,6 +24,7 @@ RECIPES: dict[str, int] = {
     "co-dino": 3,
     "co-mocov3": 2,
     "co-vicreg": 2,
+    "dcgan": 1,
     "dcl": 2,
     "dclw": 2,
     "deepcluster": 1,
@@ -85,6 +86,7 @@ PROBES: dict[str, int] = {
     "replications.probes:few": 1,
     "replications.probes:frequent": 1,
     "replications.probes:attention": 1,
+    "replications.aligned:graph": 1,
     "replications.asking:curate": 1,
     "replications.asking:ask": 1,
     "replications.naming:reco": 1,
@@ -99,6 +101,7 @@ PROBES: dict[str, int] = {
     "replications.generating:codes": 1,
     "replications.generating:flow": 1,
     "replications.generating:painted": 1,
+    "replications.inspiring:inspire": 1,
     "replications.probes:knn_at": 1,
     "replications.verbs:train": 1,
 }
