@@ -24,7 +24,6 @@ RECIPES: dict[str, int] = {
     "co-dino": 3,
     "co-mocov3": 2,
     "co-vicreg": 2,
-    "dcgan": 1,
     "dcl": 2,
     "dclw": 2,
     "deepcluster": 1,

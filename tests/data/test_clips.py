@@ -16,6 +16,7 @@ from glocal.data.source import fingerprint
 from glocal.data.video import VideoSource
 from glocal.errors import UsageError
 from glocal.evaluation.evaluate import open_splits
+from glocal.views import Crop, PixelCache
 
 
 def film(path, frames, *, fps=10, gop=5):
@@ -181,3 +182,30 @@ def test_collections_one_after_the_other_keep_what_they_are(films, tmp_path):
     assert isinstance(both, ClipSource)
     assert [len(clip) for clip in both.clips()] == [4, 4, 4, 3]
     assert isinstance(open_source([clips[0], str(tmp_path / "more")]), ConcatSource)
+
+
+def test_a_playlist_that_names_other_files_is_no_film(films):
+    (films / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n0.mp4\n#EXT-X-ENDLIST\n")
+    (films / "more.avi").write_text("ffconcat version 1.0\nfile 0.mp4\n")
+    source = open_source(f"clips:{films}")
+    assert len(source.clips()) == 3
+    assert "list.mp4" in source.note
+    assert "more.avi" in source.note
+
+
+def test_films_are_decoded_once_for_all_epochs(films, tmp_path, monkeypatch):
+    source = open_source(f"clips:2:{films}")
+    assert source.in_order
+    cache = PixelCache(source, [Crop(16, scale=(1, 1))], tmp_path / "cache")
+    cache.fill()
+    expected = [cache.read(i)[0] for i in range(len(source))]
+    monkeypatch.setattr(VideoSource, "_decode", lambda self, i: pytest.fail("decoded again"))
+    again = PixelCache(open_source(f"clips:2:{films}"), [Crop(16, scale=(1, 1))], tmp_path / "cache")
+    assert all(np.array_equal(again.read(i)[0], pixels) for i, pixels in enumerate(expected))
+
+
+def test_a_folder_of_films_is_measured_by_video(films):
+    splits = open_splits(str(films), split_by="video")
+    assert len(splits.test) == 4
+    with pytest.raises(UsageError, match=r"all images of 0.mp4 are of one video"):
+        open_splits(f"clips:{films / '0.mp4'}", split_by="video")

@@ -21,6 +21,9 @@ FILMS = frozenset("." + kind for kind in _KINDS.split(" "))
 PATIENCE = 60.0
 """Seconds that looking through a film may take, and a second more for each of its 20 MB; a third of it for a frame."""
 
+_SAFELY = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg"}
+"""No playlists, which may name other files, or hosts."""
+
 _reading = threading.local()  # one film at a time is kept open: its path, process, last frame and the frames to come
 
 
@@ -47,7 +50,7 @@ class VideoSource(ImageSource):
         given_up = time.monotonic() + PATIENCE + os.path.getsize(self.path) / 20e6
         at, keys = set(), set()
         try:
-            with av.open(str(self.path)) as film:
+            with av.open(str(self.path), options=_SAFELY) as film:
                 stream = film.streams.video[0]
                 self._size = stream.codec_context.width, stream.codec_context.height
                 self._unit = Fraction(stream.time_base or 1)
@@ -114,7 +117,7 @@ class VideoSource(ImageSource):
         between = last is not None and bool(((self._keys > last) & (self._keys <= wanted)).any())
         if last is None or last >= wanted or between:
             _close()
-            _reading.film = _av().open(str(self.path))
+            _reading.film = _av().open(str(self.path), options=_SAFELY)
             stream = _reading.film.streams.video[0]
             _reading.film.seek(wanted, stream=stream)
             _reading.of, _reading.frames = here, _reading.film.decode(stream)

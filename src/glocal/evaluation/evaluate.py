@@ -58,9 +58,9 @@ def open_splits(data: Any, seed: int = 0, split_by: str | None = None) -> Splits
         return Splits(texts, texts, "all texts")
     data = listed(data)
     if split_by is not None:
+        if split_by == "video" and isinstance(data, Listing) and data.groups is None:
+            data = as_clips(data.root)
         everything = open_source(data, split="all")
-        if split_by == "video" and "video" not in (everything.groups or {}) and isinstance(data, Listing):
-            everything = open_source(as_clips(data.root), split="all")
         return Splits(
             *by_groups(everything, split_by, 0.2, seed), f"held-out fifth, whole groups by {split_by} (seed {seed})"
         )
