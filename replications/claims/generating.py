@@ -47,7 +47,7 @@ SAMPLES = Claim(
         painted("painted-plain", layers=0),
         painted("painted-vae", layers=0, kl=0.01),
     ),
-    seeds=FIVE,
+    seeds=(1, 2, 3),
     minutes=7,
     paper="Jing, Zbontar, LeCun. Implicit rank-minimizing autoencoder. 2020",
     text="Images from a Gaussian fitted to IRMAE's codes are nearer to real ones, by Frechet's distance, than those of"
@@ -75,7 +75,7 @@ GUIDED = Claim(
     name="guided",
     world="own",
     arms=(flow("vicreg", steps=(4, 8, 32)), flow(""), flow("random"), flow("labels", clusters=10), flow("own")),
-    seeds=FIVE,
+    seeds=(1, 2, 3),
     minutes=10,
     paper="Hu et al. Guided diffusion from self-supervised diffusion features. 2023",
     text="Clusters of an encoder trained without labels (VICReg, 50 of them) guide a flow to images nearer to real"

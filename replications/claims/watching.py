@@ -31,7 +31,7 @@ JEPA = Claim(
         *(dots("random", noise) for noise in WEIGHTS),
     ),
     seeds=THREE,
-    minutes=9,
+    minutes=6,
     paper="Sobal et al. JEPA focuses on slow features. 2022",
     text="Where noise changes in each frame JEPA finds the dot as well as reconstruction; where it stays throughout a"
     " clip JEPA encodes the noise and forgets the dot. 1,000 clips of 17 frames, 450 steps of 64.",
@@ -98,7 +98,7 @@ ENDOSCOPY = Claim(
     name="endoscopy",
     world="own",
     arms=(*(frames(*pair) for pair in PAIRS), frames("camvid-frames", "released")),
-    seeds=FIVE,
+    seeds=THREE,
     minutes=8,
     paper="Hirsch et al. MSN for endoscopic video analysis. 2023",
     text="After MSN on the unlabelled frames, half of the labels are worth as much as all of them on the same start"
