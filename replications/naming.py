@@ -215,8 +215,9 @@ def decoded(arm: str, bank: FeatureBank, test: FeatureBank, seed: int) -> Tensor
     assert bank.labels is not None
     head = Codes(bank.dense.shape[1], NAMES)
     if arm != "ald":
-        head.codes, size = CODES[arm](head.book)
-        head.decoder, head.trie = Decoder(bank.dense.shape[1], size, head.codes.shape[1]), Trie.of(head.codes)
+        codes, size = CODES[arm](head.book)
+        head.codes, head.trie = torch.from_numpy(codes), Trie.of(codes)
+        head.decoder = Decoder(bank.dense.shape[1], size, codes.shape[1])
     some = np.arange(0, len(bank.labels), 4)
     head.begin(head.looked_at(of(bank, some)), Composed(1, SIDE, split="train", seed=seed), torch.empty(0))
     taught(head, lambda rows: of(bank, rows), bank.labels, seed, DECODED)

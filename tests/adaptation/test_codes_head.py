@@ -90,7 +90,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_each_piece():
     model, target = head(), torch.tensor([2, 0, 1])
     each, classes = model.losses(model(features()), target, None)
     assert classes is target
-    codes = torch.from_numpy(model.codes)[target]
+    codes = model.codes[target]
     logits = model.decoder(model.decoder.seen(features()), codes[:, None, :3])[:, 0].double()
     size = logits.shape[-1]
     wanted = F.one_hot(codes, size).double() * (1 - SMOOTHING) + SMOOTHING / size

@@ -67,8 +67,8 @@ class Codebook:
             rarest = sorted(pieces, key=amounts.__getitem__)[:LENGTH]
             first = rarest[: LENGTH - 1]
             code = _number([*first, *[end] * (LENGTH - len(first))], self.size)
-            if code in taken:
-                code = _number(rarest, self.size) if len(rarest) == LENGTH else code
+            if code in taken and len(rarest) == LENGTH:
+                code = _number(rarest, self.size)
             if code in taken:
                 code = _free(code, taken, free, self.size)
             taken.add(code)
@@ -92,18 +92,14 @@ class Codebook:
         path = existing(Path(path))
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(
-                list(map(str, said["names"])), np.array(said["codes"], np.int64), said["size"], said["tokenizer"]
-            )
-            if found.codes.shape != (len(found.names), LENGTH) or len(np.unique(found.codes, axis=0)) < len(
-                found.names
-            ):
+            names, codes, size = list(map(str, said["names"])), np.array(said["codes"], np.int64), int(said["size"])
+            if codes.shape != (len(names), LENGTH) or len(np.unique(codes, axis=0)) < len(names):
                 raise ValueError("not a code of its own for each name")
-            if not ((found.codes >= 0) & (found.codes < found.size)).all():
+            if not ((codes >= 0) & (codes < size)).all():
                 raise ValueError("a word piece that is not there")
+            return cls(names, codes, size, str(said["tokenizer"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"{path} holds no codes, or damaged ones ({error}); fine-tune again") from error
-        return found
 
 
 class Trie(NamedTuple):

@@ -130,8 +130,8 @@ class Codes(Ranked):
     def choose(self, names: list[str]) -> None:
         """Answer with one of these names from now on; new ones get codes, all others keep theirs."""
         self.classes, self.book = list(names), self.book.extended(names)
-        self.codes = self.book.codes[self.book.rows(names)]
-        self.trie = Trie.of(self.codes)
+        codes = self.book.codes[self.book.rows(names)]
+        self.codes, self.trie = torch.from_numpy(codes), Trie.of(codes)
 
     def keep(self, run: Run) -> None:
         """Write the codes into the run's folder."""
@@ -156,9 +156,10 @@ class Codes(Ranked):
 
     def losses(self, logits: Tensor, target: Tensor, looks: Any) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the code of each image, a mean over its pieces (B,), and its class (B,)."""
-        codes = torch.from_numpy(self.codes)[target.cpu()].to(logits.device)[:, None]
-        found = self.decoder(logits, codes[..., :-1])[:, 0].float()
-        each = F.cross_entropy(found.mT, codes[:, 0], reduction="none", label_smoothing=SMOOTHING)
+        self.codes = self.codes.to(target.device)
+        codes = self.codes[target]
+        found = self.decoder(logits, codes[:, None, :-1])[:, 0].float()
+        each = F.cross_entropy(found.mT, codes, reduction="none", label_smoothing=SMOOTHING)
         return each.mean(1), target
 
     def answer(self, logits: Tensor, size: tuple[int, int], looks: Any) -> np.ndarray:
