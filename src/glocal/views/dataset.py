@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any, Self
 
 import numpy as np
@@ -72,14 +73,14 @@ class Packed:
             rows = self.pixels.view(sum(image.numel() for image, *_ in layouts), -1)
             parts = rows.split([image.numel() for image, *_ in layouts])
             pixels += [Sequences(x.view(*of[0].shape, -1), *of) for x, of in zip(parts, layouts, strict=True)]
-        views = [View(of, torch.from_numpy(affine)) for of, affine in zip(pixels, self.affine, strict=True)]
-        for view, time in zip(views, () if self.time is None else self.time, strict=False):
-            view.time = torch.from_numpy(time)
+        times = repeat(None) if self.time is None else map(torch.from_numpy, self.time)
+        parts_of = zip(pixels, map(torch.from_numpy, self.affine), times, strict=False)
+        views = [View(of, affine, time=time) for of, affine, time in parts_of]
         index, key = torch.from_numpy(self.key % AGAIN), torch.from_numpy(self.key)
         label = None if self.label is None else torch.from_numpy(self.label)
-        told: dict[str, Any] = {"skipped": self.skipped, "passed": self.passed, "shrunk": self.shrunk}
-        told["extra"] = {name: torch.from_numpy(values) for name, values in self.extra.items()}
-        return Batch(views, index, label, key=key, **told)
+        told: dict[str, Any] = {"skipped": self.skipped, "passed": self.passed, "shrunk": self.shrunk, "key": key}
+        extra = {name: torch.from_numpy(values) for name, values in self.extra.items()}
+        return Batch(views, index, label, extra=extra, **told)
 
     def pin_memory(self) -> Self:
         """For DataLoader: page-locked pixels copy to the GPU without waiting."""
@@ -166,7 +167,9 @@ class Samples(Dataset):
         key, stream = wanted, isinstance(self.source, Stream)
         for attempt in range(ATTEMPTS):
             try:
-                return key, *self._views(self._parts(key, epoch), draws)
+                sample, number = key % AGAIN, len(self.recipe.views)
+                parts = self.moments.parts(sample, epoch, key, number) if self.moments else {sample: [*range(number)]}
+                return key, *self._views(parts, draws)
             except Unreadable as error:
                 why, frame = error.args
                 skipped.append((self.source.key(key) if stream else frame, why))
@@ -179,17 +182,6 @@ class Samples(Dataset):
         what = f"{ATTEMPTS} images in a row of {self.source.name} cannot be read, the last being"
         raise UsageError(f"{what} {last} ({reason}): check that these are images and complete")
 
-    def _parts(self, key: int, epoch: int) -> dict[int, list[int]]:
-        """Of each image of a sample, which views are of it: it is decoded once."""
-        number, sample = range(len(self.recipe.views)), key % AGAIN
-        if self.moments is None:
-            return {sample: [*number]}
-        parts: dict[int, list[int]] = {}
-        frames = self.moments.of(sample, epoch, key).tolist()
-        for view in number:
-            parts.setdefault(frames[view % len(frames)], []).append(view)
-        return parts
-
     def _views(self, parts: dict[int, list[int]], draws: np.ndarray) -> tuple[list[Tensor], np.ndarray, int]:
         """The crops of a sample, their maps (V, 2, 3), and how many were shrunk; `Unreadable`, why and which image."""
         found: dict[int, tuple[Tensor, np.ndarray]] = {}
@@ -201,8 +193,8 @@ class Samples(Dataset):
                 raise Unreadable(str(error), image) from error
             found |= zip(views, zip(crops, maps, strict=True), strict=True)
             shrunk += few
-        pairs = [found[view] for view in range(len(found))]
-        return [crop for crop, _ in pairs], np.stack([of for _, of in pairs]), shrunk
+        crops_of, maps_of = zip(*(found[view] for view in range(len(found))), strict=True)
+        return list(crops_of), np.stack(maps_of), shrunk
 
     def _crops(self, sample: int, views: list[int], draws: np.ndarray) -> tuple[list[Tensor], list[np.ndarray], int]:
         """The views of these numbers of one image, as `_views`."""

@@ -52,6 +52,14 @@ class Moments:
                 frames[k] = first + int(draws[k] * (end - first))
         return frames
 
+    def parts(self, sample: int, epoch: int, key: int, number: int) -> dict[int, list[int]]:
+        """Of each frame of a sample, which of its `number` views are of it: it is decoded once."""
+        parts: dict[int, list[int]] = {}
+        frames = self.of(sample, epoch, key).tolist()
+        for view in range(number):
+            parts.setdefault(frames[view % len(frames)], []).append(view)
+        return parts
+
     def _near(self, frame: int) -> tuple[int, int]:
         """The frames of its clip, from one to before another, that are at most `jitter` seconds away."""
         clip = slice(*np.searchsorted(self._clip, [self._clip[frame], self._clip[frame] + 1]))
