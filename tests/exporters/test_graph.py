@@ -13,7 +13,6 @@ from glocal.exporters.graph import _may_vary, compare, export_onnx, export_torch
 
 CASES = {
     "resnet18": {"output_stride": 16},
-    "test_convnext": {"pool": "mean"},
     "test_vit": {"pool": "mean"},
 }
 SHAPES = [(1, 64, 64), (5, 64, 64), (2, 96, 160)]

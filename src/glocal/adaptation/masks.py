@@ -18,11 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from glocal.backbones import Backbone
+from glocal.backbones.encoder import digest
 from glocal.backbones.fold import Folding, fold
 from glocal.backbones.weights import read_weights
 from glocal.errors import UsageError
 from glocal.methods import Optimization
-from glocal.methods.frozen import digest
 from glocal.run import Run, write_atomically
 
 RATES = {"scores": 200.0, "heads": 0.6}

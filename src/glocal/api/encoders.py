@@ -147,7 +147,7 @@ def evaluate(
     from glocal.run import Run, write_json
 
     given = encoder if isinstance(encoder, list) else [encoder]
-    opened = [(each, _opened(each, which, mask, image_size, trust_code)) for each in given]
+    opened = [(each, opened_encoder(each, which, mask, image_size, trust_code)) for each in given]
     views = [
         (each, said, view) for each, model in opened for said, view in with_patches(each, model, patch, image_size)
     ]
@@ -234,7 +234,7 @@ def embed(
     from glocal.evaluation.extract import placed
     from glocal.exporters.embed import embed_source
 
-    opened = _opened(encoder, which, mask, image_size, trust_code)
+    opened = opened_encoder(encoder, which, mask, image_size, trust_code)
     settings: dict[str, Any] = {"image_size": image_size, "dense": dense, "batch_size": batch_size, "workers": workers}
     settings |= {"precision": precision, "native": native}
     skipped: list[tuple[str, str]] = []
@@ -284,7 +284,9 @@ def export(
     from glocal.exporters.timm_folder import encoder_card
     from glocal.run import Run
 
-    ((_, model),) = with_patches(encoder, _opened(encoder, which, mask, image_size, trust_code), patch, image_size)
+    ((_, model),) = with_patches(
+        encoder, opened_encoder(encoder, which, mask, image_size, trust_code), patch, image_size
+    )
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     head = None
     if isinstance(encoder, str) and format in ("onnx", "torch-export") and Run(encoder).head_files[0].is_file():
@@ -292,9 +294,10 @@ def export(
     return export_encoder(model, format=format, out=out, image_size=image_size, native=native, about=about, head=head)
 
 
-def _opened(
+def opened_encoder(
     encoder: str | Backbone, which: Which, mask: str | None, image_size: int | None, trust_code: bool
 ) -> Backbone:
+    """What `load` gives for these, or the Backbone given in its place."""
     if image_size is not None and not 1 <= image_size <= 8192:
         raise UsageError(f"--image-size {image_size}: images have 1 to 8,192 pixels a side")
     if isinstance(encoder, str):

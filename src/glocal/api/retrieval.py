@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glocal.api.encoders import Which, _opened
+from glocal.api.encoders import Which, opened_encoder
 from glocal.errors import UsageError
 from glocal.progress import shown_progress
 
@@ -58,7 +58,7 @@ def index(
     from glocal.evaluation.extract import placed
     from glocal.pipeline.find import absolute, index_source
 
-    opened = _opened(encoder, which, None, image_size, trust_code)
+    opened = opened_encoder(encoder, which, None, image_size, trust_code)
     source = open_source(data, split=split)
     about = {"encoder": absolute(encoder) if isinstance(encoder, str) else None, "which": which, "split": split}
     about |= {"data": absolute(describe_spec(data)), "asked_size": image_size}
@@ -105,7 +105,7 @@ def search(
     where, about = encoder or found.about.get("encoder"), found.about
     if not isinstance(where, str):
         raise UsageError(f"{index} does not say where its encoder is: give --encoder")
-    opened = _opened(where, about.get("which", "student"), None, about.get("asked_size"), trust_code)
+    opened = opened_encoder(where, about.get("which", "student"), None, about.get("asked_size"), trust_code)
     with placed(opened, device) as model:
         page = Path(html) if html else None
         return search_index(model, found, Path(query), k, at=at, page=page, trust_code=trust_code)

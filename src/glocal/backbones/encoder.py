@@ -1,5 +1,6 @@
 """A trained encoder on disk: its weights, under timm's own names, and how to rebuild it."""
 
+import hashlib
 import json
 import sys
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from glocal.backbones.backbone import Backbone
 from glocal.backbones.build import build_backbone
@@ -114,3 +116,12 @@ def _place(path: Path) -> Run:
         return run
     names = " and ".join(file.name for file in run.encoder_files)
     raise UsageError(f"{path} holds no encoder ({names}) and no checkpoint; give a run directory")
+
+
+def digest(module: nn.Module) -> int:
+    """64 bits that follow from the weights, but for position embeddings: resampling rounds differently elsewhere."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, tensor in module.state_dict().items():
+        if "pos_embed" not in name:
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return int.from_bytes(found.digest(), "little", signed=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 from PIL import Image
 
+from glocal.backbones import Backbone
 from glocal.data.source import OpenImage
 from glocal.errors import UsageError
 from glocal.views import Packing
@@ -15,7 +16,7 @@ USUAL = 4
 
 def native_packing(encoder: Any, image_size: int) -> Packing:
     """How photographs with the area of a square of `image_size` pixels are packed; refuses an encoder of squares."""
-    if not hasattr(getattr(encoder, "model", None), "forward_packed"):
+    if not (isinstance(encoder, Backbone) and encoder.traits.packs):
         what = f"{getattr(encoder, 'name', type(encoder).__name__)} takes images of one shape"
         raise UsageError(f"{what}: leave out --native, or train a backbone like navit_small")
     return Packing(encoder.stride, USUAL * max(1, round(image_size / encoder.stride)) ** 2)

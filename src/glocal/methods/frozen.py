@@ -1,6 +1,5 @@
 """Encoders that only teach: what a method learns from and does not train."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.backbones import Backbone, load_encoder
+from glocal.backbones.encoder import digest
 from glocal.errors import UsageError
 from glocal.features import Features
 from glocal.losses.loss import upcast
@@ -63,15 +63,6 @@ class Frozen(nn.Module):
         where = torch.stack([2 * cells[:, 0] / width - 1, 2 * cells[:, 1] / height - 1], dim=-1)
         grid = where.to(dense.dtype).expand(len(dense), 1, -1, -1)
         return F.grid_sample(dense, grid, padding_mode="border", align_corners=True)[:, :, 0].mT
-
-
-def digest(module: nn.Module) -> int:
-    """64 bits that follow from the weights, but for position embeddings: resampling rounds differently elsewhere."""
-    found = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items():
-        if "pos_embed" not in name:
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return int.from_bytes(found.digest(), "little", signed=True)
 
 
 def _leave_out(module: Any, state: dict[str, Tensor], prefix: str, _: Any) -> None:

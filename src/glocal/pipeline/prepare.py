@@ -70,13 +70,13 @@ def prepare(
     if resolved.config.cache is None:
         found = each_says(worth_caching(source, method.recipe.views) if first_on_host else (True, ""))
         machine = replace(machine, cache=min(found, key=lambda worth: worth[0]))  # where one host says no, that
-    if resolved.config.compile is None and resolved.config.native:
-        machine = replace(machine, compile=(False, "photographs of many shapes"))
-    elif resolved.config.compile is None:
+    if resolved.config.compile is None:
         sizes = [crop.size for crop in method.recipe.views]
         images = (resolved.config.batch_size or 0) * sizes.count(max(sizes))
-        worth = worth_compiling(fabric, method.encoder, max(sizes), images, resolved.steps)
-        worth = (False, "the patches change") if resolved.config.patches else worth
+        if resolved.config.native or resolved.config.patches:
+            worth = (False, "photographs of many shapes" if resolved.config.native else "the patches change")
+        else:
+            worth = worth_compiling(fabric, method.encoder, max(sizes), images, resolved.steps)
         machine = replace(machine, compile=worth)
     return machine, method
 

@@ -22,6 +22,7 @@ from glocal.diagnostics import diagnose, paints
 from glocal.distributed import on_each, on_first
 from glocal.errors import UsageError
 from glocal.evaluation.evaluate import open_splits
+from glocal.fabric import Fabric
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
 from glocal.pipeline.launch import algorithms, meet
@@ -30,7 +31,7 @@ from glocal.pipeline.share import open_together
 from glocal.pipeline.texts import check_reads, for_texts, look_at_texts, placed
 from glocal.plugins import refuse_untrusted
 from glocal.run import Run
-from glocal.training import Harmed, Monitor, fit, resolve
+from glocal.training import Harmed, Monitor, Resolved, fit, resolve
 from glocal.training.online_eval import Look, OnlineEval
 from glocal.views import Appearance, PixelCache, TextLoader, ViewLoader
 
@@ -131,27 +132,12 @@ def train(
         config, schedule = resolved.config, resolved.schedule
         assert resolved.optimization is not None
         assert schedule is not None
-        pixels = None
-        if config.cache:  # the other processes of a host find it made
-            pixels = on_each(lambda: PixelCache(source, method.recipe.views), first=fabric.local_rank == 0)
-            notes.append(pixels.note)
         if config.recompute:
             method.encoder.recompute_blocks()
         for module in method.modules() if config.compile else ():
             if isinstance(module, Backbone):  # the encoder and its teacher, in their first steps
                 module.compile_training()
-        on_cpu = fabric.device.type == "cpu"
-        settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
-        settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
-        appearance: Any = placed
-        if texts:
-            loader: Any = TextLoader(cast(TextSource, source), method.recipe.spans, method.encoder.model, **settings)
-        else:
-            appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
-            settings |= {"workers": config.workers or 0, "low_priority": on_cpu, "cache": pixels}
-            settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
-            by_loader = appearance if on_cpu or method.recipe.packing else None
-            loader = ViewLoader(source, method.recipe, appearance=by_loader, **settings)
+        loader, appearance = _loader(fabric, method, source, resolved)
         notes += loader.notes
 
         def claim() -> Run:
@@ -172,7 +158,7 @@ def train(
         plan: dict[str, Any] = {"optimization": resolved.optimization, "schedule": schedule, "seed": config.seed}
         scored = source if config.data is None or isinstance(source, Stream) else data
         watched = cast(TextSource, source)
-        monitor = look_at_texts(watched, config.seed) if texts else _monitor(run, source, scored, config)
+        monitor = look_at_texts(watched, config) if texts else _monitor(run, source, scored, config)
         plan |= {"monitor": monitor, "guard": bool(config.guard)}
         ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, quiet=quiet)
         if isinstance(config, AdaptConfig):
@@ -180,6 +166,25 @@ def train(
         fold(method)
         on_first(lambda: conclude(run, config, method.eval(), source, scored, ended, quiet=quiet))
     return run.path
+
+
+def _loader(fabric: Fabric, method: Any, source: Any, resolved: Resolved) -> tuple[Any, Any]:
+    """What serves the batches of a run, and what is done to each on its way to the model."""
+    config, schedule = resolved.config, resolved.schedule
+    assert schedule is not None
+    settings: dict[str, Any] = {"batch_size": schedule.batch_size // schedule.accumulate, "seed": config.seed}
+    settings |= {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    if method_class(config.method).reads == "text":
+        return TextLoader(source, method.recipe.spans, method.encoder.model, **settings), placed
+    appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, config.seed)
+    on_cpu = fabric.device.type == "cpu"
+    if config.cache:  # the other processes of a host find it made
+        cache = on_each(lambda: PixelCache(source, method.recipe.views), first=fabric.local_rank == 0)
+        settings["cache"] = cache
+    settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
+    settings |= {"workers": config.workers or 0, "low_priority": on_cpu}
+    settings["appearance"] = appearance if on_cpu or method.recipe.packing else None
+    return ViewLoader(source, method.recipe, **settings), appearance
 
 
 def code_in(config: Mapping[str, Any]) -> list[str]:

@@ -52,16 +52,16 @@ def placed(batch: Batch, epoch: int, device: torch.device) -> Batch:
     return batch.to(device)
 
 
-def look_at_texts(source: TextSource, seed: int) -> Callable[[Any, int], Look]:
+def look_at_texts(source: TextSource, config: PretrainConfig) -> Callable[[Any, int], Look]:
     """A monitor: the effective rank of the features of some texts; `Harmed`, where they have collapsed."""
-    chosen = np.sort(random.permutation(len(source), seed, "watch")[:WATCHED])
+    chosen = np.sort(random.permutation(len(source), config.seed, "watch")[:WATCHED])
     texts = [text for i in chosen if (text := source.text(int(i))).strip()]
 
     def look(encoder: Any, epoch: int) -> Look:
         with frozen(encoder):
             pooled = encoder.read(texts)
         if (diagnosis := check_features(pooled, None)) is not None:
-            raise Harmed(f"stopped after epoch {epoch}: {diagnosis}")
+            raise Harmed(f"stopped after epoch {epoch}: {diagnosis.told(config.to_dict())}")
         return Look({"rank_pooled": rankme(pooled)})
 
     return look

@@ -1,6 +1,5 @@
 """`Index`: the features of a collection in one file, searched exactly."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Collection, Mapping
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glocal.backbones.encoder import digest
 from glocal.data.files import existing
 from glocal.errors import UsageError
 from glocal.evaluation.extract import FeatureBank, half_store
@@ -124,12 +124,8 @@ class Index:
 
 
 def digest_of(encoder: nn.Module) -> str:
-    """What tells an encoder from any other: a digest of its weights, buffers and pooling."""
-    digest = hashlib.blake2b(str(getattr(encoder, "pool", "")).encode(), digest_size=16)
-    for name, value in encoder.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    """What tells an encoder from any other: a digest of its weights, and its pooling."""
+    return f"{digest(encoder)} {getattr(encoder, 'pool', '')}"
 
 
 def _vectors(features: FeatureBank) -> tuple[Tensor, Tensor | None]:

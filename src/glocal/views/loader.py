@@ -113,7 +113,7 @@ class ViewLoader:
         if packed and appearance is None:
             raise ValueError("images of several shapes are finished by their loader: give it an appearance")
         values = 3 * batch_size * sum((crop.native[1] if crop.native else crop.size) ** 2 for crop in recipe.views)
-        self.notes: list[str] = []
+        self.notes: list[str] = [] if cache is None else [cache.note]
         # each worker has two batches ready, and makes a third
         if appearance and not packed and not can_share(4 * values * 3 * workers * world_size):
             appearance = None
