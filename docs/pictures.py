@@ -115,8 +115,8 @@ def seen_by(photographs: str, encoders: list[str], out: Path) -> None:
     figure, axes = plt.subplots(2, 1 + len(encoders), figsize=(2.4 * (1 + len(encoders)), 4.9))
     axes[0, 0].imshow(opened)
     for name, column in zip(encoders, axes.T[1:], strict=True):
-        encoder = load_encoder(name, image_size=96)
-        picture = square(Image.fromarray(opened), 96, "cpu")
+        encoder = load_encoder(name, image_size=64)
+        picture = square(Image.fromarray(opened), 64, "cpu")
         for dense, axis in enumerate(column):
             found = seen(encoder, picture, dense=bool(dense))
             axis.imshow(found.pixels.permute(1, 2, 0).numpy())
