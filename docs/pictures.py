@@ -1,7 +1,8 @@
-"""The pictures of the docs: `python docs/pictures.py PHOTOGRAPHS`, a folder of photographs free to show (CC0).
+"""The pictures of the docs: `python docs/pictures.py PHOTOGRAPHS [ENCODER ...]`, a folder of some free to show (CC0).
 
 parts.jpg    the generated world: images, part masks, key points and boxes
 views.jpg    photographs, where their two views were cut, what the encoder receives
+seen.jpg     a photograph, and what the encoders that are named see in it; only this one then
 matches.jpg  cells of two views of one photograph that look at the same place, by receptive field and by uniform grid
 """
 
@@ -17,10 +18,13 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.patches import ConnectionPatch, Polygon, Rectangle
+from PIL import Image
 
-from glocal.backbones import build_backbone
+from glocal.backbones import build_backbone, load_encoder
 from glocal.data import PartsWorld, open_source
 from glocal.data.source import ImageSource
+from glocal.generation.pixels import seen
+from glocal.pipeline.inspire import square
 from glocal.views import Appearance, Batch, View, ViewLoader, two_views
 
 FIGURES = Path(__file__).parent / "figures"
@@ -105,6 +109,21 @@ def matches(photographs: str, out: Path) -> None:
     save(figure, axes, out)
 
 
+def seen_by(photographs: str, encoders: list[str], out: Path) -> None:
+    """The first photograph; by encoder what it sees of the whole, and below it place by place."""
+    opened = open_source(photographs).open(0).decode()
+    figure, axes = plt.subplots(2, 1 + len(encoders), figsize=(2.4 * (1 + len(encoders)), 4.9))
+    axes[0, 0].imshow(opened)
+    for name, column in zip(encoders, axes.T[1:], strict=True):
+        encoder = load_encoder(name, image_size=64)
+        picture = square(Image.fromarray(opened), 64, "cpu")
+        for dense, axis in enumerate(column):
+            found = seen(encoder, picture, dense=bool(dense))
+            axis.imshow(found.pixels.permute(1, 2, 0).numpy())
+            axis.set_title(f"{'place by place' if dense else Path(name).stem}: {found.distance:.2f} left", fontsize=8)
+    save(figure, axes, out)
+
+
 def save(figure, axes, out: Path) -> None:
     """Without ticks and frames."""
     for axis in np.ravel(axes):
@@ -116,9 +135,12 @@ def save(figure, axes, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit((__doc__ or "").strip())
     FIGURES.mkdir(exist_ok=True)
+    if encoders := sys.argv[2:]:
+        seen_by(sys.argv[1], encoders, FIGURES / "seen.jpg")
+        sys.exit()
     parts(FIGURES / "parts.jpg")
     views(sys.argv[1], FIGURES / "views.jpg")
     matches(sys.argv[1], FIGURES / "matches.jpg")

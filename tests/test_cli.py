@@ -344,7 +344,7 @@ def test_overview_is_quick():
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.6, "of a processor's time"
     groups = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]
-    kinds = ["train:", "measure:", "hand over:", "find:", "ask a model:", "look up:"]
+    kinds = ["train:", "measure:", "hand over:", "make:", "find:", "ask a model:", "look up:"]
     assert groups[1:] == [*kinds, "for example:", groups[-1]]
     for name in COMMANDS:
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"  {name} "))

@@ -57,6 +57,12 @@ GRAPHS = Claim(
         more(
             "pairs of a class, 300 images: a large invariance is better", "accuracy", "class-few-100", "class-few-0.1"
         ),
+        more(
+            "pairs of a class, 100 labels: a large invariance is better",
+            "accuracy_few",
+            "class-many-100",
+            "class-many-0.1",
+        ),
         more("pairs of a tint: a small invariance is better", "accuracy", "tint-many-0.1", "tint-many-100"),
         more(
             "pairs of a tint: VICReg's small one is better than contrast",

@@ -57,6 +57,7 @@ def loss_term(method, batch, name):
     return method.penalty / 2 * torch.stack([slope.square().sum() for slope in slopes]).mean()
 
 
+@pytest.mark.parity("dcgan", oracle="its terms written plainly, image by image")
 def test_each_network_learns_from_its_own_terms_only(method, batch):
     loss, found = step(method, batch)
     for name, value in loss.terms.items():
