@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Cells, coloured
 from glocal.data import ArraySource
 from glocal.errors import UsageError
 from glocal.evaluation import EvalContext
@@ -79,15 +78,19 @@ def test_what_is_not_finite_stops_with_a_diagnosis(guidance, broken, said) -> No
         samples(made, 5)
 
 
-def context(generator, images):
-    source = ArraySource(images)
-    found = EvalContext(Cells().eval(), source, source, 32)
-    found.generator = generator
-    return found
+@pytest.fixture
+def context(made):
+    def build(generator, images):
+        source = ArraySource(images)
+        found = EvalContext(made.Cells().eval(), source, source, 32)
+        found.generator = generator
+        return found
+
+    return build
 
 
-def test_draws_of_the_images_are_like_them_and_noise_is_not() -> None:
-    images, _ = coloured(120, 0, side=32)
+def test_draws_of_the_images_are_like_them_and_noise_is_not(made, context) -> None:
+    images, _ = made.coloured(120, 0, side=32)
     good = generation(context(Drawn(images), images), images=120)
     bad = generation(context(Made(), images), images=120)
     assert good["kid_low"] < 0.5 * good["kid_high"] + 0.1  # a narrow interval
@@ -100,8 +103,8 @@ def test_draws_of_the_images_are_like_them_and_noise_is_not() -> None:
     assert good["images"] == 120
 
 
-def test_what_makes_no_images_is_refused_and_so_are_options_that_it_lacks() -> None:
-    images, _ = coloured(8, 0, side=32)
+def test_what_makes_no_images_is_refused_and_so_are_options_that_it_lacks(made, context) -> None:
+    images, _ = made.coloured(8, 0, side=32)
     with pytest.raises(UsageError, match="makes no images"):
         generation(context(None, images))
     with pytest.raises(UsageError, match="steps is for flows"):
