@@ -18,7 +18,8 @@ def test_pretrain_has_the_configurations_options_with_its_defaults():
     parameters = inspect.signature(glocal.pretrain).parameters
     own = {"out", "resume", "quiet", "trust_code", "accept_changed_data"}  # of one call, not of the run
     keywords = {name: p.default for name, p in parameters.items() if name not in own and p.kind is not p.VAR_KEYWORD}
-    assert keywords == {f.name: f.default for f in fields(PretrainConfig) if f.name != "options"}
+    assert keywords.pop("backbone") is None  # the method says
+    assert keywords == {f.name: f.default for f in fields(PretrainConfig) if f.name not in ("options", "backbone")}
 
 
 def test_no_method_has_an_option_of_a_runs_name():
@@ -69,3 +70,14 @@ def test_what_makes_no_sense_is_one_clear_line(options, says):
 
 def test_a_number_without_a_point_is_one():
     assert PretrainConfig.from_dict(yaml.safe_load("lr: 1e-3\nclip: 1")).lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone"), [("vicreg", "resnet50"), ("flow", "unet_small"), ("irmae", "conv_coder")]
+)
+def test_a_method_may_say_which_network_it_takes(method, backbone, monkeypatch):
+    asked = []
+    monkeypatch.setattr("glocal.pipeline.start_run", lambda config, *rest, **more: asked.append(config.backbone))
+    glocal.pretrain("photos/", method=method)
+    glocal.pretrain("photos/", method=method, backbone="resnet18")
+    assert asked == [backbone, "resnet18"]

@@ -8,7 +8,7 @@ from replications.claims.arms import NET, more
 from replications.plan import Arm, Claim, Statement
 
 FIVE = tuple(range(5))
-CODES = {"image_size": 32, "code": 32, "batch_size": 32, "images": 5000, "max_steps": 1500, "lr": 1e-3}
+CODES = {"image_size": 32, "code": 128, "batch_size": 32, "images": 5000, "max_steps": 1500, "lr": 1e-3}
 
 
 def coded(name: str, **options: Any) -> Arm:
@@ -16,7 +16,7 @@ def coded(name: str, **options: Any) -> Arm:
 
 
 def painted(name: str, **options: Any) -> Arm:
-    return Arm(name, {**CODES, "code": 128, "images": 2000, **options}, run="replications.generating:painted")
+    return Arm(name, {**CODES, "images": 2000, **options}, run="replications.generating:painted")
 
 
 DIMENSION = Claim(

@@ -45,6 +45,7 @@ def test_our_tasks_are_judged_by_scores_that_they_declare():
         "redundancy",
         "attack",
         "information",
+        "dimension",
     }
     assert all(each.main in each.words or each.share_of(each.main) for each in tasks.values() if each.main)
 
