@@ -152,6 +152,14 @@ def test_one_image(make_run):
     assert "fewer than two readable images" in check(write_report(make_run(), source=squares(1))).text
 
 
+def test_what_inspire_saw_is_shown_from_then_on(make_run):
+    run = Run(make_run())
+    Image.fromarray(squares(1)[0]).save(run.seen_file)
+    sections = [*SECTIONS[: SECTIONS.index("matches")], "seen", *SECTIONS[SECTIONS.index("matches") :]]
+    page = check(write_report(run.path, source=squares(3), baselines=False), sections)
+    assert "What the encoder sees" in page.text
+
+
 def test_unreadable_images_are_passed_over(make_run, tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()
