@@ -19,10 +19,10 @@ from glocal.evaluation.evaluate import open_splits
 from glocal.views import Crop, PixelCache
 
 
-def film(path, frames, *, fps=10, gop=5):
+def film(path, frames, *, fps=10, gop=5, codec="mpeg4", **options):
     """Frame k is grey of the level 8·k, at k / fps seconds; each `gop`th stands alone."""
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("mpeg4", rate=fps, options={"g": str(gop)})
+        stream = out.add_stream(codec, rate=fps, options={"g": str(gop), **options})
         stream.width = stream.height = 32
         stream.pix_fmt, stream.bit_rate = "yuv420p", 10_000_000
         for k in range(frames):
@@ -69,6 +69,12 @@ def test_a_frame_is_the_same_in_any_order_of_asking(tmp_path, gop):
         assert level(source, i) == i
         if i % 2:  # another film in between
             assert level(other, 5) == 5
+
+
+@pytest.mark.parametrize(("name", "codec"), [("f.avi", "mpeg4"), ("f.mp4", "mpeg4"), ("f.mpg", "mpeg2video")])
+def test_a_frame_is_the_one_of_its_time_where_the_place_to_begin_at_is_too_late(tmp_path, name, codec):
+    source = VideoSource(film(tmp_path / name, 24, fps=25, gop=12, codec=codec, bf="2"))
+    assert [level(source, i) for i in [*range(23, -1, -1), *range(24)]] == [*range(23, -1, -1), *range(24)]
 
 
 def test_frames_in_order_are_decoded_once(tmp_path, monkeypatch):

@@ -47,6 +47,17 @@ def test_lines_and_files(tmp_path):
     assert texts(open_texts(f"text:{tmp_path}")) == [("a.txt", "one\n\n two \n"), ("sub/b.txt", "three\nfour")]
 
 
+@pytest.mark.parametrize("judged", [["c", "a", "c"], {"c": 2, "b": 0, "a": 1, "2": -1}])
+def test_relevant_texts_count_once_and_where_they_are_judged_so(corpus, judged):
+    (corpus / "qrels.json").write_text(json.dumps({"q1": judged}))
+    assert open_texts(f"text:{corpus}").queries.relevant == [[2, 0], []]
+
+
+def test_a_line_ends_where_it_ends(tmp_path):
+    (tmp_path / "a.txt").write_text("one\x0cpage\u2028still\x85one\r\ntwo\n", encoding="utf-8", newline="")
+    assert texts(open_texts(f"text:{tmp_path}/a.txt")) == [("1", "one\x0cpage\u2028still\x85one"), ("2", "two")]
+
+
 def test_what_is_no_text_is_refused_in_a_line(corpus):
     mistakes = {
         "none.txt": "no data at",
@@ -55,7 +66,11 @@ def test_what_is_no_text_is_refused_in_a_line(corpus):
         "prose.jsonl": "line 2 is no object like",
         "list.jsonl": "line 1 is no object like",
         "twice.jsonl": "two texts have one id, 7",
+        "null.jsonl": "line 1 is no object like",
+        "nobody.jsonl": "line 1 is no object like",
     }
+    lines(corpus / "null.jsonl", {"id": "1", "text": None})
+    lines(corpus / "nobody.jsonl", {"id": None, "text": "a"})
     (corpus / "a.png").write_bytes(b"\x89PNG")
     (corpus / "empty.txt").write_text(" \n")
     (corpus / "prose.jsonl").write_text('{"text": "a"}\nonce upon a time\n')
@@ -67,7 +82,12 @@ def test_what_is_no_text_is_refused_in_a_line(corpus):
         assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match=r"is text: that is for --method contriever"):
         open_source(f"text:{corpus}")
-    for judged, said in {'{"q1": ["d"]}': "names the text 'd', which is not there", "[]": "is not of the form"}.items():
+    for judged, said in {
+        '{"q1": ["d"]}': "names the text 'd', which is not there",
+        "[]": "is not of the form",
+        '{"q1": "ca"}': "is not of the form",
+        '{"q1": {"c": "1"}}': "is not of the form",
+    }.items():
         (corpus / "qrels.json").write_text(judged)
         with pytest.raises(UsageError, match=said):
             open_texts(f"text:{corpus}")

@@ -29,12 +29,14 @@ class Model:
 
     def __init__(self, choose) -> None:
         self.choose, self.shown = choose, list[list[int]]()
+        self.calls, self.max_calls, self.texts = 0, 10**6, list[str]()
 
     def ask(self, question: Question) -> Any:
         frames = [int(part) for part in question.parts if isinstance(part, bytes)]
-        numbers = [int(found[1]) for part in question.parts if (found := re.match(r"Frame (\d+):", str(part)))]
+        numbers = [int(found[1]) for part in question.parts if (found := re.match(r"Frame (\d+)[: ]", str(part)))]
         assert numbers == list(range(1, len(frames) + 1))
         self.shown.append(frames)
+        self.calls, self.texts = self.calls + 1, [part for part in question.parts if isinstance(part, str)]
         if question.schema is CHOICE:
             said = self.choose(frames)
             if isinstance(said, str):
@@ -161,6 +163,25 @@ def test_zooming_in_has_an_end(number, frames, seed):
     assert len(model.shown) <= number + 2
 
 
+def test_the_last_call_is_for_the_answer():
+    model = Model(lambda shown: [1])
+    model.max_calls = 3
+    assert asked(model, 1000, strategy="hierarchical", frames=4, context=8).answer == "it is"
+    assert len(model.shown) == 3
+
+
+def test_the_model_is_told_when_a_frame_is_shown():
+    model = Model(lambda shown: [1])
+    asked(model, 9, strategy="uniform", context=2, when=lambda i: f"0:00:0{i}.500")
+    assert model.texts[:2] == ["Frame 1 (0:00:02.500):", "Frame 2 (0:00:06.500):"]
+
+
+def test_segments_are_no_more_than_frames(server, frames):
+    server.say = watch
+    options = {"endpoint": server.url, "model": "eye", "segments": 20, "context": 4, "max_calls": 13}
+    assert glocal.ask(str(frames), "When is it white?", **options)["frames"] == ["f10.png"]
+
+
 def test_frames_come_in_the_order_of_their_numbers(frames):
     source = open_frames(str(frames))
     assert [source.key(i) for i in range(12)] == [f"f{k}.png" for k in range(12)]
@@ -208,6 +229,10 @@ def test_frames_nearest_to_an_example_or_by_their_captions(server, frames, tmp_p
         ({"strategy": "dinamic"}, r"no --strategy dinamic \(did you mean dynamic\?\)"),
         ({"segments": 0}, "at least 1 each"),
         ({"segments": 9, "max_calls": 9}, "--segments 9 take 10 calls, of --max-calls 9"),
+        ({"strategy": "single", "max_calls": 1}, "--strategy single takes 2 calls, of --max-calls 1"),
+        ({"example": "none.jpg"}, "go together, with --strategy embedding"),
+        ({"strategy": "embedding", "example": "none.jpg"}, "go together, with --strategy embedding"),
+        ({"timeout": 0}, "--timeout 0: seconds for an answer"),
         ({"strategy": "embedding"}, "frames with captions, or --example"),
         ({"question": "  "}, "ask something"),
     ],

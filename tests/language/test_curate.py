@@ -139,9 +139,10 @@ def test_a_caption_is_told_of_its_own_image_alone(server, labelled):
 @pytest.mark.parametrize(
     ("answer", "decision", "label"),
     [
-        ({"correct": False, "entity": "GREENS"}, "correct", "green"),
+        ({"correct": False, "entity": "GREEN"}, "correct", "green"),
         ({"correct": False, "entity": "Blue"}, "keep", "blue"),
         ({"correct": False, "entity": "a zebra"}, "drop", ""),
+        ({"correct": False, "entity": "greens"}, "drop", ""),  # no near spelling: Boeing 737-300 is no 737-400
         ({"correct": False, "entity": None}, "drop", ""),
         ({"correct": True, "entity": "a zebra"}, "keep", "blue"),
     ],
@@ -151,6 +152,42 @@ def test_decisions(server, labelled, answer, decision, label):
     curate(labelled, server, max_calls=1)
     found = rows(labelled)["blue/2.png"]
     assert (found["decision"], found["new_label"]) == (decision, label)
+
+
+@pytest.mark.parametrize(
+    ("entity", "label"),
+    [
+        ("blue", "blue"),  # spelled as the label is, which the knowledge base has as an alias
+        ("azure", "blue"),  # the label's own entity
+        ("Red", "red"),
+        ("scarlet", "red"),  # of red and of a stranger, of which red was asked about
+        ("verdant", ""),  # of two strangers
+        ("verdigris", "verdigris"),
+    ],
+)
+def test_what_a_name_means_where_entities_share_it(server, labelled, entity, label):
+    names = {"azure": ["blue", "green"], "red": ["scarlet"], "vermilion": ["scarlet", "verdant"]}
+    names |= {"verdigris": ["verdant"]}
+    lines = [json.dumps({"name": name, "aliases": aliases}) for name, aliases in names.items()]
+    (labelled.parent / "kb.jsonl").write_text("\n".join(lines))
+    server.say = lambda request: {"correct": False, "entity": entity, "rationale": "", "qa": []}
+    curate(labelled, server, max_calls=1)
+    assert rows(labelled)["blue/2.png"]["new_label"] == label
+
+
+def test_right_and_yet_another_name_is_said(server, labelled):
+    server.say = lambda request: {"correct": True, "entity": "Red", "rationale": "So.", "qa": []}
+    curate(labelled, server, max_calls=1)
+    assert rows(labelled)["blue/2.png"]["rationale"] == "So. (it names 'Red')"
+
+
+def test_a_photograph_that_vanishes_meanwhile_has_a_card_without_a_picture(server, labelled):
+    def say(request):
+        (labelled / "blue" / "2.png").unlink(missing_ok=True)
+        return judge(request)
+
+    server.say = say
+    assert "blue → red" in curate(labelled, server, max_calls=1).read_text()
 
 
 @pytest.mark.parametrize("bad", ["I think it is red.", '{"correct": true', (200, b" " * 2_000_000, {})])

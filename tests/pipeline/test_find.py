@@ -14,6 +14,7 @@ import glocal
 from glocal import cli
 from glocal.backbones import build_backbone, save_encoder
 from glocal.errors import UsageError
+from glocal.pipeline.find import open_index
 from glocal.retrieval import Index
 from processes import run as command
 
@@ -74,7 +75,7 @@ def test_only_what_is_new_or_changed_is_looked_at(encoder, photos, tmp_path, mon
     rows = [index.keys.index(path) for path in again.paths]
     similar = torch.cosine_similarity(index.pooled[rows].float(), torch.from_numpy(again.pooled))
     assert similar.min() > 0.9999
-    with pytest.raises(UsageError, match=r"has crop pct 0\.875, not None: give another --out"):
+    with pytest.raises(UsageError, match="was made without --dense: do so again, or give another --out"):
         update(dense=True)
 
 
@@ -146,6 +147,7 @@ def test_mistakes_are_told_in_a_line(encoder, photos, tmp_path):
         f"search {out} {tmp_path}/none.png": "no data at",
         f"search {out} {out}": "photos.index: not an image",
         f"index {encoder} {photos} --out {query}": "is no index",
+        f"index {encoder} {photos} --out {query}/x": f"/x cannot be written in {query}",
         f"index {encoder} {photos} {photos} --out {out}x": "two images of photos have one name",
     }
     for words, said in mistakes.items():
@@ -153,3 +155,62 @@ def test_mistakes_are_told_in_a_line(encoder, photos, tmp_path):
             cli.run(words.split())
         assert "\n" not in str(error.value)
     assert not os.path.exists(out + "x")
+
+
+def test_a_photograph_of_many_pixels_is_looked_at_as_in_the_index(encoder, tmp_path):
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "a.jpg")
+    out = str(tmp_path / "photos.index")
+    glocal.index(encoder, str(tmp_path / "photos"), out=out, workers=0)
+    (found,) = glocal.search(out, str(tmp_path / "photos" / "a.jpg"))
+    assert found.score == pytest.approx(1, abs=2e-4)
+
+
+def test_what_is_found_is_told_where_the_photographs_are_gone(encoder, photos, tmp_path, capsys):
+    out, query = str(tmp_path / "photos.index"), tmp_path / "query.png"
+    glocal.index(encoder, str(photos), out=out, dense=True, workers=0)
+    query.write_bytes((photos / "2.png").read_bytes())
+    photos.rename(tmp_path / "elsewhere")
+    found = glocal.search(out, str(query), k=3, at=(3, 4), html=str(tmp_path / "out.html"))
+    assert (len(found), found[0].key, found[0].place) == (3, "2.png", None)
+    assert "the photographs cannot be shown: no data at" in capsys.readouterr().err
+
+
+HOSTILE = [
+    *({"image_size": size} for size in (0, -3, 100_000, True, "32")), *({"asked_size": size} for size in ("big", -1)),
+    *({"crop_pct": part} for part in (0, -1, "x", 2)), *({"cells": cells} for cells in (None, [[1]], "ab", [[1, "x"]])),
+    {"state": []}, {"unreadable": [1]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("about", HOSTILE, ids=str)
+def test_an_index_that_says_what_cannot_be_is_refused(tmp_path, about):
+    said = {"image_size": 32, "asked_size": None, "crop_pct": 0.875, "cells": [[1, 2]], "state": {}, "digest": "d"}
+    vectors = torch.ones(1, 2, dtype=torch.float16)
+    Index(["a"], vectors, vectors[:, None], said).save(tmp_path / "a.index")
+    open_index(tmp_path / "a.index")
+    Index(["a"], vectors, vectors[:, None], said | about).save(tmp_path / "a.index")
+    with pytest.raises(UsageError, match="does not say how its photographs were looked at"):
+        open_index(tmp_path / "a.index")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"F16"', b'"F32"'), (b"[0, 4]", b"[-2,4]"), (b"[1, 2]", b"[1]   "), (b"[1, 2]", b"[2, 1]")]
+)
+def test_a_file_of_other_vectors_is_no_index(tmp_path, old, new):
+    path = tmp_path / "a.index"
+    Index(["a"], torch.ones(1, 2, dtype=torch.float16), None, {"digest": "d"}).save(path)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(UsageError, match="is no index, or a damaged one"):
+        Index.open(path)
+
+
+def test_an_encoder_of_texts_is_refused_where_there_are_images(photos, tmp_path):
+    texts = build_backbone("text_small")
+    for make in (
+        lambda: glocal.index(texts, str(photos), out=str(tmp_path / "a.index")),
+        lambda: glocal.embed(texts, str(photos)),
+    ):
+        with pytest.raises(UsageError, match="the encoder reads texts; this needs one of images"):
+            make()

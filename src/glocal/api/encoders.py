@@ -152,7 +152,7 @@ def evaluate(
     from glocal.run import Run, write_json
 
     given = encoder if isinstance(encoder, list) else [encoder]
-    opened = [(each, opened_encoder(each, which, mask, image_size, trust_code)) for each in given]
+    opened = [(each, opened_encoder(each, which, mask, image_size, trust_code, texts=True)) for each in given]
     views = [
         (each, said, view) for each, model in opened for said, view in with_patches(each, model, patch, image_size)
     ]
@@ -299,7 +299,7 @@ def export(
     from glocal.run import Run
 
     ((_, model),) = with_patches(
-        encoder, opened_encoder(encoder, which, mask, image_size, trust_code), patch, image_size
+        encoder, opened_encoder(encoder, which, mask, image_size, trust_code, texts=True), patch, image_size
     )
     about = encoder_card(encoder) if isinstance(encoder, str) else None
     head = None
@@ -309,11 +309,20 @@ def export(
 
 
 def opened_encoder(
-    encoder: str | Backbone, which: Which, mask: str | None, image_size: int | None, trust_code: bool
+    encoder: str | Backbone,
+    which: Which,
+    mask: str | None,
+    image_size: int | None,
+    trust_code: bool,
+    *,
+    texts: bool = False,
 ) -> Backbone:
-    """What `load` gives for these, or the Backbone given in its place."""
+    """What `load` gives for these, or the Backbone given in its place; one that reads texts only where they serve."""
     if image_size is not None and not 1 <= image_size <= 8192:
         raise UsageError(f"--image-size {image_size}: images have 1 to 8,192 pixels a side")
+    given = encoder
     if isinstance(encoder, str):
-        return load(encoder, which=which, mask=mask, image_size=image_size, trust_code=trust_code)
+        encoder = load(encoder, which=which, mask=mask, image_size=image_size, trust_code=trust_code)
+    if getattr(encoder, "reads", "images") == "text" and not texts:
+        raise UsageError(f"{given if isinstance(given, str) else 'the encoder'} reads texts; this needs one of images")
     return encoder

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glocal.api.encoders import load
+from glocal.api.encoders import opened_encoder
 from glocal.errors import UsageError, did_you_mean
 from glocal.progress import shown_progress
 
@@ -25,6 +25,7 @@ def curate(
     max_calls: int = 200,
     allow_remote: bool = False,
     concurrency: int = 4,
+    timeout: float = 120.0,
     split: Literal["train", "val", "test", "all"] | None = None,
     image_size: int | None = None,
     batch_size: int = 64,
@@ -36,7 +37,7 @@ def curate(
 
     The labels that the nearest images speak against most are asked about, and kept, corrected or dropped. Nothing is
     deleted: `out` gets curation.csv (old and new label, reason, questions and answers), labels.csv, which is data for
-    all other commands, and curation.html to look through. Answers are kept: the same command again makes no call.
+    all other commands, and curation.html to look through. Answers that could be used are kept, and not asked for again.
 
     Args:
         encoder: what `load` takes, or a Backbone: it says which images are alike.
@@ -49,6 +50,7 @@ def curate(
         max_calls: images to ask about, and requests that are sent, at most.
         allow_remote: send images to another machine.
         concurrency: requests under way at once.
+        timeout: seconds for an answer.
         split: of data that has splits; by default its training images.
         image_size: of the encoder; by default its own.
         batch_size: images per forward pass.
@@ -61,7 +63,7 @@ def curate(
 
     Raises:
         UsageError: for data or a knowledge base that does not serve, and where the endpoint does not; what it had
-            answered is in `out`.
+            answered until then is in `out` or kept.
     """
     from glocal.data import open_source
     from glocal.evaluation.extract import placed
@@ -70,8 +72,9 @@ def curate(
 
     knowledge, source = read_knowledge(kb), open_source(data, split=split)
     settings: dict[str, Any] = {"max_calls": max_calls, "allow_remote": allow_remote, "concurrency": concurrency}
+    settings["timeout"] = timeout
     asked = _endpoint(endpoint, model, images=min(max_calls, len(source)), **settings)
-    opened = load(encoder, image_size=image_size, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    opened = opened_encoder(encoder, "student", None, image_size, trust_code)
     options: dict[str, Any] = {"image_size": image_size or opened.image_size, "batch_size": batch_size}
     options |= {"most": max_calls, "workers": workers}
     with placed(opened, device) as there, shown_progress() as progress:
@@ -94,6 +97,7 @@ def ask(
     max_calls: int = 100,
     allow_remote: bool = False,
     concurrency: int = 4,
+    timeout: float = 120.0,
     image_size: int | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -120,6 +124,7 @@ def ask(
         max_calls: requests that are sent, at most.
         allow_remote: send frames to another machine.
         concurrency: requests under way at once.
+        timeout: seconds for an answer.
         image_size: of the encoder; by default its own.
         batch_size: images per forward pass of the encoder.
         device: of the encoder, "auto", "cpu", "cuda", "cuda:1" or "mps".
@@ -132,6 +137,7 @@ def ask(
     Raises:
         UsageError: for frames or options that do not serve, and where the endpoint does not.
     """
+    from glocal.data.video import VideoSource
     from glocal.evaluation.extract import placed
     from glocal.language import STRATEGIES, ask_frames
     from glocal.language.endpoint import picture
@@ -142,21 +148,28 @@ def ask(
         raise UsageError(f"no --strategy {strategy}{hint}; there are {', '.join(STRATEGIES)}")
     if min(segments, frames, context) < 1:
         raise UsageError(f"--segments {segments} --frames {frames} --context {context}: at least 1 each")
-    if strategy == "dynamic" and max_calls <= segments:
-        raise UsageError(f"--segments {segments} take {segments + 1} calls, of --max-calls {max_calls}; allow more")
     if not question.strip():
         raise UsageError('ask something: glocal ask video/ "When does the car turn left?"')
     source = open_frames(video)
-    if strategy == "embedding" and not source.captions and not (example and encoder):
+    needed = {"dynamic": min(segments, len(source)) + 1, "hierarchical": 2, "single": 2}.get(strategy, 1)
+    if max_calls < needed:
+        given = f"--segments {segments}" if strategy == "dynamic" else f"--strategy {strategy}"
+        raise UsageError(
+            f"{given} take{'s' * (strategy != 'dynamic')} {needed} calls, of --max-calls {max_calls}; allow more"
+        )
+    if (example or encoder) and not (example and encoder and strategy == "embedding"):
+        raise UsageError("--example IMAGE and --encoder runs/NAME go together, with --strategy embedding")
+    if strategy == "embedding" and not source.captions and not example:
         raise UsageError("--strategy embedding needs frames with captions, or --example IMAGE and --encoder runs/NAME")
     settings: dict[str, Any] = {"max_calls": max_calls, "allow_remote": allow_remote, "concurrency": concurrency}
+    settings["timeout"] = timeout
     chosen_from = {"dynamic": segments * frames, "hierarchical": max_calls * frames, "single": frames}.get(strategy, 0)
     asked = _endpoint(endpoint, model, images=min(chosen_from + context, len(source)), **settings)
 
     def ranked() -> list[int]:
         if not (example and encoder):
             return nearest_to_question(asked, source.captions or [], question)
-        opened = load(encoder, image_size=image_size, trust_code=trust_code)
+        opened = opened_encoder(encoder, "student", None, image_size, trust_code)
         options: dict[str, Any] = {"image_size": image_size or opened.image_size, "batch_size": batch_size}
         with placed(opened, device) as there, shown_progress() as progress:
             return nearest_to_example(there, source, example, workers=workers, progress=progress, **options)
@@ -164,6 +177,7 @@ def ask(
     reply = ask_frames(
         asked, lambda i: picture(frame(source, i), SIDE), len(source), question,
         strategy=strategy, segments=segments, frames=frames, context=context, ranked=ranked,
+        when=source.key if isinstance(source, VideoSource) else None,
     )  # fmt: skip
     print("\n".join([*reply.notes, asked.spent]), file=sys.stderr)
     if page is not None:

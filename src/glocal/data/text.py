@@ -13,8 +13,8 @@ class Texts(TextSource):
     """`text:PATH`: the texts of a file or folder, in order.
 
     - A `.jsonl` file has an object a line: its `text`, after its `title` where that is not how it begins, and its `id`
-      (or `_id`), else the number of the line. Where `queries.jsonl`, of the same form, and `qrels.json`, the ids of the
-      relevant texts for each query's id, lie beside it, they are its `queries`.
+      (or `_id`), else the number of the line. Where `queries.jsonl`, of the same form, and `qrels.json`, for each
+      query's id the ids of the relevant texts, or how relevant each is, lie beside it, they are its `queries`.
     - A `.txt` file has a text a line.
     - A folder is its `corpus.jsonl` or, where there is none, has a text in each `.txt` file below it.
 
@@ -38,7 +38,7 @@ class Texts(TextSource):
             self._keys, self._texts = _objects(place)
             self.queries = _queries(place.parent, self._keys)
         elif place.suffix.lower() == ".txt":
-            lines = [(str(n), line) for n, line in enumerate(_read(place).splitlines(), start=1) if line.strip()]
+            lines = [(str(n), line) for n, line in enumerate(_read(place).split("\n"), start=1) if line.strip()]
             self._keys, self._texts = [n for n, _ in lines], [line for _, line in lines]
         else:
             raise UsageError(f"{path} is no text: give a .jsonl or .txt file, or a folder of .txt files")
@@ -76,10 +76,12 @@ def _objects(path: Path) -> tuple[list[str], list[str]]:
             continue
         try:
             found = json.loads(line)
-            text, title = str(found["text"]), str(found.get("title") or "")
+            text, title, key = found["text"], found.get("title") or "", found.get("id", found.get("_id", number))
+            if not (isinstance(text, str) and isinstance(title, str) and _is_id(key)):
+                raise TypeError(text)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f'{path}: line {number} is no object like {{"id": "7", "text": "..."}}') from error
-        keys.append(str(found.get("id", found.get("_id", number))))
+        keys.append(str(key))
         texts.append(text if text.startswith(title) else f"{title} {text}")
     if len({*keys}) < len(keys):
         raise UsageError(f"{path}: two texts have one id, {next(key for key in keys if keys.count(key) > 1)}")
@@ -95,9 +97,22 @@ def _queries(folder: Path, keys: list[str]) -> Queries | None:
     row = {key: n for n, key in enumerate(keys)}
     try:
         relevant: dict[str, Any] = json.loads(_read(judged))
-        found = [[row[str(key)] for key in relevant.get(query, [])] for query in ids]
+        found = [[row[key] for key in _relevant(relevant.get(query, []))] for query in ids]
     except KeyError as error:
         raise UsageError(f"{judged} names the text {error}, which is not there") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f'{judged} is not of the form {{"query": ["text", ...]}}') from error
     return Queries(ids, texts, found)
+
+
+def _relevant(judged: Any) -> list[str]:
+    """Ids of texts, each once, of a list of them, or of a table of how relevant each is, above 0."""
+    if isinstance(judged, dict):
+        judged = [key for key, degree in judged.items() if degree > 0]
+    if not isinstance(judged, list) or not all(map(_is_id, judged)):
+        raise TypeError(judged)
+    return list(dict.fromkeys(map(str, judged)))
+
+
+def _is_id(key: Any) -> bool:
+    return isinstance(key, str) or type(key) is int

@@ -99,7 +99,7 @@ class VideoSource(ImageSource):
         given_up = time.monotonic() + PATIENCE / 3
         try:
             for frame in self._frames(wanted):
-                if frame.pts is not None and frame.pts >= wanted:
+                if frame.pts == wanted:
                     _reading.last = frame.pts
                     return frame.to_ndarray(format="rgb24")
                 if time.monotonic() > given_up:
@@ -111,17 +111,34 @@ class VideoSource(ImageSource):
         raise Unreadable("cannot be decoded: the film ends before, or it takes too long")
 
     def _frames(self, wanted: int) -> Iterator[Any]:
-        """The frames of the film up to `wanted`, from the place where decoding stands or the best one to begin at."""
+        """The frames of the film until `wanted` has been shown: from where decoding stands, the place that the file
+        says, ever earlier ones where that was too late, and at last the beginning."""
         here = str(self.path), os.getpid()  # a forked process has the same file position
         last = _reading.last if getattr(_reading, "of", None) == here else None
-        between = last is not None and bool(((self._keys > last) & (self._keys <= wanted)).any())
-        if last is None or last >= wanted or between:
-            _close()
-            _reading.film = _av().open(str(self.path), options=_SAFELY)
-            stream = _reading.film.streams.video[0]
-            _reading.film.seek(wanted, stream=stream)
-            _reading.of, _reading.frames = here, _reading.film.decode(stream)
-        return _reading.frames
+        if last is not None and last < wanted and not ((self._keys > last) & (self._keys <= wanted)).any():
+            yield from _until(wanted, _reading.frames)
+        earlier, two_seconds = 0, max(1, int(2 / self._unit))
+        while not earlier or wanted - earlier > self._at[0]:
+            self._open_film(here, wanted - earlier)
+            yield from _until(wanted, _reading.frames)
+            earlier = max(two_seconds, 2 * earlier)
+        self._open_film(here, None)
+        yield from _reading.frames
+
+    def _open_film(self, here: tuple[str, int], at: int | None) -> None:
+        _close()
+        _reading.film = _av().open(str(self.path), options=_SAFELY)
+        stream = _reading.film.streams.video[0]
+        if at is not None:
+            _reading.film.seek(at, stream=stream)
+        _reading.of, _reading.last, _reading.frames = here, None, _reading.film.decode(stream)
+
+
+def _until(wanted: int, frames: Iterator[Any]) -> Iterator[Any]:
+    for frame in frames:
+        yield frame
+        if frame.pts is not None and frame.pts > wanted:
+            return
 
 
 def _close() -> None:

@@ -23,7 +23,7 @@ def ranked(scores: np.ndarray, relevant: list[int]) -> np.ndarray:
     """
     place = np.empty(len(scores), np.int64)
     place[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    at = np.sort(place[list(relevant)])
+    at = np.sort(place[np.unique(relevant)])
     gain = lambda places: (1 / np.log2(places[places < CUT] + 2)).sum()
     recall = [float((at < k).mean()) for k in (CUT, MANY)]
     return np.array([gain(at) / gain(np.arange(len(at))), *recall, 1 / (1 + at[0])])

@@ -80,6 +80,7 @@ def ask_frames(
     frames: int = 64,
     context: int = 120,
     ranked: Callable[[], Sequence[int]] | None = None,
+    when: Callable[[int], str] | None = None,
 ) -> Reply:
     """An answer from the frames that the strategy finds.
 
@@ -95,6 +96,7 @@ def ask_frames(
         frames: shown in each call that chooses.
         context: shown in the call that answers.
         ranked: positions by how near they are to what is asked for.
+        when: the time of a frame, in words, for the model.
 
     Raises:
         UsageError: if there is no answer.
@@ -111,7 +113,7 @@ def ask_frames(
     def choose(parts: list[range]) -> list[list[int]]:
         """Of each part the frames that the model asks for: all that it saw, where its answer cannot be used."""
         shown = [[part[k] for k in spread(len(part), frames)] for part in parts]
-        asked = lambda k: _question(question, shown[k], image, CHOOSE, CHOICE)
+        asked = lambda k: _question(question, shown[k], image, when, CHOOSE, CHOICE)
         found = []
         for part, answer in zip(shown, endpoint.ask_all(asked, len(parts)), strict=True):
             if isinstance(answer, Unusable):
@@ -128,19 +130,22 @@ def ask_frames(
         case "single":
             seen = within_budget(choose([range(number)])[0], number, context)
         case "hierarchical":
-            seen = within_budget(_zoomed(choose, number, frames), number, context)
+            more = lambda: endpoint.calls + 1 < endpoint.max_calls  # the last one is for the answer
+            seen = within_budget(_zoomed(choose, number, frames, more), number, context)
         case _:
             edges = [k * number // segments for k in range(segments + 1)]
             parts = [range(a, b) for a, b in itertools.pairwise(edges) if a < b]
             seen = within_budget((i for part in choose(parts) for i in part), number, context)
     try:
-        final = endpoint.ask(_question(question, seen, image, ANSWER, FINAL))
+        final = endpoint.ask(_question(question, seen, image, when, ANSWER, FINAL))
     except Unusable as error:
         raise UsageError(f"the model's answer cannot be used, which is {error}") from error
     return Reply(final["answer"], final["justification"], in_bounds(final["frame_ids"], seen), seen, tuple(notes))
 
 
-def _zoomed(choose: Callable[[list[range]], list[list[int]]], number: int, frames: int) -> list[int]:
+def _zoomed(
+    choose: Callable[[list[range]], list[list[int]]], number: int, frames: int, more: Callable[[], bool]
+) -> list[int]:
     """Frames chosen from ever less of the video: what lies between the neighbours of the first and the last choice."""
     part, found = range(number), list[int]()
     while True:
@@ -151,15 +156,20 @@ def _zoomed(choose: Callable[[list[range]], list[list[int]]], number: int, frame
         first, last = shown.index(found[0]), shown.index(found[-1])
         start = shown[first - 1] + 1 if first else part.start
         stop = shown[last + 1] if last + 1 < len(shown) else part.stop
-        if range(start, stop) == part or len(shown) == len(part):
+        if range(start, stop) == part or len(shown) == len(part) or not more():
             return found
         part = range(start, stop)
 
 
 def _question(
-    question: str, shown: Sequence[int], image: Callable[[int], bytes], task: str, schema: dict[str, Any]
+    question: str,
+    shown: Sequence[int],
+    image: Callable[[int], bytes],
+    when: Callable[[int], str] | None,
+    task: str,
+    schema: dict[str, Any],
 ) -> Question:
     parts: list[str | bytes] = []
     for number, i in enumerate(shown, start=1):
-        parts += [f"Frame {number}:", image(i)]
+        parts += [f"Frame {number} ({when(i)}):" if when else f"Frame {number}:", image(i)]
     return Question((*parts, f"Question: {question}", task), schema)

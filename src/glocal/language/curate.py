@@ -2,13 +2,14 @@
 
 An encoder says which labels the nearest images speak against, and for what. The model sees one image, its label, those
 others and what the knowledge base says of each, and answers whether the label is right, else what it should be. Each
-question holds one image and its own texts: what a caption or an entry says cannot reach any other.
+question holds one image: what a caption says cannot reach any other, what an entry says only images of its name and
+such as have neighbours of its name.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from glocal.data.source import ImageSource, Unreadable
 from glocal.evaluation.knn import nearest_neighbours
 from glocal.language.endpoint import Endpoint, Question, picture
-from glocal.language.knowledge import Entity, KnowledgeBase
+from glocal.language.knowledge import Entity, KnowledgeBase, plain
 from glocal.language.schema import TEXT, TEXT_OR_NONE, YES_OR_NO, Unusable, listed, record
 
 Decision = Literal["keep", "correct", "drop", "no answer", "not asked", "unreadable"]
@@ -104,19 +105,23 @@ def check_labels(
     classes, labels = source.classes, np.asarray(source.labels)[positions]
     own = shares.numpy()[np.arange(len(labels)), labels]
     order = own.argsort(kind="stable")[:most]
-    entries = {name: knowledge.find(name) or Entity(name) for name in classes}
-    spelled = {entity.name: name for name, entity in entries.items()}
+    entries = {name: knowledge.find(name) for name in classes}
 
-    def ask(k: int) -> Question:
-        i = int(order[k])
+    def shown(i: int) -> list[str]:
+        """The names in the question about an image, the label before others."""
         label, ranked = classes[labels[i]], shares[i].argsort(descending=True, stable=True).tolist()
         others = [classes[c] for c in ranked if shares[i, c] >= SPEAKING and not (candidate and c == labels[i])]
         similar = others[:OTHERS] if candidate or context else []
-        names = [label, *similar] if candidate else similar
+        return [label, *similar] if candidate else similar
+
+    def ask(k: int) -> Question:
+        i = int(order[k])
+        label, names = classes[labels[i]], shown(i)
+        similar = names[1:] if candidate else names
         captions = source.captions or [None] * len(source)
         told = {"label": label if candidate else None, "similar": similar, "caption": captions[positions[i]]}
-        said = [{"name": entries[n].name, "text": entries[n].text[:EXCERPT]} for n in names] if context else []
-        told |= {"entries": said}
+        found = dict.fromkeys(entity for n in names for entity in entries[n] or [Entity(n)])
+        told |= {"entries": [{"name": e.name, "text": e.text[:EXCERPT]} for e in found] if context else []}
         try:
             opened = source.open(int(positions[i]))
             image = picture(opened.decode(min(1.0, SIDE / max(opened.size))), SIDE)
@@ -129,16 +134,30 @@ def check_labels(
         if isinstance(answer, Unusable):
             yield int(positions[i]), Checked("no answer", label, str(answer))
         else:
-            yield int(positions[i]), _decided(answer, label, knowledge, spelled, candidate)
+            told = {entity for name in shown(i) for entity in entries[name]}
+            named = _named(answer["entity"] or "", label, knowledge, entries, told)
+            qa = tuple((each["question"], each["answer"]) for each in answer["qa"])
+            if (candidate and answer["correct"]) or named == label:
+                beside = f" (it names '{answer['entity']}')" if answer["entity"] and named != label else ""
+                yield int(positions[i]), Checked("keep", label, f"{answer['rationale']}{beside}", qa)
+            else:
+                decision: Decision = "correct" if named else "drop"
+                yield int(positions[i]), Checked(decision, named, answer["rationale"], qa)
 
 
-def _decided(
-    answer: dict[str, Any], label: str, knowledge: KnowledgeBase, spelled: dict[str, str], candidate: bool
-) -> Checked:
-    """Keep what is right, correct what has another name here, drop the rest."""
-    said = answer["rationale"], tuple((each["question"], each["answer"]) for each in answer["qa"])
-    entity = knowledge.resolve(answer["entity"]) if answer["entity"] else None
-    named = spelled.get(entity.name, entity.name) if entity else None
-    if (candidate and answer["correct"]) or named == label:
-        return Checked("keep", label, *said)
-    return Checked("correct" if named else "drop", named, *said)
+def _named(
+    text: str, label: str, knowledge: KnowledgeBase, entries: dict[str, list[Entity]], told: set[Entity]
+) -> str | None:
+    """The class that a text names, else the entity; None if that is none or, of several, not one that was `told`."""
+    found = knowledge.find(text)
+    spelled = {plain(name): name for name in reversed(entries)}
+    if found and plain(text) in spelled:
+        return label if plain(label) == plain(text) else spelled[plain(text)]
+    if len(found) > 1:
+        found = [entity for entity in found if entity in told]
+    if len(found) != 1:
+        return None
+    if found[0] in entries[label]:
+        return label
+    of_it = (name for name, entities in entries.items() if found[0] in entities)
+    return spelled.get(plain(found[0].name)) or next(of_it, found[0].name)

@@ -25,7 +25,7 @@ from PIL import Image
 
 from glocal.errors import UsageError
 from glocal.language.schema import Unusable, printable, read_answer
-from glocal.language.transport import KEY, complaint, exchange, parse_address, parsed
+from glocal.language.transport import KEY, MAX_ANSWER, MAX_EMBEDDINGS, complaint, exchange, parse_address, parsed
 from glocal.run import write_atomically
 
 ATTEMPTS = 4
@@ -85,6 +85,8 @@ class Endpoint:
     ) -> None:
         if max_calls < 1 or concurrency < 1:
             raise UsageError(f"--max-calls {max_calls}, --concurrency {concurrency}: at least 1 each")
+        if not 0 < timeout <= 86_400:
+            raise UsageError(f"--timeout {timeout:g}: seconds for an answer, at most a day's")
         self.model, self.max_calls, self.concurrency, self.timeout = model, max_calls, concurrency, timeout
         self.address, self.cache = parse_address(url), cache
         self.host = self.address.host
@@ -127,13 +129,15 @@ class Endpoint:
         Raises:
             UsageError: if there are none to be had.
         """
-        found = []
+        found = list[np.ndarray]()
         for start in range(0, len(texts), block):
             asked = list(texts[start : start + block])
             try:
                 rows = self._reply("embeddings", {"model": self.model, "input": asked}, _embeddings)
                 if len(rows) != len(asked):
                     raise Unusable(f"{len(rows)} vectors for {len(asked)} texts")
+                if found and rows.shape[1] != found[0].shape[1]:
+                    raise Unusable(f"vectors of {found[0].shape[1]} numbers, then of {rows.shape[1]}")
             except Unusable as error:
                 raise UsageError(f"{self.host} gives no embeddings: {error}") from error
             found.append(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
@@ -195,18 +199,21 @@ class Endpoint:
         for attempt in range(ATTEMPTS):
             with self._lock:
                 if self.calls >= self.max_calls:
-                    raise UsageError(f"--max-calls {self.max_calls} are used up; run it again to go on from there")
+                    said = f"--max-calls {self.max_calls} are used up{trouble and f', the last of them: {trouble}'}"
+                    raise UsageError(f"{said}; run it again to go on from there")
                 self.calls += 1
             wait = BACK_OFF * 2**attempt
+            most = MAX_EMBEDDINGS if path == "embeddings" else MAX_ANSWER
             try:
-                status, reply, asked = exchange(self.address, path, body, self.timeout)
+                status, reply, asked = exchange(self.address, path, body, self.timeout, most)
                 if status == 200:
                     self._count(reply)
                     return reply
                 trouble = f"{self.host} answers {status}{complaint(reply)}"
                 wait = max(wait, asked)
             except (OSError, http.client.HTTPException) as error:
-                said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                said = str(error) if isinstance(error, OSError) else ""  # the others repeat what the server sent
+                said = getattr(error, "strerror", None) or said or type(error).__name__
                 status, trouble = 0, f"{self.host} does not answer ({printable(said)[:200]})"
             if status and status not in PASSING:
                 raise UsageError(f"{trouble}{self._advice(status)}")
@@ -219,7 +226,8 @@ class Endpoint:
         with suppress(Unusable):
             usage = parsed(reply).get("usage")
             usage = usage if isinstance(usage, dict) else {}
-            read, written = (n if type(n := usage.get(f"{k}_tokens")) is int else 0 for k in ("prompt", "completion"))
+            counts = (usage.get(f"{kind}_tokens") for kind in ("prompt", "completion"))
+            read, written = (n if type(n) is int and 0 <= n < 10**12 else 0 for n in counts)
             with self._lock:
                 self.tokens = self.tokens[0] + read, self.tokens[1] + written
 
@@ -254,8 +262,8 @@ def _embeddings(reply: dict[str, Any]) -> np.ndarray:
     try:
         rows = sorted(reply["data"], key=lambda row: row["index"])
         found = np.array([row["embedding"] for row in rows], dtype=np.float32)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Unusable("a reply without vectors") from error
-    if found.ndim != 2 or not np.isfinite(found).all():
+    if found.ndim != 2 or not found.size or not np.isfinite(found).all():
         raise Unusable("vectors that are none")
     return found

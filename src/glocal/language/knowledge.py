@@ -1,6 +1,5 @@
 """A knowledge base: what there is to be named, by which names, and what an encyclopaedia says of it."""
 
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,6 @@ from pathlib import Path
 from glocal.data.files import existing
 from glocal.errors import UsageError
 from glocal.language.schema import printable
-
-NEAR = 0.85
-"""How alike two spellings have to be, from 0 to 1, to be taken for one name."""
 
 
 @dataclass(frozen=True)
@@ -27,22 +23,18 @@ class KnowledgeBase:
     """Entities; no two have one name."""
 
     entities: list[Entity]
-    _known: dict[str, Entity] = field(init=False, repr=False)
+    _known: dict[str, list[Entity]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._known = {_plain(alias): entity for entity in reversed(self.entities) for alias in entity.aliases}
-        self._known |= {_plain(entity.name): entity for entity in self.entities}  # a name comes before an alias
+        self._known = {}
+        for entity in self.entities:
+            for alias in {plain(alias) for alias in entity.aliases} - {""}:
+                self._known.setdefault(alias, []).append(entity)
+        self._known |= {plain(entity.name): [entity] for entity in self.entities}  # a name comes before an alias
 
-    def find(self, text: str) -> Entity | None:
-        """What has this name, or else this alias, in whatever case."""
-        return self._known.get(_plain(text))
-
-    def resolve(self, text: str) -> Entity | None:
-        """What a text names: as `find`, else by the nearest spelling if that is near; None: nothing here."""
-        if found := self.find(text):
-            return found
-        near = difflib.get_close_matches(_plain(text), self._known, n=1, cutoff=NEAR)
-        return self._known[near[0]] if near else None
+    def find(self, text: str) -> list[Entity]:
+        """What has this name, or else all that have this alias, in whatever case; no other spelling will do."""
+        return self._known.get(plain(text), [])
 
 
 def read_knowledge(path: str | Path) -> KnowledgeBase:
@@ -61,11 +53,11 @@ def read_knowledge(path: str | Path) -> KnowledgeBase:
             continue
         where = f"{path}, line {number}"
         entity = _entity(line, where)
-        if before := lines.get(_plain(entity.name)):
+        if before := lines.get(plain(entity.name)):
             raise UsageError(
                 f"{where}: line {before} has the name '{entity.name}', too; tell them apart by their names"
             )
-        lines[_plain(entity.name)] = number
+        lines[plain(entity.name)] = number
         entities.append(entity)
     if not entities:
         raise UsageError(f"{path} is empty; it has a line for each name, such as " + '{"name": "hat", "text": "..."}')
@@ -78,7 +70,7 @@ def _entity(line: str, where: str) -> Entity:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where} is no JSON; write " + '{"name": "hat", "text": "..."}') from error
     name = found.get("name") if isinstance(found, dict) else None
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not printable(name):
         raise UsageError(f"{where} has no name; write " + '{"name": "hat", "text": "..."}')
     text, aliases = found.get("text", ""), found.get("aliases", [])
     if not isinstance(text, str) or not isinstance(aliases, list) or not all(isinstance(a, str) for a in aliases):
@@ -86,5 +78,6 @@ def _entity(line: str, where: str) -> Entity:
     return Entity(printable(name), text, tuple(aliases))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name without what does not tell it from others: case, and which blanks it has."""
     return " ".join(name.casefold().replace("_", " ").split())

@@ -5,6 +5,8 @@ from typing import Any
 
 LONGEST = 2000
 """Characters that are kept of a text in an answer."""
+BRACES = 1000
+"""Places of a text where an answer may begin that are looked at."""
 
 TEXT: dict[str, Any] = {"type": "string"}
 TEXT_OR_NONE: dict[str, Any] = {"type": ["string", "null"]}
@@ -30,16 +32,27 @@ def listed(item: dict[str, Any]) -> dict[str, Any]:
 def read_answer(text: str, schema: dict[str, Any]) -> Any:
     """The JSON value in a text, which a model may have wrapped in prose or in a code fence.
 
-    Its texts come out as one printable line each; fields that nobody asked for are left out.
+    Its texts come out as one printable line each; fields that nobody asked for are left out. Of several objects, as of
+    a model that thinks aloud, it is the last that fits.
 
     Raises:
-        Unusable: if there is none, or it is not as the schema says.
+        Unusable: if there is none, or none is as the schema says.
     """
-    for candidate in (text, text[text.find("{") : text.rfind("}") + 1]):
+    found, trouble, at = None, None, -1
+    for _ in range(BRACES):
+        if (at := text.find("{", at + 1)) < 0:
+            break
         try:
-            return _checked(json.loads(candidate), schema, "the answer")
+            value, end = json.JSONDecoder().raw_decode(text, at)
+            found, at = _checked(value, schema, "the answer"), end - 1
+        except Unusable as error:
+            trouble, at = error, end - 1
         except (ValueError, RecursionError):
             continue
+    if found is not None:
+        return found
+    if trouble is not None:
+        raise trouble
     what = "half an answer" if text.lstrip().startswith(("{", "```")) else "prose in place of JSON"
     raise Unusable(f"{what}: '{printable(text)[:80]}'")
 

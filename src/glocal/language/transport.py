@@ -8,6 +8,9 @@ import http.client
 import ipaddress
 import json
 import os
+import re
+import socket
+import threading
 import time
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -18,7 +21,7 @@ from glocal.language.schema import Unusable, printable
 
 KEY = "GLOCAL_API_KEY"
 """The environment variable of the key that a server may ask for."""
-MAX_ANSWER = 2**20
+MAX_ANSWER, MAX_EMBEDDINGS = 2**20, 2**24
 """Bytes of a reply, at most."""
 
 
@@ -44,8 +47,9 @@ def parse_address(url: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError as error:
-        raise UsageError(f"--endpoint is no address ({error}); it looks like http://127.0.0.1:8000/v1") from error
+        raise UsageError("--endpoint is no address; it looks like http://127.0.0.1:8000/v1") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError("--endpoint begins with http:// or https:// and a host, like http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.query or parts.fragment:
@@ -55,17 +59,23 @@ def parse_address(url: str) -> Address:
     return Address(parts.scheme == "https", parts.hostname, port, parts.path.rstrip("/"))
 
 
-def exchange(address: Address, path: str, body: bytes, timeout: float) -> tuple[int, bytes, float]:
+def exchange(
+    address: Address, path: str, body: bytes, timeout: float, most: int = MAX_ANSWER
+) -> tuple[int, bytes, float]:
     """Status, body and the seconds to wait that the server asks for, of one request over a connection of its own.
 
     Raises:
-        OSError, http.client.HTTPException: if there is no reply, or half of one.
+        OSError, http.client.HTTPException: if there is no reply, or half of one, within `timeout` seconds.
         Unusable: if it is too long.
     """
     kind = http.client.HTTPSConnection if address.secure else http.client.HTTPConnection
     key, ends = _key(), time.monotonic() + timeout
     connection = kind(address.host, address.port, timeout=timeout)
+    late = None
     try:
+        connection.connect()
+        late = threading.Timer(max(0.0, ends - time.monotonic()), _shut, [connection.sock])
+        late.start()
         headers = {"Content-Type": "application/json", "Connection": "close"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -73,17 +83,19 @@ def exchange(address: Address, path: str, body: bytes, timeout: float) -> tuple[
         response, reply = connection.getresponse(), bytearray()
         while chunk := response.read1(2**16):
             reply += chunk
-            if len(reply) > MAX_ANSWER:
-                raise Unusable(f"an answer of more than {MAX_ANSWER:,} bytes")
-            if time.monotonic() > ends:
-                raise TimeoutError(f"no whole answer within {timeout:g} seconds")
-        if response.length:
+            if len(reply) > most:
+                raise Unusable(f"an answer of more than {most:,} bytes")
+        if response.length or time.monotonic() >= ends:
             raise http.client.IncompleteRead(bytes(reply), response.length)
-        if len(key) > 8:  # some servers repeat it; a shorter one is no secret
-            reply = reply.replace(key.encode(), b"...")
         wait = response.getheader("Retry-After", "")
-        return response.status, bytes(reply), float(wait) if wait.isdecimal() else 0.0
+        return response.status, _without(key, bytes(reply)), float(wait[:9]) if wait.isdecimal() else 0.0
+    except (OSError, http.client.HTTPException) as error:
+        if time.monotonic() >= ends:
+            raise TimeoutError(f"no whole answer within {timeout:g} seconds") from error
+        raise
     finally:
+        if late is not None:
+            late.cancel()
         connection.close()
 
 
@@ -106,6 +118,20 @@ def complaint(reply: bytes) -> str:
         if isinstance(said, str) and said.strip():
             return f" ({printable(said)[:200]})"
     return ""
+
+
+def _shut(connection: socket.socket) -> None:
+    """End what waits for a server, whatever part of its reply it dawdles over."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _without(key: str, reply: bytes) -> bytes:
+    """A reply in which a server that repeats the key, however it escapes it, has not; a short key is no secret."""
+    if len(key) <= 8:
+        return reply
+    letters = (rf"\\{{0,8}}(?:{re.escape(c)}|u00(?i:{ord(c):02x}))" for c in key)
+    return re.sub("".join(letters).encode(), b"...", reply)
 
 
 def _key() -> str:

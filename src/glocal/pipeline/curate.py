@@ -12,7 +12,7 @@ from PIL import Image
 
 from glocal.data.filelist import Files
 from glocal.data.files import shown
-from glocal.data.source import ImageSource
+from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.extract import extract, suited
 from glocal.language.curate import Checked, check_labels, votes
@@ -50,7 +50,7 @@ def curate_source(
         raise UsageError(
             f"{source.name} has no labels to check: a folder for each class, or a list with a column label"
         )
-    unknown = [name for name in source.classes if knowledge.find(name) is None]
+    unknown = [name for name in source.classes if not knowledge.find(name)]
     if len(unknown) == len(source.classes):
         names = [entity.name for entity in knowledge.entities]
         raise UsageError(
@@ -134,8 +134,11 @@ def _path(source: ImageSource, i: int, out: Path) -> str:
 
 
 def _pictures(source: ImageSource, i: int) -> list[Image.Image]:
-    opened = source.open(i)
-    image = Image.fromarray(opened.decode(min(1.0, SIDE / max(opened.size))))
+    try:
+        opened = source.open(i)
+        image = Image.fromarray(opened.decode(min(1.0, SIDE / max(opened.size))))
+    except Unreadable:  # since it was asked about
+        return []
     image.thumbnail((SIDE, SIDE))
     return [image]
 

@@ -1,5 +1,6 @@
 """An index of photographs, made or brought up to date, and what is found in it; see `glocal.index`, `glocal.search`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,16 +67,22 @@ def index_source(
     about |= {"image_size": about["asked_size"] or encoder.image_size, "crop_pct": None if dense else CROP_PCT}
     index, before = None, dict[str, Any]()
     if out.exists():
-        index = Index.open(out)
+        index = open_index(out)
+        if (index.dense is not None) != dense:
+            made = "with" if index.dense is not None else "without"
+            raise UsageError(f"{out} was made {made} --dense: do so again, or give another --out")
         _refuse_others(index, encoder, about, out)
         before = index.about.get("state", {})
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"--out {out} cannot be written in {folder}")
     fresh = [i for i, key in enumerate(keys) if not now[key] or before.get(key) != now[key]]
     gone = before.keys() - now.keys()
     workers, precision = suited(encoder, workers, precision)
     settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "precision": precision}
     settings |= {"image_size": about["image_size"], "crop_pct": about["crop_pct"]}
     unreadable: dict[str, str] = {} if index is None else index.about.get("unreadable", {})
-    unreadable = {key: why for key, why in unreadable.items() if key in now and before[key] == now[key]}
+    unreadable = {key: why for key, why in unreadable.items() if key in now and before.get(key) == now[key]}
     bank = None
     if fresh:
         try:
@@ -120,9 +127,18 @@ def _refuse_others(index: Index, encoder: nn.Module, about: dict[str, Any], out:
 def open_index(path: str | Path) -> Index:
     """The index that `index_source` made; `UsageError` if it is another, from which nobody can tell the photographs."""
     index = Index.open(path)
-    size = index.about.get("image_size")
-    cells = index.about.get("cells")
-    if not isinstance(size, int) or (index.dense is not None and len(cells or ()) != index.dense.shape[1]):
+    about: dict[str, Any] = index.about
+    crop: Any = about.get("crop_pct")
+    cells: Any = about.get("cells")
+    number = lambda x: type(x) in (int, float)
+    sizes = [about.get("image_size"), about.get("asked_size") or 1]
+    good = all(type(size) is int and 1 <= size <= 8192 for size in sizes)
+    good &= crop is None or (number(crop) and 0.01 <= crop <= 1)
+    good &= all(isinstance(about.get(name, {}), dict) for name in ("state", "unreadable"))
+    if index.dense is not None:
+        good &= isinstance(cells, list) and len(cells) == index.dense.shape[1]
+        good = good and all(isinstance(cell, list) and len(cell) == 2 and all(map(number, cell)) for cell in cells)
+    if not good:
         raise UsageError(f"{path} does not say how its photographs were looked at; glocal index makes such that do")
     return index
 
@@ -142,7 +158,8 @@ def search_index(
     about, size = index.about, index.about["image_size"]
     try:
         image = open_image(existing(query))
-        pixels = Image.fromarray(image.decode())
+        target = size if about["crop_pct"] is None else round(size / about["crop_pct"])
+        pixels = Image.fromarray(image.decode(min(1.0, target / min(image.size))))  # as photographs are looked at
     except Unreadable as error:
         raise UsageError(f"{query}: {error}") from error
     features = next(features_of(encoder, [eval_image(pixels, size, about["crop_pct"])]))
@@ -161,7 +178,11 @@ def search_index(
         return found
     code = code_of(about.get("data"))
     refuse_untrusted(code, origin="the index", trust_code=trust_code, command="glocal search ... --trust-code")
-    source = open_source(about.get("data"), split=about.get("split"))
+    try:
+        source = open_source(about.get("data"), split=about.get("split"))
+    except UsageError as gone:
+        print(f"the photographs cannot be shown: {gone}", file=sys.stderr)
+        return found
     row = {source.key(i): i for i in range(len(source))}
     cards = [_card("the query", str(query), image, at, encoder.stride / size)]
     for n, match in enumerate(found):

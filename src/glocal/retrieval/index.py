@@ -116,6 +116,8 @@ class Index:
             about = json.loads(header["__metadata__"]["glocal"])
             keys = [str(key) for key in about.pop("keys")]
             found = {name: _mapped(path, start, header[name]) for name in ("pooled", "dense") if name in header}
+            if [x.ndim for x in found.values()] != [2, 3][: len(found)]:
+                raise ValueError("its vectors are of another shape")
             if not isinstance(about["digest"], str) or {len(each) for each in found.values()} != {len(keys)}:
                 raise ValueError("it does not fit together")
             return cls(keys, found["pooled"], found.get("dense"), about)
@@ -167,6 +169,8 @@ def _append(file: BinaryIO, tensor: Tensor) -> None:
 
 
 def _mapped(path: Path, start: int, about: dict[str, Any]) -> Tensor:
+    if about["dtype"] != "F16" or about["data_offsets"][0] < 0:
+        raise ValueError("its numbers are of another kind, or elsewhere")
     array = np.memmap(path, np.float16, "r", start + about["data_offsets"][0], tuple(about["shape"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it cannot be written to
