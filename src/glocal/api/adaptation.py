@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glocal.api.encoders import load
+from glocal.api.opening import load
 from glocal.errors import UsageError
 from glocal.progress import shown_progress
 

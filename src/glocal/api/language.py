@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glocal.api.encoders import opened_encoder
+from glocal.api.opening import opened_encoder
 from glocal.errors import UsageError, did_you_mean
 from glocal.progress import shown_progress
 

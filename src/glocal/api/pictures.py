@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from glocal.api.encoders import opened_encoder, show_in_report
+from glocal.api.encoders import show_in_report
+from glocal.api.opening import opened_encoder
 from glocal.errors import UsageError
 from glocal.progress import shown_progress
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from glocal.api.encoders import Which, opened_encoder
+from glocal.api.opening import Which, opened_encoder
 from glocal.errors import UsageError
 from glocal.progress import shown_progress
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glocal.api.encoders import opened_encoder
+from glocal.api.opening import opened_encoder
 from glocal.errors import UsageError
 from glocal.progress import shown_progress
 
