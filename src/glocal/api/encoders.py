@@ -12,7 +12,6 @@ from glocal.errors import UsageError
 from glocal.progress import shown_progress
 
 if TYPE_CHECKING:
-
     from glocal.backbones import Backbone
     from glocal.exporters.embed import Embeddings
     from glocal.run import Run
