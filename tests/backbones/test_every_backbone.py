@@ -36,6 +36,7 @@ OURS = [
     "navit_tiny",
     "unet_tiny",
     "conv_coder",
+    "strided_small",
 ]
 TIMMS = [
     "xcit_nano_12_p8_224",

@@ -79,7 +79,7 @@ def looks(monkeypatch):
     def script(*shares: float) -> list[dict[str, torch.Tensor]]:
         seen: list[dict[str, torch.Tensor]] = []
 
-        def look(self, encoder, epoch):
+        def look(self, encoder, epoch, paints=False):
             seen[epoch:] = [{key: value.clone() for key, value in encoder.model.state_dict().items()}]
             return Look({"knn_top1": shares[epoch]}, share(shares[epoch]))
 

@@ -1,6 +1,6 @@
 """The discriminator of DC-GAN as a backbone: strided convolutions and leaky units, no pooling, no normalisation."""
 
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -38,11 +38,5 @@ class Strided(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def strided_small(**options: Any) -> Strided:
-    """Four convolutions, 32 to 256 channels, a cell for every 16 pixels: .7 M parameters."""
-    return Strided((32, 64, 128, 256), **options)
-
-
-def strided_base(**options: Any) -> Strided:
-    """The same with 64 to 512 channels: 2.8 M parameters."""
-    return Strided((64, 128, 256, 512), **options)
+strided_small = partial(Strided, (32, 64, 128, 256))  # .7 M parameters
+strided_base = partial(Strided, (64, 128, 256, 512))  # 2.8 M
