@@ -70,9 +70,9 @@ def build_backbone(
     if stem != "native" and name in names("backbones"):
         raise UsageError(f"{name} comes with a stem of its own; leave out stem={stem}")
     if pretrained is True and (name in names("backbones") or not timm.models.is_model_pretrained(name)):
-        if timm.is_model_pretrained(name):  # theirs of this name
-            theirs = f"{name}.{timm.models.get_pretrained_cfg(name).tag}"
-            raise UsageError(f"{name} comes without weights; to begin with timm's, give --pretrained {theirs}")
+        if timm.is_model_pretrained(name) and (theirs := timm.models.get_pretrained_cfg(name)):  # of this name
+            remedy = f"to begin with timm's, give --pretrained {name}.{theirs.tag}"
+            raise UsageError(f"{name} comes without weights; {remedy}")
         raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
     required: dict[str, Any] = {}
     if output_stride is not None:
