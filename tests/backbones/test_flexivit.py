@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import timm
@@ -11,7 +13,7 @@ from timm.layers import resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 
 from glocal.backbones import build_backbone, load_encoder, save_encoder
-from glocal.backbones.flexivit import BUFFER, FlexiViT, pi_resize, resized
+from glocal.backbones.flexivit import BUFFER, checkpoint_filter_fn, pi_resize, resized
 from glocal.errors import UsageError
 from glocal.evaluation.baseline import start_of
 from glocal.exporters import export_encoder
@@ -91,6 +93,8 @@ def test_views_share_weights_and_keep_their_patches(encoder):
     assert fine.positions[:2].tolist() == [[4.0, 4.0], [12.0, 4.0]]
     assert first.positions[:2].tolist() == [[8.0, 8.0], [24.0, 8.0]]
     assert torch.equal(encoder(images()).tokens, first.tokens)  # whatever a view did in between
+    assert encoder.traits.any_size
+    assert encoder.at(8).traits is not encoder.traits
     assert {p.data_ptr() for p in finer.parameters()} == {p.data_ptr() for p in encoder.parameters()}
     kernel = encoder.model.patch_embed.proj.weight
     (gradient,) = torch.autograd.grad(encoder.at(4)(images()).pooled.sum(), kernel)
@@ -136,17 +140,39 @@ def test_it_is_saved_and_begun_anew_with_its_patch(encoder, tmp_path):
     assert start_of(loaded).patch == 8
 
 
-def test_weights_of_an_ordinary_vision_transformer_are_resized(tmp_path):
+def test_it_begins_as_the_ordinary_vision_transformer_whose_weights_it_gets(tmp_path):
     torch.manual_seed(0)
-    plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64)
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=112).eval()
     torch.nn.init.normal_(plain.pos_embed)
     torch.save(plain.state_dict(), tmp_path / "vit.pth")
-    model = build_backbone("flexivit_tiny", pretrained=tmp_path / "vit.pth").model
-    assert isinstance(model, FlexiViT)
-    torch.testing.assert_close(model.patch_embed.proj.weight, pi_resize(plain.patch_embed.proj.weight, BUFFER))
-    torch.testing.assert_close(model.pos_embed, resized(plain.pos_embed[:, 1:], (7, 7)))
-    torch.testing.assert_close(model.cls_token, plain.cls_token + plain.pos_embed[:, :1])
-    assert torch.equal(model.blocks[11].mlp.fc2.weight, plain.blocks[11].mlp.fc2.weight)
+    encoder = build_backbone("flexivit_tiny", pretrained=tmp_path / "vit.pth").eval()
+    with torch.inference_mode():
+        expected = plain.forward_features(images(112))
+        found = encoder(images(112))
+    torch.testing.assert_close(found.tokens, expected[:, 1:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.pooled, expected[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("patch", [1, 4, 8, 14, 16, 31])
+def test_a_kernel_that_was_resized_is_seen_as_it_was(patch):
+    kernel, state = numbers(2, 3, patch, patch), {"pos_embed": torch.zeros(1, 49, 2)}
+    made = checkpoint_filter_fn(state | {"patch_embed.proj.weight": kernel}, None)["patch_embed.proj.weight"]
+    np.testing.assert_allclose(pi_resize(made, patch), kernel, atol=1e-11)
+    patches = numbers(5, 1, BUFFER, BUFFER)
+    for k, whole in zip(kernel[:, 0], made[:, 0], strict=True):
+        np.testing.assert_allclose((patches * whole).sum((1, 2, 3)), (shrunk(patches, patch) * k).sum((1, 2, 3)))
+
+
+def test_an_encoder_of_timms_network_of_that_name_stays_one(tmp_path):
+    theirs = build_backbone("flexivit_small.300ep_in1k", image_size=32).eval()
+    save_encoder(theirs, tmp_path)
+    about = json.loads((tmp_path / "encoder.json").read_text())
+    about["config"] = {"name": "flexivit_small", "image_size": 32, "pretrained": False}
+    (tmp_path / "encoder.json").write_text(json.dumps(about))
+    found = load_encoder(tmp_path)
+    assert type(found.model) is VisionTransformer
+    assert torch.equal(found(images(32)).tokens, theirs(images(32)).tokens)
+    assert "1200ep_in1k" in found.traits.weights
 
 
 @pytest.mark.parametrize(
@@ -154,9 +180,11 @@ def test_weights_of_an_ordinary_vision_transformer_are_resized(tmp_path):
     [
         (lambda: build_backbone("flexivit_tiny", patch=65), "its patches have 1 to 64 px"),
         (lambda: build_backbone("flexivit_tiny").at(65), "takes patches of 1 to 64 px, not of 65"),
+        (lambda: build_backbone("flexivit_tiny", patch=65), "cannot be built with --patches 65: its"),
         (lambda: build_backbone("flexivit_tiny", pretrained=True), "no pretrained weights"),
-        (lambda: build_backbone("test_resnet", patch=8), "test_resnet has no patches to choose from; leave it out"),
-        (lambda: build_backbone("test_vit").at(8), "test_vit has cells of 16 px only"),
+        (lambda: build_backbone("flexivit_small", pretrained=True), "--pretrained flexivit_small.1200ep_in1k$"),
+        (lambda: build_backbone("test_resnet", patch=8), "test_resnet has no patches to choose from; leave out --patc"),
+        (lambda: build_backbone("test_vit").at(16), "test_vit has cells of one size only, 16 px; leave out --patch"),
         (lambda: build_backbone("flexivit_tiny")(torch.zeros(1, 3, 40, 40)), r"divisible by patch size \(16\)"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import nn
 
+from glocal.adaptation.layers import depths
 from glocal.backbones import build_backbone, navit as room
 from glocal.backbones.navit import NaViT
 from glocal.errors import UsageError
@@ -78,6 +79,7 @@ def timms(model: NaViT) -> NaFlexVit:
     """timm's network with the same weights; it has no absolute positions, and a query of its own making."""
     norm = partial(nn.LayerNorm, bias=False, eps=1e-6)
     cfg = NaFlexVitCfg(patch_size=8, embed_dim=24, depth=2, num_heads=3, qk_norm=True, reg_tokens=0, norm_layer=norm)
+    cfg.qkv_bias = False
     cfg.pos_embed, cfg.pos_embed_grid_size, cfg.global_pool = "factorized", (16, 16), "map"
     other = NaFlexVit(cfg, num_classes=0).to(model.embed.weight.dtype)
     ours = {
@@ -88,7 +90,8 @@ def timms(model: NaViT) -> NaFlexVit:
     query = model.pool.query.detach().flatten()
     ours |= {f"embeds.pos_embed_{axis}": model.positions.fraction[i].detach()[None] for i, axis in enumerate("xy")}
     ours |= {"attn_pool.latent": query[None, None], "attn_pool.q.weight": torch.eye(24).to(query)}
-    other.load_state_dict(ours | {"attn_pool.q.bias": torch.zeros(24).to(query)})
+    ours |= {f"attn_pool.{name}.bias": torch.zeros(n).to(query) for name, n in (("q", 24), ("kv", 48))}
+    other.load_state_dict(ours)
     return other
 
 
@@ -193,6 +196,28 @@ def test_a_packed_batch_answers_image_by_image():
     assert dropped.per_image()[0][1].tolist() == [[12, 4], [36, 4]]
 
 
-def test_a_network_for_one_shape_says_so():
+def test_what_a_packed_batch_cannot_be_is_said():
+    photographs = [torch.zeros(3, 16, 32)]
+    backbone = build_backbone("navit_tiny")
     with pytest.raises(UsageError, match=r"one shape only.*navit"):
-        build_backbone("test_vit")(pack(images(GRIDS, torch.float32), Packing(8, 99)))
+        build_backbone("test_vit")(pack(photographs, Packing(8, 99)))
+    with pytest.raises(UsageError, match="leave out kept"):
+        backbone(pack(photographs, Packing(8, 99)), torch.tensor([0]))
+    with pytest.raises(UsageError, match="takes patches of 8 px, not of 16"):
+        backbone(pack(photographs, Packing(16, 99)))
+
+
+@pytest.mark.parametrize(("asked", "made"), [(8, 16), (13, 16), (100, 96), (128, 128), (None, 128)])
+def test_squares_are_of_whole_patches_whatever_is_asked_for(asked, made):
+    backbone = build_backbone("replications.networks:navit_w64_p8", image_size=asked)
+    assert (backbone.image_size, backbone.stride, backbone.offset) == (made, 8, 4.0)
+    assert backbone.refusal(made) is None
+    assert backbone.config["image_size"] == asked
+
+
+def test_its_layers_are_told_apart():
+    far = depths(build_backbone("replications.networks:navit_w64_p8"))
+    found = [far[f"blocks.{k}.attn.qkv.weight"] for k in range(4)]
+    assert far["embed.weight"] == far["positions.absolute.0"] == 1
+    assert sorted(set(far.values()), reverse=True) == [1, *found]
+    assert far["norm.weight"] == far["pool.query"] == far["blocks.3.norm1.weight"] == 0

@@ -86,7 +86,7 @@ def saved_bytes(encoder, images):
     return sum(kept), gradients
 
 
-@pytest.mark.parametrize("name", ["vit22b_tiny", "test_resnet"])
+@pytest.mark.parametrize("name", ["vit22b_tiny", "test_resnet", "navit_tiny"])
 def test_what_is_computed_again_gives_the_same_gradients_from_less(name):
     torch.manual_seed(0)
     encoder, images = build_backbone(name, image_size=64).train(), torch.randn(2, 3, 64, 64)

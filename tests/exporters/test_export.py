@@ -48,6 +48,14 @@ def test_file_formats_want_their_suffix(backbone, tmp_path, format):
         export_encoder(backbone, format=format, out=tmp_path / "encoder")
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_takes_one_size_only_is_refused_where_all_are_wanted(format, tmp_path):
+    backbone = build_backbone("replications.networks:resmlp_w64_p4", image_size=32)
+    with pytest.raises(UsageError, match="resmlp_w64_p4 takes images of one size only: leave out --native"):
+        export_encoder(backbone, format=format, out=tmp_path / "out", native=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_timm_by_name(backbone, tmp_path):
     path = export_encoder(backbone, format="timm", out=str(tmp_path / "out"), about={"Method": "VICReg"})
     assert path == tmp_path / "out"

@@ -90,5 +90,5 @@ def test_patches_that_do_not_divide_every_crop_are_refused():
         check_fits(encoder, multi_crop(64, 1, 32), (64,))
     with pytest.raises(UsageError, match="takes patches of 1 to 64 px, not of 96"):
         check_fits(encoder, multi_crop(192, 0, 96), (96,))
-    with pytest.raises(UsageError, match="test_vit has cells of 16 px only"):
+    with pytest.raises(UsageError, match="test_vit has cells of one size only, 16 px"):
         check_fits(build_backbone("test_vit", image_size=64), multi_crop(64, 1, 32), (8,))

@@ -76,13 +76,23 @@ def test_a_grid_has_the_shape_of_its_image_and_the_area_it_should():
     assert grid_of(4000, 1, 128, 8)[0] == 1
 
 
-@pytest.mark.parametrize("grid", [(40, 10), (1, 900), (900, 1), (12, 13)])
-def test_a_grid_with_too_many_patches_is_made_smaller(grid):
-    room = 100
-    rows, columns = fitted(grid, room)
-    assert room / 3 < rows * columns <= room
-    assert (rows > columns) == (grid[0] > grid[1]) or rows == columns
-    assert fitted((rows, columns), room) == (rows, columns)
+@pytest.mark.parametrize(("grid", "small"), [((40, 10), (20, 5)), ((1, 900), (1, 100)), ((13, 12), (10, 9))])
+def test_a_grid_with_too_many_patches_is_made_smaller(grid, small):
+    assert fitted(grid, 100) == fitted(small, 100) == small
+    assert fitted(grid[::-1], 100) == small[::-1]
+
+
+def test_a_grid_made_smaller_keeps_its_shape_however_it_lies():
+    wider = []
+    for rows, columns in np.ndindex(30, 30):
+        grid = rows + 6, columns + 6
+        found = fitted(grid, 60)
+        assert found == fitted(grid[::-1], 60)[::-1]
+        assert np.prod(found) <= 60
+        assert (np.array(found) <= grid).all()
+        wider.append(np.log(found[1] / found[0] / (grid[1] / grid[0])))
+        assert abs(wider[-1]) < 0.2
+    assert abs(np.mean(wider)) < 1e-12
 
 
 def test_as_many_patches_are_left_out_of_each_image_and_always_others():
@@ -118,12 +128,12 @@ def test_a_native_view_is_where_its_map_to_the_photograph_says():
 
 
 def test_each_image_comes_once_an_epoch_and_batches_end_where_sequences_are_full():
-    made = loader(noise(96), two_views(32).packed((16, 32), Packing(8, 64)), batch_size=32)
+    made = loader(noise(192), two_views(32).packed((16, 32), Packing(8, 64)), batch_size=64)
     for epoch in (0, 1):
         batches = [*made.epoch(epoch)]
         index = torch.cat([batch.index for batch in batches]).tolist()
-        assert sorted(index) == list(range(96))
-        assert index == random.permutation(96, 0, "order", epoch).tolist()
+        assert sorted(index) == list(range(192))
+        assert index == random.permutation(192, 0, "order", epoch).tolist()
     assert len({len(batch.index) for batch in batches}) > 1
 
 
@@ -160,13 +170,29 @@ def test_workers_and_restarts_do_not_matter():
         equal(a, b)
 
 
-def test_the_batches_of_two_processes_are_the_one_of_one():
-    whole = [batch.index for batch in loader(noise(60), batch_size=12).epoch(0)]
-    halves = [[b.index for b in loader(noise(60), batch_size=6, rank=r, world_size=2).epoch(0)] for r in (0, 1)]
-    assert all(len(a) == len(b) for a, b in zip(*halves, strict=True))
-    alone = loader(noise(60), batch_size=12, rank=0)
-    assert sorted(torch.cat(halves[0] + halves[1]).tolist()) == sorted(torch.cat(whole).tolist())
-    assert len(whole) == len(halves[0]) == alone.steps_per_epoch
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_the_batches_of_several_processes_are_those_of_one(processes):
+    recipe = two_views(32).packed((16, 32), Packing(8, 64))
+
+    def batches(rank, world_size):
+        share = 128 // world_size
+        order = iter(Positions(1024, 8, share, 0, rank, world_size, True, recipe=recipe))
+        return [next(order)[1] for _ in range(16)]
+
+    whole = batches(0, 1)
+    assert len({len(batch) for batch in whole}) > 2
+    shares = [batches(rank, processes) for rank in range(processes)]
+    for one, *parts in zip(whole, *shares, strict=True):
+        assert len({len(part) for part in parts}) == 1
+        assert np.concatenate(parts).tolist() == one.tolist()
+
+
+def test_processes_that_eight_is_no_multiple_of_share_each_batch_evenly():
+    recipe = two_views(32).packed((16, 32), Packing(8, 64))
+    orders = [iter(Positions(960, 5, 64, 0, rank, 3, True, recipe=recipe)) for rank in range(3)]
+    sizes = [[len(next(order)[1]) for order in orders] for _ in range(5)]
+    assert all(len(set(parts)) == 1 for parts in sizes)
+    assert sum(map(sum, sizes)) == 960
 
 
 def test_views_that_do_not_fit_are_shrunk_and_counted():

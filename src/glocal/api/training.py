@@ -153,7 +153,10 @@ def pretrain(
     from glocal.run import Run
 
     if native is not None:  # what is not packed, as at the looks during training, is a square of the largest area
-        image_size = PretrainConfig(native=native).native_sides[1]
+        largest = PretrainConfig(native=native).native_sides[1]
+        from glocal.backbones.navit import PATCH  # which needs timm
+
+        image_size = PATCH * max(2, round(largest / PATCH))
     if data is not None and (fps is not None or max_gap is not None):
         data = as_clips(data, fps)
     config = PretrainConfig(

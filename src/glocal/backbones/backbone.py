@@ -68,9 +68,12 @@ class Backbone(nn.Module):
         self.mean: tuple[float, ...] = tuple(cfg["mean"])
         self.std: tuple[float, ...] = tuple(cfg["std"])
         self.image_size: int = arguments["image_size"] or cfg["input_size"][-1]
-        self._layout = learn_layout(model, self.name, self.image_size)
+        packs = hasattr(model, "forward_packed")  # then of any size of whole patches, at least two by two
+        self._layout = learn_layout(model, self.name, cfg["input_size"][-1] if packs else self.image_size)
         self.dim, self.norm = self._layout.dim, self._layout.norm
         self.stride, self.offset = self._layout.stride, self._layout.offset
+        if packs:
+            self.image_size = self.stride * max(2, round(self.image_size / self.stride))
         self.pretrained: bool | str = arguments["pretrained"]
         self._arguments = dict(arguments)
         self._positions: dict[tuple[int, int, int, torch.device | None], Tensor] = {}
@@ -111,8 +114,8 @@ class Backbone(nn.Module):
     def patch(self, patch: int) -> None:
         if not (possible := self.traits.patches):
             raise UsageError(
-                f"{self.name} has cells of {self.stride} px only, not of {patch}; leave the patch out, or take a"
-                " backbone like flexivit_small"
+                f"{self.name} has cells of one size only, {self.stride} px; leave out --patch, or take a backbone like"
+                " flexivit_small"
             )
         if patch not in possible:
             raise UsageError(f"{self.name} takes patches of {possible[0]} to {possible[-1]} px, not of {patch}")
@@ -131,6 +134,7 @@ class Backbone(nn.Module):
     def at(self, patch: int) -> "Backbone":
         """This very encoder, its weights shared, that cuts images into patches of another size."""
         view = copy.copy(self)
+        view.__dict__.pop("traits", None)  # those of this one
         view.patch = patch
         return view
 
@@ -148,6 +152,8 @@ class Backbone(nn.Module):
             UsageError: if it does not take this size, cannot leave out patches, or takes no sequences.
         """
         if isinstance(x, Sequences):
+            if kept is not None:
+                raise UsageError("packed images hold the patches that are seen: name them to `pack`, leave out kept")
             return self._encode_packed(x)
         with nullcontext() if kept is None else dropping(self.model, self.name, kept, self._layout.prefix):
             pooled, tokens, grid = self._encode(x, whole=kept is None)
@@ -246,6 +252,8 @@ class Backbone(nn.Module):
     def _encode_packed(self, x: Sequences) -> Features:
         if not self.traits.packs:
             raise UsageError(f"{self.name} takes images of one shape only; take a backbone like navit_small")
+        if x.patch != self.stride:
+            raise UsageError(f"{self.name} takes patches of {self.stride} px, not of {x.patch}: pack the images anew")
         tokens, pooled = self.model.forward_packed(x)
         features = Features(pooled, tokens, self.offset + self.stride * x.positions, of=x.image, grids=x.grids)
         if self._pool == "mean":

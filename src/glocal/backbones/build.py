@@ -21,6 +21,13 @@ from glocal.backbones.weights import load_weights, read_weights
 from glocal.errors import UsageError
 from glocal.plugins import GUIDE, find, names
 
+_FLAGS = {
+    "img_size": "--image-size",
+    "patch": "--patches",
+    "output_stride": "--output-stride",
+    "drop_path_rate": "--drop-path",
+}
+
 
 def build_backbone(
     name: str,
@@ -63,6 +70,9 @@ def build_backbone(
     if stem != "native" and name in names("backbones"):
         raise UsageError(f"{name} comes with a stem of its own; leave out stem={stem}")
     if pretrained is True and (name in names("backbones") or not timm.models.is_model_pretrained(name)):
+        if timm.is_model_pretrained(name) and (theirs := timm.models.get_pretrained_cfg(name)):  # of this name
+            remedy = f"to begin with timm's, give --pretrained {name}.{theirs.tag}"
+            raise UsageError(f"{name} comes without weights; {remedy}")
         raise UsageError(f"timm has no pretrained weights for {name}; give a local file, or leave out pretrained")
     required: dict[str, Any] = {}
     if output_stride is not None:
@@ -146,14 +156,18 @@ def _create(
         except TypeError as error:
             unknown = set(re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2]))
             if lacking := sorted(unknown & required.keys()):
-                what = {"patch": "patches to choose from"}.get(lacking[0], lacking[0].removesuffix("_rate"))
-                raise UsageError(f"{name} has no {what}; leave it out") from error
+                if lacking[0] == "patch":
+                    remedy = "leave out --patches, or take a backbone like flexivit_small"
+                    raise UsageError(f"{name} has no patches to choose from; {remedy}") from error
+                raise UsageError(f"{name} has no {lacking[0].removesuffix('_rate')}; leave it out") from error
             if not unknown & optional.keys():
                 raise
             optional = {key: value for key, value in optional.items() if key not in unknown}
         except (AssertionError, ValueError) as error:
-            wanted = ", ".join(f"{key}={value}" for key, value in {**optional, **required}.items())
-            raise UsageError(f"{name} cannot be built with {wanted}: {error or 'timm refuses these values'}") from error
+            given = {**optional, **required}
+            wanted = ", ".join(f"{flag} {given[key]}" for key, flag in _FLAGS.items() if given.get(key) is not None)
+            what = f"{name} cannot be built" + f" with {wanted}" * bool(wanted)
+            raise UsageError(f"{what}: {error or 'timm refuses these values'}") from error
         except Exception as error:
             if not download:
                 raise

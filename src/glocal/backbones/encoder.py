@@ -75,6 +75,11 @@ def load_encoder(spec: str | Path, *, image_size: int | None = None, trust_code:
         raise UsageError(
             f"{about} does not say how to build the encoder; export it again, or resume the run"
         ) from error
+    from glocal.backbones.flexivit import BUFFER  # which needs timm
+
+    kernel = tensors.get("patch_embed.proj.weight")
+    if name in ("flexivit_small", "flexivit_base") and kernel is not None and kernel.shape[-1] != BUFFER:
+        config["name"] = f"{name}.1200ep_in1k"  # timm's, of one patch: the name was theirs before
     consent = f"glocal.load({str(spec)!r}, trust_code=True)"
     refuse_untrusted([name], origin=about, trust_code=trust_code, command=consent)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: loading must not move the generator

@@ -43,10 +43,14 @@ def pi_resize(kernel: Tensor, patch: int) -> Tensor:
 @cache
 def _matrix(size: int, to: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(to, size): pinv(Rᵀ) of the bilinear resize R of a row."""
-    centres = ((np.arange(to) + 0.5) * size / to - 0.5).clip(0, size - 1)
-    resize = (1 - abs(centres[:, None] - np.arange(size))).clip(0)
     with torch.inference_mode(False):  # else what is first seen in inference could never be trained
-        return torch.from_numpy(np.linalg.pinv(resize.T)).to(device, dtype)
+        return torch.from_numpy(np.linalg.pinv(_bilinear(size, to).T)).to(device, dtype)
+
+
+def _bilinear(size: int, to: int) -> np.ndarray:
+    """(to, size): R."""
+    centres = ((np.arange(to) + 0.5) * size / to - 0.5).clip(0, size - 1)
+    return (1 - abs(centres[:, None] - np.arange(size))).clip(0)
 
 
 def resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -109,12 +113,20 @@ class FlexiViT(VisionTransformer):
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: FlexiViT) -> dict[str, Tensor]:
-    """Weights of an ordinary vision transformer as those of this one: its kernel and its positions resized."""
+    """Weights of an ordinary vision transformer as those of this one: its positions resized, its kernel w as Rᵀ·w·R.
+
+    That says of a patch of 32 px what w says of the patch made as small as its own (R), and is seen there as w itself.
+    """
     positions = state["pos_embed"]
     if math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:  # the first is the class token's
         state["cls_token"], positions = state["cls_token"] + positions[:, :1], positions[:, 1:]
     state["pos_embed"] = resized(positions, (POSITIONS, POSITIONS))
-    state["patch_embed.proj.weight"] = pi_resize(state["patch_embed.proj.weight"], BUFFER)
+    kernel = state["patch_embed.proj.weight"]
+    if (patch := kernel.shape[-1]) < BUFFER:
+        resize = torch.from_numpy(_bilinear(BUFFER, patch)).to(kernel)
+        state["patch_embed.proj.weight"] = resize.T @ kernel @ resize
+    else:
+        state["patch_embed.proj.weight"] = pi_resize(kernel, BUFFER)
     return state
 
 

@@ -3,19 +3,21 @@
 Each photograph keeps its shape and is a row of patches of its own length. The rows of a batch lie one after the other
 as one long row of tokens, without padding; attention alone knows where one photograph ends (`within`). Positions are
 factorised: a token's is the sum of one vector for its column and one for its row, both as numbers of patches (absolute)
-and as fractions of the photograph's sides. As in the paper, normalisations have no bias, queries and keys are
-normalised, and a learnt query pools each photograph.
+and as fractions of the photograph's sides. As in the paper, queries and keys are normalised, normalisations, queries,
+keys and values have no bias, and a learnt query pools each photograph.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp, trunc_normal_
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from glocal.features import Sequences
 
@@ -90,7 +92,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
         self.q_norm, self.k_norm = LayerNorm(dim // heads), LayerNorm(dim // heads)
 
     def forward(self, x: Tensor, rows: Rows | None) -> Tensor:
@@ -118,7 +120,7 @@ class AttentionPool(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.query = nn.Parameter(torch.empty(heads, dim // heads))
-        self.kv, self.proj = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.kv, self.proj = nn.Linear(dim, 2 * dim, bias=False), nn.Linear(dim, dim)
         self.norm, self.mlp = LayerNorm(dim), Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor, rows: Rows | None) -> Tensor:
@@ -162,6 +164,7 @@ class NaViT(nn.Module):
     """
 
     dynamic_img_size = True
+    grad_checkpointing = False
 
     def __init__(self, dim: int, heads: int, depth: int = 12):
         super().__init__()
@@ -174,6 +177,14 @@ class NaViT(nn.Module):
                 nn.init.zeros_(parameter)
             elif "norm" not in name:
                 trunc_normal_(parameter, std=0.02)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Its layers, first to last, as timm's optimisers count them."""
+        return {"stem": r"^embed|^positions", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^pool", (99999,))]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether blocks are computed again for gradients."""
+        self.grad_checkpointing = enable
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Normalised tokens (B, N, D), row by row, of photographs of one shape, (B, 3, h, w)."""
@@ -207,7 +218,7 @@ class NaViT(nn.Module):
     def _tokens(self, patches: Tensor, positions: Tensor, sides: Sequence[int | Tensor], rows: Rows | None) -> Tensor:
         x = self.embed(patches) + self.positions(positions, sides)
         for block in self.blocks:
-            x = block(x, rows)
+            x = checkpoint(block, x, rows, use_reentrant=False) if self.grad_checkpointing else block(x, rows)
         return self.norm(x)
 
 

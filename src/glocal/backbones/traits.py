@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from glocal.backbones.dropping import can_drop
 from glocal.errors import UsageError
-from glocal.plugins import names
 
 if TYPE_CHECKING:
     from glocal.backbones.backbone import Backbone
@@ -51,8 +50,6 @@ class Traits:
         import timm
 
         architecture = self._backbone.name.partition(".")[0]
-        if ":" in architecture or architecture in names("backbones"):
-            return ()
         return tuple(name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*"))
 
     @cached_property

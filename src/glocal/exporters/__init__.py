@@ -35,7 +35,7 @@ def export_encoder(
             file; "safetensors", a folder for glocal.load.
         out: the folder or file. An earlier export is replaced, nothing else is.
         image_size: pixels per side that the "onnx" and "torch-export" graphs are captured at.
-        native: whether these graphs have to take images of all shapes.
+        native: whether what is written has to take images of all shapes.
         about: rows for the "timm" model card, e.g. {"Method": "VICRegL", "Images": "12,345"}.
         head: what was fine-tuned on it, for "onnx" and "torch-export".
 
@@ -46,6 +46,8 @@ def export_encoder(
         UsageError: if the format is unknown, `out` is taken, or the format cannot express the encoder.
     """
     out = Path(out).expanduser()
+    if native and not (backbone.reads == "images" and backbone.traits.any_size):
+        raise UsageError(f"{backbone.name} takes images of one size only: leave out --native")
     if format == "timm":
         from glocal.exporters.timm_folder import export_timm
 

@@ -1,5 +1,6 @@
 """Which samples each batch of an epoch has."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,9 @@ from glocal.views.dataset import AGAIN
 from glocal.views.geometry import draw_boxes, native_sides
 from glocal.views.packing import share_out
 from glocal.views.recipe import Recipe
+
+STEP = 8
+"""Images are carried by so many, which up to as many processes, and their like, can share: a batch is theirs, too."""
 
 
 @dataclass
@@ -77,7 +81,7 @@ class Positions(Sampler):
             filled = [lengths[members].sum() for members in share_out(lengths.tolist(), packing.tokens)]
             sequences = lengths.cumsum() / (np.mean(filled[:-1]) if len(filled) > 1 else packing.tokens)
             idle += np.ceil(sequences) - sequences
-        possible = range(0, max(1, len(keys) // 8), self.world_size)
+        possible = range(0, len(keys) // 8 + 1, math.lcm(STEP, self.world_size))
         return min(possible, key=lambda carried: idle[len(keys) - 1 - carried])
 
 

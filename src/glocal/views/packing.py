@@ -26,12 +26,17 @@ def grid_of(width: float, height: float, side: float, patch: int) -> Grid:
 
 
 def fitted(grid: Grid, room: int) -> Grid:
-    """The grid, or where it has more than `room` patches the largest one of about its shape that has not."""
+    """The grid, or where it has more than `room` patches one of its shape that has not, as large as whole patches let.
+
+    The shorter side is rounded first, and the other follows it: nothing is widened, however the image lies.
+    """
     rows, columns = grid
     if rows * columns <= room:
         return grid
-    rows = min(room, max(1, int(math.sqrt(room * rows / columns))))
-    return rows, room // rows
+    short, long = sorted(grid)
+    side = max(1, int(math.sqrt(room * short / long)))
+    along = min(room // side, round(side * long / short))
+    return (side, along) if rows <= columns else (along, side)
 
 
 def kept_patches(patches: int, packing: Packing, *keys: int) -> np.ndarray:
