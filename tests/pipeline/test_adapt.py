@@ -150,6 +150,7 @@ def test_sizes_and_scores_before_and_after_are_printed(base, photos, tmp_path, c
     [
         ({"by": "prune", "keep": 0}, "--keep 0: give the share of the weights to keep, above 0"),
         ({"by": "prune", "keep": 0.5, "rounds": 0}, "--rounds 0: weights are left out in 1 to 100 rounds"),
+        ({"by": "prune", "keep": 0.5, "rounds": 0, "max_steps": None}, "--rounds 0: weights are left out in 1 to 100"),
         ({"keep": 0.5}, "--keep and --rounds are of --by prune"),
         ({"method": "vicrge"}, "did you mean vicreg"),
     ],

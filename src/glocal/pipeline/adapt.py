@@ -36,7 +36,7 @@ def start_adapting(
     elif settings["gentle"] is None:
         settings["gentle"] = False  # what is left of pruned weights has to learn again
     if settings["epochs"] is None and settings["max_steps"] is None:
-        settings["epochs"] = max(10, EPOCHS // settings["prune_rounds"])
+        settings["epochs"] = max(10, EPOCHS // max(1, settings["prune_rounds"]))
     config = AdaptConfig(
         data=describe_spec(data),
         backbone=opened.name,
