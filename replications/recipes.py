@@ -93,7 +93,7 @@ PROBES: dict[str, int] = {
     "replications.watching:salads": 1,
     "replications.watching:frames": 1,
     "replications.adapted:pruned": 1,
-    "replications.adapted:masked": 1,
+    "replications.adapted:masked": 2,
     "replications.extended:classes": 1,
     "replications.extended:keypoints": 1,
     "replications.generating:codes": 1,
