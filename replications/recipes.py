@@ -94,7 +94,7 @@ PROBES: dict[str, int] = {
     "replications.watching:frames": 1,
     "replications.adapted:pruned": 1,
     "replications.adapted:masked": 2,
-    "replications.extended:classes": 1,
+    "replications.extended:classes": 2,
     "replications.extended:keypoints": 1,
     "replications.generating:codes": 1,
     "replications.generating:flow": 1,
