@@ -108,7 +108,7 @@ def add_scores(encoder: Backbone) -> None:
     """
     encoder.requires_grad_(False)
     _mask(encoder, Scored)
-    encoder.until_folded = encoder.register_forward_pre_hook(_still)
+    encoder.__dict__["until_folded"] = encoder.register_forward_pre_hook(_still)
 
 
 def _still(encoder: nn.Module, inputs: Any) -> None:
