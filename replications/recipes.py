@@ -95,7 +95,7 @@ PROBES: dict[str, int] = {
     "replications.adapted:pruned": 1,
     "replications.adapted:masked": 2,
     "replications.extended:classes": 2,
-    "replications.extended:keypoints": 1,
+    "replications.extended:keypoints": 2,
     "replications.generating:codes": 1,
     "replications.generating:flow": 1,
     "replications.generating:painted": 1,
