@@ -71,7 +71,7 @@ def normality(run: Run) -> dict[str, float]:
     found = {}
     for name, head in (("features", torch.nn.Identity()), ("embeddings", method.projector)):
         context = EvalContext(Headed(method.encoder, head).eval(), images, images, method.encoder.image_size)
-        told = find_task("information")(context, images=64, sigma=(1e-3, 1e-2, 1e-1, 1.0))
+        told = find_task("information")(context, images=64, draws=512)
         found |= {f"{name} normal at {sigma}": share for sigma, share in told["normal"].items()}
         found |= {f"{name} error at {sigma}": share for sigma, share in told["error"].items()}
     return {"normal beyond .9": found["features normal at 0.01"] - 0.9, **found}

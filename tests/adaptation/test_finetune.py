@@ -9,6 +9,7 @@ from tuned import network
 
 from glocal.adaptation.classify import Classify
 from glocal.adaptation.finetune import HEAD_RATE, FineTuning, class_weights
+from glocal.adaptation.memory import Neighbours
 from glocal.backbones.lora import LowRank
 from glocal.training.optimizers import build_optimizer
 from glocal.views import Batch, View
@@ -100,5 +101,11 @@ def test_learning_rates_fall_from_the_last_layer_to_the_first():
     rates = {names[parameter]: group["lr_share"] for group in groups for parameter in group["params"]}
     assert {rates[name] for name in rates if name.startswith("head.")} == {HEAD_RATE}
     assert rates["encoder.model.layer4.0.conv1.weight"] == 1
+    fused = FineTuning(method.encoder, Neighbours(method.encoder.dim, ["a", "b"]), image_size=32)
+    groups = build_optimizer(fused, fused.optimization, 1.0).param_groups
+    fusion = {*fused.head.model.fusion.parameters()}
+    shares = {p: group["lr_share"] for group in groups for p in group["params"] if p in fusion}
+    assert len(shares) == len(fusion)
+    assert {*shares.values()} == {HEAD_RATE / 100}
     falls = [rates[f"encoder.model.{name}.weight"] for name in ("layer4.0.conv1", "layer3.0.conv1", "conv1.0")]
     assert falls[0] > falls[1] > falls[2] > 0

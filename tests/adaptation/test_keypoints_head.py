@@ -118,6 +118,7 @@ def test_limbs_join_what_moves_together():
 
 def test_its_score_is_that_of_its_answers(locator, world):
     test = open_source(world, split="val")
+    assert Run(locator).encoder()["config"]["earlier"], "it looks at the map before the last halving"
     said = glocal.predict(str(locator), world, split="val")
     right = count_right(np.stack(said.answers)[..., :2], test.keypoints)
     assert Run(locator).scores()["keypoints"]["pck"] == pytest.approx(pck(right.sum(0)))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from glocal.adaptation.masks import (
+    Masked,
     Scored,
     add_pruning,
     add_scores,
@@ -27,7 +28,7 @@ from glocal.backbones.fold import fold
 from glocal.errors import UsageError
 from glocal.methods import Optimization, ema_copy
 from glocal.run import Run
-from glocal.training.optimizers import build_optimizer
+from glocal.training.optimizers import build_optimizer, set_rates
 
 
 def drawn(*shape, seed=1, dtype=torch.float32):
@@ -40,8 +41,8 @@ def backbone(seed=0, name="test_resnet"):
         return build_backbone(name, image_size=32)
 
 
-def scored(encoder) -> list[Scored]:
-    return [layer.parametrizations.weight[0] for layer in masked_layers(encoder).values()]
+def scored(encoder) -> list[Masked]:
+    return [module for module in encoder.model.modules() if isinstance(module, Masked)]
 
 
 def random_scores(encoder):
@@ -120,6 +121,8 @@ def test_folded_it_is_a_plain_network_of_the_same_modules_and_output():
     base.load_state_dict(folded.state_dict())
     assert torch.equal(base.eval()(x).tokens, expected.tokens)
     assert torch.equal(encoder(x).tokens, expected.tokens)  # of the one that was copied nothing changed
+    assert not folded._forward_pre_hooks
+    assert len(encoder._forward_pre_hooks) == 1
     folded.train()(x)
     assert any(m.training for m in folded.modules() if isinstance(m, nn.BatchNorm2d))
 
@@ -218,8 +221,27 @@ def test_scores_have_the_paper_s_rates_and_heads_theirs(lr):
     assert all(rates[part.scores] == (lr or 50) for part in scored(encoder))
     assert all(rates[p] == pytest.approx(0.15) for p in method["projector"].parameters())
     assert len(rates) == len(scored(encoder)) + 2
-    assert spec.frozen == {"prototypes": 1.0, "encoder.": 40.0}
+    assert spec.frozen == {"prototypes": 1.0}
+    assert (spec.warmup_epochs, spec.early) == (40.0, 40 / 150)
+    for step, scores, heads in ((0, 1 / 41, 1.0), (19, 20 / 41, 0.96109), (40, 1.0, 0.83488)):  # a step an epoch
+        set_rates(optimizer, spec, step, lr=peak, steps=150, warmup_steps=40)
+        rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert rates[scored(encoder)[0].scores] == pytest.approx(scores * (lr or 50))
+        assert rates[method["projector"].weight] == pytest.approx(0.15 * heads, rel=1e-3)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
+
+
+def test_scores_spare_depthwise_convolutions_and_pruning_does_not(tmp_path):
+    """Whose nine weights a channel carry, where BatchNorm is folded into them, its scale, too."""
+    encoder, pruned, again = (backbone(name="mobilenet_v1_025").eval() for _ in range(3))
+    random_scores(encoder)
+    add_pruning(pruned, 0.5)
+    assert (len(scored(encoder)), len(scored(pruned))) == (14, 27)
+    assert all(part.scores.shape[1] > 1 for part in scored(encoder))
+    save_mask(encoder, tmp_path / "mask.npz")
+    fold(encoder)
+    x = drawn(1, 3, 32, 32)
+    assert torch.equal(load_mask(again, tmp_path / "mask.npz")(x).tokens, encoder(x).tokens)
 
 
 def test_without_layers_to_mask_it_is_refused():

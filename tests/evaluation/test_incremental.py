@@ -8,6 +8,7 @@ import torch
 
 from glocal.errors import UsageError
 from glocal.evaluation.incremental import (
+    _learn,
     class_means,
     distillation,
     forgetting,
@@ -16,6 +17,7 @@ from glocal.evaluation.incremental import (
     incremental,
     steps_of,
 )
+from glocal.heads.neighbour_fusion import NeighbourClassifier
 
 
 def drawn(*shape, seed=0):
@@ -63,6 +65,22 @@ def test_distillation_and_its_gradient():
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     torch.testing.assert_close(gradient[:, :3], (q - p).detach())
     assert not gradient[:, 3:].any(), "of the new classes it says nothing"
+
+
+def test_a_fusion_learns_a_hundred_times_slower():
+    """The first step of Adam is the learning rate, whatever the gradient."""
+    x, y = drawn(20, 16), torch.arange(20) % 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = NeighbourClassifier(16, 2, neighbours=3)
+    model.begin(x, y)
+    model.remember(x, y, torch.arange(20))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    _learn(model, None, x, y, torch.arange(20), 0, 2, 0, {"epochs": 1, "lr": 0.01})
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
+    slow = [far for name, far in moved.items() if name.startswith("fusion.")]
+    assert max(slow) == pytest.approx(1e-4, rel=1e-2)
+    assert moved["weight"] == pytest.approx(1e-2, rel=1e-2)
 
 
 def test_forgetting():

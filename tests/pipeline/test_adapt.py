@@ -128,6 +128,15 @@ def test_asked_to_stop_in_a_round_it_says_how_all_of_it_goes_on(base, tmp_path, 
         adapt(base, tmp_path / "out", **PRUNE)
 
 
+def test_what_pruning_collapsed_is_trained_all_the_same(base, tmp_path, capsys):
+    """The guard forgives a collapse that training began with; the encoder trains from the first step on."""
+    settings = PRUNE | {"keep": 1e-3, "rounds": 1, "guard": None, "monitor_every": 1, "quiet": False}
+    run = Run(adapt(base, tmp_path / "run", **settings))
+    assert [line["step"] for line in run.metrics() if "rank_pooled" in line] == [0, 2, 4, 6]
+    assert run.config()["gentle"] is False
+    assert "nothing that was seen was better than the pruned weights, untrained" in capsys.readouterr().out
+
+
 def test_sizes_and_scores_before_and_after_are_printed(base, photos, tmp_path, capsys):
     glocal.adapt(str(base), str(photos), out=str(tmp_path / "run"), **TINY | {"max_steps": 2}, **MASK)
     said = capsys.readouterr().out
@@ -141,6 +150,7 @@ def test_sizes_and_scores_before_and_after_are_printed(base, photos, tmp_path, c
     [
         ({"by": "prune", "keep": 0}, "--keep 0: give the share of the weights to keep, above 0"),
         ({"by": "prune", "keep": 0.5, "rounds": 0}, "--rounds 0: weights are left out in 1 to 100 rounds"),
+        ({"by": "prune", "keep": 0.5, "rounds": 0, "max_steps": None}, "--rounds 0: weights are left out in 1 to 100"),
         ({"keep": 0.5}, "--keep and --rounds are of --by prune"),
         ({"method": "vicrge"}, "did you mean vicreg"),
     ],

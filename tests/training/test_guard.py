@@ -63,6 +63,16 @@ def test_what_gains_in_one_score_and_loses_in_another_is_not_better():
     assert (guard.best, guard.below) == (0, 1)
 
 
+def test_a_collapse_ends_training_unless_it_began_with_one(tmp_path):
+    """Until features have recovered once."""
+    for collapses, ended in ([(1, 1, 0, 0), ""], [(1, 0, 1), "after epoch 2"], [(0, 1), "after epoch 1"]):
+        guard = Guard(0)
+        monitor = lambda encoder, epoch, all=collapses: Look({}, share(0.5), f"after epoch {epoch}" * all[epoch])
+        for epoch in range(len(collapses)):
+            stop = guarding.examine(monitor, guard, Run(tmp_path), torch.nn.Linear(2, 2), epoch, 5 * epoch)[1]
+        assert stop == guard.ended == ended
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     """An encoder to start from."""

@@ -12,6 +12,7 @@ from glocal.distributed import all_sum, world_size
 from glocal.evaluation.incremental import distillation
 from glocal.evaluation.segment import looks_of
 from glocal.features import Features
+from glocal.heads.neighbour_fusion import FUSION_RATE
 from glocal.losses import Loss
 from glocal.methods import Optimization
 from glocal.views import Batch, Crop, Recipe
@@ -90,7 +91,7 @@ class FineTuning(nn.Module):
             lr=1e-4,
             weight_decay=weight_decay,
             layer_decay=layer_decay,
-            lr_of={"head.": HEAD_RATE},
+            lr_of={"head.": HEAD_RATE, "head.model.fusion.": HEAD_RATE * FUSION_RATE},
             frozen=still,
         )
 

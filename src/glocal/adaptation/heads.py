@@ -54,7 +54,8 @@ class Head(Protocol):
         lr: learning rate, a tenth of the head's, where only it learns.
         classes: K names.
 
-    What some have beside: `options`, names of options of fine-tuning that it is given, too, and on loading what
+    What some have beside: `earlier`, true of those that look at the map before the last halving
+    (`Backbone.earlier`); `options`, names of options of fine-tuning that it is given, too, and on loading what
     `keep(run)` made of them in `run.kept`; `settle(answers, source)`, called at the end with what it says of held-out
     images; `choose(names)`, to choose among other names; `after_step(progress)`, called after each step;
     `remember(seen, labels, index)`, for which exemplars of each class are kept (see `Neighbours`), whose `__call__`
@@ -161,13 +162,23 @@ class Standardised(nn.Module):
         self.deviation.copy_((x.var(0, correction=0) + 1e-5).sqrt())
 
 
+def width_seen(head: Any, encoder: Backbone) -> int:
+    """Width of the features that a head, or one of its class, sees: of the map, if it looks at that."""
+    return encoder.map_dim if head.least_cells else encoder.dim
+
+
 def save_head(head: Any, name: str, encoder: Backbone, directory: str | Path, **extra: Any) -> None:
     """Write the two files of a head beside those of its encoder, which are there already."""
     run = Run(directory)
     weights, about = run.head_files
     tensors = {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
     write_atomically(weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    described = {"head": name, "classes": head.classes, "dim": encoder.dim, "encoder": _digest(run.encoder_files[0])}
+    described = {
+        "head": name,
+        "classes": head.classes,
+        "dim": width_seen(head, encoder),
+        "encoder": _digest(run.encoder_files[0]),
+    }
     write_json(about, described | {"extra": extra})
 
 

@@ -82,17 +82,22 @@ class _Above(torch.autograd.Function):
         return grad, None
 
 
-def masked_layers(encoder: Backbone) -> dict[str, Any]:
-    """The layers whose weights are masked, by their names in the timm model, in its order."""
+def masked_layers(encoder: Backbone, kind: type[Masked] = Masked) -> dict[str, Any]:
+    """The layers whose weights are masked, by their names in the timm model, in its order.
+
+    Not `Scored`: depthwise convolutions, of whose few weights a channel none can be spared.
+    """
     found = {name: m for name, m in encoder.model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     if not found:
         raise UsageError(f"{encoder.name} has no linear layer and no convolution to mask")
+    if issubclass(kind, Scored):
+        found = {name: m for name, m in found.items() if not 1 < getattr(m, "groups", 1) == m.in_channels}
     return found
 
 
 def _mask(encoder: Backbone, kind: type[Kept] | type[Scored]) -> None:
     base = digest(encoder)
-    for layer in masked_layers(encoder).values():
+    for layer in masked_layers(encoder, kind).values():
         parametrize.register_parametrization(layer, "weight", kind(layer.weight, base))
 
 
@@ -103,21 +108,20 @@ def add_scores(encoder: Backbone) -> None:
     """
     encoder.requires_grad_(False)
     _mask(encoder, Scored)
-    encoder.register_forward_pre_hook(_still)
+    encoder.__dict__["until_folded"] = encoder.register_forward_pre_hook(_still)
 
 
 def _still(encoder: nn.Module, inputs: Any) -> None:
     """A hook: while there are scores, statistics are those of the base."""
-    if any(isinstance(module, Scored) for module in encoder.modules()):
-        for module in encoder.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+    for module in encoder.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def rates_of_scores(spec: Optimization, batch: int, lr: float | None) -> Optimization:
     """The paper's optimisation of scores, in place of a method's own: plain SGD, and slower for the heads.
 
-    Scores wait for as long as the paper warms them up, and heads do not: what these send back at first is noise.
+    The scores' rate warms up from 0 over 40 of 150 epochs, the heads' does not: what these send back at first is noise.
 
     Args:
         spec: the method's own.
@@ -126,8 +130,8 @@ def rates_of_scores(spec: Optimization, batch: int, lr: float | None) -> Optimiz
     """
     rates = {"": RATES["heads"] * batch / 256 / (lr or RATES["scores"] * batch / 256), "encoder.": 1.0}
     shape: Any = {"optimizer": "sgd", "lr": RATES["scores"], "lr_of": rates, "momentum": 0.9, "weight_decay": 0.0}
-    waits: Any = {"frozen": {**spec.frozen, "encoder.": 40.0}, "warmup_epochs": 0.0, "early": 40 / 150}
-    return replace(spec, **shape, **waits, final_weight_decay=None)
+    warms: Any = {"warmup_epochs": 40.0, "early": 40 / 150, "warmed": ("encoder.",)}
+    return replace(spec, **shape, **warms, final_weight_decay=None)
 
 
 def add_pruning(encoder: Backbone, share: float = 1.0, after: str | None = None) -> None:
@@ -182,7 +186,7 @@ class MaskFile:
 
 def save_mask(encoder: Backbone, path: Path) -> None:
     """Write the mask of an encoder that is masked: a bit a weight, packed and deflated."""
-    parts: list[Masked] = [layer.parametrizations.weight[0] for layer in masked_layers(encoder).values()]
+    parts: list[Masked] = [module for module in encoder.model.modules() if isinstance(module, Masked)]
     kept = torch.cat([part.kept.flatten() for part in parts]).cpu().numpy()
     about = {"count": kept.size, "scored": isinstance(parts[0], Scored), "base": int(parts[0].base)}
 
@@ -217,8 +221,9 @@ def load_mask(encoder: Backbone, path: str | Path) -> Backbone:
     mask = read_mask(path)
     if mask.base != digest(encoder):
         raise UsageError(f"the mask {path} is of other weights than these of {encoder.name}; give the base of its run")
-    layers = masked_layers(encoder)
-    _mask(encoder, Scored if mask.scored else Kept)
+    kind = Scored if mask.scored else Kept
+    layers = masked_layers(encoder, kind)
+    _mask(encoder, kind)
     for name, kept in mask.split(layers).items():
         part = layers[name].parametrizations.weight[0]
         (part.scores.data if mask.scored else part.kept).copy_(kept)

@@ -65,7 +65,7 @@ def adapt(
         seed: of everything random.
         lr: peak learning rate, of masks that of their scores.
         warmup_epochs: epochs of linear warm-up.
-        gentle: of pruning, whether what is left of the weights is trained with care, as for `pretrain`.
+        gentle: of pruning, whether what is left of the weights is trained with care, as for `pretrain`; by default not.
         guard: hand over the best that was seen during training, the start included, as for `pretrain`.
         accelerator: "auto", "cpu", "cuda" or "mps".
         devices: processes on this machine.

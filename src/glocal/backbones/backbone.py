@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from glocal.backbones.cells import evaluating, grid_positions
+from glocal.backbones.cells import evaluating, grid_positions, output_of
 from glocal.backbones.dropping import dropping
 from glocal.backbones.fold import Product
-from glocal.backbones.layout import learn_layout
+from glocal.backbones.layout import Earlier, earlier_map, learn_layout
 from glocal.backbones.small_maps import Limits, SmallMaps
 from glocal.backbones.traits import Traits
 from glocal.errors import UsageError
@@ -45,7 +45,7 @@ class Backbone(nn.Module):
     Attributes:
         model: the timm model, without classifier.
         name: its timm name.
-        dim: D, width of `tokens` and `pooled`.
+        dim: D, width of `tokens` and `pooled`; `map_dim` that of `tokens`, which `earlier` changes.
         stride: pixels from one cell of the map to the next; follows `patch`.
         offset: continuous pixel coordinate that cell 0 looks at.
         norm: "batch" or "layer", the kind that most of its normalisations are; heads follow it.
@@ -57,6 +57,7 @@ class Backbone(nn.Module):
 
     model: Any
     small_maps = Limits()
+    _earlier: Earlier | None = None
     reads = "images"
 
     def __init__(self, model: Any, arguments: dict[str, Any]):
@@ -71,6 +72,7 @@ class Backbone(nn.Module):
         packs = hasattr(model, "forward_packed")  # then of any size of whole patches, at least two by two
         self._layout = learn_layout(model, self.name, cfg["input_size"][-1] if packs else self.image_size)
         self.dim, self.norm = self._layout.dim, self._layout.norm
+        self.map_dim = self.dim
         self.stride, self.offset = self._layout.stride, self._layout.offset
         if packs:
             self.image_size = self.stride * max(2, round(self.image_size / self.stride))
@@ -127,7 +129,7 @@ class Backbone(nn.Module):
         While it trains, this map is a product with so many square matrices more, see `glocal.backbones.fold`.
         """
         self.model.code = nn.Linear(self.dim, width, bias=False)
-        self.dim = self._arguments["code"] = width
+        self.dim = self.map_dim = self._arguments["code"] = width
         if layers:
             parametrize.register_parametrization(self.model.code, "weight", Product(width, layers))
 
@@ -136,6 +138,15 @@ class Backbone(nn.Module):
         view = copy.copy(self)
         view.__dict__.pop("traits", None)  # those of this one
         view.patch = patch
+        return view
+
+    def earlier(self) -> "Backbone":
+        """This very encoder, its weights shared, whose tokens are the map before the last halving; itself without."""
+        if self._earlier or not (found := earlier_map(self.model, self._layout.order, self.name, self.image_size)):
+            return self
+        view = copy.copy(self)
+        view._earlier, view._arguments, view._positions = found, {**self._arguments, "earlier": True}, {}
+        view.map_dim, view.stride, view.offset = found.dim, found.stride, found.offset
         return view
 
     def forward(self, x: Tensor | Sequences, kept: Tensor | None = None) -> Features:
@@ -225,7 +236,8 @@ class Backbone(nn.Module):
         """(pooled (B, D), tokens (B, N, D), grid of the whole image)."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise UsageError(f"{self.name} takes normalised float images (B, 3, h, w), not {tuple(x.shape)} {x.dtype}")
-        raw = self._features(x, whole=whole)
+        with output_of(self.model, self._earlier.module if self._earlier else None) as early:
+            raw = self._features(x, whole=whole)
         layout = self._layout
         normed = raw if layout.head_norm is None else self.model.get_submodule(layout.head_norm)(raw)
         grid: tuple[int, int]
@@ -247,6 +259,8 @@ class Backbone(nn.Module):
             pooled = normed[:, 0] if self._pool == "cls" else self.model.forward_head(raw, pre_logits=True)
         if code := getattr(self.model, "code", None):
             pooled, tokens = code(pooled), code(tokens)
+        if early:
+            grid, tokens = (early[0].shape[2], early[0].shape[3]), early[0].flatten(2).transpose(1, 2)
         return pooled, tokens, grid
 
     def _encode_packed(self, x: Sequences) -> Features:
@@ -261,12 +275,10 @@ class Backbone(nn.Module):
         return features
 
     def _features(self, x: Tensor, *, whole: bool) -> Tensor:
-        if (
-            getattr(self.model, "patches", None) and self.model.patch != self.stride
-        ):  # another view on these weights was used last
+        if getattr(self.model, "patches", None) and self.model.patch != self.stride:  # another view was used last
             self.model.patch = self.stride
         try:
-            if self._compiled is not None and self.training and whole:
+            if self._compiled is not None and self.training and whole and not self._earlier:
                 return self._compiled(x)
             again = getattr(self.model, "grad_checkpointing", False)  # where these are not in force
             with SmallMaps(self.small_maps) if self.training and x.is_cpu and not again else nullcontext():

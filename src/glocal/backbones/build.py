@@ -40,6 +40,7 @@ def build_backbone(
     drop_path: float = 0.0,
     pool: Pool = "native",
     code: int | None = None,
+    earlier: bool = False,
 ) -> Backbone:
     """A timm model as a `Backbone`; unless pretrained, initialised as timm does it (ResNets with `zero_init_last`).
 
@@ -58,6 +59,7 @@ def build_backbone(
         drop_path: stochastic depth, probability of dropping the deepest residual branch (linear from 0 at the first).
         pool: see `Backbone`.
         code: width of a linear map behind the features, see `Backbone.add_code`.
+        earlier: its tokens are those of `Backbone.earlier`.
 
     Raises:
         UsageError: for an unknown name, an option the architecture lacks, weights that are not there or do not fit.
@@ -99,7 +101,7 @@ def build_backbone(
         backbone.add_code(code)
     if output_stride is not None and backbone.stride != output_stride:
         raise UsageError(f"{name} cannot have output_stride={output_stride}; its stride is {backbone.stride}")
-    return backbone
+    return backbone.earlier() if earlier else backbone
 
 
 def list_backbones(pattern: str = "*") -> list[str]:

@@ -50,10 +50,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def trace(model: Any, image: Tensor) -> tuple[Any, list[Step]]:
+@contextmanager
+def output_of(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
+    """What a module of a model, by its name, gives while this lasts; nothing without a name."""
+    found: list[Tensor] = []
+    if name is None:
+        yield found
+        return
+    handle = model.get_submodule(name).register_forward_hook(lambda module, inputs, output: found.append(output))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def trace(model: Any, image: Tensor, until: str | None = None) -> tuple[Any, list[Step]]:
     """What a timm model's `forward_features` gives of an image (1, 3, h, w), and the operations on its way, in order.
 
-    Only those that change the resolution or move the grid.
+    Only those that change the resolution or move the grid. Or what the module of the name `until` gives, on its way.
     """
     steps: list[Step] = []
 
@@ -67,9 +81,14 @@ def trace(model: Any, image: Tensor) -> tuple[Any, list[Step]]:
 
     kinds = nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ConstantPad2d, BlurPool2d
     handles = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, kinds)]
+    there: list[tuple[Any, list[Step]]] = []
+    if until is not None:
+        at = model.get_submodule(until)
+        handles.append(at.register_forward_hook(lambda module, inputs, output: there.append((output, [*steps]))))
     try:
         with evaluating(model):
-            return model.forward_features(image), steps
+            output = model.forward_features(image)
+            return there[0] if there else (output, steps)
     finally:
         for handle in handles:
             handle.remove()

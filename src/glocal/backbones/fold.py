@@ -26,9 +26,14 @@ class Product(Folding):
 def fold(module: nn.Module) -> None:
     """Give plain weights again: names, their order, class and features are those of any other network.
 
+    A hook that a module was given for training only, its handle being `until_folded`, goes.
+
     Which parameters are frozen stays as it is. Copies of the network stay adapted, unlike with torch's own
     `remove_parametrizations`, which changes a class that they share.
     """
+    for part in module.modules():
+        if handle := part.__dict__.pop("until_folded", None):
+            handle.remove()
     adapted: list[Any] = [m for m in module.modules() if parametrize.is_parametrized(m, "weight")]
     for layer in adapted:
         if isinstance(layer.parametrizations.weight[0], Folding):

@@ -37,6 +37,25 @@ class Layout:
     norm: Literal["batch", "layer"]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A map in the middle of a network: the module that gives it, by its name; the rest as in `Layout`."""
+
+    module: str
+    dim: int
+    stride: int
+    offset: float
+
+
+def earlier_map(model: Any, order: Order, name: str, image_size: int) -> Earlier | None:
+    """The map of the last block before the last halving, by timm's `feature_info`; None of networks without stages."""
+    stages = [stage["module"] for stage in getattr(model, "feature_info", None) or ()]
+    if order != "NCHW" or len(stages) < 2:
+        return None
+    output, steps, size = _probe(model, name, image_size, stages[-2])
+    return Earlier(stages[-2], output.shape[1], *locate(steps, size, output.shape[2]))
+
+
 def learn_layout(model: Any, name: str, image_size: int) -> Layout:
     """Pass one image through a timm model and look at what comes out; refuse what gives no feature per location."""
     output, steps, size = _probe(model, name, image_size)
@@ -59,13 +78,13 @@ def learn_layout(model: Any, name: str, image_size: int) -> Layout:
     return Layout(order, dim, native_dim, stride, offset, prefix, class_token, head_norm, norm)
 
 
-def _probe(model: Any, name: str, image_size: int) -> tuple[Any, list[Step], int]:
+def _probe(model: Any, name: str, image_size: int, until: str | None = None) -> tuple[Any, list[Step], int]:
     """What `trace` gives, and the side of its image: small where the model takes any size, else the model's own."""
     info = getattr(model, "feature_info", None)
     small = 4 * info[-1]["reduction"] if info else image_size
     for size in (small, image_size):
         try:
-            return *trace(model, torch.zeros(1, 3, size, size)), size
+            return *trace(model, torch.zeros(1, 3, size, size), until), size
         except (AssertionError, RuntimeError) as error:
             refusal = error
     raise UsageError(f"{name} does not take {image_size}×{image_size} images: {refusal}") from refusal

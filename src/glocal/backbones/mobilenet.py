@@ -70,6 +70,8 @@ class MobileNet(nn.Module):
         layers = [Layer(3, width, 3, 2)]
         for channels, step in PLAN:
             coarser = stride * step <= output_stride
+            if step == 2:
+                before = {"num_chs": width, "reduction": stride, "module": f"layers.{len(layers) - 1}"}
             layers.append(Layer(width, width, 3, step if coarser else 1, dilation=dilation, groups=width))
             stride, dilation = (stride * step, dilation) if coarser else (stride, dilation * step)
             wide = int(channels * multiplier)
@@ -77,7 +79,7 @@ class MobileNet(nn.Module):
             width = wide
         self.layers = nn.Sequential(*layers)
         self.head = ClassifierHead(width, num_classes)
-        self.feature_info = [{"num_chs": width, "reduction": stride, "module": "layers"}]
+        self.feature_info = [before, {"num_chs": width, "reduction": stride, "module": "layers"}]
         self.pretrained_cfg = {"input_size": (3, size, size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:

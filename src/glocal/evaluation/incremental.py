@@ -14,7 +14,7 @@ from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.probe import Standardise
 from glocal.evaluation.registry import task
-from glocal.heads.neighbour_fusion import NeighbourClassifier
+from glocal.heads.neighbour_fusion import FUSION_RATE, NeighbourClassifier
 
 WAYS = "mtn", "replay", "nearest_mean", "naive", "joint"
 BATCH = 64
@@ -181,7 +181,9 @@ def _learn(
     settings: dict[str, Any],
 ) -> None:
     """Train on the samples `rows`, the classes below `low` being old, those from `high` on still to come."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=0.0)
+    named, rates = list(model.named_parameters()), {True: FUSION_RATE * settings["lr"], False: settings["lr"]}
+    groups = [{"params": [p for n, p in named if n.startswith("fusion.") == slow], "lr": rates[slow]} for slow in rates]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
     amounts = torch.bincount(y[rows], minlength=high)[:high]
     alike = len(rows) / (amounts.clamp_min(1) * (amounts > 0).sum())
     for epoch in range(settings["epochs"]):

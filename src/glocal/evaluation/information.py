@@ -105,7 +105,7 @@ def information(
     context: EvalContext,
     *,
     images: int = 16,
-    draws: int = 512,
+    draws: int = 256,
     projections: int = 64,
     sigma: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
 ) -> dict:

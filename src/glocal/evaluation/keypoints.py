@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -180,16 +180,19 @@ def _read(source: ImageSource, bank: FeatureBank) -> tuple[Keypoints, np.ndarray
 def keypoints(context: EvalContext) -> dict:
     """Share of keypoints that a ridge regression finds, from the dense map, from the pooled feature, without either.
 
-    The whole image is squeezed into the square. From the map, each cell says how much of each keypoint's heat-map lies
-    in it; from the pooled feature, where each keypoint is. Penalties are chosen on a held-out fifth of the training
-    images. A keypoint is right within a fifth of the torso (shoulder to the hip of the other side) or, where names tell
-    of none, a tenth of the box around the known ones.
+    The map is that before the last halving, where there is one (`Backbone.earlier`). The whole image is squeezed into
+    the square. From the map, each cell says how much of each keypoint's heat-map lies in it; from the pooled feature,
+    where each keypoint is. Penalties are chosen on a held-out fifth of the training images. A keypoint is right within
+    a fifth of the torso (shoulder to the hip of the other side) or, where names tell of none, a tenth of the box around
+    the known ones.
 
     Returns:
         pck, pck_pooled and pck_mean (every keypoint at its mean place) on the test images; the penalties chosen.
     """
     options: dict[str, Any] = {"crop_pct": None, "dense": True}
-    train, test = context.extract(context.train, **options), context.extract(context.test, **options)
+    earlier = getattr(context.encoder, "earlier", lambda: context.encoder)
+    seen = replace(context, encoder=earlier())
+    train, test = seen.extract(context.train, **options), seen.extract(context.test, **options)
     context.skipped.extend([*train.skipped, *test.skipped])
     (truth, sizes), (wanted, wanted_sizes) = _read(context.train, train), _read(context.test, test)
     if truth.names != wanted.names:

@@ -11,6 +11,9 @@ from glocal.heads.cross_attention import CrossAttentionBlock
 
 SCALE = 16.0
 """Of cosines as logits, before training."""
+FUSION_RATE = 1e-2
+"""Share of the rate of what else learns with which a classifier's fusion does: learnt again on the few exemplars at
+each step, at the whole rate, it forgets."""
 
 
 class NeighbourFusion(nn.Module):

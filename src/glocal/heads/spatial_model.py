@@ -18,6 +18,8 @@ the same, and taken at their word would together be far too sure."""
 def convolve(kernels: Tensor, maps: Tensor) -> Tensor:
     """Each map with each of its kernels, by FFT: out[b, a, v, p] = Σ_q kernels[a, v, p − q] · maps[b, v, q].
 
+    In float32 it is within 1e-6 of the product of the norms of a kernel and a map.
+
     Args:
         kernels: (A, V, 2H−1, 2W−1), displacement 0 in the middle.
         maps: (B, V, H, W).

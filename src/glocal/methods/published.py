@@ -43,6 +43,7 @@ class Optimization:
         no_decay: beginnings of names of parameters that are treated as if they had one dimension.
         lr_of: beginning of parameters' names -> factor on their learning rate; the longest beginning counts.
         constant: beginnings of names of parameters whose learning rate follows no schedule.
+        warmed: beginnings of names of parameters whose rate warms up; of others it begins at the peak.
         early: largest share of a run that warm-up takes, and that parameters are frozen for.
         layer_decay: factor on the learning rate of each layer of the encoder against that of the layer above it.
     """
@@ -66,6 +67,7 @@ class Optimization:
     constant: tuple[str, ...] = ()
     early: float = 0.1
     layer_decay: float = 1.0
+    warmed: tuple[str, ...] = ("",)
 
 
 def suited_to(norm: Literal["batch", "layer"], published: Optimization) -> Optimization:

@@ -33,8 +33,10 @@ def start_adapting(
         if settings["keep"] != 1.0 or settings["prune_rounds"] != 1:
             raise UsageError("--keep and --rounds are of --by prune: masks learn what they keep")
         settings |= {"gentle": False, "layer_decay": 1.0, "optimizer": "sgd"}
+    elif settings["gentle"] is None:
+        settings["gentle"] = False  # what is left of pruned weights has to learn again
     if settings["epochs"] is None and settings["max_steps"] is None:
-        settings["epochs"] = max(10, EPOCHS // settings["prune_rounds"])
+        settings["epochs"] = max(10, EPOCHS // max(1, settings["prune_rounds"]))
     config = AdaptConfig(
         data=describe_spec(data),
         backbone=opened.name,

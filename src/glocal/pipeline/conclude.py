@@ -26,7 +26,7 @@ from glocal.report.verdict import judge
 from glocal.run import Run, write_json
 from glocal.training.checkpoint import Position
 
-KEPT = "nothing that was seen was better than the weights it started from: those are handed over"
+KEPT = "nothing that was seen was better than {start}: those are handed over"
 BESIDE = ("teacher", "start", "pixels")
 """Whose scores are printed beside the encoder's."""
 
@@ -46,7 +46,10 @@ def conclude(
     run.write_skipped(reasons)
     if not quiet:
         if ended.guard:
-            print(f"handed over is the encoder of step {ended.step:,}, the best that was seen" if ended.step else KEPT)
+            pruned = isinstance(config, AdaptConfig) and config.by == "prune"
+            start = "the pruned weights, untrained" if pruned else "the weights it started from"
+            best = f"handed over is the encoder of step {ended.step:,}, the best that was seen"
+            print(best if ended.step else KEPT.format(start=start))
         if reasons:
             first = ", ".join(sorted(reasons)[:3]) + (" …" if len(reasons) > 3 else "")
             print(f"{len(reasons)} images could not be read and were skipped: {first} (all in {run.skipped_file})")

@@ -14,7 +14,7 @@ import torch
 
 from glocal.adaptation.decide import decide, finer_map
 from glocal.adaptation.finetune import FineTuning, Previous, class_weights
-from glocal.adaptation.heads import Labelled, find_head, given, save_head
+from glocal.adaptation.heads import Labelled, find_head, given, save_head, width_seen
 from glocal.adaptation.memory import exemplars
 from glocal.adaptation.predict import predictions, score
 from glocal.adaptation.ranked import Ranked, twins
@@ -136,12 +136,13 @@ def _finetune(
         config = replace(config, options={**options, "head": name})
         config, schedule, notes = decide(config, len(split.train.source), machine, cls)
         notes = recalled + notes
+        encoder = encoder.earlier() if getattr(cls, "earlier", False) else encoder
         encoder, remark = finer_map(encoder, config.image_size, cls.least_cells)
         notes += remark
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "init"))
             own = {option: options[option] for option in getattr(cls, "options", ())}
-            head = on_each(lambda: cls(encoder.dim, split.train.classes, **own))
+            head = on_each(lambda: cls(width_seen(cls, encoder), split.train.classes, **own))
             method = _method(config, encoder, head, split.train, past)
         notes += twins(head.classes) if options["names"] else []
         if fabric.world_size > 1:

@@ -221,7 +221,7 @@ def _monitor(run: Run, source: ImageSource, scored: Any, config: PretrainConfig)
     def monitor(encoder: Any, epoch: int) -> Look:
         log = run.metrics()
         look = watch()(encoder, epoch, paints=paints(log))
-        for found in diagnose(log):
+        for found in diagnose([line for line in log if "loss" in line]):
             if found.name == "complete collapse":  # behind the projector: the encoder follows slowly
                 raise Harmed(f"stopped after epoch {epoch}: {found.told(config.to_dict())}")
         return look

@@ -34,6 +34,7 @@ class Guard:
         best: step of the best encoder so far.
         gain: mean over the scores of what that has more than the start.
         below: looks below the start since the last that was not.
+        collapsed: whether features were collapsed at the start and at each look since: not what training did.
         ended: why training ended before its time; "" where it did not.
     """
 
@@ -42,6 +43,7 @@ class Guard:
     best: int = 0
     gain: float = 0.0
     below: int = 0
+    collapsed: bool = False
     ended: str = ""
 
     def judge(self, step: int, each: Mapping[str, PerImage]) -> dict[str, float]:
@@ -83,6 +85,10 @@ def examine(
         return {}, str(harmed)
     if guard is None:
         return look.numbers, ""
+    guard.collapsed = bool(look.collapse) and (guard.collapsed or not guard.start)
+    if look.collapse and not guard.collapsed:
+        guard.ended = look.collapse
+        return {}, guard.ended
     more = guard.judge(step, look.each)
     if guard.best == step:
         state = {"step": step, "encoder": encoder.state_dict()}

@@ -32,10 +32,14 @@ CROPPED = 300  # of so many images a guard takes two crops, where it has neither
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of an encoder: numbers for the log and, for a guard, what each image adds to each score."""
+    """What was seen of an encoder: numbers for the log and, for a guard, what each image adds to each score.
+
+    Of features that have collapsed a guard is told why in `collapse`, "" of others: it knows how the run began.
+    """
 
     numbers: dict[str, float]
     each: dict[str, PerImage] = field(default_factory=dict)
+    collapse: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,18 @@ class OnlineEval:
         self.options = options
 
     def __call__(self, encoder: nn.Module, epoch: int, *, paints: bool = False) -> Look:
-        """What is seen of an encoder; `Harmed`, with the diagnosis, if the representation has collapsed.
+        """What is seen of an encoder; without a guard `Harmed`, with the diagnosis, if its features have collapsed.
 
         One that images can be made from (it `paints`) may use few dimensions.
         """
         seen = self.features(encoder)
         pooled, dense = seen.pooled, seen.dense[:, :CELLS].flatten(0, 1)
         diagnosis = check_features(pooled, dense if len(dense) > len(pooled) else None)
-        # of few dimensions, or what a run starts from, which is not its doing
-        harmless = (paints and bool(pooled.isfinite().all())) or (self.guard and epoch == 0)
-        if diagnosis is not None and not harmless:
-            raise Harmed(f"stopped after epoch {epoch}: {diagnosis.told(self.options)}")
+        finite, collapse = bool(seen.pooled.isfinite().all() and seen.dense.isfinite().all()), ""
+        if diagnosis is not None and not (paints and finite):
+            collapse = f"stopped after epoch {epoch}: {diagnosis.told(self.options)}"
+            if not (self.guard and finite):
+                raise Harmed(collapse)
         numbers = {"rank_pooled": rankme(pooled), "rank_dense": rankme(dense)}
         if self.sample.labels is not None:
             labels = torch.from_numpy(self.sample.labels)[seen.index]
@@ -95,7 +100,7 @@ class OnlineEval:
             if self.pixels is None:  # the same at every look
                 self.pixels = self.by_clip(Pixels(image_size=self.image_size))[0]
             numbers["clips/pixels"] = self.pixels
-        return Look(numbers, self.scores(encoder, seen) if self.guard else {})
+        return Look(numbers, self.scores(encoder, seen) if self.guard else {}, collapse)
 
     def by_clip(self, encoder: nn.Module) -> tuple[float, float]:
         """`within_clips` of the sample of clips."""

@@ -72,7 +72,7 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
 
     `set_rates` keeps the groups at their rates: "lr_share" of the schedule's, or of the peak where "constant" is set.
     """
-    found: dict[tuple[bool, bool, bool, float], list[nn.Parameter]] = {}
+    found: dict[tuple[bool, bool, bool, bool, float], list[nn.Parameter]] = {}
     depths = layer_factors(module, spec.layer_decay) if spec.layer_decay != 1 else {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -80,14 +80,15 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
             start = max((start for start in spec.lr_of if name.startswith(start)), key=len, default="")
             flat = parameter.ndim <= 1 or name.startswith(spec.no_decay)
             factor = spec.lr_of.get(start, 1.0) * depths.get(parameter, 1.0)
-            kind = light, flat, name.startswith(spec.constant), factor
+            kind = light, flat, name.startswith(spec.constant), not name.startswith(spec.warmed), factor
             found.setdefault(kind, []).append(parameter)
     groups: list[dict[str, Any]] = []
-    for kind in sorted(found, key=lambda kind: (*kind[:3], kind[3] != 1, kind[3])):  # the usual ones first
-        light, flat, constant, factor = kind
+    for kind in sorted(found, key=lambda kind: (*kind[:4], kind[4] != 1, kind[4])):  # the usual ones first
+        light, flat, constant, cold, factor = kind
         decay, share = (0.0, spec.bias_lr_scale * factor) if flat else (spec.weight_decay, factor)
         odd = {"momentum": 0.0} if light else {}
         odd |= {"constant": True} if constant else {}
+        odd |= {"cold": True} if cold else {}
         odd |= {"adapt": not flat} if spec.optimizer == "lars" else {}
         groups.append({"params": found[kind], "weight_decay": decay, "lr_share": share, "decays": not flat, **odd})
     if spec.optimizer == "lars":
@@ -110,9 +111,10 @@ def set_rates(
     optimizer: torch.optim.Optimizer, spec: Optimization, step: int, *, lr: float, steps: int, warmup_steps: int
 ) -> None:
     """Give each group of `build_optimizer` the learning rate (peak `lr`) and weight decay of a step of a run."""
-    share = warmup_cosine(step, steps, warmup_steps, spec.final_lr)
+    shares = {cold: warmup_cosine(step, steps, 0 if cold else warmup_steps, spec.final_lr) for cold in (False, True)}
     for group in optimizer.param_groups:
-        group["lr"] = lr * (1.0 if group.get("constant") else share) * group["lr_share"]
+        share = 1.0 if group.get("constant") else shares[group.get("cold", False)]
+        group["lr"] = lr * share * group["lr_share"]
         if group.get("decays", group["params"][0].ndim > 1):  # a checkpoint from before the key
             group["weight_decay"] = decay_at(step / steps, spec)
 
