@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from glocal.backbones.cells import evaluating, grid_positions, output_of
+from glocal.backbones.cells import evaluating, grid_positions, output_of, token_grid
 from glocal.backbones.dropping import dropping
 from glocal.backbones.fold import Product
 from glocal.backbones.layout import Earlier, earlier_map, learn_layout
@@ -250,9 +250,10 @@ class Backbone(nn.Module):
         else:
             tokens, sides = normed[:, layout.prefix :], x.shape[2:]
             # of the plain transformers that can drop patches, which know it
-            grid = (
-                self._token_grid(tokens.shape[1], *sides) if whole else self.model.patch_embed.dynamic_feat_size(sides)
-            )
+            if whole:
+                grid = token_grid(tokens.shape[1], *sides, stride=self.stride, name=self.name)
+            else:
+                grid = self.model.patch_embed.dynamic_feat_size(sides)
         if self._pool == "mean":
             pooled = tokens.mean(1)
         else:
@@ -295,14 +296,3 @@ class Backbone(nn.Module):
                     f"{self.name} made for {self.image_size} px does not take {width}×{height} images: {reason}"
                 ) from error
             raise
-
-    def _token_grid(self, tokens: int, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of a token sequence; some models pad a patch that the image does not fill, others drop it."""
-        stride = self.stride
-        for grid in ((height // stride, width // stride), (-(-height // stride), -(-width // stride))):
-            if grid[0] * grid[1] == tokens:
-                return grid
-        raise UsageError(
-            f"{self.name} gives {tokens} tokens for a {width}×{height} image, which is no grid of stride {stride};"
-            f" use sizes divisible by {stride}"
-        )

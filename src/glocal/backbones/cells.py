@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glocal.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Step:
@@ -139,3 +141,14 @@ def _step_of(module: Any, size_in: int, size_out: int) -> Step:
     else:
         padding = 0 if module.padding == "valid" else last(module.padding)
     return Step(size_in, size_out, kernel, stride, padding, dilation)
+
+
+def token_grid(tokens: int, height: int, width: int, *, stride: int, name: str) -> tuple[int, int]:
+    """(H, W) of a token sequence; some models pad a patch that the image does not fill, others drop it."""
+    for grid in ((height // stride, width // stride), (-(-height // stride), -(-width // stride))):
+        if grid[0] * grid[1] == tokens:
+            return grid
+    raise UsageError(
+        f"{name} gives {tokens} tokens for a {width}×{height} image, which is no grid of stride {stride};"
+        f" use sizes divisible by {stride}"
+    )

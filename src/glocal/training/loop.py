@@ -111,15 +111,15 @@ class _Training:
         self.stretched = round(self.total_steps * optimization.stretch)
         self.warmup_steps = self._first_epochs(optimization.warmup_epochs)
         starts = {name: self._first_epochs(epochs) for name, epochs in optimization.frozen.items()}
-        self.frozen = frozen_until(method, starts)
-        self.clip = schedule.clip or optimization.clip
+        self.frozen, self.clip = frozen_until(method, starts), schedule.clip or optimization.clip
         method.to(device=fabric.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(method, optimization, schedule.lr)
         self.at = restore(run, state, self.optimizer, fabric.strategy.precision) if state else Position()
         if self.guard and self.at.guard is None:
             self.at.guard = Guard(self.seed)
-        idle = idle_parameters(method)
-        for name in idle:  # now that the optimiser is built: checkpoints from before this hold them
+        for name in (
+            idle := idle_parameters(method)
+        ):  # now that the optimiser is built: checkpoints from before this hold them
             method.get_parameter(name).requires_grad_(False)
         self.wrapped, self.wrapped_optimizer = fabric.setup(method, self.optimizer)
         self.images: PlainImages | None = None
