@@ -117,9 +117,7 @@ class _Training:
         self.at = restore(run, state, self.optimizer, fabric.strategy.precision) if state else Position()
         if self.guard and self.at.guard is None:
             self.at.guard = Guard(self.seed)
-        for name in (
-            idle := idle_parameters(method)
-        ):  # now that the optimiser is built: checkpoints from before this hold them
+        for name in (idle := idle_parameters(method)):  # after the optimiser, since older checkpoints hold them
             method.get_parameter(name).requires_grad_(False)
         self.wrapped, self.wrapped_optimizer = fabric.setup(method, self.optimizer)
         self.images: PlainImages | None = None
