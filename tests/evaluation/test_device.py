@@ -19,8 +19,8 @@ extract, knn, linear = (importlib.import_module(f"glocal.evaluation.{name}") for
 TASKS = [*all_tasks()]
 TASKS = [name for name in TASKS if name not in ("attack", "information")]  # these differentiate, which takes a driver
 TASKS = [name for name in TASKS if name not in ("search", "generation", "optimum")]  # of texts, of runs
+TASKS.remove("dimension")  # of many images that differ
 QUICK = {
-    "dimension": {"k": 5},
     "incremental": {"steps": 2, "memory": 2},
     "linear": {"epochs": 2, "lrs": (0.1,), "wds": (0.0, 0.1)},
     "lowshot": {"shots": (1,), "shares": (0.3,), "draws": 1},

@@ -34,7 +34,7 @@ def phases(
     workers: int | None = None,
     trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Divide a video into phases, from marked frames or some labelled videos.
+    """Divide a video into phases, from marks or a few labelled videos.
 
     A random walk carries what is known to all frames, on to those that look alike.
 

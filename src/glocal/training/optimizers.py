@@ -111,7 +111,8 @@ def set_rates(
     optimizer: torch.optim.Optimizer, spec: Optimization, step: int, *, lr: float, steps: int, warmup_steps: int
 ) -> None:
     """Give each group of `build_optimizer` the learning rate (peak `lr`) and weight decay of a step of a run."""
-    shares = {cold: warmup_cosine(step, steps, 0 if cold else warmup_steps, spec.final_lr) for cold in (False, True)}
+    kinds = {group.get("cold", False) for group in optimizer.param_groups}
+    shares = {cold: warmup_cosine(step, steps, 0 if cold else warmup_steps, spec.final_lr) for cold in kinds}
     for group in optimizer.param_groups:
         share = 1.0 if group.get("constant") else shares[group.get("cold", False)]
         group["lr"] = lr * share * group["lr_share"]
