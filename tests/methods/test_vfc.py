@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
 import glocal
 from glocal.backbones import build_backbone
+from glocal.cli import main
 from glocal.data.moving import MovingWorld
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
@@ -87,6 +89,25 @@ def test_frames_of_a_clip_are_whole_and_in_order():
             there = torch.from_numpy(world.open(frame + k).decode()).permute(2, 0, 1) / 255
             torch.testing.assert_close(view.pixels[n], (there - 0.5) / 0.25, rtol=0, atol=1e-5)
             assert view.time[n] == k
+
+
+def test_the_command_of_the_page(tmp_path):
+    """A folder for each clip, and nothing said of frames a second."""
+    world, clips = MovingWorld(8, frames=3), tmp_path / "clips"
+    for i in range(len(world)):
+        frame = clips / f"{i // 3}" / f"{i % 3}.png"
+        frame.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(world.open(i).decode()).save(frame)
+    said = [f"{k},{sentence},{world.verbs[3 * k]}" for k, sentence in enumerate(world.sentences)]
+    (tmp_path / "captions.csv").write_text("\n".join(["video,caption,verb", *said]))
+    wrong = [f"{sentence},a red ball sleeps" for sentence in sorted({*world.sentences})]
+    (tmp_path / "negatives.csv").write_text("\n".join(["caption,negative", *wrong]))
+    words = f"pretrain {clips} --method vfc --captions {tmp_path}/captions.csv --negatives {tmp_path}/negatives.csv"
+    small = "--backbone test_resnet --image-size 32 --frames 3 --batch-size 4 --max-steps 1 --workers 0 --report false"
+    main([*words.split(), *small.split(), "--quiet", "--out", str(tmp_path / "verbs")])
+    method = glocal.load_method(tmp_path / "verbs")
+    sentence = world.sentences[0]
+    assert len(method.text.model.split([sentence])[0]) < len(sentence) / 2, "its word pieces are those of the captions"
 
 
 def step():

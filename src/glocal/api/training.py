@@ -157,7 +157,8 @@ def pretrain(
         from glocal.backbones.navit import PATCH  # which needs timm
 
         image_size = PATCH * max(2, round(largest / PATCH))
-    if data is not None and (fps is not None or max_gap is not None):
+    of_clips = fps is not None or max_gap is not None or (resume is None and method_class(method).reads == "clips")
+    if data is not None and of_clips:
         data = as_clips(data, fps)
     config = PretrainConfig(
         data=describe_spec(data), method=method, preset=preset, seed=seed, options=options,
