@@ -16,6 +16,7 @@ from glocal.data.clips import ClipSource
 from glocal.data.images import DrawnImage
 from glocal.data.parts import SPLIT_NAMES
 from glocal.data.source import Groups, Keypoints
+from glocal.data.worlds import read_options
 from glocal.errors import UsageError, did_you_mean
 
 NOISES = "none", "changing", "fixed", "structured_changing", "structured_fixed"
@@ -121,17 +122,7 @@ def _noise(seed: int, split: int, clip: int, number: int, size: int, structured:
 def dots(argument: str = "", split: str | None = None) -> DotsWorld:
     """The world of `dots` or `dots:key=value,...`, e.g. `dots:noise=fixed,n=2000`."""
     kinds: dict[str, Callable] = {"n": int, "frames": int, "size": int, "noise": str, "level": float, "seed": int}
-    options = {}
-    for item in filter(None, argument.split(",")):
-        key, _, value = (text.strip() for text in item.partition("="))
-        if key not in kinds:
-            hint = did_you_mean(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
-            raise UsageError(f"dots:{argument}: unknown option {key!r}{hint}")
-        try:
-            options[key] = kinds[key](value)
-        except ValueError as error:
-            raise UsageError(f"dots:{argument}: {key}={value} is not a number; write {key}=VALUE") from error
-    return DotsWorld(**options, split=split or "train")
+    return DotsWorld(**read_options("dots", argument, kinds), split=split or "train")
 
 
 dots.splits = SPLIT_NAMES  # type: ignore[attr-defined]

@@ -4,10 +4,8 @@ A thing (colour and shape, the noun) does one of eight things (the verb). No fra
 where a thing is, how large it is and how it is turned are drawn anew for each, and every motion passes through them.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +14,8 @@ from glocal.data import drawing
 from glocal.data.clips import ClipSource
 from glocal.data.images import DrawnImage
 from glocal.data.source import Groups
-from glocal.errors import UsageError, did_you_mean
+from glocal.data.worlds import read_options, truth
+from glocal.errors import UsageError
 
 SHAPES = {"ball": drawing.disc, "arrow": drawing.triangle, "bar": drawing.capsule, "flower": drawing.flower}
 COLORS = {"red": (0.9, 0.2, 0.15), "green": (0.2, 0.75, 0.25), "blue": (0.2, 0.35, 0.95), "yellow": (0.95, 0.85, 0.15)}
@@ -107,20 +106,10 @@ class MovingWorld(ClipSource):
         return (255 * canvas.color.clip(0, 1)).round().astype(np.uint8)
 
 
-def moving(argument: str, split: str | None = None) -> MovingWorld:
-    """`moving`, `moving:n=500,frames=8,size=32,still=true,seed=1`; `UsageError` for options that it has not."""
-    given: dict[str, Any] = {}
-    kinds: dict[str, Callable[[str], Any]] = {"n": int, "frames": int, "size": int, "still": json.loads, "seed": int}
-    for part in filter(None, argument.split(",")):
-        name, _, value = part.partition("=")
-        if name not in kinds:
-            raise UsageError(f"moving has no option '{name}'{did_you_mean(name, kinds)}; it has {', '.join(kinds)}")
-        try:
-            given[name] = kinds[name](value)
-        except ValueError as error:
-            expected = "true or false" if name == "still" else "a number"
-            raise UsageError(f"moving: {name} is '{value}', expected {expected}") from error
-    return MovingWorld(**given, split=split or "train")
+def moving(argument: str = "", split: str | None = None) -> MovingWorld:
+    """The world of `moving` or `moving:key=value,...`, e.g. `moving:n=500,still=true`."""
+    kinds: dict[str, Callable] = {"n": int, "frames": int, "size": int, "still": truth, "seed": int}
+    return MovingWorld(**read_options("moving", argument, kinds), split=split or "train")
 
 
 moving.splits = SPLIT_NAMES  # type: ignore[attr-defined]

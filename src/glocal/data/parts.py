@@ -17,7 +17,8 @@ from glocal import random
 from glocal.data import drawing
 from glocal.data.images import DrawnImage
 from glocal.data.source import ImageSource
-from glocal.errors import UsageError, did_you_mean
+from glocal.data.worlds import read_options
+from glocal.errors import UsageError
 
 SPLIT_NAMES = ("train", "val", "test")
 _EDITION = 1  # to be raised with any change of the pixels, which caches then make anew
@@ -262,17 +263,7 @@ class PartsWorld(ImageSource):
 def parts(argument: str = "", split: str | None = None) -> PartsWorld:
     """The world of `parts` or `parts:key=value,...`, e.g. `parts:n=3000,size=96`."""
     kinds = {"n": int, "size": int, "classes": int, "difficulty": float, "nuisance": float, "seed": int}
-    options: dict = {}
-    for item in filter(None, argument.split(",")):
-        key, _, value = (text.strip() for text in item.partition("="))
-        if key not in kinds:
-            hint = did_you_mean(key, kinds, otherwise=f"; there are {', '.join(kinds)}")
-            raise UsageError(f"parts:{argument}: unknown option {key!r}{hint}")
-        try:
-            options[key] = kinds[key](value)
-        except ValueError as error:
-            raise UsageError(f"parts:{argument}: {key}={value} is not a number; write {key}=VALUE") from error
-    return PartsWorld(**options, split=split or "train")
+    return PartsWorld(**read_options("parts", argument, kinds), split=split or "train")
 
 
 parts.splits = SPLIT_NAMES  # type: ignore[attr-defined]
