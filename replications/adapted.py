@@ -81,6 +81,7 @@ def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     names = ("method", "max_steps", "batch_size", "prototypes")
     shared: dict[str, Any] = {"image_size": size, "seed": seed, "guard": False, **RUN}
     shared |= {name: options[name] for name in names}
+    masks = shared | {"lr": options["mask_lr"]}
     found: dict[str, float] = {}
     if options["kind"] == "frozen":
         encoder: Any = glocal.load(base, image_size=size)
@@ -88,12 +89,12 @@ def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
         start = {"backbone": options["backbone"], "pretrained": base}
         encoder = glocal.load(str(glocal.pretrain(f"{images}/train", out=str(folder / "run"), **start, **shared)))
     else:
-        run = Run(glocal.adapt(base, f"{images}/train", out=str(folder / "run"), **shared))
+        run = Run(glocal.adapt(base, f"{images}/train", out=str(folder / "run"), **masks))
         encoder, mask = glocal.load(str(run)), read_mask(run.mask_file)
         share = run.mask_file.stat().st_size / (4 * mask.kept.size)
         found |= {"storage": share, "thirtieth": 1 / 30, "kept": float(mask.kept.mean())}
     if options["kind"] == "cascade":
-        settings = shared | {"max_steps": options["expert_steps"]}
+        settings = masks | {"max_steps": options["expert_steps"]}
         encoder = cascade(base, encoder, f"{images}/train", folder, options["experts"], settings)
     asked: dict[str, Any] = {"tasks": ["replications.probes:tenth", "knn"], "image_size": size}
     scores = glocal.evaluate(encoder, images, **asked)

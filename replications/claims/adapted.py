@@ -38,7 +38,7 @@ PRUNING = Claim(
 )
 MASKED = {
     "backbone": "mobilenet_v1_050", "image_size": 96, "batch_size": 64, "method": "swav",
-    "prototypes": 500, "max_steps": 240, "experts": 5, "expert_steps": 80,
+    "prototypes": 500, "max_steps": 240, "experts": 5, "expert_steps": 80, "mask_lr": 0.5,
 }  # fmt: skip
 
 
