@@ -51,7 +51,7 @@ def test_the_texts_of_a_batch_are_those_of_its_clips():
     spell = lambda row: method.text.model.split([row])[0].tolist()
     for n, frame in enumerate(batch.index.tolist()):
         clip = frame // 3
-        rows = [[t for t in row.tolist() if t < method.text.model.embed.num_embeddings - 3] for row in tokens[n, 0]]
+        rows = [[t for t in row.tolist() if t < method.text.model.filler] for row in tokens[n, 0]]
         sentence, verb = world.sentences[clip], world.verbs[frame]
         assert rows[0] == spell(sentence)
         assert rows[-1] == spell(verb)
@@ -63,7 +63,7 @@ def test_its_terms_are_those_of_the_paper():
     method, world = begun()
     batch = first(method, world)
     clips, texts = method.watch(batch.views), method.read(batch.extra["texts"][:, 0])
-    filler = method.text.model.embed.num_embeddings - 3
+    filler = method.text.model.filler
     there = torch.tensor([[int((row < filler).sum()) > 0 for row in rows[1:-1]] for rows in batch.extra["texts"][:, 0]])
     assert 0 < there.sum() < there.numel(), "calibrated, some have no place for a negative"
     loss = method(batch)
@@ -142,6 +142,24 @@ def test_a_run_resumes_to_the_bit_and_its_method_reads_again(tmp_path, monkeypat
         assert torch.equal(one, other), name
     assert len(ours.text.read(["a red ball rises"])[0]) == ours.text.dim
     assert all(np.isfinite(line["loss"]) for line in Run(run).metrics() if "loss" in line)
+
+
+def test_texts_that_changed_meanwhile_are_told_and_no_run_goes_on_with_them(tmp_path, monkeypatch):
+    world, said = MovingWorld(24, frames=3), tmp_path / "said.csv"
+    pairs = list(zip(world.groups["video"].names, world.sentences, strict=True))
+    said.write_text("video,caption\n" + "".join(f"{video},{text}\n" for video, text in pairs))
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("caption,negative\n" + "".join(f"{text},a dog sleeps\n" for text in {t for _, t in pairs}))
+    told = {"captions": str(said), "negatives": str(wrong), "verb_weight": 0.0, "calibrate": False}
+    with left_after(2, tmp_path / "run", monkeypatch):
+        glocal.pretrain(
+            "moving:n=24,frames=3", out=str(tmp_path / "whole"), epochs=2, checkpoint_steps=2, **FAST, **told
+        )
+    wrong.write_text(wrong.read_text().replace("sleeps", "barks"))
+    with pytest.raises(UsageError, match="not those that the run began with"):
+        glocal.pretrain(resume=str(tmp_path / "run"), quiet=True, trust_code=True)
+    wrong.write_text(wrong.read_text().replace("barks", "sleeps"))
+    glocal.pretrain(resume=str(tmp_path / "run"), quiet=True, trust_code=True)
 
 
 @pytest.mark.parametrize(

@@ -78,21 +78,21 @@ def test_borders_lie_where_the_picture_changes():
     assert (nearest != truth).sum() > 20
 
 
-def test_two_hours_take_seconds_and_the_sparse_solve_a_twentieth_of_the_dense():
+def test_two_hours_take_seconds_of_a_processor_and_the_sparse_solve_a_twentieth_of_the_dense():
     truth = np.arange(7200) * 9 // 7200
     features = (draw(9, 384)[truth] + draw(7200, 384, seed=1)).astype(np.float32)
     frames = np.arange(9) * 800 + 400
-    started = time.perf_counter()
+    started = time.process_time()
     weights = similarity(features)
-    middle = time.perf_counter()
+    middle = time.process_time()
     found = from_marks(weights, frames, truth[frames])
-    ended = time.perf_counter()
+    ended = time.process_time()
     assert ended - started < 10
     rest = np.setdiff1d(np.arange(2000), frames)  # a system of a quarter of the size takes a 64th, at least
     laplacian = dense(weights[:2000, :2000])
-    at = time.perf_counter()
+    at = time.process_time()
     np.linalg.solve(laplacian[np.ix_(rest, rest)], np.ones((len(rest), 9)))
-    assert 20 * (ended - middle) < 40 * (time.perf_counter() - at)
+    assert 20 * (ended - middle) < 40 * (time.process_time() - at)
     assert found.shape == (7200, 9)
 
 

@@ -63,6 +63,11 @@ class TextModel(nn.Module):
         """The tokenizer, as `adopt` takes it; "" before there is one."""
         return _text_of(self.tokenizer)
 
+    @property
+    def filler(self) -> int:
+        """The token that fills up a batch; all word pieces are below it, the marks of a text above."""
+        return self.embed.num_embeddings - 3
+
     def split(self, texts: list[str]) -> list[np.ndarray]:
         """The word pieces of texts, (L,) int64 each; none of an empty one."""
         if not len(self.tokenizer):
@@ -71,7 +76,7 @@ class TextModel(nn.Module):
 
     def pack(self, rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Word pieces of B texts as tokens (B, L), beginning and end marked, and a mask (B, L) of where they are."""
-        rows, filler = [row[: LENGTH - 2] for row in rows], self.embed.num_embeddings - 3
+        rows, filler = [row[: LENGTH - 2] for row in rows], self.filler
         tokens = np.full((len(rows), max(map(len, rows)) + 2), filler, np.int64)
         for n, row in enumerate(rows):
             tokens[n, : len(row) + 2] = [filler + 1, *row, filler + 2]

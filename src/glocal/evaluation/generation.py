@@ -10,8 +10,8 @@ from glocal.backbones import load_encoder
 from glocal.data.arrays import ArraySource
 from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
+from glocal.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 from glocal.evaluation.extract import device_of, extract, load
-from glocal.evaluation.likeness import frechet_distance, kernel_distance, precision_recall
 from glocal.evaluation.registry import task
 from glocal.evaluation.split import spread_over
 from glocal.progress import Progress

@@ -1,5 +1,6 @@
 """VFC: verb-focused contrastive learning of clips and sentences (Momeni et al., ICCV 2023, arXiv:2304.06708)."""
 
+import hashlib
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +36,8 @@ class VFC(nn.Module):
         temperature: τ of the softmax over cosine similarities.
         verb_weight: weight of finding, of each clip, its verb phrase; 0 leaves it out.
     """
+
+    said: Tensor
 
     title = "VFC"
     reads = "clips"
@@ -74,6 +77,8 @@ class VFC(nn.Module):
         )
         self.words = nn.Linear(self.text.dim, width)
         whole = Crop(image_size, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, gray=0.0)
+        self.register_buffer("said", torch.zeros((), dtype=torch.int64))  # digest of what the clips were said to be
+        self.register_load_state_dict_pre_hook(_compare)
         self.recipe = Recipe((whole,) * frames, frames=Frames(frames, every))
         # published from CLIP's weights: 1e-7 at a batch of 256
         self.optimization = Optimization("adamw", lr=5e-4, weight_decay=0.05)
@@ -93,6 +98,7 @@ class VFC(nn.Module):
             for text in [caption, *(hard + [""] * self.hard)[: self.hard], verb]
         ]
         tokens, _ = self.text.model.pack(self.text.model.split(rows))
+        self.said.fill_(int.from_bytes(hashlib.sha256(repr(rows).encode()).digest()[:7]))
         of_clip = tokens.unflatten(0, (-1, self.hard + 2)).numpy()
         source.extra = {**source.extra, "texts": of_clip[source.groups["video"].of]}
 
@@ -101,7 +107,7 @@ class VFC(nn.Module):
         tokens = batch.extra["texts"][:, 0]  # the same at each moment: (B, 2 + hard, L)
         texts = self.read(tokens)
         caption, hard, verb = texts[:, 0], texts[:, 1:-1], texts[:, -1]
-        there = self._there(tokens)[:, 1:-1]
+        there = tokens[:, 1:-1, 2] < self.text.model.filler  # an empty one is filled up from its third place on
         terms = {
             "text": 0.5 * contrast_hard(clips, caption, self.temperature, hard, there),
             "video": contrast_hard(caption, clips, self.temperature),
@@ -119,9 +125,11 @@ class VFC(nn.Module):
     def read(self, tokens: Tensor) -> Tensor:
         """(..., width) of texts (..., L), packed by the text backbone."""
         flat = tokens.flatten(0, -2)
-        filler = self.text.model.embed.num_embeddings - 3
-        return self.words(self.text(flat, flat != filler).pooled).unflatten(0, tokens.shape[:-1])
+        return self.words(self.text(flat, flat != self.text.model.filler).pooled).unflatten(0, tokens.shape[:-1])
 
-    def _there(self, tokens: Tensor) -> Tensor:
-        """(...) bool, which texts (..., L) have words: the third place of an empty one is filled up."""
-        return tokens[..., 2] < self.text.model.embed.num_embeddings - 3
+
+def _compare(module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A hook: the texts of a run that is resumed are those that it began with, and so is what its tokens mean."""
+    before, now = (int(value) for value in (state.get(f"{prefix}said", module.said), module.said))
+    if now and before != now:
+        raise UsageError("the captions or negatives are not those that the run began with: put them back to resume it")

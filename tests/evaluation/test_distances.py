@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glocal.errors import UsageError
-from glocal.evaluation.likeness import frechet_distance, kernel_distance, precision_recall
+from glocal.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 
 
 def features(n, seed, dim=6, shift=0.0):
