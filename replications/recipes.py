@@ -20,7 +20,7 @@ RECIPES: dict[str, int] = {
     "barlow_twins": 2,
     "byol": 2,
     "co-byol": 2,
-    "contriever": 1,
+    "contriever": 2,
     "co-dino": 3,
     "co-mocov3": 2,
     "co-vicreg": 2,

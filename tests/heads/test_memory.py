@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from glocal.distributed import rank, world_size
-from glocal.heads import SupportQueue
+from glocal.heads import IndexedQueue, SupportQueue
 from processes import on_processes
 
 
@@ -38,3 +38,19 @@ def test_two_processes_hold_what_one_would():
     for queue, _, nearest in on_processes(2, pushed, 4, 6):
         torch.testing.assert_close(queue, pushed(4, 6)[0])
         torch.testing.assert_close(nearest, pushed(4, 6)[2])
+
+
+def indexed():
+    """A queue of 5 after the rows 0 to 5, by two pushes."""
+    queue = IndexedQueue(5, 2)
+    for part in torch.arange(6).split([4, 2]):
+        mine = part.chunk(world_size())[rank()]
+        queue.push(mine[:, None].repeat(1, 2).float(), mine)
+    return queue.index, queue.embeddings
+
+
+def test_a_queue_knows_of_which_sample_each_embedding_is():
+    assert IndexedQueue(3, 2).index.tolist() == [-1, -1, -1]
+    for index, embeddings in (indexed(), *on_processes(2, indexed)):
+        assert index.tolist() == [5, 1, 2, 3, 4]
+        torch.testing.assert_close(embeddings[:, 0], index.float())

@@ -36,12 +36,12 @@ def contrast(queries, keys, temperature, *, decoupled=False):
     return torch.stack(losses).mean()
 
 
-def contrast_queue(queries, keys, negatives, temperature):
-    """He et al. 2020, eq. 1, by dot products of the vectors as they are."""
+def contrast_queue(queries, keys, negatives, temperature, same):
+    """He et al. 2020, eq. 1, by dot products of the vectors as they are, without those of the query's own sample."""
     losses = []
-    for query, key in zip(queries, keys, strict=True):
+    for n, (query, key) in enumerate(zip(queries, keys, strict=True)):
         own = query @ key / temperature
-        others = [query @ negative / temperature for negative in negatives]
+        others = [query @ negative / temperature for j, negative in enumerate(negatives) if not same[n][j]]
         losses.append(-own + torch.log(torch.exp(own) + sum(torch.exp(logit) for logit in others)))
     return torch.stack(losses).mean()
 

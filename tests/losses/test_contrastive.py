@@ -53,8 +53,10 @@ def test_a_queue_is_contrasted_as_the_loops_do(negatives):
     queries, keys = normal(2, 5, 4).requires_grad_()
     queue = normal(negatives, 4, seed=1)
     for temperature in (0.3, 2.0):
-        ours = contrast_queue(queries, keys, queue, temperature)
-        same_gradients(ours, naive.contrast_queue(queries, keys, queue, temperature), [queries, keys])
+        for same in (None, (normal(5, negatives, seed=2) > 0.3), torch.ones(5, negatives, dtype=torch.bool)):
+            ours = contrast_queue(queries, keys, queue, temperature, same)
+            left = same if same is not None else torch.zeros(5, negatives)
+            same_gradients(ours, naive.contrast_queue(queries, keys, queue, temperature, left), [queries, keys])
     far = contrast_queue(1e4 * queries, keys, queue, 0.05)
     assert far.isfinite()
 

@@ -137,6 +137,18 @@ def test_loss_gradients_and_queue_on_two_processes_are_those_of_the_joined_batch
         close(result[2], buffers)
 
 
+def test_stretches_of_a_text_itself_are_not_told_from_it():
+    method, source = Contriever(tiny(torch.float64), queue=16).double(), Texts.__new__(Texts)
+    source.name, source._texts, source._keys = "texts", TEXTS[:8], [str(n) for n in range(8)]
+    (batch,) = loader(source).epoch(0)
+    method(batch)
+    q, k = (method.encoder(view.tokens, view.mask).pooled for view in batch.views)
+    others = [torch.cat([k[n != torch.arange(8)], method.queue.embeddings[8:]]) for n in range(8)]
+    logits = [torch.cat([k[n, None], others[n]]) @ q[n] / 0.05 for n in range(8)]
+    by_hand = -torch.stack([torch.log_softmax(row, 0)[0] for row in logits]).mean()
+    torch.testing.assert_close(method(batch).total, by_hand)
+
+
 class Power(Exception):
     """The plug is pulled."""
 

@@ -25,13 +25,31 @@ class Queue(nn.Module):
         self.register_buffer("next", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def push(self, z: Tensor) -> None:
-        """Take in the embeddings (B, D) of all processes."""
+    def push(self, z: Tensor) -> Tensor:
+        """Take in the embeddings (B, D) of all processes; their rows."""
         size = len(self.embeddings)
         latest = gather(z.to(self.embeddings.dtype))[-size:]
         rows = (self.next + torch.arange(len(latest), device=z.device)) % size
         self.embeddings[rows] = latest
         self.next.copy_((self.next + len(latest)) % size)
+        return rows
+
+
+class IndexedQueue(Queue):
+    """A queue that knows of which sample each embedding is, -1 being none."""
+
+    index: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__(size, dim)
+        self.register_buffer("index", torch.full((size,), -1))
+
+    @torch.no_grad()
+    def push(self, z: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
+        """Take in the embeddings (B, D) of the samples `index` (B,) of all processes; their rows."""
+        rows = super().push(z)
+        self.index[rows] = gather(index.to(rows.device))[-len(rows) :]
+        return rows
 
 
 class SupportQueue(Queue):
@@ -45,9 +63,9 @@ class SupportQueue(Queue):
         return self.embeddings[similarity.argmax(dim=1)]
 
     @torch.no_grad()
-    def push(self, z: Tensor) -> None:
-        """Take in the directions of embeddings (B, D) of all processes."""
-        super().push(F.normalize(z.to(self.embeddings.dtype), dim=1))
+    def push(self, z: Tensor) -> Tensor:
+        """Take in the directions of embeddings (B, D) of all processes; their rows."""
+        return super().push(F.normalize(z.to(self.embeddings.dtype), dim=1))
 
 
 class Memory(nn.Module):

@@ -61,7 +61,9 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return (torch.logaddexp(positive, negatives) - positive).mean()
 
 
-def contrast_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def contrast_queue(
+    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float, same: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of finding each query's own key among the embeddings of a queue, (). He et al. 2020, eq. 1.
 
     mean_i −log(exp(q_i·k_i/τ) / (exp(q_i·k_i/τ) + Σ_j exp(q_i·n_j/τ))). Of the vectors as they are, not normalised; the
@@ -72,11 +74,13 @@ def contrast_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature
         keys: (B, D), row i belongs to row i of `queries`.
         negatives: (K, D).
         temperature: τ.
+        same: (B, K) bool, which of these are of the query's own sample and left out; None: none.
     """
     check_shapes(queries=(queries, "B D"), keys=(keys, "B D"), negatives=(negatives, "K D"))
     queries, keys, negatives = upcast(queries), upcast(keys), upcast(negatives)
     positive = (queries * keys).sum(1) / temperature
-    others = (_similarities(queries, negatives) / temperature).logsumexp(1)
+    logits = _similarities(queries, negatives) / temperature
+    others = (logits if same is None else logits.masked_fill(same, -torch.inf)).logsumexp(1)
     return (torch.logaddexp(positive, others) - positive).mean()
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 import torch
 
 from glocal.errors import UsageError
-from glocal.heads import Queue
+from glocal.heads import IndexedQueue
 from glocal.losses import Loss, contrast_queue
 from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import ema_copy, update_ema
@@ -27,7 +27,7 @@ class Contriever(torch.nn.Module):
         share: length of a stretch as a share of its text's, (least, most); in the paper's text from .05.
         deleted: probability with which a word piece is left out of a stretch.
         chunk: word pieces of a long text that both stretches are from.
-        queue: stretches of steps before, of which none is to be found.
+        queue: stretches of steps before, of which none is to be found; those of the same text are left out.
         momentum: of the network that reads the stretches to be found.
         temperature: τ of the softmax over dot products.
     """
@@ -62,7 +62,7 @@ class Contriever(torch.nn.Module):
         if tokenizer is not None:
             backbone.model.adopt(_content(tokenizer))
         self.encoder, self.teacher = backbone, ema_copy(backbone)
-        self.queue = Queue(queue, backbone.dim)
+        self.queue = IndexedQueue(queue, backbone.dim)
         self.momentum, self.temperature = momentum, temperature
         self.recipe = Recipe((), spans=(Span(share, deleted, chunk),) * 2)
         # published from BERT's weights: 5e-5 at a batch of 2,048
@@ -73,8 +73,10 @@ class Contriever(torch.nn.Module):
         q = self.encoder(queries.tokens, queries.mask).pooled
         with torch.no_grad():
             k = self.teacher(keys.tokens, keys.mask).pooled
-        loss = contrast_queue(q, k, self.queue.embeddings.clone(), self.temperature)
-        self.queue.push(k)
+        index = batch.index.to(q.device)
+        same = index[:, None] == self.queue.index  # few texts come again soon: stretches of a query's own are in there
+        loss = contrast_queue(q, k, self.queue.embeddings.clone(), self.temperature, same)
+        self.queue.push(k, index)
         return Loss.of({"contrast": loss})
 
     def after_step(self, progress: float) -> None:
