@@ -31,6 +31,11 @@ class Sentences:
         """All that is said."""
         return [*self.captions, *self.verbs, *(text for texts in self.negatives for text in texts)]
 
+    def rows(self, hard: int) -> list[list[str]]:
+        """Of each clip its caption, `hard` of its negatives, "" where there are fewer, and its verb phrase."""
+        wrong = [[*texts, *[""] * hard][:hard] for texts in self.negatives]
+        return [[caption, *texts, verb] for caption, texts, verb in zip(self.captions, wrong, self.verbs, strict=True)]
+
     def calibrated(self, seed: int = 0) -> "Sentences":
         """Without the negatives by which a verb alone would tell that it is wrong (Momeni et al. 2023, section 3.2).
 

@@ -92,11 +92,7 @@ class VFC(nn.Module):
             raise UsageError("not all captions have a verb: fill in their column verb, or give --verb-weight 0")
         said = said.calibrated() if self.calibrate else said
         self.text.model.adopt(learn_tokenizer(said.texts))
-        rows = [
-            text
-            for caption, verb, hard in zip(said.captions, said.verbs, said.negatives, strict=True)
-            for text in [caption, *(hard + [""] * self.hard)[: self.hard], verb]
-        ]
+        rows = [text for texts in said.rows(self.hard) for text in texts]
         tokens, _ = self.text.model.pack(self.text.model.split(rows))
         self.said.fill_(int.from_bytes(hashlib.sha256(repr(rows).encode()).digest()[:7]))
         of_clip = tokens.unflatten(0, (-1, self.hard + 2)).numpy()
