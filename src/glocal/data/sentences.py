@@ -94,7 +94,7 @@ def sentences_of(source: ClipSource, captions: str | None, negatives: str | None
 
 
 def _captions(path: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    rows = _rows(path, "video", "caption")
+    rows = rows_of(path, "video", "caption")
     if unknown := [row["video"] for row in rows if row["video"] not in names]:
         raise UsageError(f"{path} names the video {unknown[0]}, which is not there{did_you_mean(unknown[0], names)}")
     said = {row["video"]: (row["caption"], row.get("verb", "")) for row in rows}
@@ -107,7 +107,7 @@ def _captions(path: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def _negatives(path: str, captions: Sequence[str]) -> dict[str, list[str]]:
     known, found = {*captions}, dict[str, list[str]]()
-    for row in _rows(path, "caption", "negative"):
+    for row in rows_of(path, "caption", "negative"):
         if row["caption"] not in known:
             raise UsageError(f"{path} has negatives of '{row['caption']}', which is no caption")
         if row["negative"] and row["negative"] != row["caption"]:
@@ -115,7 +115,8 @@ def _negatives(path: str, captions: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _rows(path: str, *needed: str) -> list[dict[str, str]]:
+def rows_of(path: str, *needed: str) -> list[dict[str, str]]:
+    """The lines of a table with these columns at least; UsageError if it cannot be read or lacks one."""
     try:
         text = existing(Path(path)).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
