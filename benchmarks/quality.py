@@ -35,8 +35,8 @@ from glocal.methods import method_class
 
 BACKBONE = "replications.networks:rn8_w16_s8"
 BATCH, IMAGE_SIZE = 128, 32
-MARK = 0.45
-"""Linear top-1 that counts as reached: between what both libraries' best recipes have in the middle and at the end."""
+MARK = 0.40
+"""Linear top-1 that counts as reached: on the uncounted seed the best recipes end at .49 and .42."""
 OURS, THEIRS = ("vicreg", "byol", "simclr"), ("SimCLR", "BYOL", "VICReg")
 BEST = {"glocal": "vicreg", "lightly": "SimCLR"}
 """By the seed 100."""
