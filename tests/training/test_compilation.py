@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from torch._dynamo.testing import CompileCounter
 
 import glocal
 from glocal.backbones import build_backbone
@@ -26,6 +25,8 @@ def encoder():
 
 
 def test_training_is_compiled_and_nothing_else(encoder):
+    from torch._dynamo.testing import CompileCounter
+
     counter = CompileCounter()
     encoder._compiled = torch.compile(encoder.model.forward_features, backend=counter)
     x, kept = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
