@@ -1,6 +1,6 @@
 """Images for the tests: real data sets where they are at hand, and a small generated folder of photographs.
 
-What is imported here, xdist's first process imports too, which runs no test: so torch and the package wait for a fixture.
+What is imported here, xdist's first process imports too, which runs no test: torch and the package wait for a fixture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def pytest_collection():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
-    """Each of xdist's processes begins at other folders, so that pytest rewrites a file's assertions once, not in each."""
+    """Each of xdist's processes begins at another folder, so that one rewrites a file's assertions, not all at once."""
     report = yield
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     if collector.path == Path(__file__).parent:
