@@ -83,7 +83,7 @@ class PretrainConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for name, value in self.settings().items():
             if not _fits(value, hints[name]):
                 raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
