@@ -82,7 +82,7 @@ def test_a_compiler_that_fails_stops_nothing(encoder, monkeypatch):
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_a_compiled_run_gives_the_same_weights_and_says_what_it_is(photos, tmp_path):
     options = {
-        "method": "vicreg", "backbone": "tiny:Net", "image_size": 32, "batch_size": 4, "projector": (16, 16),
+        "method": "vicreg", "backbone": "tiny:Shallow", "image_size": 32, "batch_size": 4, "projector": (16, 16),
         "report": False, "quiet": True, "workers": 0, "precision": "32", "epochs": 100, "max_steps": 3,
         "optimizer": "sgd",
     }  # fmt: skip
