@@ -30,7 +30,7 @@ def measure(size: Size, folder: Path | None = None) -> dict[str, Any]:
     full = size == "full"
     source = open_source(str(folder or photos()))
     shapes = [source.open(i).size for i in range(len(source))]
-    sides, tokens = (48, 128), 1024
+    sides, tokens = (48, 128), 1024 if full else 128
     batch = min(256, len(shapes) // 2) if full else 4
     wasted = {
         name: waste(shapes, two_views(128).packed(native, Packing(PATCH, tokens)), batch)

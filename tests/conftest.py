@@ -1,4 +1,7 @@
-"""Images for the tests: real data sets where they are at hand, and a small generated folder of photographs."""
+"""Images for the tests: real data sets where they are at hand, and a small generated folder of photographs.
+
+What is imported here, xdist's first process imports too, which runs no test: torch and the package wait for a fixture.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from safetensors.torch import save_file
-
-from glocal.backbones import build_backbone
-from glocal.data import PartsWorld
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _UNPACK = _SHARED / "data" / "unpack.py"
@@ -24,10 +20,26 @@ _UNPACK = _SHARED / "data" / "unpack.py"
 LONG = {"benchmarks", "comparison", "exporters", "methods", "pipeline", "training"}
 
 
+def pytest_collection():
+    gc.disable()  # imports leave none
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Each of xdist's processes begins at another folder, so that one rewrites a file's assertions, not all at once."""
+    report = yield
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    if collector.path == Path(__file__).parent:
+        first = len(report.result) * int(worker) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+        report.result = report.result[first:] + report.result[:first]
+    return report
+
+
 def pytest_collection_modifyitems(items):
     """Files that take long come first, so that no process is left with one when the others have ended."""
-    items.sort(key=lambda item: item.path.parent.name not in LONG)
+    items.sort(key=lambda item: (item.path.parent.name not in LONG, item.path))
     gc.freeze()  # what was imported is no garbage: it need not be searched
+    gc.enable()
 
 
 def pytest_unconfigure():
@@ -43,6 +55,8 @@ def _pixels_kept_here(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def _drawn_once():
     """Images of the parts world are drawn once a session, and files need not survive a power cut of ours."""
+    from glocal.data import PartsWorld
+
     draw, drawn = PartsWorld.sample, {}
 
     def sample(self, i, view=0):
@@ -107,6 +121,11 @@ def released():
 @pytest.fixture
 def quantised(tmp_path):
     """A function from a width, "025" or "050", to a file of random weights in the format of the released MobileNets."""
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    from glocal.backbones import build_backbone
 
     def write(width: str) -> Path:
         draw, tensors = np.random.default_rng(0), {}
@@ -143,6 +162,8 @@ def camvid(real_data) -> Path:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """24 generated JPEG, PNG and WebP images of two sizes: 5 and 3 of each of 3 classes, in {train,test}/<class>."""
+    from PIL import Image
+
     from glocal.data import PartsWorld
 
     out = tmp_path_factory.mktemp("photos")

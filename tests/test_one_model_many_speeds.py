@@ -19,7 +19,7 @@ HEAD = "--outputs 32 --hidden 32 --bottleneck 16 --max-steps 2 --batch-size 8 --
 def run(photos, tmp_path_factory) -> Run:
     """Trained as the page says."""
     out = tmp_path_factory.mktemp("runs") / "flexi"
-    words = "--method dino --backbone flexivit_tiny --patches 4,8,16 --image-size 64 --small-crops 0"
+    words = "--method dino --backbone flexivit_tiny --patches 4,8,16 --image-size 32 --small-crops 0"
     main(["pretrain", str(photos), *words.split(), *HEAD.split(), "--out", str(out)])
     return Run(out)
 
@@ -54,14 +54,14 @@ def test_a_row_for_each_patch(run, photos, tmp_path, capsys):
 
 def test_several_encoders_at_a_patch(run, photos):
     other = "timm:flexivit_tiny:random"
-    found = glocal.evaluate([str(run), other], str(photos), tasks=["rank"], patch=16, image_size=64)
+    found = glocal.evaluate([str(run), other], str(photos), tasks=["rank"], patch=16, image_size=32)
     assert list(found) == [f"{run} patch 16", f"{other} patch 16"]
 
 
 def test_its_export_is_an_ordinary_vision_transformer(run, tmp_path):
     main(["export", str(run), "--patch", "16", "--format", "timm", "--out", str(tmp_path / "vit16")])
     model = timm.create_model(f"local-dir:{tmp_path / 'vit16'}", pretrained=True).eval()
-    pixels = torch.randn(2, 3, 64, 64)
+    pixels = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         assert model.patch_embed.proj.weight.shape[2:] == (16, 16)
         torch.testing.assert_close(model(pixels), glocal.load(str(run)).at(16)(pixels).pooled, rtol=1e-4, atol=1e-5)

@@ -1,7 +1,6 @@
 import re
 
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from replications.pages import robustness_curve
@@ -33,7 +32,7 @@ def test_a_robustness_curve_is_drawn_for_each_encoder(tmp_path):
 
 def test_a_robustness_curve_goes_through_the_scores_in_per_cent(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *args, **options: drawn.append(figure))
     scores = {
         "CO-BYOL": {"clean": 0.7, "relative_drop": 0.25, "severity_5": 0.4, "severity_1": 0.6, "severity_3": 0.5},
         "BYOL": {"clean": 0.5, "relative_drop": 0.5, "severity_1": 0.3, "severity_2": 0.2},

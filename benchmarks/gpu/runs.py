@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 import glocal
+import glocal.evaluation.evaluate
+import glocal.pipeline.start
 from benchmarks.gpu.loop import apart
 from benchmarks.gpu.notes import Notes, within
 

@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from glocal.errors import UsageError
@@ -82,7 +83,7 @@ class PretrainConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for name, value in self.settings().items():
             if not _fits(value, hints[name]):
                 raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
@@ -205,6 +206,9 @@ def reserved_names() -> frozenset[str]:
     """Names that a method's own options cannot have, since they are those of `glocal.pretrain`."""
     beside = {"out", "resume", "quiet", "trust_code", "accept_changed_data", "config", "fps"}
     return frozenset(name.name for name in fields(AdaptConfig)) - {"backbone", *SHARED} | beside
+
+
+_hints = cache(get_type_hints)
 
 
 def _number(value: Any, hint: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from benchmarks.gpu import __main__ as gpu, methods, stand_in, traces
 from benchmarks.gpu.notes import Notes, read, within
 from benchmarks.photos import photos
+from processes import SERVER
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ def test_every_step_runs_small(name, notes, monkeypatch):
     monkeypatch.setattr(methods, "method_names", lambda reads: ["deepcluster", "paws"])
     monkeypatch.setattr(traces, "CASES", dict([*traces.CASES.items()][2:]))
     if name == "runs":  # it forks, before torch has threads
-        assert gpu.in_process(name, notes, 250) == ""
+        process = SERVER.Process(target=gpu.step, args=(name, notes))
+        process.start()
+        process.join()
     else:
         gpu.step(name, notes)
     found = read(notes.file)
@@ -37,20 +39,40 @@ def test_every_step_runs_small(name, notes, monkeypatch):
     assert {"collectives": 13, "devices": 9, "methods": 5, "runs": 2, "traces": 1, "rates": 11}[name] == len(found)
 
 
+def python(folder, monkeypatch, does):
+    """An interpreter that is there at once: it leaves what it was asked in "asked", and does this."""
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\necho "$@" > {folder / "asked"}\n{does}\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def test_a_step_is_asked_of_an_interpreter_of_its_own(notes, tmp_path, monkeypatch):
+    python(tmp_path, monkeypatch, "exit 0")
+    assert gpu.in_process("rates", notes, 60) == ""
+    module, name, *words = (tmp_path / "asked").read_text().split()
+    assert (module, name) == ("-m", "benchmarks.gpu")
+    asked = []
+    monkeypatch.setattr(sys, "argv", ["gpu", *words])
+    monkeypatch.setattr(gpu, "step", lambda name, given: asked.append((name, vars(given))))
+    assert gpu.main() == 0
+    assert asked == [("rates", vars(notes))]
+
+
 def test_a_step_that_fails_or_hangs_stops_no_other(tmp_path, monkeypatch, capfd):
-    os.mkfifo(tmp_path / "nobody-reads")  # the step's first line waits for a reader
-    files = {"broken": tmp_path / "broken", "collectives": tmp_path / "nobody-reads"}
-    monkeypatch.setattr(gpu, "STEPS", {"broken": 60, "collectives": 5, "kind": 9})
+    monkeypatch.setattr(gpu, "STEPS", {"broken": 60, "hanging": 5, "kind": 9})
 
     def run(name, notes, seconds):
         if name == "kind":
             with notes.check("after all that"):
                 return ""
-        return gpu.in_process(name, Notes(files[name], notes.device, notes.folder), min(seconds, gpu.STEPS[name]))
+        if name == "hanging":
+            python(tmp_path, monkeypatch, "sleep 99")
+        return gpu.in_process(name, notes, min(seconds, gpu.STEPS[name]))
 
     found = gpu.measure([*gpu.STEPS], tmp_path, run)
     ends = {name: step["ended"] for name, step in found["steps"].items()}
-    assert ends == {"broken": "exit code 1", "collectives": "stopped after 5 s", "kind": ""}
+    assert ends == {"broken": "exit code 1", "hanging": "stopped after 5 s", "kind": ""}
     assert [check["outcome"] for check in found["steps"]["kind"]["checks"]] == ["passed"]
 
 

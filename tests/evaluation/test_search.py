@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_recall, retrieval_reciprocal_rank
 
 from glocal.backbones import build_backbone
 from glocal.backbones.text import learn_tokenizer
@@ -54,6 +53,8 @@ def test_bm25_is_that_of_bm25s():
 
 
 def test_a_ranking_scores_as_torchmetrics_has_it():
+    from torchmetrics.functional import retrieval
+
     draw = np.random.default_rng(0)
     for n, relevant in ((300, 7), (300, 30), (15, 1), (15, 15)):
         scores = 1 + draw.permutation(n).astype(np.float32)
@@ -61,9 +62,9 @@ def test_a_ranking_scores_as_torchmetrics_has_it():
         truth = torch.zeros(n, dtype=torch.bool)
         truth[torch.from_numpy(chosen)] = True
         given = torch.from_numpy(scores), truth
-        theirs = [retrieval_normalized_dcg(given[0], truth.long(), top_k=10)]
-        theirs += [retrieval_recall(*given, top_k=k) for k in (10, 100)]
-        theirs += [retrieval_reciprocal_rank(*given)]
+        theirs = [retrieval.retrieval_normalized_dcg(given[0], truth.long(), top_k=10)]
+        theirs += [retrieval.retrieval_recall(*given, top_k=k) for k in (10, 100)]
+        theirs += [retrieval.retrieval_reciprocal_rank(*given)]
         np.testing.assert_allclose(ranked(scores, chosen.tolist()), [float(x) for x in theirs], atol=1e-6)
 
 

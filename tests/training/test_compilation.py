@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from torch._dynamo.testing import CompileCounter
 
 import glocal
 from glocal.backbones import build_backbone
@@ -26,6 +25,8 @@ def encoder():
 
 
 def test_training_is_compiled_and_nothing_else(encoder):
+    from torch._dynamo.testing import CompileCounter
+
     counter = CompileCounter()
     encoder._compiled = torch.compile(encoder.model.forward_features, backend=counter)
     x, kept = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
@@ -81,7 +82,7 @@ def test_a_compiler_that_fails_stops_nothing(encoder, monkeypatch):
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_a_compiled_run_gives_the_same_weights_and_says_what_it_is(photos, tmp_path):
     options = {
-        "method": "vicreg", "backbone": "tiny:Net", "image_size": 32, "batch_size": 4, "projector": (16, 16),
+        "method": "vicreg", "backbone": "tiny:Shallow", "image_size": 32, "batch_size": 4, "projector": (16, 16),
         "report": False, "quiet": True, "workers": 0, "precision": "32", "epochs": 100, "max_steps": 3,
         "optimizer": "sgd",
     }  # fmt: skip

@@ -163,7 +163,7 @@ def test_a_run_as_long_as_the_papers_is_the_papers() -> None:
     assert found.optimization == spec  # Σ lr·η/2 = 225
 
 
-@pytest.mark.parametrize("batch", [32, 256, 1024])
+@pytest.mark.parametrize("batch", [32, 1024])
 @pytest.mark.parametrize(
     "spec", [Optimization("lars", 0.2, 1e-6), Optimization("lars", 0.45, 1e-6), Optimization("adamw", 5e-4, 0.05)]
 )

@@ -22,7 +22,7 @@ from glocal.training.guard import Guard
 from glocal.training.online_eval import Look, OnlineEval, agree
 
 TINY = {
-    "method": "vicreg", "backbone": "test_resnet", "image_size": 32, "batch_size": 8, "projector": (16, 16),
+    "method": "vicreg", "backbone": "tiny:Net", "image_size": 32, "batch_size": 8, "projector": (16, 16),
     "report": False, "quiet": True, "precision": "32", "workers": 0, "cache": False, "compile": False, "threads": 1,
 }  # fmt: skip
 DATA = "parts:n=16,size=32"  # 2 steps an epoch
@@ -78,7 +78,7 @@ def weights(tmp_path_factory) -> Path:
     """An encoder to start from."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        save_encoder(build_backbone("test_resnet", image_size=32), folder := tmp_path_factory.mktemp("weights"))
+        save_encoder(build_backbone("tiny:Net", image_size=32), folder := tmp_path_factory.mktemp("weights"))
     return folder / "encoder.safetensors"
 
 
@@ -126,7 +126,7 @@ def test_training_stops_at_two_looks_below_the_start_which_is_handed_over(tmp_pa
     assert same(run, seen[0])
     assert run.encoder_files[0].read_bytes() == weights.read_bytes()
     assert read_checkpoint(run)["position"]["step"] == 8
-    glocal.pretrain(resume=str(run), quiet=True)  # it stays stopped
+    glocal.pretrain(resume=str(run), trust_code=True, quiet=True)  # it stays stopped
     assert len(seen) == 5
     assert run.encoder_files[0].read_bytes() == weights.read_bytes()
 
@@ -169,7 +169,7 @@ def test_resumed_it_is_the_run_that_was_never_stopped(tmp_path, weights, looks, 
         patch.setattr(place, name, pulled)
         with pytest.raises(Power):
             pretrain(tmp_path / "run", weights)
-    glocal.pretrain(resume=str(tmp_path / "run"), quiet=True)
+    glocal.pretrain(resume=str(tmp_path / "run"), trust_code=True, quiet=True)
     run = Run(tmp_path / "run")
     assert run.encoder_files[0].read_bytes() == whole.encoder_files[0].read_bytes()
     one, other = (read_checkpoint(each) for each in (whole, run))
@@ -269,17 +269,18 @@ def test_lora_hands_over_plain_weights_that_differ_by_a_product_of_low_rank(tmp_
         if value.ndim > 1
     }
     assert max(ranks.values()) == 2
-    method = glocal.load_method(run.path)
+    method = glocal.load_method(run.path, trust_code=True)
     assert all(torch.equal(value, ended[key]) for key, value in method.encoder.model.state_dict().items())
-    assert start.stored_config(run).lora == 2
+    assert start.stored_config(run, trust_code=True).lora == 2
 
 
 def test_of_looks_at_a_mask_the_best_is_handed_over_and_its_bits(tmp_path, weights, looks):
     looks(0.5, 0.6, 0.8, 0.7, 0.7, 0.6)
     asked = {k: x for k, x in TINY.items() if k != "backbone"} | {"epochs": 5, "monitor_every": 1, "lr": 1000.0}
-    run = Run(glocal.adapt(str(weights.parent), DATA, out=str(tmp_path / "run"), **asked))
+    run = Run(glocal.adapt(str(weights.parent), DATA, trust_code=True, out=str(tmp_path / "run"), **asked))
     assert run.encoder()["extra"]["steps"] == 4
-    begun, ended = (glocal.load(str(weights.parent), mask=str(run.mask_file)), glocal.load(str(run)))
+    code = {"trust_code": True}
+    begun, ended = (glocal.load(str(weights.parent), mask=str(run.mask_file), **code), glocal.load(str(run), **code))
     assert all(torch.equal(x, ended.state_dict()[key]) for key, x in begun.state_dict().items())
     assert any(not torch.equal(x, read_weights(weights)[key]) for key, x in begun.model.state_dict().items())
 

@@ -21,7 +21,7 @@ from processes import run
 
 TINY = {
     "method": "vicreg",
-    "backbone": "test_resnet",
+    "backbone": "tiny:Net",
     "image_size": 32,
     "batch_size": 8,
     "projector": (32, 32, 32),
@@ -54,7 +54,7 @@ def test_broken_images_are_skipped_and_named(photos, tmp_path, capsys):
 
 def test_bf16_and_automatic_options_work(photos, tmp_path):
     run = glocal.pretrain(
-        str(photos), method="vicregl", backbone="resnet10t", image_size=32, batch_size=4, max_steps=2,
+        str(photos), method="vicregl", backbone="test_resnet", image_size=32, batch_size=4, max_steps=2,
         precision="bf16-mixed", projector=(16, 16), local_projector=(16, 16), report=False, quiet=True,
         out=str(tmp_path / "run"),
     )  # fmt: skip
@@ -144,7 +144,7 @@ def test_two_processes_train_as_one(tmp_path: Path):
     options = [f"--{k.replace('_', '-')}={list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()]
     options = [o for o in options if not o.startswith(("--batch-size", "--backbone"))]
     options += [
-        "--backbone=resnet10t",
+        "--backbone=test_resnet",
         "--max-steps=3",
         "--monitor-every=9",
         "--optimizer=sgd",

@@ -27,8 +27,8 @@ TINY = {
     "method": "vicregl",
     "backbone": "test_resnet",
     "image_size": 32,
-    "batch_size": 8,
-    "epochs": 4,
+    "batch_size": 4,
+    "epochs": 3,
     "output_stride": 8,
     "projector": (32, 32, 32),
     "local_projector": (16, 16, 16),
@@ -38,7 +38,7 @@ TINY = {
     "precision": "32",
     "threads": 1,
 }
-DATA = "parts:n=28,size=40"  # 3 steps an epoch, 12 in all
+DATA = "parts:n=14,size=40"  # 3 steps an epoch, 9 in all
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ def test_a_signal_in_the_last_step_leaves_a_whole_run(whole, tmp_path, monkeypat
     assert [line.keys() for line in Run(run).metrics()] == [line.keys() for line in Run(whole).metrics()]
 
 
-@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (4, 2), (6, 1), (11, 0)])
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (4, 2), (6, 1), (8, 0)])
 def test_resume_is_bit_exact_at_any_step(whole, tmp_path, monkeypatch, stop, workers):
     out = tmp_path / "stopped"
     with pulled_after(stop, monkeypatch):
@@ -96,14 +96,14 @@ def start(out: Path) -> tuple[Command, Path]:
 def test_sigkill_then_resume(whole, tmp_path):
     out = tmp_path / "killed"
     process, last = start(out)
-    seen, target, deadline = set(), 5, time.monotonic() + 240
+    seen, target, deadline = set(), 3, time.monotonic() + 240
     while len(seen) < target and process.poll() is None and time.monotonic() < deadline:
         if last.exists():
             seen.add(last.stat().st_mtime_ns)
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=60)
-    assert torch.load(last, weights_only=True)["position"]["step"] < 12, err
+    assert torch.load(last, weights_only=True)["position"]["step"] < 9, err
     glocal.pretrain(resume=str(out), workers=0, quiet=True)
     assert_identical(whole, out)
 
@@ -162,24 +162,24 @@ def with_encoder(layer: torch.nn.Module) -> torch.nn.Module:
     return layer
 
 
-@pytest.mark.parametrize("gone", [False, True])
-def test_a_run_that_began_with_weights_goes_on_without_their_file(tmp_path, quantised, gone):
+def test_a_run_that_began_with_weights_goes_on_without_their_file(tmp_path, quantised):
     """Also where the network has other parameters with those weights than without: no BatchNorm."""
     file = quantised("025")
-    settings = TINY | {"backbone": "mobilenet_v1_025", "drop_path": 0.0, "max_steps": 4, "monitor_every": 9}
+    settings = TINY | {"backbone": "mobilenet_v1_025", "drop_path": 0.0, "max_steps": 3, "monitor_every": 9}
     run = glocal.pretrain(
         DATA, out=str(tmp_path / "run"), workers=0, pretrained=str(file), checkpoint_steps=1, **settings
     )
     checkpoints, encoder = run / "checkpoints", (run / "encoder.safetensors").read_bytes()
     ended = weights(run)
     assert not any("norm" in name for name in ended if name.startswith("encoder."))
-    (checkpoints / "previous.pt").replace(checkpoints / "last.pt")
-    assert read_checkpoint(Run(run))["position"]["step"] < 4
-    if gone:
-        file.unlink()
-    glocal.pretrain(resume=str(run), quiet=True)
-    assert all(torch.equal(value, ended[name]) for name, value in weights(run).items())
-    assert (run / "encoder.safetensors").read_bytes() == encoder
+    for there in (True, False):
+        (checkpoints / "previous.pt").replace(checkpoints / "last.pt")
+        assert read_checkpoint(Run(run))["position"]["step"] < 3
+        if not there:
+            file.unlink()
+        glocal.pretrain(resume=str(run), quiet=True)
+        assert all(torch.equal(value, ended[name]) for name, value in weights(run).items())
+        assert (run / "encoder.safetensors").read_bytes() == encoder
     assert glocal.load(str(run)).pretrained == str(file)
 
 
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_is_none_is_refused_in_one_line(tmp_path):
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_the_whole_one_before(whole, tmp_path, monkeypatch):
     out = tmp_path / "damaged"
-    with pulled_after(8, monkeypatch):
+    with pulled_after(5, monkeypatch):
         glocal.pretrain(DATA, out=str(out), workers=0, checkpoint_steps=2, **TINY)
     run = Run(out)
     run.checkpoint_file.write_bytes(run.checkpoint_file.read_bytes()[:-100])

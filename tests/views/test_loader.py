@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import random as python_random
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -19,8 +16,9 @@ from pictures import Pictures, noise, with_broken
 from glocal import random
 from glocal.data.images import RawImage
 from glocal.errors import UsageError
-from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, loader as loading, multi_crop
+from glocal.views import Appearance, Batch, Crop, Recipe, Support, ViewLoader, loader as loading, multi_crop, two_views
 from glocal.views.dataset import _quiet_about_lost_connections, can_share, one_thread
+from processes import SERVER
 
 RECIPE = multi_crop(16, 1, 8)
 
@@ -353,42 +351,39 @@ def test_workers_persist_over_epochs_with_one_thread_and_their_priority(make_loa
     assert (os.getpid() % 256, os.getpid() // 256 % 256) not in seen[0]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="process groups")
-def test_interrupt_is_answered_by_the_main_process_alone():
-    """Ctrl-C goes to the whole process group: one KeyboardInterrupt, no traceback of a worker."""
-    program = """
-        import signal
-        from pictures import noise
-        from glocal.views import ViewLoader, two_views
-        if __name__ == "__main__":
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start deaf to it
-            loader = ViewLoader(noise(8), two_views(8), batch_size=2, seed=0, workers=2)
-            next(loader.epoch(0))
-            print("ready", flush=True)
-            try:
-                for epoch in range(10**9):
-                    for batch in loader.epoch(epoch):
-                        pass
-            except KeyboardInterrupt:
-                print("stopped", flush=True)
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def endless(folder: Path) -> None:
+    """Epochs until someone interrupts; what it and its workers say goes to files."""
+    os.setsid()
+    for number, name in enumerate(("out", "err"), start=1):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start deaf to it
+    loader = ViewLoader(noise(8), two_views(8), batch_size=2, seed=0, workers=2)
+    next(loader.epoch(0))
+    print("ready", flush=True)
     try:
-        assert process.stdout.readline() == "ready\n"
+        for epoch in range(10**9):
+            for _ in loader.epoch(epoch):
+                pass
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups")
+def test_interrupt_is_answered_by_the_main_process_alone(tmp_path):
+    """Ctrl-C goes to the whole process group: one KeyboardInterrupt, no traceback of a worker."""
+    process = SERVER.Process(target=endless, args=(tmp_path,))
+    process.start()
+    try:
+        while not (tmp_path / "out").exists() or not (tmp_path / "out").read_text():
+            assert process.is_alive()
+            time.sleep(0.01)
         time.sleep(0.3)
         interrupted = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        process.join(60)
     finally:
         process.kill()
-    assert out == "stopped\n"
-    assert err == ""
-    assert process.returncode == 0
+    assert (tmp_path / "out").read_text() == "ready\nstopped\n"
+    assert (tmp_path / "err").read_text() == ""
+    assert process.exitcode == 0
     assert time.monotonic() - interrupted < 4, "the workers had to be waited for"
