@@ -1,6 +1,11 @@
-"""A network for tests of what stands around it: three convolutions, "tiny:Net"."""
+"""Networks for tests of what stands around them: "tiny:Net", three convolutions, and two of the package's, narrow."""
+
+from functools import partial
 
 from torch import nn
+
+from glocal.backbones.strided import Strided
+from glocal.backbones.unet import UNet
 
 
 class Net(nn.Module):
@@ -21,3 +26,7 @@ class Net(nn.Module):
 
     def forward_head(self, x, pre_logits=True):
         return x.mean((2, 3))
+
+
+unet = partial(UNet, (8, 16, 16))
+strided = partial(Strided, (8, 16, 32, 32))
