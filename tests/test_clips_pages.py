@@ -17,6 +17,7 @@ CUT = {
     "pretrain videos/": f"--max-steps 2 {FAST}",
     "pretrain dots": f"--max-steps 2 --frames 3 {FAST}",
     "evaluate runs/dots": "--limit 60",
+    "evaluate runs/videos": "SEGMENT",
 }
 
 
