@@ -1,7 +1,8 @@
-"""Networks for tests of what stands around them: "tiny:Net", three convolutions, and two of the package's, narrow."""
+"""Networks for tests of what stands around them: "tiny:Net", three convolutions, and others, narrow."""
 
 from functools import partial
 
+import timm
 from torch import nn
 
 from glocal.backbones.strided import Strided
@@ -30,3 +31,4 @@ class Net(nn.Module):
 
 unet = partial(UNet, (8, 16, 16))
 strided = partial(Strided, (8, 16, 32, 32))
+naflex = partial(timm.create_model, "naflexvit_base_patch16_gap", embed_dim=64, depth=2, num_heads=2)
