@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ CUT = {
     "pretrain videos/": f"--max-steps 2 {FAST}",
     "pretrain dots": f"--max-steps 2 --frames 3 {FAST}",
     "evaluate runs/dots": "--limit 60",
+    "evaluate runs/v ": "--task-options '{segment: {steps: 40}}'",
 }
 
 
 def commands(page):
     found = re.findall(r"^    glocal (.*)$", (DOCS / f"{page}.md").read_text(), re.MULTILINE)
     cut = [next((more for start, more in CUT.items() if line.startswith(start)), "") for line in found]
-    return [[*line.split(), *more.split()] for line, more in zip(found, cut, strict=True)]
+    return [[*line.split(), *shlex.split(more)] for line, more in zip(found, cut, strict=True)]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from glocal.run import Run
 
 PAGE = (Path(__file__).parent.parent / "docs" / "generation.md").read_text()
 SHORT = ["--max-steps", "2", "--batch-size", "8", "--threads", "1", "--report", "false", "--quiet", "--precision", "32"]
+SHORT += ["--workers", "0"]
 CUT = {
     "pretrain photos/ --method flow": [*SHORT, "--backbone", "unet_tiny"],
     "pretrain photos/ --method irmae": SHORT,

@@ -1,6 +1,12 @@
-"""A network for tests of what stands around it: three convolutions, "tiny:Net"."""
+"""Networks for tests of what stands around them: "tiny:Net", three convolutions, and others, narrow."""
 
+from functools import partial
+
+import timm
 from torch import nn
+
+from glocal.backbones.strided import Strided
+from glocal.backbones.unet import UNet
 
 
 class Net(nn.Module):
@@ -29,3 +35,8 @@ class Shallow(Net):
     def __init__(self):
         super().__init__()
         self.body = self.body[:3]
+
+
+unet = partial(UNet, (8, 16, 16))
+strided = partial(Strided, (8, 16, 32, 32))
+naflex = partial(timm.create_model, "naflexvit_base_patch16_gap", embed_dim=64, depth=2, num_heads=2)

@@ -153,7 +153,8 @@ class PretrainConfig:
         known = {name.name for name in fields(cls)} - {"options"}
         values = {RENAMED.get(name, name): value for name, value in values.items()}
         try:
-            own = {name: _number(value, get_type_hints(cls)[name]) for name, value in values.items() if name in known}
+            hints = get_type_hints(cls)
+            own = {name: _number(value, hints[name]) for name, value in values.items() if name in known}
             return cls(**own, options={name: value for name, value in values.items() if name not in known})
         except UsageError as error:
             raise UsageError(f"{origin}: {error}" if origin else str(error)) from error

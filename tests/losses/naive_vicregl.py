@@ -1,4 +1,4 @@
-"""The losses said again, slowly: a loop for each sum of the papers, nothing shared, nothing clever."""
+"""The losses said again, slowly: a loop for each sum over views, cells and slots, nothing shared, nothing clever."""
 
 import math
 
@@ -12,17 +12,15 @@ def mse(x, y):
 
 def hinge(z):
     """mean_d relu(1 − √(var_d + 1e-4)) of (B, D)."""
-    mean = sum(z) / len(z)
-    variance = sum((row - mean) ** 2 for row in z) / (len(z) - 1)
+    variance = ((z - z.mean(0)) ** 2).sum(0) / (len(z) - 1)
     return torch.relu(1 - torch.sqrt(variance + 1e-4)).sum() / len(variance)
 
 
 def penalty(z):
     """Σ_{i≠j} C²_ij / D of (B, D)."""
-    mean = sum(z) / len(z)
-    covariance = sum(torch.outer(row - mean, row - mean) for row in z) / (len(z) - 1)
-    others = ~torch.eye(z.shape[1], dtype=torch.bool)
-    return (covariance[others] ** 2).sum() / z.shape[1]
+    centred = z - z.mean(0)
+    squares = (centred.T @ centred / (len(z) - 1)) ** 2
+    return (squares.sum() - squares.trace()) / z.shape[1]
 
 
 def vicreg(z_a, z_b):

@@ -43,7 +43,7 @@ OPTIONS = st.fixed_dictionaries(
         "slot_order": st.sampled_from(["index", "distance"]),
     }
 )
-SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=8)
+SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=5)
 
 
 @pytest.mark.parity("vicregl", oracle="naive float64 loops")
@@ -206,8 +206,8 @@ def test_no_matrix_of_dimensions_squared_is_built_for_any_slot():
 @pytest.mark.parametrize("l2_top_k", [True, False])
 @pytest.mark.parametrize("slot_order", ["index", "distance"])
 def test_two_large_and_eight_small_views_equal_the_loops(l2_top_k, slot_order):
-    sizes = [(3, 3)] * 2 + [(2, 2)] * 5 + [(1, 2)] * 3
-    options = {"matches": (5, 3), "l2_top_k": l2_top_k, "matches_by_crop_type": True, "slot_order": slot_order}
+    sizes = [(2, 3)] * 2 + [(2, 2)] * 5 + [(1, 2)] * 3
+    options = {"matches": (4, 3), "l2_top_k": l2_top_k, "matches_by_crop_type": True, "slot_order": slot_order}
     maps, centers = random_maps(4, 3, sizes, 5), crops(4, sizes, 5)
     same_gradients(
         vicregl_local_loss(maps, centers, **options).total, sum(naive.local_loss(maps, centers, **options)), maps

@@ -19,7 +19,7 @@ from power import left_after
 from replications.evidence import checks, code_lines
 
 BACKBONES = {"msn": "test_vit", "loca": "test_vit"}  # that drop tokens
-BACKBONES |= {"flow": "unet_tiny", "dcgan": "strided_small"}  # that give velocities, that have no BatchNorm
+BACKBONES |= {"flow": "tiny:unet", "dcgan": "tiny:strided"}  # that give velocities, that have no BatchNorm
 PAIR = {"projector": (64, 32), "predictor": (64, 32)}
 CLUSTERS = {"hidden": 64, "bottleneck": 32}
 SMALL = {  # heads, crops and support that take less time than the backbone; fewer prototypes than images
@@ -33,7 +33,7 @@ SMALL = {  # heads, crops and support that take less time than the backbone; few
     "dino": {"outputs": 64, **CLUSTERS},
     "co-dino": {"outputs": 64, **CLUSTERS},
     "deepcluster_v2": {"prototypes": 8},
-    "flow": {"guide": "own", "clusters": 8},
+    "flow": {"guide": "own", "clusters": 8, "image_size": 16},
     "irmae": {"code": 16},
     "loca": {"clusters": 64, "small_crops": 2, "small_size": 32, **CLUSTERS},
     "msn": {"projector": (64, 64, 32), "small_size": 32},
@@ -91,11 +91,9 @@ def test_its_presets_build_and_only_the_student_trains(name) -> None:
     assert {"paper", "small"} <= cls.presets.keys()
     for preset in cls.presets:
         options = resolve_options(cls, preset, 64, {"image_size": 32, **cls.needs})
-        narrow = {
-            option: tuple(min(16, width) for width in value)
-            for option, value in options.items()
-            if isinstance(value, tuple) and all(isinstance(width, int) and width > 64 for width in value)
-        }
+        wide = lambda value: isinstance(value, int) and value > 96
+        narrow = {option: (16,) * len(x) for option, x in options.items() if isinstance(x, tuple) and all(map(wide, x))}
+        narrow |= {option: 96 for option, x in options.items() if wide(x)}
         backbone = build_backbone(settings(name)["backbone"], image_size=32, pool=cls.pool)
         options.pop("drop_path", None)  # which is the backbone's
         method = cls(backbone, **options | narrow)

@@ -27,7 +27,7 @@ FEWER: dict[str, dict] = {
     "deepercluster": {"rotate": False},  # each process draws the turns of its own images
 }
 BACKBONES = {"msn": "test_vit", "loca": "test_vit"}  # that drop tokens
-BACKBONES |= {"flow": "unet_tiny", "dcgan": "strided_small"}  # that give velocities, that have no BatchNorm
+BACKBONES |= {"flow": "tiny:unet", "dcgan": "tiny:strided"}  # that give velocities, that have no BatchNorm
 
 
 def build(name):

@@ -153,7 +153,7 @@ def test_texts_that_changed_meanwhile_are_told_and_no_run_goes_on_with_them(tmp_
     told = {"captions": str(said), "negatives": str(wrong), "verb_weight": 0.0, "calibrate": False}
     with left_after(2, tmp_path / "run", monkeypatch):
         glocal.pretrain(
-            "moving:n=24,frames=3", out=str(tmp_path / "whole"), epochs=2, checkpoint_steps=2, **FAST, **told
+            "moving:n=24,frames=3", out=str(tmp_path / "whole"), max_steps=3, checkpoint_steps=2, **FAST, **told
         )
     wrong.write_text(wrong.read_text().replace("sleeps", "barks"))
     with pytest.raises(UsageError, match="not those that the run began with"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from glocal.methods import method_names
 from glocal.training.optimizers import build_optimizer, clip_per_parameter
-from glocal.views import Appearance, Batch, View
+from glocal.views import Appearance, Batch, Crop, Recipe, View
 
 WAITING = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "_linalg_check_errors", "equal"}
 """Operations whose outcome decides a shape or a branch, which the processor has to know."""
@@ -89,6 +90,16 @@ ALIKE = {"co-vicreg", "dclw", "dcl", "nnclr", "seer"}  # whose steps are those o
 UNFIT = {"dcgan"}  # which takes a gradient within its step: fakes have no engine for it
 
 
+@cache
+def waits_of_a_view(crop: Crop) -> Counter:
+    """What the appearance of such a view, from its bytes, waits for; many methods have views that are alike."""
+    appearance = Appearance(Recipe((crop,)), (0.5,) * 3, (0.25,) * 3, 0)
+    with FakeTensorMode(allow_non_fake_inputs=True), Watch() as view:
+        appearance(served([crop]), 0, "cuda")
+    assert view.uploads <= 5  # its pixels, its map, its parameters, and the batch's numbers
+    return view.waits
+
+
 @pytest.mark.parametrize("name", sorted({*method_names("images")} - ALIKE - UNFIT))
 def test_a_step_asks_nothing_of_the_gpu_and_sends_little(name, monkeypatch):
     monkeypatch.setattr("glocal.views.appearance.upload", lambda batch, device: batch.to(device, non_blocking=True))
@@ -101,6 +112,8 @@ def test_a_step_asks_nothing_of_the_gpu_and_sends_little(name, monkeypatch):
         batch.support = served(method.recipe.support.views, label=labels, classes=len(labels.unique()))
         crops += len(method.recipe.support.views)
     batch = plan.with_targets(batch) if plan else batch
+    for crop in (*method.recipe.views, *(method.recipe.support.views if method.recipe.support else ())):
+        assert waits_of_a_view(crop.but(scale=(1, 1))) == {}
     appearance = Appearance(method.recipe, method.encoder.mean, method.encoder.std, 0)
     finished = appearance(batch, 0)
     after_step = getattr(method, "after_step", lambda progress: None)
@@ -113,7 +126,7 @@ def test_a_step_asks_nothing_of_the_gpu_and_sends_little(name, monkeypatch):
         on_fake_cuda(method)
         optimizer = build_optimizer(method, method.optimization, 0.1)
         with Watch() as views:
-            there = appearance(batch, 0, "cuda")
+            there = appearance(finished, 0, "cuda")
         with Watch() as step:
             assert method(there).total.is_cuda
             for parameter in method.parameters():
@@ -122,6 +135,6 @@ def test_a_step_asks_nothing_of_the_gpu_and_sends_little(name, monkeypatch):
             optimizer.step()
             after_step(0.5)
     assert views.waits | step.waits == {}
-    # of each view its pixels, its map and its parameters; of each batch its numbers, and labels or targets
-    assert views.uploads <= 3 * crops + 4
+    # of each view its pixels and its map; of each batch its numbers, and labels or targets
+    assert views.uploads <= 2 * crops + 4
     assert step.uploads <= 2

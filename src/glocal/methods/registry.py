@@ -54,7 +54,7 @@ def method_class(name: str) -> Any:
 
 def citation(name: str) -> tuple[str, str]:
     """Title and paper of a registered method; of any other just its name, since nothing is imported for it."""
-    cls = method_class(name) if name in method_names() else None
+    cls = method_class(name) if name in names("methods") else None
     return (cls.title, cls.paper) if cls else (name, "")
 
 

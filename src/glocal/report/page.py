@@ -1,5 +1,6 @@
 """The report as one HTML page: no request leaves it, everything it shows is inside it."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def render(report: ReportData) -> str:
     )
 
 
+@cache
 def templates() -> Any:
     """The templates of all pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
