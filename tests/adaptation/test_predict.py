@@ -63,7 +63,7 @@ def test_masks_of_each_image_in_its_own_size(segmenter, pictures, tmp_path):
 def test_known_answers_are_scored(classifier, world, capsys):
     glocal.predict(str(classifier), world, split="val")
     top1 = Run(classifier).scores()["classify"]["top1"]
-    assert f"top1 {top1:.3f} on the 64 whose answers are known" in capsys.readouterr().err
+    assert f"top1 {top1:.3f} on the 32 whose answers are known" in capsys.readouterr().err
 
 
 def pixels_of(file, head):
