@@ -47,5 +47,5 @@ def segmenter(world, tmp_path_factory):
 @pytest.fixture(scope="session")
 def locator(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("tuned") / "joints"
-    settings = {"head": "keypoints", "lr": 3e-4, "max_steps": 60}
+    settings = {"head": "keypoints", "lr": 6e-4, "max_steps": 32}
     return glocal.finetune(network(world), world, out=str(out), **settings, **FAST)
