@@ -14,10 +14,10 @@ from glocal.data.parts import PART_NAMES
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """64 training and as many other images of two classes, with masks and places of their parts."""
+    """64 training images and 32 others of two classes, with masks and places of their parts."""
     out = tmp_path_factory.mktemp("world")
-    for split in ("train", "val"):
-        source = PartsWorld(64, 64, split=split, classes=2, difficulty=0, nuisance=0)
+    for split, images in (("train", 64), ("val", 32)):
+        source = PartsWorld(images, 64, split=split, classes=2, difficulty=0, nuisance=0)
         places = {}
         for i in range(len(source)):
             sample, name = source.sample(i), f"{source.classes[source.labels[i]]}/{i:02d}.png"
@@ -47,5 +47,5 @@ def segmenter(world, tmp_path_factory):
 @pytest.fixture(scope="session")
 def locator(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("tuned") / "joints"
-    settings = {"head": "keypoints", "lr": 3e-4, "max_steps": 60}
+    settings = {"head": "keypoints", "lr": 6e-4, "max_steps": 32}
     return glocal.finetune(network(world), world, out=str(out), **settings, **FAST)

@@ -130,7 +130,7 @@ def test_the_table_is_data_and_the_photographs_are_drawn_on(locator, world, tmp_
     folder = str(shutil.copytree(f"{world}/val/images", tmp_path / "images"))
     out = glocal.predict(str(locator), folder, out=str(tmp_path / "joints.csv"), draw=str(tmp_path / "drawn"))
     rows = list(csv.DictReader(out.read_text().splitlines()))
-    assert len(rows) == 64
+    assert len(rows) == 32
     said = glocal.predict(str(locator), folder)
     assert said.answers[5].shape == (6, 3)
     names = said.classes
@@ -148,7 +148,7 @@ def test_the_table_is_data_and_the_photographs_are_drawn_on(locator, world, tmp_
         glocal.predict(str(locator), folder, out=str(tmp_path / "joints"))
     capsys.readouterr()
     glocal.predict(str(locator), world, split="val")
-    assert f"pck {Run(locator).scores()['keypoints']['pck']:.3f} on the 64 whose answers" in capsys.readouterr().err
+    assert f"pck {Run(locator).scores()['keypoints']['pck']:.3f} on the 32 whose answers" in capsys.readouterr().err
 
 
 def test_another_skeleton_is_refused():

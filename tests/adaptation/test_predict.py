@@ -63,7 +63,7 @@ def test_masks_of_each_image_in_its_own_size(segmenter, pictures, tmp_path):
 def test_known_answers_are_scored(classifier, world, capsys):
     glocal.predict(str(classifier), world, split="val")
     top1 = Run(classifier).scores()["classify"]["top1"]
-    assert f"top1 {top1:.3f} on the 64 whose answers are known" in capsys.readouterr().err
+    assert f"top1 {top1:.3f} on the 32 whose answers are known" in capsys.readouterr().err
 
 
 def pixels_of(file, head):
@@ -73,8 +73,9 @@ def pixels_of(file, head):
     return np.ascontiguousarray(square.transpose(2, 0, 1)[None].astype(np.float32) / 255)
 
 
-def test_an_onnx_file_gives_the_same_probabilities(classifier, pictures, tmp_path):
+def test_an_onnx_file_gives_the_same_probabilities(classifier, pictures, tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("glocal.exporters.graph._may_vary", lambda model: False)  # free sizes take twice the time
     file, (head, _) = glocal.export(str(classifier), format="onnx", out=str(tmp_path / "x.onnx")), load_head(classifier)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == head.classes

@@ -201,25 +201,6 @@ def test_positions_first_seen_in_inference_may_enter_a_loss():
     assert scale.grad == 4 * (0.5 + 32.5)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_forward_tensors_can_be_exported_for_any_batch(name):
-    backbone = build_backbone(name, image_size=64).eval()
-
-    class Tensors(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.backbone = backbone
-
-        def forward(self, x):
-            return self.backbone.forward_tensors(x)
-
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(Tensors(), (images(),), dynamic_shapes=({0: batch},))
-    with torch.no_grad():
-        actual, expected = program.module()(images(batch=3)), backbone.forward_tensors(images(batch=3))
-    torch.testing.assert_close(actual, expected)
-
-
 def test_forward_compiles_without_a_graph_break():
     backbone = build_backbone("test_resnet").eval()
     compiled = torch.compile(backbone, backend="eager", fullgraph=True)

@@ -6,6 +6,7 @@ One of each builder stands for the others; of long ones the first blocks of each
 from __future__ import annotations
 
 import copy
+import functools
 import re
 
 import numpy as np
@@ -66,7 +67,12 @@ def encoder(request):
 
 
 def shallow(name):
-    """The network with one block in each stage."""
+    """The network with one block in each stage, the caller's own."""
+    return copy.deepcopy(_shallow(name))
+
+
+@functools.cache
+def _shallow(name):
     torch.manual_seed(0)
     made = build_backbone(name, image_size=SIZES.get(name, 64))
     for place, stage in list(made.model.named_modules()):

@@ -134,9 +134,9 @@ def test_it_pads_as_timm_does():
 
 def test_it_exports_for_images_of_any_size(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(mobilenet, "PLAN", mobilenet.PLAN[:4])  # the others are alike, and each takes its time
+    monkeypatch.setattr(mobilenet, "PLAN", mobilenet.PLAN[:2])  # the others are alike, and each takes its time
     gaps = export_torch(build_backbone("mobilenet_v1_025", image_size=64).eval(), tmp_path / "net.pt2")
     assert set(gaps) == {"pooled", "dense"}
     program = torch.export.load(tmp_path / "net.pt2", extra_files=(about := {"glocal.json": ""}))
     assert json.loads(about["glocal.json"])["any_image_size"] == "true"
-    assert program.module()(torch.zeros(1, 3, 96, 160))[1].shape == (1, 64, 12, 20)
+    assert program.module()(torch.zeros(1, 3, 96, 160))[1].shape == (1, 32, 24, 40)

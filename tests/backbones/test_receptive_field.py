@@ -30,7 +30,7 @@ OTHERS = [
     ("convnext_atto", 1136, 32, 16.0),
     ("resnetaa50", 453, 32, 15.5),  # blurs where it strides
     ("resnet18d", 439, 32, 0.5),  # pools in its shortcuts
-    ("mobilenetv2_100", 491, 32, 0.5),
+    ("mobilenetv2_035", 491, 32, 0.5),
 ]
 
 
@@ -60,9 +60,8 @@ def support(backbone, height, width, column):
 
 
 @pytest.mark.parametrize(("name", "size", "stride", "offset"), ROWS)
-def test_the_gradient_has_the_computed_support(name, size, stride, offset, monkeypatch):
-    for draw in ("kaiming_normal_", "kaiming_uniform_"):  # of weights that are replaced
-        monkeypatch.setattr(nn.init, draw, lambda tensor, *_, **__: tensor)
+@pytest.mark.usefixtures("undrawn", "thin")
+def test_the_gradient_has_the_computed_support(name, size, stride, offset):
     backbone = transparent(build_backbone(name))
     field = receptive_field(backbone)
     assert field == ReceptiveField(size, stride, offset) == ReceptiveField(field.size, backbone.stride, backbone.offset)
@@ -74,6 +73,7 @@ def test_the_gradient_has_the_computed_support(name, size, stride, offset, monke
     assert 0 < first < last < size + 4 * stride - 1
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize(("name", "size", "stride", "offset"), OTHERS)
 def test_timms_networks_as_the_recurrence_has_them(name, size, stride, offset):
     backbone = build_backbone(name)
@@ -81,6 +81,7 @@ def test_timms_networks_as_the_recurrence_has_them(name, size, stride, offset):
     assert (backbone.stride, backbone.offset) == (stride, offset)
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("options", [{"stem": "cifar"}, {"output_stride": 16}, {"output_stride": 8}])
 def test_options_of_the_backbone_count(options):
     backbone = transparent(build_backbone("resnet18", **options))
@@ -91,11 +92,12 @@ def test_options_of_the_backbone_count(options):
     assert (first + last + 1) / 2 == field.offset + field.stride * column
 
 
+@pytest.mark.usefixtures("undrawn", "thin")
 @pytest.mark.parametrize(
     ("name", "why"),
     [
         ("regnety_002", "a cell sees the whole image"),
-        ("vit_tiny_patch16_224", "a cell sees the whole image"),
+        ("test_vit", "a cell sees the whole image"),
         ("convnextv2_atto", "a cell sees the whole image"),
         ("mixer_s32_224", "made for 224 px"),
     ],
@@ -114,7 +116,7 @@ def test_groupnorm_looks_at_the_whole_image():
 
 
 def test_computing_it_leaves_the_backbone_as_it_was():
-    backbone = build_backbone("bagnet9").train()
+    backbone = build_backbone("test_resnet").train()
     backbone.model.layer1.eval()
     keys = list(backbone.state_dict())
     receptive_field(backbone)
@@ -169,6 +171,7 @@ def test_the_effective_field_lies_within_the_receptive_field():
     assert 0 < field.radius(0.5) < field.radius(0.9) < 8.5 * math.sqrt(2)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nothing_to_measure_on_is_told():
     backbone = build_backbone("bagnet9")
     with pytest.raises(UsageError, match="give at least one"):

@@ -52,19 +52,18 @@ def receptive_field(backbone: Backbone) -> ReceptiveField:
 
     try:
         with evaluating(backbone):
-            while not (clear(slice(side // 2)) and clear(slice(side // 2, None))):
+            while not ((right := clear(slice(side // 2))) and (left := clear(slice(side // 2, None)))):
                 if (side := 2 * side) > LARGEST:
                     raise UsageError("a cell sees the whole image")
-            right, left, middle = clear(slice(side // 2))[0], clear(slice(side // 2, None))[-1], side // 2
-            columns = range(side)
-            start = bisect_left(columns, True, middle, middle + stride, key=lambda x: right not in clear(slice(x + 1)))
-            stop = bisect_left(columns, True, middle - stride, middle, key=lambda x: left in clear(slice(x, None)))
+            first, last, middle, columns = right[0], left[-1], side // 2, range(side)
+            start = bisect_left(columns, True, middle, middle + stride, key=lambda x: first not in clear(slice(x + 1)))
+            stop = bisect_left(columns, True, middle - stride, middle, key=lambda x: last in clear(slice(x, None)))
     except UsageError as error:
         reason = str(error).rstrip(".")
         raise UsageError(
             f"{backbone.name} has no receptive field that can be computed: {reason}; choose a convolutional backbone"
         ) from error
-    start, stop = start - stride * right, stop - stride * left
+    start, stop = start - stride * first, stop - stride * last
     return ReceptiveField(stop - start, stride, (start + stop) / 2)
 
 
