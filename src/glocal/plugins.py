@@ -49,7 +49,7 @@ def split(group: str, text: str) -> tuple[str, str]:
 def find(group: str, name: str) -> Any:
     """What is registered as `name` in one of the `GROUPS`, or stands at the place "module:attribute"."""
     said, points = f"{group.removesuffix('s')} '{name}'", [point for point in _registered(group) if point.name == name]
-    packages = [point.dist.name for point in points if point.dist]
+    packages = [_package(point.dist) for point in points if point.dist]
     if len(points) > 1:
         raise UsageError(f"{said} is registered by several packages, {' and '.join(packages)}; uninstall all but one")
     if points:
@@ -87,6 +87,9 @@ def refuse_untrusted(names: Iterable[str], *, origin: str | Path, trust_code: bo
     if program.stem == "glocal" or program.parts[-2:] == ("glocal", "__main__.py"):
         command = shlex.join(["glocal", *sys.argv[1:], "--trust-code"])
     raise UsageError(f"{origin} would run code that is not registered: {', '.join(code)}; if you trust it: {command}")
+
+
+_package = cache(lambda distribution: distribution.name)  # which reads it from disk each time
 
 
 @cache
