@@ -18,7 +18,9 @@ bench: .venv/installed
 gpu:
 	PYTHONPATH=src $(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
-test: lint types imports unit
+# what checks the code runs beside the tests, of which some wait
+test: .venv/developed
+	$(MAKE) --jobs=2 unit lint types imports
 
 lint: .venv/developed
 	$(BIN)/ruff check .
@@ -30,6 +32,9 @@ types: .venv/developed
 imports: .venv/developed
 	$(BIN)/lint-imports
 
+# a folder in memory, where there is a large one: tests write and delete 4 GB
+unit: export TMPDIR := $(or $(shell df -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 4e6 {print "/dev/shm"}'),$(TMPDIR))
+unit: export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/.venv/inductor/unit
 # three processes on two cores, since some tests wait
 unit: .venv/developed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

@@ -40,7 +40,6 @@ def meet(config: PretrainConfig) -> tuple[Fabric, PretrainConfig, Machine]:
 
 def launch(config: PretrainConfig, machine: Machine) -> Fabric:
     """Start the processes, with precision and threads as configured; `UsageError` where this machine has none such."""
-    torch.set_num_threads(config.threads or machine.threads)
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")  # its successor is too new
     for name in ("lightning_fabric", "lightning.pytorch"):  # Lightning announces itself at level INFO
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -57,6 +56,7 @@ def launch(config: PretrainConfig, machine: Machine) -> Fabric:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--accelerator {config.accelerator} --devices {config.devices}: {reason}") from error
     fabric.launch()
+    torch.set_num_threads(config.threads or machine.threads)  # of several processes Lightning has set them, too
     if fabric.device.type == "cpu":
         keep_freed_memory()
     return fabric
