@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -17,7 +18,8 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _UNPACK = _SHARED / "data" / "unpack.py"
 
 
-LONG = {"benchmarks", "comparison", "exporters", "methods", "pipeline", "training"}
+TESTS = Path(__file__).parent
+LONG = {"adaptation", "backbones", "benchmarks", "comparison", "exporters", "methods", "pipeline", "training"}
 
 
 def pytest_collection():
@@ -29,15 +31,18 @@ def pytest_make_collect_report(collector):
     """Each of xdist's processes begins at another folder, so that one rewrites a file's assertions, not all at once."""
     report = yield
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    if collector.path == Path(__file__).parent:
+    if collector.path == TESTS:
         first = len(report.result) * int(worker) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
         report.result = report.result[first:] + report.result[:first]
     return report
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take long come first, so that no process is left with one when the others have ended."""
-    items.sort(key=lambda item: (item.path.parent.name not in LONG, item.path))
+    """Files that take long come first, so that no process is left with one when the others have ended.
+
+    These in no order, so that processes don't wait all at once, as the tests of stopping and of streams do.
+    """
+    items.sort(key=lambda item: (item.path.parent.name not in LONG, crc32(bytes(item.path.relative_to(TESTS)))))
     gc.freeze()  # what was imported is no garbage: it need not be searched
     gc.enable()
 
