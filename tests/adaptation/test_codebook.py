@@ -35,7 +35,7 @@ def test_a_code_is_the_three_rarest_pieces_and_an_end():
 names = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join), min_size=1, max_size=40)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(names, names)
 def test_no_two_names_share_a_code_and_none_loses_its_own(first, more):
     book = Codebook.of(first)

@@ -425,7 +425,7 @@ for path in map(Path, sys.argv[1:]):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="measures in children")
 def test_decoding_takes_no_more_memory_than_it_is_said_to(tmp_path):
     """Measured, for every kind of file: at most what an image is refused for, and 16 bits as little as 8."""
-    side = 2500
+    side = 1800
     photo = scene(side, side)
     wide = Image.fromarray(np.asarray(photo)[..., 0].astype(np.uint16) * 99)
     photo.save(tmp_path / "rgb.png", compress_level=1)

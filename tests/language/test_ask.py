@@ -19,7 +19,7 @@ from glocal.language.ask import CHOICE, in_bounds, spread, within_budget
 from glocal.language.schema import read_answer
 from glocal.pipeline.ask import open_frames
 
-EASY = settings(deadline=None, max_examples=60)
+EASY = settings(deadline=None, max_examples=30)
 SIZES = st.integers(0, 400)
 TEXTS = st.text(alphabet='{}[]":,frame_ids0123456789 \n\x1bü', max_size=60)
 

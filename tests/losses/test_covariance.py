@@ -23,7 +23,7 @@ batches, dims, seeds = st.integers(2, 9), st.integers(1, 9), st.integers(0, 10**
 
 
 @pytest.mark.parity("vicreg", oracle="naive float64 loops")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(batches, dims, seeds)
 def test_vicreg_equals_the_loops(batch, dim, seed):
     z = (0.8 * normal(2, batch, dim, seed=seed)).requires_grad_()
@@ -33,7 +33,7 @@ def test_vicreg_equals_the_loops(batch, dim, seed):
         torch.testing.assert_close(loss.terms[name], term.detach(), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(batches, dims, st.integers(2, 8), seeds)
 def test_vicregl_global_equals_the_loops(batch, dim, views, seed):
     z = (0.8 * normal(views, batch, dim, seed=seed)).requires_grad_()
