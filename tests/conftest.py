@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -38,34 +37,14 @@ def pytest_make_collect_report(collector):
     return report
 
 
-@cache
-def _group(file: str) -> str:
-    """What is tested in one process: a file, or all that need the server of forks, or a trained head and exporters."""
-    text = (TESTS.parent / file).read_text(encoding="utf-8")
-    forks, heads = (
-        "from processes import" in text,
-        re.search(r"exporters\.graph|def test_.*(classifier|segmenter)", text),
-    )
-    return "forks" if forks else "heads" if heads else file
-
-
 def pytest_collection_modifyitems(items):
-    """What takes long comes first, so that no process is left with it when the others have ended."""
-    order = {"forks": 0, "heads": 1}
-    file = lambda item: item.nodeid.partition("::")[0]
-    items.sort(key=lambda item: (order.get(_group(file(item)), 2 + (item.path.parent.name not in LONG)), item.path))
+    """Files that take long come first, so that no process is left with one when the others have ended.
+
+    These in no order, so that processes don't wait all at once, as the tests of stopping and of streams do.
+    """
+    items.sort(key=lambda item: (item.path.parent.name not in LONG, crc32(bytes(item.path.relative_to(TESTS)))))
     gc.freeze()  # what was imported is no garbage: it need not be searched
     gc.enable()
-
-
-def pytest_xdist_make_scheduler(config, log):
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByGroup(LoadFileScheduling):
-        def _split_scope(self, nodeid):
-            return _group(nodeid.partition("::")[0])
-
-    return ByGroup(config, log)
 
 
 def pytest_unconfigure():
