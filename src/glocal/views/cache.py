@@ -215,8 +215,8 @@ def _checksum(flat: Tensor) -> np.uint64:
     """Of bytes (n,); never 0."""
     values = flat.numpy()
     whole = len(values) // 8 * 8
-    total = values[:whole].view(np.uint64).sum(dtype=np.uint64) + values[whole:].sum(dtype=np.uint64)
-    return np.uint64(total or 1)
+    total = int(values[:whole].view(np.uint64).sum(dtype=np.uint64)) + int(values[whole:].sum(dtype=np.uint64))
+    return np.uint64(total % 2**64 or 1)
 
 
 def _digest(*parts: object) -> str:
