@@ -33,7 +33,7 @@ imports: .venv/developed
 	$(BIN)/lint-imports
 
 # a folder in memory, where there is a large one: tests write and delete 4 GB
-unit: export TMPDIR := $(or $(shell df -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 4e6 {print "/dev/shm"}'),$(TMPDIR))
+unit: export TMPDIR := $(or $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 4e6 {print "/dev/shm"}'),$(TMPDIR))
 unit: export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/.venv/inductor/unit
 # three processes on two cores, since some tests wait
 unit: .venv/developed

@@ -3,7 +3,7 @@
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -83,7 +83,7 @@ class PretrainConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))  # type: ignore[arg-type]
+        hints = _hints(type(self))
         for name, value in self.settings().items():
             if not _fits(value, hints[name]):
                 raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
@@ -153,7 +153,7 @@ class PretrainConfig:
         known = {name.name for name in fields(cls)} - {"options"}
         values = {RENAMED.get(name, name): value for name, value in values.items()}
         try:
-            hints = get_type_hints(cls)
+            hints = _hints(cls)
             own = {name: _number(value, hints[name]) for name, value in values.items() if name in known}
             return cls(**own, options={name: value for name, value in values.items() if name not in known})
         except UsageError as error:
@@ -209,7 +209,7 @@ def reserved_names() -> frozenset[str]:
     return frozenset(name.name for name in fields(AdaptConfig)) - {"backbone", *SHARED} | beside
 
 
-_hints = cache(get_type_hints)
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def _number(value: Any, hint: Any) -> Any:
