@@ -80,7 +80,7 @@ def test_two_processes_learn_the_mask_of_one(base, masked, tmp_path):
     options += ["--report=false", "--accelerator=cpu"]
     command("adapt", base, DATA, f"--out={tmp_path / 'two'}", *options, ranks=2)
     one, two = (read_mask(Run(path).mask_file).kept for path in (masked, tmp_path / "two"))
-    assert (one != two).mean() < 1e-3
+    assert (one != two).mean() < 5e-3  # rounding alone flips up to .0012, with 2 threads as well; other batches .028
 
 
 def test_of_mobilenet_without_its_norms_too(tmp_path, quantised, monkeypatch):
