@@ -90,19 +90,14 @@ def pilot(name: str, world: str, minutes: float, *arms: Arm, seeds: int = 1, spr
     return Claim(name, world, arms, tuple(range(100, 100 + seeds)), minutes, paper=name, statements=statements)
 
 
-def trio(suffix: str = "", **options: Any) -> tuple[Arm, ...]:
+def trio() -> tuple[Arm, ...]:
     """The three methods by which a world is chosen, and what they begin with."""
-    begin = {key: value for key, value in options.items() if key in ("backbone", "image_size")}
-    names = ("vicreg", "simclr", "byol")
-    return (Arm(f"random{suffix}", begin), *(Arm(f"{name}{suffix}", {"method": name, **options}) for name in names))
+    return (Arm("random"), *(Arm(name, {"method": name}) for name in ("vicreg", "simclr", "byol")))
 
 
-W24 = "replications.networks:rn8_w24_s16"
 VICREGL = Arm("vicregl-0.75", {"method": "vicregl", "alpha": 0.75})
 PILOTS = (
-    pilot("cifar10-crops", "cifar10", 5, *trio("-crops", scale=(0.2, 1.0))),
-    pilot("cifar10-w16", "cifar10", 5, *trio()[1:]),
-    pilot("cifar10-w24", "cifar10", 6, *trio("-w24", backbone=W24)),
+    pilot("cifar10", "cifar10", 5, *trio()),
     pilot("parts", "parts", 3, *trio()),
     pilot("cifar10-spread", "cifar10", 5, *trio()[1:], seeds=4, spread="linear"),
     pilot("parts-spread", "parts", 3, *trio()[1:2], VICREGL, seeds=4, spread="miou"),

@@ -93,7 +93,7 @@ def test_simclr_tells_predictions_from_those_of_other_clips(batch):
         s = z @ z.T / 0.5
         others = [[s[i, j] for j in range(2 * B) if j != i] for i in range(2 * B)]
         terms.append(np.mean([np.log(np.exp(others[i]).sum()) - s[i, (i + B) % (2 * B)] for i in range(2 * B)]))
-    assert float(jepa(batch).total) == pytest.approx(np.mean(terms), rel=1e-6)
+    assert jepa(batch).total.item() == pytest.approx(np.mean(terms), rel=1e-6)
 
 
 def test_reconstruction_draws_the_frames_and_inverse_dynamics_names_the_action(batch):

@@ -119,7 +119,7 @@ def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
         indices.append(batch.index.cpu())
     hits = [[float((errors <= 1 + 1e-4).sum()), len(errors)] for errors, _ in found[""]]
     index = spread_positions(len(context.test), images)[torch.cat(indices)]
-    context.each = PerImage("within_1_cell", index, np.array(hits), lambda sums: sums[..., 0] / sums[..., 1])
+    context.each = PerImage("within_1_cell", index, np.array(hits))
     result: dict = {}
     for name, parts in found.items():
         errors, chance = (torch.cat([part[k] for part in parts]).double() for k in (0, 1))

@@ -22,6 +22,12 @@ LEAST = 20
 DRAWS = 1000
 
 
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """Sums and counts (..., 2) -> means (...), NaN where nothing was counted."""
+    total, count = sums[..., 0], sums[..., 1]
+    return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+
+
 @dataclass(frozen=True)
 class PerImage:
     """What each test image adds to a score: what a task says for scores by group.
@@ -30,14 +36,14 @@ class PerImage:
         name: of the score.
         index: (N,) positions among the test images.
         parts: (N, S) float64, whose sum over images the score is a function of.
-        score: sums (..., S) -> scores (...).
+        score: sums (..., S) -> scores (...); by default the first of two by the second.
         top: (N, k) classes that each image most likely has, or None.
     """
 
     name: str
     index: np.ndarray
     parts: np.ndarray
-    score: Callable[[np.ndarray], np.ndarray]
+    score: Callable[[np.ndarray], np.ndarray] = ratio
     top: np.ndarray | None = None
 
     @classmethod
@@ -45,7 +51,7 @@ class PerImage:
         """Of a score that is the mean over images of `values` (N,), such as whether each is right."""
         found = np.asarray(values, dtype=np.float64)
         parts = np.stack([found, np.ones_like(found)], 1)
-        return cls(name, np.asarray(index), parts, lambda sums: sums[..., 0] / sums[..., 1], top)
+        return cls(name, np.asarray(index), parts, top=top)
 
 
 def difference(each: PerImage, other: PerImage, *, seed: int = 0) -> tuple[float, list[float]]:

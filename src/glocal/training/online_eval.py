@@ -136,7 +136,7 @@ class OnlineEval:
             right = agree(seen.dense.flatten(0, 1)[known], truth.flatten()[known], image, truth.shape[1])
             parts = torch.zeros(len(index), 2, dtype=torch.float64)
             parts.index_add_(0, image, torch.stack([right, torch.ones_like(right)], 1).double())
-            found["cells"] = PerImage("cells", index, parts.numpy(), lambda sums: sums[..., 0] / sums[..., 1])
+            found["cells"] = PerImage("cells", index, parts.numpy())
         context = EvalContext(encoder, self.sample, self.sample, self.image_size, seed=self.seed)
         for name in () if found else ("stability", "correspond"):
             find_task(name)(context, images=CROPPED)
