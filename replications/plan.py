@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-RECIPES_FROZEN = False
+RECIPES_FROZEN = True
 """Claims run by default once no recipe is about to change."""
 
 

@@ -145,7 +145,7 @@ MISTAKES = [
     ("evaluate timm:resnet18:random --data {}/few --task-options {{knn", "--task-options"),
     ("evaluate timm:resnet18:random --data {}/few --task-options knn", "--task-options"),
     ("evaluate timm:resnet18:random {}/few", "--data"),
-    ("pretrain {}/few --batch-size 4 --image-size 64 --backbone flexivit_tiny --patches 4,7", "choose of 2, 4, 8"),
+    ("pretrain {}/few --batch-size 4 --image-size 64 --backbone flexivit_tiny --patches 4,7", "choose from 2, 4, 8"),
     ("pretrain {}/few --batch-size 4 --image-size 192 --backbone flexivit_tiny --patches 96", "1 to 64 px"),
     ("pretrain {}/few --batch-size 4 --image-size 64 --patches 8", "test_resnet has no patches to choose from"),
     ("evaluate timm:test_vit:random --data {}/few --patch 8", "test_vit has cells of one size only, 16 px"),

@@ -103,7 +103,7 @@ class PretrainConfig:
         if wrong := [patch for patch in self.patches or () if patch < 1 or self.image_size % patch]:
             fitting = [side for side in range(2, self.image_size + 1) if self.image_size % side == 0]
             what = f"--patches {wrong[0]} does not divide --image-size {self.image_size}"
-            raise UsageError(f"{what}; choose of {', '.join(map(str, fitting))}")
+            raise UsageError(f"{what}; choose from {', '.join(map(str, fitting))}")
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise UsageError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
 

@@ -83,7 +83,7 @@ def test_patches_that_do_not_divide_every_crop_are_refused():
     encoder = build_backbone(FLEXI, image_size=64)
     check_fits(encoder, multi_crop(64, 1, 32), (4, 8, 16, 32))
     with pytest.raises(
-        UsageError, match=r"--patches 24 does not divide the crops of 64 px; choose of 1, 2, 4, 8, 16, 32$"
+        UsageError, match=r"--patches 24 does not divide the crops of 64 px; choose from 1, 2, 4, 8, 16, 32$"
     ):
         check_fits(encoder, multi_crop(64, 1, 32), (8, 24))
     with pytest.raises(UsageError, match="--patches 64 does not divide the crops of 32 px"):

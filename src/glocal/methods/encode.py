@@ -79,7 +79,7 @@ def check_fits(encoder: Backbone, recipe: Recipe, patches: Iterable[int] = ()) -
         encoder.at(patch)
         if wrong := [size for size in sizes if size % patch]:
             fitting = ", ".join(str(side) for side in encoder.traits.patches if not math.gcd(*sizes) % side)
-            raise UsageError(f"--patches {patch} does not divide the crops of {wrong[0]} px; choose of {fitting}")
+            raise UsageError(f"--patches {patch} does not divide the crops of {wrong[0]} px; choose from {fitting}")
     for size in sizes:
         if (reason := encoder.refusal(size)) is None:
             continue
