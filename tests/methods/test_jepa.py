@@ -104,7 +104,7 @@ def test_reconstruction_draws_the_frames_and_inverse_dynamics_names_the_action(b
         for x in (predictions(jepa, batch), codes(jepa, batch)[1:])
     ]
     assert drawn[0].shape == frames.shape
-    assert float(jepa(batch).total) == pytest.approx(np.mean([((x - frames) ** 2).mean() for x in drawn]), rel=1e-6)
+    assert jepa(batch).total.item() == pytest.approx(np.mean([((x - frames) ** 2).mean() for x in drawn]), rel=1e-6)
     jepa = method("inverse")
     found = codes(jepa, batch)
     pairs = torch.from_numpy(np.stack([np.concatenate(found[t : t + 2], 1) for t in range(T - 1)], 1))
