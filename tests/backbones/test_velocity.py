@@ -43,6 +43,18 @@ def test_euler_and_heun_follow_the_products_that_a_linear_field_comes_to() -> No
     torch.testing.assert_close(integrate(field, x, 5, "heun"), heun, rtol=1e-12, atol=1e-12)
 
 
+def test_euler_takes_the_steps_of_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 16, 16).tolist())
+    field = lambda x, t: torch.sin(3 * x) + t[:, None] * x
+    noise = torch.from_numpy(np.random.default_rng(3).standard_normal((4, 7)).astype(np.float32))
+    theirs = noise
+    for sigma, time in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
+        theirs = scheduler.step(field(theirs, sigma.expand(4)), time, theirs).prev_sample
+    torch.testing.assert_close(integrate(field, noise, 16), theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_the_times_go_from_one_to_zero_without_either_end_being_missed() -> None:
     seen = []
     integrate(lambda x, t: seen.append(float(t[0])) or x, torch.ones(2, 1), 4)

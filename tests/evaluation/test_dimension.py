@@ -36,6 +36,14 @@ def test_intrinsic_dimensions_of_a_cube(d) -> None:
     assert likeliest(near) == pytest.approx(d, rel=0.1)
 
 
+def test_intrinsic_dimensions_are_scikit_dimensions() -> None:
+    skdim = pytest.importorskip("skdim")
+    x = cube(500, 3)
+    near = neighbour_distances(x, 20)
+    assert two_nearest(near) == pytest.approx(skdim.id.TwoNN(discard_fraction=0.1).fit(x.numpy()).dimension_, rel=1e-9)
+    assert likeliest(near) == pytest.approx(skdim.id.MLE(K=20).fit(x.numpy(), n_neighbors=20).dimension_, rel=1e-9)
+
+
 def test_distances_are_those_of_brute_force_and_twins_are_left_out() -> None:
     x = cube(40, 3)
     x[7] = x[3]

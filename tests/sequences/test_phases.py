@@ -58,6 +58,19 @@ def test_probabilities_are_those_of_meeting_a_mark_first(window, neighbours):
     assert from_marks(weights, np.arange(40), np.arange(40) % 3).argmax(1).tolist() == (np.arange(40) % 3).tolist()
 
 
+def test_probabilities_are_scikit_images_random_walker():
+    segmentation = pytest.importorskip("skimage.segmentation")
+    x, frames, phases = draw(60).cumsum(), np.array([3, 20, 33, 50]), np.array([0, 1, 2, 0])
+    scale = np.median(np.abs(np.subtract.outer(x, x))[np.triu_indices(60, 1)]) ** 2
+    labels = np.zeros((60, 1), int)
+    labels[frames, 0] = phases + 1
+    theirs = segmentation.random_walker(
+        x[:, None], labels, beta=3 * 10 * x.std() / scale, mode="bf", return_full_prob=True
+    )
+    ours = from_marks(similarity(x[:, None], beta=3), frames, phases)
+    np.testing.assert_allclose(ours, theirs[..., 0].T, atol=1e-5)
+
+
 def test_a_prior_is_smoothed_along_links_and_trusted_without_bound_it_stays():
     weights, prior = similarity(draw(25, 3), beta=1, window=2), np.random.default_rng(1).dirichlet(np.ones(4), 25)
     expected = np.linalg.solve(dense(weights) + 0.3 * np.eye(25), 0.3 * prior)
