@@ -134,6 +134,14 @@ def read_captions(path: str | Path, keys: Sequence[str]) -> list[str | None]:
     return [caption or None for caption in columns[by_word["caption"]]]
 
 
+def rows_of(path: str | Path, *needed: str) -> list[dict[str, str]]:
+    """The lines of a table with these columns at least; UsageError if it cannot be read or lacks one."""
+    table = csv.DictReader(_text(existing(Path(path))).splitlines(keepends=True))
+    if lacking := [name for name in needed if name not in (table.fieldnames or ())]:
+        raise UsageError(f"{path} lacks the column {lacking[0]}: its first line is to be like {','.join(needed)}")
+    return [{name: shown((value or "").strip()) for name, value in row.items() if name} for row in table]
+
+
 def _said_of(path: str | Path, keys: Sequence[str], lacking: str, like: str) -> tuple[dict[str, list[str]], list[str]]:
     """The cells (N,) of each column of a table of images, "" where it says nothing, and the unknown images it names."""
     path = existing(Path(path))
@@ -175,7 +183,10 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _text(path: Path) -> str:
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names may be any bytes
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names may be any bytes
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     if "\0" in text:
         raise UsageError(f"{path} is not a text file in UTF-8")
     return text

@@ -1,14 +1,12 @@
 """What is said of clips: a sentence each, its verb phrase, and sentences that are almost it, and wrong."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from glocal import random
 from glocal.data.clips import ClipSource
-from glocal.data.files import existing
+from glocal.data.filelist import rows_of
 from glocal.errors import UsageError, did_you_mean
 
 
@@ -113,15 +111,3 @@ def _negatives(path: str, captions: Sequence[str]) -> dict[str, list[str]]:
         if row["negative"] and row["negative"] != row["caption"]:
             found.setdefault(row["caption"], []).append(row["negative"])
     return found
-
-
-def rows_of(path: str, *needed: str) -> list[dict[str, str]]:
-    """The lines of a table with these columns at least; UsageError if it cannot be read or lacks one."""
-    try:
-        text = existing(Path(path)).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    table = csv.DictReader(text.splitlines())
-    if lacking := [name for name in needed if name not in (table.fieldnames or ())]:
-        raise UsageError(f"{path} lacks the column {lacking[0]}: its first line is to be like {','.join(needed)}")
-    return [{name: (value or "").strip() for name, value in row.items() if name} for row in table]

@@ -5,7 +5,7 @@ import io
 import json
 from pathlib import Path
 
-from glocal.data.sentences import rows_of
+from glocal.data.filelist import rows_of
 from glocal.errors import UsageError
 from glocal.language.endpoint import Endpoint, Question, Unusable
 from glocal.language.schema import TEXT, listed, record

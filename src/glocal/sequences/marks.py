@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glocal.data.clips import ClipSource
-from glocal.data.files import existing
+from glocal.data.filelist import rows_of
 from glocal.errors import UsageError, did_you_mean
 from glocal.run import write_atomically
 
@@ -44,8 +44,7 @@ def read_marks(
     Raises:
         UsageError: for marks outside the video, two phases on one frame, an unknown phase, or one never marked.
     """
-    path = existing(Path(path))
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig", errors="replace"))))
+    rows = rows_of(path)
     columns = set(rows[0]) if rows else set()
     said, where = "mark" if "mark" in columns else "phase", "frame" if "frame" in columns else "time"
     if not {said, where} <= columns:
@@ -53,7 +52,7 @@ def read_marks(
     by_key = {source.key(i): i for i in range(len(source))}
     found: dict[int, str] = {}
     for line, row in enumerate(rows, start=2):
-        word, phase = (row[where] or "").strip(), (row[said] or "").strip()
+        word, phase = row[where], row[said]
         if not phase:
             continue
         frame = by_key.get(word) if where == "frame" and not word.isdecimal() else _frame(word, where, source)
