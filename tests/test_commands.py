@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,28 @@ def test_embed_takes_every_image_of_every_folder(tmp_path, capsys):
 def test_numbers_that_make_no_sense_are_refused(command, option, says):
     with pytest.raises(UsageError, match=re.escape(says)):
         cli.run([*command.format("timm:test_resnet:random").split(), "parts:n=8,size=32", *option.split()])
+
+
+@pytest.mark.parametrize("command", ["evaluate timm:test_resnet:random --data", "compare vicreg byol --data"])
+def test_of_no_images_there_are_no_scores(command):
+    with pytest.raises(UsageError, match="limit is 0; it must be at least 1"):
+        cli.run([*command.split(), "parts:n=40,size=32", "--limit", "0"])
+
+
+def old_terminal(words, out):
+    """The command in a terminal of code page 1252, which has no arrows."""
+    sys.stdout = open(out, "w", encoding="cp1252")  # noqa: SIM115
+    cli.main(words)
+
+
+def test_a_terminal_that_lacks_characters_shows_question_marks(tmp_path):
+    words = "pretrain parts:n=16,size=40 --method vicreg --backbone test_resnet --image-size 32 --batch-size 8"
+    words += f" --max-steps 1 --workers 0 --report=false --out {tmp_path / 'run'}"
+    process = SERVER.Process(target=old_terminal, args=(words.split(), tmp_path / "said"))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert f"? {tmp_path / 'run'}" in (tmp_path / "said").read_text(encoding="cp1252")
 
 
 def test_answers_of_language_models_are_listed_and_cleared(photos, tmp_path, capsys):

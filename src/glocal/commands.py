@@ -1,6 +1,7 @@
 """The commands: what each calls, how its result is shown, an example. What a callable's options are is read off it."""
 
 import inspect
+import io
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import UnionType
@@ -122,10 +123,16 @@ def cache(*, clear: bool = False) -> None:
 
 
 class Lasting:
-    """A stream that falls silent when its reader has gone (`glocal pretrain photos/ | head`): the work goes on."""
+    """A stream that falls silent when its reader has gone (`glocal pretrain photos/ | head`): the work goes on.
+
+    What its encoding has no character for is a question mark.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):  # nobody reads it, or it was something else before
+                stream.reconfigure(errors="replace")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -147,7 +154,7 @@ class Lasting:
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """What is printed in this context may be read by nobody."""
+    """What is printed in this context may be read by nobody, or where not all characters are known."""
     out, err = Lasting(sys.stdout), Lasting(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
         yield

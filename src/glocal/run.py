@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,22 @@ from typing import Any, Self
 import yaml
 
 from glocal.errors import UsageError
+
+
+@contextmanager
+def said_where_full(folder: Path) -> Iterator[None]:
+    """Writing in a folder: where that fails for lack of room, an `OSError`, which some writers put otherwise."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(2**20))
+        except OSError as full:
+            raise OSError(full.errno, full.strerror, str(folder)) from error
+        raise
 
 
 def write_atomically(path: Path, content: str | Callable[[Path], Any], *, mode: int = 0o666) -> None:
@@ -29,7 +46,8 @@ def write_atomically(path: Path, content: str | Callable[[Path], Any], *, mode: 
         partial.touch(mode)
         mode = partial.stat().st_mode
         if callable(content):
-            content(partial)
+            with said_where_full(path.parent):
+                content(partial)
         else:
             partial.write_text(content, encoding="utf-8")
         partial.chmod(mode)  # some writers make private files

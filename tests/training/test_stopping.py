@@ -52,16 +52,16 @@ def step_of(out: Path) -> int:
     return read_checkpoint(Run(out))["position"]["step"]
 
 
-def members(group: int) -> list[int]:
-    """The processes of a group that have not ended."""
-    found = []
+def members(group: int) -> dict[int, int]:
+    """The processes of a group that have not ended, and each one's parent."""
+    found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+            found[int(stat.parent.name)] = int(fields[1])
     return found
 
 
@@ -98,10 +98,13 @@ def test_workers_end_with_their_parent_though_it_was_killed(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_a_worker_that_dies_costs_no_step(tmp_path):
-    process = start(tmp_path / "run", "--workers=2")
-    workers = [pid for pid in members(process.pid) if pid != process.pid]
-    os.kill(workers[0], signal.SIGKILL)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_worker_that_dies_costs_no_step(tmp_path, ranks):
+    process = start(tmp_path / "run", "--workers=2", "--accelerator=cpu", ranks=ranks)
+    parents = members(process.processes[-1].pid)
+    workers = parents.keys() - parents.values()
+    assert len(workers) == 2
+    os.kill(max(workers), signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert "a loader worker died" in err

@@ -247,6 +247,8 @@ def compare(
     images = [data] if isinstance(data, str) else list(data)
     if evaluate_on is None and len(images) > 1:
         raise UsageError("several data sets to pretrain on; say which to score on with --evaluate-on")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; it must be at least 1")
     labelled = evaluate_on or images[0]
     settings = {
         "backbone": backbone, "image_size": image_size, "batch_size": batch_size, "pretrained": pretrained,

@@ -83,7 +83,9 @@ def open_splits(data: Any, seed: int = 0, split_by: str | None = None) -> Splits
 
 
 def limited(splits: Splits, limit: int, seed: int) -> Splits:
-    """At most `limit` training and as many test images, chosen by `seed`."""
+    """At most `limit` training and as many test images, chosen by `seed`; `UsageError` for fewer than one."""
+    if limit < 1:
+        raise UsageError(f"limit is {limit}; it must be at least 1")
     sides, said = {"train": splits.train, "test": splits.test}, splits.split
     for which, source in sides.items():
         if len(source) > limit:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glocal.errors import UsageError
+from glocal.run import said_where_full
 
 MARK = "glocal"
 """How an earlier export is recognised: ONNX's producer, a key of config.json, of an archive or of Parquet metadata."""
@@ -58,7 +59,8 @@ def _sibling(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
     try:
-        yield partial
+        with said_where_full(partial):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from glocal.adaptation.masks import save_mask
 from glocal.backbones import Backbone
@@ -25,7 +25,7 @@ from glocal.evaluation.evaluate import open_splits
 from glocal.fabric import Fabric
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
-from glocal.pipeline.launch import algorithms, meet
+from glocal.pipeline.launch import algorithms, meet, under_torchrun
 from glocal.pipeline.prepare import build_method, prepare
 from glocal.pipeline.share import open_together
 from glocal.pipeline.texts import check_reads, for_texts, look_at_texts, placed
@@ -35,6 +35,9 @@ from glocal.run import Run
 from glocal.training import Harmed, Monitor, Resolved, fit, resolve
 from glocal.training.online_eval import Look, OnlineEval
 from glocal.views import Appearance, PixelCache, TextLoader, ViewLoader
+
+Begun = Literal["new", "same", "changed"]
+"""Whether a run has a checkpoint, and whether the data is as it was then."""
 
 
 def start_run(config: PretrainConfig, data: Any, *, out: str | None, quiet: bool) -> Path:
@@ -60,14 +63,23 @@ def continue_run(
         config = stored_config(Run.open(run.path), workers=workers, trust_code=trust_code)
         if isinstance(config, AdaptConfig) and config.prune_rounds > 1 and not run.has_checkpoint:
             raise UsageError(f"{run} is pruned in rounds; continue it: {_resume_command(run, config)}")
+    if not elsewhere and (now := under_torchrun(config)).processes != config.processes:
+        said = f"{run} was begun on {config.processes} processes, not {now.processes}"
+        raise UsageError(f"{said}: with others each step would have other images; start as many")
     if config.data is None and data is None and not elsewhere:
         raise UsageError(f"the images of {run} were given in Python: glocal.pretrain(images, resume={str(run)!r})")
 
-    def check(source: ImageSource) -> bool:
-        if not accept_changed_data and (changed := _changes(run, source)):
-            hint = "restore it, or accept it: --accept-changed-data"
-            raise UsageError(f"the data of {run} has changed ({changed}); {hint}")
-        return run.has_checkpoint
+    def check(source: ImageSource) -> Begun:
+        if changed := _changes(run, source):
+            said = f"the data of {run} has changed ({changed})"
+            if not accept_changed_data:
+                raise UsageError(f"{said}; restore it, or accept it: --accept-changed-data")
+            run.write_inventory(inventory(source))
+            if not quiet:
+                print(f"{said}, which is accepted")
+        if not run.has_checkpoint:
+            return "new"
+        return "changed" if changed else "same"
 
     return train(config, data, lambda source: run, resume=True, quiet=quiet, check=check)
 
@@ -117,9 +129,9 @@ def train(
     *,
     resume: bool,
     quiet: bool,
-    check: Callable[[ImageSource], bool] = lambda source: False,
+    check: Callable[[ImageSource], Begun] = lambda source: "new",
 ) -> Path:
-    """`check` refuses images that are not the run's, and says whether it has a checkpoint to go on from."""
+    """`check` refuses images that are not the run's, and says whether it has a checkpoint to go on from, of others."""
     fabric, config, machine = meet(config)
     with ExitStack() as held:
         held.enter_context(algorithms(fabric.device, deterministic=config.deterministic))
@@ -128,7 +140,7 @@ def train(
         check_reads(config, texts=texts)
         config = for_texts(config) if texts else config
         begun = on_first(lambda: check(source))
-        machine, method = prepare(fabric, config, source, machine, begun=begun)
+        machine, method = prepare(fabric, config, source, machine, begun=begun != "new")
         resolved, notes = resolve(config, source, machine)
         config, schedule = resolved.config, resolved.schedule
         assert resolved.optimization is not None
@@ -160,7 +172,7 @@ def train(
         scored = source if config.data is None or isinstance(source, Stream) else data
         watched = cast(TextSource, source)
         monitor = look_at_texts(watched, config) if texts else _monitor(run, source, scored, config)
-        plan |= {"monitor": monitor, "guard": bool(config.guard)}
+        plan |= {"monitor": monitor, "guard": bool(config.guard), "changed": begun == "changed"}
         ended = fit(fabric, method, loader, appearance, run, **plan, resume=resume, quiet=quiet)
         if isinstance(config, AdaptConfig):
             on_first(lambda: save_mask(method.encoder, run.mask_file))
@@ -189,7 +201,10 @@ def _loader(fabric: Fabric, method: Any, source: Any, resolved: Resolved) -> tup
     settings["steps"] = resolved.steps * schedule.accumulate if isinstance(source, Stream) else None
     settings |= {"workers": config.workers or 0, "low_priority": on_cpu}
     settings["appearance"] = appearance if on_cpu or method.recipe.packing else None
-    return ViewLoader(source, method.recipe, **settings), appearance
+    loader = ViewLoader(source, method.recipe, **settings)
+    if loader.steps_per_epoch < schedule.accumulate:  # else it has refused already
+        raise UsageError(f"{source.name} has {len(source)} images, fewer than one batch of {schedule.batch_size}")
+    return loader, appearance
 
 
 def code_in(config: Mapping[str, Any]) -> list[str]:

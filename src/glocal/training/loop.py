@@ -23,6 +23,8 @@ from glocal.training.schedule import Schedule
 from glocal.training.stopping import Agreement, Harmed, Interrupted, TrainingStopped, stop_signals
 from glocal.views import Appearance, Batch, Loader, PlainImages, ViewLoader
 
+DIED = 1000
+"""In place of a signal's number: a process has lost a loader worker."""
 CURE = "keeps the last good checkpoint. Try a lower --lr, --clip 1, or --precision 32"
 
 
@@ -39,6 +41,7 @@ def fit(
     resume: bool = False,
     monitor: Monitor | None = None,
     guard: bool = False,
+    changed: bool = False,
     quiet: bool = False,
 ) -> Position:
     """Train `method` on the views of `loader`, keeping the run directory such that a stop at any moment loses little.
@@ -55,6 +58,7 @@ def fit(
         resume: continue from the run's checkpoint, if it has one.
         monitor: called on the main process every few epochs; give all processes one, since the others wait for it.
         guard: leave the best encoder that the monitor saw, the start included, in `method`, see `Guard`.
+        changed: the images are no longer those of the checkpoint: what a method planned for its epoch is planned anew.
         quiet: print nothing.
 
     Returns:
@@ -63,7 +67,7 @@ def fit(
     Raises:
         TrainingStopped: with a diagnosis; `Interrupted` on Ctrl-C.
     """
-    settings = optimization, schedule, seed, resume, monitor, guard, quiet
+    settings = optimization, schedule, seed, resume, monitor, guard, changed, quiet
     training = _Training(fabric, method, loader, appearance, run, *settings)
     try:
         with torch.random.fork_rng([fabric.device] * (fabric.device.type == "cuda")), stop_signals() as stopping:
@@ -94,6 +98,7 @@ class _Training:
     resume: bool
     monitor: Monitor | None
     guard: bool
+    changed: bool
     quiet: bool
 
     def __post_init__(self) -> None:
@@ -101,7 +106,7 @@ class _Training:
         optimization, schedule = self.optimization, self.schedule
         self.stopping: Callable[[], int] = lambda: 0
         self.streams = getattr(loader, "streams", False)
-        self.agree, self.stop, self.late = Agreement(fabric.world_size), 0, 0
+        self.agree, self.stop, self.late, self.died = Agreement(fabric.world_size), 0, 0, ""
         self.steps_per_epoch = loader.steps_per_epoch // schedule.accumulate
         self.total_steps = min(schedule.epochs * self.steps_per_epoch, schedule.max_steps or 10**18)
         state = on_first(lambda: read_checkpoint(run, set_aside=True) if self.resume and run.has_checkpoint else None)
@@ -115,6 +120,8 @@ class _Training:
         method.to(device=fabric.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(method, optimization, schedule.lr)
         self.at = restore(run, state, self.optimizer, fabric.strategy.precision) if state else Position()
+        if self.changed and self.at.plan:
+            self.at.plan, self.at.batch = None, 0
         if self.guard and self.at.guard is None:
             self.at.guard = Guard(self.seed)
         for name in (idle := idle_parameters(method)):  # after the optimiser, since older checkpoints hold them
@@ -147,6 +154,8 @@ class _Training:
             ended = self.train_epoch()
             if self.stop and not ended:
                 self.checkpoint()
+                if self.stop == DIED:
+                    raise TrainingStopped(self.saved_at(f"a loader worker died ({self.died or 'of another process'})"))
                 raise Interrupted(self.saved_at("stopped"), self.stop)
             if self.at.batch >= self.steps_per_epoch * self.schedule.accumulate:
                 self.at.epoch, self.at.batch = self.at.epoch + 1, 0
@@ -200,10 +209,13 @@ class _Training:
         except (RuntimeError, EOFError, ConnectionError) as error:  # the last two: it died while it handed a batch over
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            if self.fabric.world_size == 1:  # the others would have to agree
+            again, self.died = bool(self.died), (str(error) or "it said nothing more").splitlines()[0]
+            if self.fabric.world_size == 1:
                 self.checkpoint()
-            reason = (str(error) or "it said nothing more").splitlines()[0]
-            raise TrainingStopped(self.saved_at(f"a loader worker died ({reason})")) from error
+            if self.fabric.world_size == 1 or again:
+                raise TrainingStopped(self.saved_at(f"a loader worker died ({self.died})")) from error
+            self.loader.close()  # the others are in this step already: take it, with new workers, then stop together
+            yield from self.batches(order)
 
     def step(self, batches: list[Any]) -> Any:
         """One step of the optimiser on the gradients of all micro-batches; gives the last one's loss."""
@@ -255,7 +267,7 @@ class _Training:
     def sync_flags(self) -> None:
         """Whether to stop, and whether a checkpoint is due: for all processes, if for any."""
         late = time.monotonic() - self.saved > self.schedule.checkpoint_seconds
-        self.stop, self.late = self.agree(self.stopping(), int(late))
+        self.stop, self.late = self.agree(DIED if self.died else self.stopping(), int(late))
 
     def write_line(self, loss: Any) -> None:
         """A line of metrics, and the end where the loss is no number."""
