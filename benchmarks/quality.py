@@ -21,8 +21,10 @@ import torch
 from lightly.data import LightlyDataset
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss, VICRegLoss
 from lightly.models.modules import heads
-from lightly.models.utils import update_momentum
+from lightly.models.utils import get_weight_decay_parameters, update_momentum
 from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform, SimCLRTransform, VICRegTransform
+from lightly.utils.lars import LARS
+from lightly.utils.scheduler import CosineWarmupScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -92,13 +94,21 @@ def train_glocal(method: str, data: Path, seed: int, steps: int, every: int) -> 
 
 
 def train_lightly(recipe: str, data: Path, seed: int, steps: int, every: int) -> Curve:
-    """lightly's pieces in a plain loop, as its benchmark on CIFAR-10 puts them together."""
+    """lightly's pieces in a plain loop, put together as its benchmarks do, on CIFAR-10 and, for VICReg, ImageNet."""
     torch.manual_seed(seed)
     probe, encoder = Probe(data, every), build_backbone(BACKBONE, image_size=IMAGE_SIZE)
     model = Peer(recipe, encoder)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=0.06 * BATCH / 128, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if recipe == "VICReg":
+        decayed, others = get_weight_decay_parameters([model])
+        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        optimizer = LARS(groups, lr=0.2 * BATCH / 256, momentum=0.9, weight_decay=1e-6)
+        schedule = CosineWarmupScheduler(optimizer, steps // 10, steps, end_value=0.01)  # there of ten epochs
+    else:
+        learning = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(learning, lr=0.06 * BATCH / 128, momentum=0.9, weight_decay=5e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for views, _ in zip(batches(recipe, data), range(steps), strict=False):
         loss = model(views)
         optimizer.zero_grad()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import glocal
+from glocal.backbones.weights import read_checkpoint
 from glocal.commands import read_config
 from glocal.errors import UsageError
 from glocal.run import Run, write_atomically
@@ -227,7 +228,7 @@ def test_values_that_no_reader_survives_are_refused(tmp_path, text):
     assert run.metrics() == []
 
 
-def test_changed_data_is_named_and_refused_unless_accepted(tmp_path):
+def test_changed_data_is_named_and_refused_unless_accepted(tmp_path, capsys):
     from PIL import Image
 
     for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png", "b/5.png"):
@@ -239,4 +240,65 @@ def test_changed_data_is_named_and_refused_unless_accepted(tmp_path):
     (tmp_path / "photos" / "a" / "1.png").rename(tmp_path / "photos" / "a" / "0.png")
     with pytest.raises(UsageError, match=r"has changed \(1 gone: a/1\.png; 1 new: a/0\.png\); .*--accept-changed-data"):
         glocal.pretrain(resume=str(run), quiet=True)
-    glocal.pretrain(resume=str(run), quiet=True, accept_changed_data=True)
+    glocal.pretrain(resume=str(run), accept_changed_data=True)
+    assert "1 new: a/0.png), which is accepted" in capsys.readouterr().out
+    glocal.pretrain(resume=str(run), quiet=True)
+
+
+def test_a_plan_of_other_images_is_made_anew(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from glocal.methods.deepcluster import DeepCluster
+
+    for i in range(12):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * i, 3, 7)).save(tmp_path / "photos" / f"{i:02}.png")
+
+    def enough(self, progress):
+        if progress > 8 / 24:
+            raise RuntimeError("enough")
+
+    options: dict = TINY | {"method": "deepcluster", "clusters": 3, "batch_size": 2, "epochs": 4, "checkpoint_steps": 1}
+    del options["projector"]
+    with monkeypatch.context() as patch:
+        patch.setattr(DeepCluster, "after_step", enough, raising=False)
+        with pytest.raises(RuntimeError, match="enough"):
+            glocal.pretrain(str(tmp_path / "photos"), out=str(tmp_path / "run"), **options)
+    state = read_checkpoint(Run(tmp_path / "run"))["position"]
+    assert (state["step"], state["epoch"], state["batch"]) == (8, 1, 2)
+    for i in range(8, 12):
+        (tmp_path / "photos" / f"{i:02}.png").unlink()
+    run = Run(glocal.pretrain(resume=str(tmp_path / "run"), quiet=True, accept_changed_data=True))
+    state = read_checkpoint(run)["position"]
+    assert len(state["plan"]["order"]) == 8
+    assert state["plan"]["order"].max() < 8
+
+
+def test_another_number_of_processes_would_be_another_run(tmp_path, monkeypatch):
+    run = glocal.pretrain("parts:n=16,size=40", out=str(tmp_path / "run"), **TINY)
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(UsageError, match=r"was begun on 1 processes, not 2: .* start as many"):
+        glocal.pretrain(resume=str(run), quiet=True)
+
+
+def test_what_a_writer_says_of_a_full_disk_is_said_plainly(tmp_path, monkeypatch):
+    def broken(path):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 456768 vs 456664")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        write_atomically(tmp_path / "last.pt", broken)
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("glocal.run.tempfile.TemporaryFile", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
+        write_atomically(tmp_path / "last.pt", broken)
+    assert not list(tmp_path.iterdir())
+
+
+def test_accumulated_batches_need_as_many_images(tmp_path):
+    with pytest.raises(UsageError, match=r"has 6 images, fewer than one batch of 8"):
+        glocal.pretrain("parts:n=6,size=40", out=str(tmp_path / "run"), **(TINY | {"batch_size": 8, "accumulate": 2}))
+    assert not (tmp_path / "run").exists()
