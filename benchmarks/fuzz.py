@@ -31,6 +31,7 @@ from PIL import Image
 from benchmarks.damage import ANY, IMAGE, TEXT, forms
 from benchmarks.measure import Size
 from glocal import cli
+from glocal.commands import COMMANDS, options_of
 from glocal.config import PretrainConfig
 from glocal.data import open_source
 from glocal.data.source import Unreadable
@@ -90,20 +91,28 @@ LINES = {
     "export": "export run --format timm --out exported",
     "compare": "compare vicreg simclr --data photos --budget 2ep --seeds 1 --backbone test_resnet --image-size 32",
     "report": "report run",
+    "finetune": "finetune run --data photos --out new --epochs 1 --image-size 32 --batch-size 8 --workers 0",
+    "finetune --memory": "finetune tuned --data new.csv --out new --memory 2 --max-steps 2 --workers 0",
+    "predict": "predict tuned photos --out labels.csv --page page.html",
+    "adapt": "adapt run photos --out new --by prune --keep 0.5 --rounds 2 --max-steps 1 --method vicreg --workers 0",
+    "index": "index run photos --out new.index --dense --image-size 32",
+    "search": "search photos.index photos/a/00.png --at 4,6 -k 3 --html found.html",
+    "phases": "phases run photos/a --marks marks.csv --out phases --window 2 --image-size 32",
+    "generate": "generate maker --out grid.png -n 4 --seed 1",
+    "inspire": "inspire maker --like photos/a/00.png --by random --encoder run --evaluations 4 --out inspired",
 }
 """Commands that work, for mistakes to be made in. Of `compare`, the trainings are left out."""
 ODD = "-1 0 1 3 1000000 1e20 1e-20 nan inf é \udce9 None [1 { a,b 1.5 true run - vicregl:alpha="
 ODD += " photos/a/00.png no/such/place /dev/null /proc/self/x"
 ODDITIES = [*ODD.split(), "", " ", "é" * 3000]
 """Values that are nearly always wrong."""
-MORE = "limit image-size tasks split batch-size precision format which task-options seeds budget"
-UNTRIED = {"--devices", "--num-nodes", "--config", "--pretrained"}
+UNTRIED = {"--devices", "--num-nodes", "--config", "--pretrained", "--compile"}
 """Options of which some odd values ask, rightly, for other processes or a download."""
 
 
 def measure(size: Size, keep: Callable[[dict[str, Any]], None] = lambda measured: None) -> dict[str, Any]:
     """Do all the work; counts by group and kind, and what went wrong."""
-    each = {"lines": 50, "images": 2400, "folders": 12, "files": 25}
+    each = {"lines": 50, "images": 2400, "folders": 30, "files": 25}
     if size != "full":
         each = {"lines": 2, "images": 3, "folders": 1, "files": 1}
     kinds: dict[str, Any] = {"lines": LINES, "images": IMAGE, "folders": FOLDERS, "files": FILES}
@@ -254,7 +263,8 @@ def do(root: Path, piece: tuple[str, str, int]) -> str:
 
 def mistaken(words: list[str], draw: random.Random) -> list[str]:
     """A command line with one to three mistakes in it."""
-    known = PretrainConfig().settings() if words[0] == "pretrain" else MORE.split()
+    own = [parameter.name for parameter, _ in options_of(COMMANDS[words[0]].function)]
+    known = PretrainConfig().settings() if words[0] == "pretrain" else own
     options = [option for name in known if (option := f"--{name.replace('_', '-')}") not in UNTRIED]
     for _ in range(draw.choice((1, 1, 2, 3))):
         at = draw.randrange(1, len(words))
@@ -317,8 +327,8 @@ def use_folder(kind: str, draw: random.Random) -> str:
 
 
 def prepare(root: Path) -> None:
-    """What is damaged later: photographs, scenes with masks, lists, features, a cache, a run that can go on, another
-    without its encoder."""
+    """What is damaged later: photographs, scenes with masks, lists, features, a cache, an index, a run that can go on,
+    another without its encoder, one that is fine-tuned and one that makes images."""
     os.environ["GLOCAL_CACHE"] = str(root / "work" / "cache")
     (root / "work").mkdir()
     os.chdir(root / "work")
@@ -332,6 +342,8 @@ def prepare(root: Path) -> None:
         Image.fromarray(source.mask(i)).save(f"scenes/masks/{i:02d}.png")
     Path("list.txt").write_text("".join(f"{path}\n" for path, _, _ in rows))
     Path("list.csv").write_text("path,label,site\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    new = "".join(f"{path},new {label}\n" for path, label, _ in rows)
+    Path("new.csv").write_text(f"path,label\n{new}")
     Path("scenes/classes.json").write_text('{"names": ["ground", "a", "b", "c", "d", "e", "f"], "ignore_index": 0}')
     cli.main(f"pretrain photos --out run --epochs 1 --workers 0 --cache true {TRAIN}".split(" "))
     options = Path("run/config.yaml").read_text().replace("epochs: 1\n", "epochs: 3\n", 1)
@@ -339,6 +351,14 @@ def prepare(root: Path) -> None:
         Path(file).write_text(options)
     Path("run/skipped.txt").write_text("a/00.png\ttruncated\nb/01.png\tempty file\n")
     shutil.copytree("run", "begun", ignore=shutil.ignore_patterns("encoder.*", "previous.pt"))
+    Path("marks.csv").write_text("frame,phase\n0,first\n8,second\n")
+    maker = TRAIN.replace("vicreg", "irmae").replace("test_resnet", "resnet18")
+    for line in (
+        "finetune run --data photos --out tuned --max-steps 1 --image-size 32 --workers 0",
+        "index run photos --out photos.index --dense --image-size 32",
+        f"pretrain photos --out maker --max-steps 1 --workers 0 --report false {maker}",
+    ):
+        cli.main(line.split(" "))
     for kind in ("parquet", "npz"):
         cli.main(f"embed run photos --out features.{kind}".split(" "))
     shutil.copytree(root / "work", root / "whole")

@@ -106,8 +106,8 @@ def _check(*, direct: bool, by: str, like: str | None, encoders: list[str], n: i
         raise UsageError(f"--by {by}: pixels are made by gradient; leave --by out")
     if by != "preference" and (like is None or not encoders):
         raise UsageError("give a picture and an encoder, --like photo.jpg --encoder runs/NAME, or --by preference")
-    if n < 1 or (evaluations is not None and evaluations < 3):
-        raise UsageError(f"--n {n}, --evaluations {evaluations}: at least 1 picture, and 3 looks")
+    if not 1 <= n <= 1000 or (evaluations is not None and evaluations < 3):
+        raise UsageError(f"--n {n}, --evaluations {evaluations}: 1 to 1,000 pictures, and at least 3 looks")
 
 
 def _read(question: str) -> str:
