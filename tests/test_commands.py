@@ -16,6 +16,7 @@ from glocal import cli
 from glocal.commands import COMMANDS, cache
 from glocal.data import ConcatSource, FolderSource
 from glocal.errors import UsageError
+from glocal.run import Run
 from glocal.views import Crop, PixelCache
 from processes import SERVER
 
@@ -148,6 +149,25 @@ def test_numbers_that_make_no_sense_are_refused(command, option, says):
 def test_of_no_images_there_are_no_scores(command):
     with pytest.raises(UsageError, match="limit is 0; it must be at least 1"):
         cli.run([*command.split(), "parts:n=40,size=32", "--limit", "0"])
+
+
+def test_names_of_any_bytes_cost_no_run(tmp_path):
+    for k, name in enumerate([b"a.png", b"\xff.png", b"b.png", b"\xfe.png"]):
+        path = os.fsencode(tmp_path) + b"/photos/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            Image.new("RGB", (40, 40), (60 * k, 9, 9)).save(file, "PNG")
+    with open(os.fsencode(tmp_path) + b"/photos/\xfe.png", "wb") as file:
+        file.write(b"no image")
+    photos, out = str(tmp_path / "photos"), str(tmp_path / "run")
+    words = f"pretrain {photos} --method vicreg --backbone test_resnet --image-size 32 --batch-size 2 --max-steps 4"
+    cli.main([*words.split(), "--workers", "0", "--out", out])
+    assert Run(out).skipped()[0].startswith("\\xfe.png\t")
+    assert "\\xfe.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    cli.main(["embed", out, photos, "--out", f"{tmp_path}/features.parquet"])
+    from pyarrow import parquet
+
+    assert "\\xff.png" in parquet.read_table(f"{tmp_path}/features.parquet")["path"].to_pylist()
 
 
 def old_terminal(words, out):

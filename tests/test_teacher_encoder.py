@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import glocal
+from glocal import cli
 from glocal.errors import UsageError
 from glocal.report import write_report
 
@@ -48,6 +50,14 @@ def test_it_is_handed_over(run, tmp_path):
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     theirs = glocal.load(run, which="teacher").state_dict()
     assert all(value.equal(theirs[f"model.{name}"]) for name, value in model.state_dict().items())
+
+
+def test_the_command_takes_it(run, tmp_path):
+    for k, which in enumerate(("student", "teacher")):
+        Image.fromarray(DATA[k]).save(tmp_path / f"{k}.png")
+        cli.main(["embed", run, str(tmp_path), "--which", which, "--out", f"{tmp_path}/{which}.npz"])
+        found = np.load(f"{tmp_path}/{which}.npz")["pooled"][0]
+        np.testing.assert_array_equal(found, glocal.embed(glocal.load(run, which=which), DATA[:1]).pooled[0])
 
 
 def test_a_method_without_one_says_so(tmp_path):

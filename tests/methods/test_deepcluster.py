@@ -243,6 +243,9 @@ def test_the_papers_networks_have_fully_connected_layers_and_others_do_not():
     alexnet = DeepCluster(build_backbone("sobel_alexnet", image_size=224), image_size=224, clusters=4)
     assert [tuple(p.shape) for p in alexnet.hidden.parameters() if p.ndim > 1] == [(4096, 256 * 6 * 6), (4096, 4096)]
     assert alexnet.top.weight.shape[2] == 4096
+    vgg = DeepCluster(build_backbone("sobel_vgg16_bn", image_size=64), image_size=64, clusters=4)
+    assert [tuple(p.shape) for p in vgg.hidden.parameters() if p.ndim > 1] == [(4096, 512 * 2 * 2), (4096, 4096)]
+    assert vgg.top.weight.shape[2] == 4096
     resnet = build(DeepCluster, clusters=4)
     assert list(resnet.hidden.parameters()) == []
     assert resnet.top.weight.shape[2] == resnet.encoder.dim

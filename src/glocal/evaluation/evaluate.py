@@ -215,7 +215,7 @@ def evaluate_encoder(
     if harmful and not any("harmful" in found for found in scores.values()):
         unscored["harmful"] = "it needs a task that labels images, linear"
     if unscored and not scores:
-        raise UsageError("; ".join(unscored.values()))
+        raise UsageError("; ".join(dict.fromkeys(unscored.values())))
     meta = {
         "encoder": getattr(backbone, "name", type(backbone).__name__),
         "data": splits.train.name,

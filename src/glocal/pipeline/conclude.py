@@ -13,6 +13,7 @@ from glocal.data import is_text
 from glocal.data.source import ImageSource
 from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose
+from glocal.errors import UsageError
 from glocal.evaluation import declared
 from glocal.evaluation.baseline import score, score_with_baselines
 from glocal.evaluation.groups import group_lines
@@ -64,20 +65,27 @@ def conclude(
     if not config.report:
         return
     settings: dict[str, Any] = {"image_size": config.image_size, "seed": config.seed, "limit": config.report_images}
+    scores: dict[str, Any] = {}
     with shown_progress(quiet) as progress:
-        scores = score_with_baselines(encoder, data, **settings, progress=progress)
-        if teacher := teacher_of(method):
-            scores["teacher"] = score(teacher, data, **settings, progress=progress)
-        write_json(run.scores_file, scores)
+        try:
+            scores = score_with_baselines(encoder, data, **settings, progress=progress)
+            if teacher := teacher_of(method):
+                scores["teacher"] = score(teacher, data, **settings, progress=progress)
+            write_json(run.scores_file, scores)
+        except UsageError as refusal:  # no task can be scored: that costs no report
+            if not quiet:
+                print(f"not scored: {refusal}")
         if progress:
             progress("the report", 0, 1)
         shown = None if is_text(data) else data
         page = write_report(run.path, encoder=encoder, source=shown, trust_code=True)  # as when it began
-    if not quiet:
+    if not quiet and scores:
         record = read_run(run.path)
         if isinstance(config, AdaptConfig):
             print(_change(scores))
-        print(f"{score_table(scores)}\n{judge(record, tables(record)).sentence}\nreport: {page}")
+        print(f"{score_table(scores)}\n{judge(record, tables(record)).sentence}")
+    if not quiet:
+        print(f"report: {page}")
 
 
 def _change(scores: dict[str, Any]) -> str:
