@@ -151,7 +151,7 @@ def test_of_no_images_there_are_no_scores(command):
         cli.run([*command.split(), "parts:n=40,size=32", "--limit", "0"])
 
 
-def test_names_of_any_bytes_cost_no_run(tmp_path):
+def test_names_of_any_bytes_cost_no_run(tmp_path, capsys):
     for k, name in enumerate([b"a.png", b"\xff.png", b"b.png", b"\xfe.png"]):
         path = os.fsencode(tmp_path) + b"/photos/" + name
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -162,6 +162,9 @@ def test_names_of_any_bytes_cost_no_run(tmp_path):
     photos, out = str(tmp_path / "photos"), str(tmp_path / "run")
     words = f"pretrain {photos} --method vicreg --backbone test_resnet --image-size 32 --batch-size 2 --max-steps 4"
     cli.main([*words.split(), "--workers", "0", "--out", out])
+    said = capsys.readouterr().out
+    assert "report: correspond, rank, stability\n" in said  # before training: what its images allow
+    assert "not scored: " in said  # one image to test on, and that is none
     assert Run(out).skipped()[0].startswith("\\xfe.png\t")
     assert "\\xfe.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     cli.main(["embed", out, photos, "--out", f"{tmp_path}/features.parquet"])

@@ -21,7 +21,7 @@ from glocal.data.stream import Stream
 from glocal.diagnostics import diagnose, paints
 from glocal.distributed import on_each, on_first
 from glocal.errors import UsageError
-from glocal.evaluation.evaluate import open_splits
+from glocal.evaluation.evaluate import open_splits, possible_tasks
 from glocal.fabric import Fabric
 from glocal.methods import method_class, method_options
 from glocal.pipeline.conclude import conclude
@@ -152,6 +152,8 @@ def train(
                 module.compile_training()
         loader, appearance = _loader(fabric, method, source, resolved)
         notes += loader.notes
+        if config.report and not texts and not isinstance(source, Stream):
+            notes.append(_scored(source))
 
         def claim() -> Run:
             run = place(source)
@@ -205,6 +207,14 @@ def _loader(fabric: Fabric, method: Any, source: Any, resolved: Resolved) -> tup
     if loader.steps_per_epoch < schedule.accumulate:  # else it has refused already
         raise UsageError(f"{source.name} has {len(source)} images, fewer than one batch of {schedule.batch_size}")
     return loader, appearance
+
+
+def _scored(source: ImageSource) -> str:
+    """What the report will score, said before training, while labels and masks can still be put right."""
+    try:
+        return f"report: {', '.join(possible_tasks(source))}"
+    except UsageError as refusal:
+        return f"report: nothing can be scored: {refusal}"
 
 
 def code_in(config: Mapping[str, Any]) -> list[str]:
