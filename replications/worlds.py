@@ -102,11 +102,15 @@ CIFAR10 = World(
     ("knn", "linear"),
     limit=10_000,
 )
-_PARTS = ("parts-64-50",)
+_PARTS = ("parts-64-25",)
 PARTS = World(
     "parts",
     _PARTS,
-    {"backbone": "replications.networks:rn8_w16_s8", "image_size": 64, "batch_size": 64, "max_steps": 372},
+    # Trials on seed 100, linear: where nuisance is .50 colours are an object's own, and tell it from all others; random
+    # .215, VICReg .169, SimCLR .183, BYOL .189, with crops from a half VICReg .200, VICRegL .885. At .25, with crops
+    # from a half: random .330, VICReg .460.
+    {"backbone": "replications.networks:rn8_w16_s8", "image_size": 64, "batch_size": 64, "max_steps": 372}
+    | {"scale": (0.5, 1.0)},
     {
         "knn": Score("knn", "top1", _PARTS),
         "linear": Score("linear", "top1", _PARTS, options={"epochs": 50}),
