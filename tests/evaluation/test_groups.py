@@ -71,6 +71,14 @@ def test_a_group_with_too_few_images_is_shown_without_a_verdict():
     assert "nothing is compared" in group_lines("camera", alone)[-1]
 
 
+def test_of_many_groups_the_small_ones_are_counted():
+    each, groups = planted([5] * 100 + [60, 30], [0.5] * 101 + [0.9])
+    lines = group_lines("video", by_group(each, groups))
+    assert [line.split()[0] for line in lines[1:3]] == ["g100", "g101"]
+    assert lines[3].strip() == "100 groups of fewer than 20 images: too few for a verdict"
+    assert len(lines) == 5
+
+
 def test_of_harm_the_highest_share_is_the_worst():
     top = np.array([[0, 1], [2, 3]]).repeat([30, 30], 0)
     each = PerImage.mean("top1", np.arange(60), np.ones(60), top)

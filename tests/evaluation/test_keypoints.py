@@ -50,6 +50,9 @@ def test_left_is_right_in_a_mirror():
     assert [side_of(name) for name in ("l_hip", "right-paw", "collar", "L ear")] == ["l", "r", "", "l"]
 
 
+SIZES = np.array([[600, 500], [500, 600]])
+
+
 def test_what_is_right_is_a_matter_of_the_torso():
     points = np.zeros((2, 13, 3), np.float32)
     points[..., 2] = 1
@@ -61,11 +64,11 @@ def test_what_is_right_is_a_matter_of_the_torso():
         [(LSP.index("r_shoulder"), LSP.index("l_hip")), (LSP.index("l_shoulder"), LSP.index("r_hip"))]
     )
     given = Keypoints(LSP, points)
-    np.testing.assert_allclose(tolerances(given), [10, np.nan])
+    np.testing.assert_allclose(tolerances(given, SIZES), [10, np.nan])
     found = points[..., :2].copy()
     found[0, 0] += [6, 7.9]
     found[0, 1] += [6, 8.1]
-    counted = count_right(found, given)
+    counted = count_right(found, given, SIZES)
     assert counted[0].sum(1).tolist() == [11, 12], "one is too far off, one is not known"
     assert counted[1].sum() == 0, "of this image nobody knows how large the person is"
     assert pck(counted.sum(0)) == pytest.approx(11 / 12)
@@ -74,7 +77,13 @@ def test_what_is_right_is_a_matter_of_the_torso():
 def test_without_a_torso_the_box_counts():
     points = np.array([[[10, 20, 1], [90, 40, 1], [500, 500, 0]]], np.float32)
     given = Keypoints(["nose", "tail", "paw"], points)
-    np.testing.assert_allclose(tolerances(given), [8])
+    np.testing.assert_allclose(tolerances(given, SIZES[:1]), [8])
+
+
+def test_of_a_single_point_the_image_counts():
+    given = Keypoints(["dot"], np.array([[[10, 20, 1]], [[3, 4, 0]]], np.float32))
+    np.testing.assert_allclose(tolerances(given, SIZES), [60, 60])
+    assert count_right(np.array([[[10.0, 80.0]], [[3.0, 4.0]]]), given, SIZES).sum(0).tolist() == [[1], [1]]
 
 
 def test_ridge_is_scikit_learns_on_standardised_inputs():

@@ -51,6 +51,13 @@ def test_ways_lead_from_one_photograph_to_another_in_equal_steps() -> None:
     assert shown.samples.width >= 64 * COLUMNS
 
 
+def test_latents_that_are_no_codes_of_images_lead_nowhere() -> None:
+    painter = Painter()
+    painter.latent_shape = (5,)  # as a DCGAN's, which knows no encoder
+    painter.forward = lambda z, cluster=None: painter.decode(z[:, :3])
+    assert made_by(painter, Colours(), photographs()).ways is None
+
+
 def test_rows_of_a_flow_are_its_most_frequent_clusters() -> None:
     painter = Painter()
     painter.frequencies = torch.tensor([1.0, 5, 0, 2, 9, 3])

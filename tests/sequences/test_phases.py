@@ -194,6 +194,16 @@ def test_a_few_labelled_videos_and_an_encoder(video, tmp_path):
         "timm:test_resnet:random", str(video), few=str(tmp_path / "few.csv"), out=str(tmp_path / "out"), image_size=32
     )
     assert found["stretches"] == [("red", 0, 6), ("blue", 6, 10)]
+    for line in lines[1:]:  # a folder for each video: their names are no phases
+        name, video_, _ = line.split(",")
+        (tmp_path / "few" / video_).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "few" / video_ / name)
+    groups = [f"{line.split(',')[1]}/{line}" for line in lines[1:]]
+    (tmp_path / "few" / "groups.csv").write_text("\n".join(["image,video,phase", *groups]))
+    again = glocal.phases(
+        "timm:test_resnet:random", str(video), few=str(tmp_path / "few"), out=str(tmp_path / "o"), image_size=32
+    )
+    assert again == found
 
 
 def test_what_does_not_serve_is_one_line(video, tmp_path):

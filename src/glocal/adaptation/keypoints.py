@@ -125,7 +125,7 @@ class Locate(nn.Module):
     def tally(self, answer: np.ndarray, source: ImageSource, i: int) -> np.ndarray:
         """Which joints are right, and which count, (2, J)."""
         assert source.keypoints is not None
-        return count_right(answer[None, :, :2], source.keypoints.at(np.array([i])))[0]
+        return count_right(answer[None, :, :2], source.keypoints.at(np.array([i])), np.array([source.open(i).size]))[0]
 
     def scores(self, tallies: np.ndarray) -> dict[str, float]:
         """The share of joints within a fifth of the torso (see `tolerances`)."""

@@ -4,7 +4,7 @@ Intervals are of the bootstrap over the images of each group, 95%. A gap is judg
 groups of the same sizes made at random.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,8 @@ from glocal.errors import UsageError, did_you_mean
 
 LEAST = 20
 """Images of a group without which nothing is said of it but its score."""
+MOST = 20
+"""Groups, small ones among them, that are listed one by one."""
 DRAWS = 1000
 
 
@@ -153,13 +155,21 @@ def classes_listed(words: Sequence[str], classes: Sequence[str] | None) -> list[
     return [known.index(word) for word in words]
 
 
+def listed(groups: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The groups that are listed one by one, of many only the large ones, and the number of the others."""
+    large = {name: group for name, group in groups.items() if len(groups) <= MOST or "interval" in group}
+    return large, len(groups) - len(large)
+
+
 def group_lines(column: str, found: dict[str, Any]) -> list[str]:
     """What `by_group` found, in words."""
     said = lambda pair: f"[{pair[0]:.3f}, {pair[1]:.3f}]"
-    lines = [f"  {found['score']} by {column}:"]
-    for name, group in found["groups"].items():
+    lines, (groups, others) = [f"  {found['score']} by {column}:"], listed(found["groups"])
+    for name, group in groups.items():
         beside = said(group["interval"]) if "interval" in group else "too few for a verdict"
         lines.append(f"    {name:<28} {group['score']:.3f} {beside}, {group['images']:,} images")
+    if others:
+        lines.append(f"    {others:,} groups of fewer than {LEAST} images: too few for a verdict")
     if "gap" not in found:
         return [*lines, f"    no two groups of {LEAST} images: nothing is compared"]
     more = "more than chance" if found["gap"] > found["chance"] else "no more than chance"

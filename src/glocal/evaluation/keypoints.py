@@ -22,7 +22,7 @@ SIGMA = 1.5
 """Width of a joint's heat-map, cells."""
 OF_TORSO, OF_BOX = 0.2, 0.1
 """How far off a keypoint may be found: a share of the torso or, where there is none, of the longer side of the box
-around the known keypoints."""
+around the known keypoints; of a single one, of the image's."""
 PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 _SIDES = {"l": "r", "r": "l", "left": "right", "right": "left"}
@@ -51,8 +51,13 @@ def torsos(names: Sequence[str]) -> list[tuple[int, int]]:
     return [(a, b) for a, one in shoulders for b, other in hips if one != other]
 
 
-def tolerances(keypoints: Keypoints) -> np.ndarray:
-    """(N,) within how many pixels of the truth a keypoint of each image is right; NaN where that cannot be said."""
+def tolerances(keypoints: Keypoints, sizes: np.ndarray) -> np.ndarray:
+    """(N,) within how many pixels of the truth a keypoint of each image is right; NaN where that cannot be said.
+
+    Args:
+        keypoints: their true places.
+        sizes: (N, 2) of the images, pixels.
+    """
     points, known = keypoints.points[..., :2], keypoints.points[..., 2] > 0
     if pairs := torsos(keypoints.names):
         lengths = [np.where(known[:, a] & known[:, b], np.linalg.norm(points[:, a] - points[:, b], axis=1), np.nan)
@@ -60,14 +65,16 @@ def tolerances(keypoints: Keypoints) -> np.ndarray:
         there = np.isfinite(lengths)
         total = np.where(there, lengths, 0).sum(0)
         return np.where(there.any(0), OF_TORSO * total / there.sum(0).clip(1), np.nan)
+    if len(keypoints.names) == 1:
+        return OF_BOX * sizes.max(1).astype(np.float64)
     low = np.where(known[..., None], points, np.inf).min(1)
     high = np.where(known[..., None], points, -np.inf).max(1)
     return np.where(known.sum(1) > 1, OF_BOX * (high - low).max(1), np.nan)
 
 
-def count_right(found: np.ndarray, keypoints: Keypoints) -> np.ndarray:
+def count_right(found: np.ndarray, keypoints: Keypoints, sizes: np.ndarray) -> np.ndarray:
     """(N, 2, J) float64: which keypoints of each image are right, and which count, given places (N, J, 2), pixels."""
-    within = tolerances(keypoints)[:, None]
+    within = tolerances(keypoints, sizes)[:, None]
     counts = (keypoints.points[..., 2] > 0) & np.isfinite(within)
     right = np.linalg.norm(found - keypoints.points[..., :2], axis=2) <= np.where(np.isfinite(within), within, 0)
     return np.stack([right & counts, counts], 1).astype(np.float64)
@@ -184,7 +191,7 @@ def keypoints(context: EvalContext) -> dict:
     the square. From the map, each cell says how much of each keypoint's heat-map lies in it; from the pooled feature,
     where each keypoint is. Penalties are chosen on a held-out fifth of the training images. A keypoint is right within
     a fifth of the torso (shoulder to the hip of the other side) or, where names tell of none, a tenth of the box around
-    the known ones.
+    the known ones, and a single one within a tenth of the image.
 
     Returns:
         pck, pck_pooled and pck_mean (every keypoint at its mean place) on the test images; the penalties chosen.
@@ -223,13 +230,15 @@ def keypoints(context: EvalContext) -> dict:
     result: dict[str, Any] = {}
     for name, probe in (("pck", from_map), ("pck_pooled", from_pooled)):
         tried = [probe.found(fit, train, held) * sizes[held, None] for fit in probe.fits(train, kept, PENALTIES)]
-        scores = [pck(count_right(found, truth.at(held.numpy())).sum(0)) for found in tried]
+        scores = [pck(count_right(found, truth.at(held.numpy()), sizes[held]).sum(0)) for found in tried]
         penalty = PENALTIES[int(np.argmax(scores))]
         (fit,) = probe.fits(train, torch.arange(len(places)), [penalty])
-        right = count_right(probe.found(fit, test, torch.arange(len(test.index))) * wanted_sizes[:, None], wanted)
+        right = count_right(
+            probe.found(fit, test, torch.arange(len(test.index))) * wanted_sizes[:, None], wanted, wanted_sizes
+        )
         result |= {name: pck(right.sum(0)), f"{name}_penalty": penalty}
         if name == "pck":
             share = lambda sums: sums[..., 0] / sums[..., 1].clip(1)
             context.each = PerImage("pck", test.index.numpy(), right.sum(2), share)
     still = np.broadcast_to(mean.numpy(), wanted.points[..., :2].shape) * wanted_sizes[:, None]
-    return result | {"pck_mean": pck(count_right(still, wanted).sum(0))}
+    return result | {"pck_mean": pck(count_right(still, wanted, wanted_sizes).sum(0))}

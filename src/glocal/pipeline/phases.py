@@ -69,7 +69,7 @@ def labelled(path: str) -> tuple[ClipSource, list[str], np.ndarray]:
     source = open_source(as_clips(path))
     assert isinstance(source, ClipSource)
     of = source.groups.get("phase")
-    if source.labels is not None and source.classes is not None:
+    if of is None and source.labels is not None and source.classes is not None:
         return source, source.classes, source.labels
     if of is None or (of.of < 0).any():
         raise UsageError(

@@ -40,14 +40,15 @@ def made_by(generator: Any, encoder: Any, photographs: list[Photograph]) -> Made
         drawn = samples(generator, ROWS * COLUMNS)
     ways = None
     if hasattr(generator, "decode") and len(photographs) >= 2 * ROWS:
-        ways = _shown(_ways(generator, encoder, photographs[: 2 * ROWS]))
+        codes, _ = embed(encoder, ends := photographs[: 2 * ROWS])
+        if codes.shape[1:] == generator.latent_shape:  # else its latents are no codes of images
+            ways = _shown(_ways(generator, codes, ends))
     return Made(_shown(drawn), clusters, ways)
 
 
 @torch.inference_mode()
-def _ways(generator: Any, encoder: Any, photographs: list[Photograph]) -> Tensor:
+def _ways(generator: Any, codes: Tensor, photographs: list[Photograph]) -> Tensor:
     """Rows of a photograph, its code decoded, codes on the way, the other's decoded, the other: (N, 3, h, w) uint8."""
-    codes, _ = embed(encoder, photographs)
     pixels = torch.stack([torch.frombuffer(bytearray(p.image.tobytes()), dtype=torch.uint8) for p in photographs])
     pixels = pixels.unflatten(1, (photographs[0].image.height, -1, 3)).permute(0, 3, 1, 2)
     rows = []

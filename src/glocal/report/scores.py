@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glocal.evaluation import Task, declared
-from glocal.evaluation.groups import LEAST
+from glocal.evaluation.groups import LEAST, listed
 from glocal.report.records import RunRecord
 
 
@@ -72,10 +72,13 @@ def _by_group(task: Task, returned: Mapping[str, Any]) -> dict[str, Rows]:
             each = {arm: scores.get(which, {}).get(kind, {}) for arm, scores in returned.items()}
             share = which == "harmful" or task.share_of(mine["score"]) is not None
             rows: Rows = {}
-            for name, group in mine["groups"].items():
+            shown, others = listed(mine["groups"])
+            for name, group in shown.items():
                 few = "" if "interval" in group else ", too few for a verdict"
                 found = {arm: there.get("groups", {}).get(name, {}) for arm, there in each.items()}
                 rows[f"{name} ({group['images']:,} images{few})"] = _cells_of(found, "score", "interval", share)
+            if others:
+                rows[f"{others:,} groups of fewer than {LEAST} images"] = dict.fromkeys(each, Cell(None))
             if "gap" in mine:
                 known = {arm: there for arm, there in each.items() if "gap" in there}
                 more = {arm: "yes" if there["gap"] > there["chance"] else "no" for arm, there in known.items()}
