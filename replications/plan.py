@@ -98,7 +98,7 @@ def trio() -> tuple[Arm, ...]:
 VICREGL = Arm("vicregl-0.75", {"method": "vicregl", "alpha": 0.75})
 PILOTS = (
     pilot("cifar10", "cifar10", 5, *trio()),
-    pilot("parts", "parts", 3, *trio()),
+    pilot("parts", "parts", 5, *trio()),
     pilot("cifar10-spread", "cifar10", 5, *trio()[1:], seeds=4, spread="linear"),
-    pilot("parts-spread", "parts", 3, *trio()[1:2], VICREGL, seeds=4, spread="miou"),
+    pilot("parts-spread", "parts", 5, *trio()[1:2], VICREGL, seeds=4, spread="miou"),
 )

@@ -39,7 +39,7 @@ ON_PARTS = Claim(
     name="vicregl-parts",
     world="parts",
     arms=arms(PARTS, 0.75, 0.9, 0.5),
-    minutes=3,
+    minutes=5,
     statements=(
         *BETTER_SEGMENTED,
         more("one point of classification or less", "linear", "vicregl-0.9", "vicreg", margin=0.01, premise=LEARNS),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from glocal import __version__
 from glocal.commands import COMMANDS, Command, kinds, lasting_streams, options_of, overview, read_config
-from glocal.config import RENAMED, SHARED, PretrainConfig
+from glocal.config import RENAMED, SHARED, PretrainConfig, in_words
 from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import find, names
 
@@ -147,6 +147,10 @@ def mistake(error: Any, name: str, example: str) -> str:
         return f"{word} is now --{new}" if new else f"no option '{word}'{did_you_mean(word, known)}"
     if kind == "UnusedCliTokensError":
         return f"{name} does not take '{error.unused_tokens[0]}'; for example: {example}"
+    if kind == "CoercionError" and error.token and error.target_type and error.msg is None:
+        option = error.token.keyword or error.argument.name
+        option = f"{error.token.source}: {option.strip('[]')}" if option.startswith("[") else option  # of a file
+        return f"{option} '{error.token.value}' is not {in_words(error.target_type)}"
     if kind == "MissingArgumentError":
         return f"{name} needs a value for {error.keyword or error.argument.name}; for example: {example}"
     return str(error).replace("Invalid", "invalid", 1)

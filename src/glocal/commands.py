@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from glocal import api
 from glocal.config import RENAMED
-from glocal.errors import UsageError
+from glocal.errors import UsageError, did_you_mean
 from glocal.plugins import refuse_untrusted
 
 
@@ -59,7 +59,8 @@ def backbones(pattern: str = "*", *, details: bool = False) -> None:
     from glocal.backbones import list_backbones
     from glocal.backbones.details import HEAD, describe
 
-    found = list_backbones(pattern)
+    if not (found := list_backbones(pattern)):
+        raise UsageError(f"no backbone is called '{pattern}'{did_you_mean(pattern, list_backbones('*'))}")
     if not details:
         print("\n".join(found))
         return
@@ -192,7 +193,7 @@ def show_phases(found: dict[str, Any]) -> None:
     """Print the phases of a video, a line each, and how right they are."""
     for name, first, end in found["stretches"]:
         print(f"{first:>7} to {end - 1:<7} {name}")
-    for name in found.keys() - {"frames", "stretches"}:
+    for name in (name for name in found if name not in ("frames", "stretches")):
         print(f"{name:<12} {found[name]:.3f}")
 
 

@@ -86,7 +86,7 @@ class PretrainConfig:
         hints = _hints(type(self))
         for name, value in self.settings().items():
             if not _fits(value, hints[name]):
-                raise UsageError(f"{_flag(name)} {value!r} is not {_words(hints[name])}")
+                raise UsageError(f"{_flag(name)} {value!r} is not {in_words(hints[name])}")
             least, most = _RANGES.get(name, (-math.inf, math.inf))
             if name in _RANGES and value is not None and not least <= value <= most:
                 bound = (
@@ -233,14 +233,16 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
-def _words(hint: Any) -> str:
-    """A type as a person reads it: 'a whole number or none'."""
+def in_words(hint: Any) -> str:
+    """A type as a person reads it: 'a whole number', 'student or teacher'; none goes without saying."""
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_words(part) for part in get_args(hint))
+        return " or ".join(in_words(part) for part in get_args(hint) if part is not types.NoneType)
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", types.NoneType: "none"}
-    return names.get(hint, "a list")
+    if get_origin(hint) is tuple:
+        return "numbers like " + ",".join(["4", "6", "8"][: sum(part is not ... for part in get_args(hint))])
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return "like '{name: value}'" if get_origin(hint) in (dict, Mapping) else names.get(hint, "a list")
 
 
 def _flag(name: str) -> str:

@@ -85,13 +85,13 @@ def test_another_encoder_is_refused(encoder):
     index = Index.build(bank(), encoder, {"encoder": "runs/a"})
     index.check(encoder)
     other = build_backbone("test_resnet", image_size=32)
-    with pytest.raises(UsageError, match=r"made by an encoder of other weights .*runs/a.*make it again"):
+    with pytest.raises(UsageError, match=r"made by runs/a; this test_resnet has other weights"):
         index.check(other)
     other.load_state_dict(encoder.state_dict())
     index.check(other)
     other.model.bn1.running_mean[0] += 1e-3  # a buffer counts, too
     assert digest_of(other) != digest_of(encoder)
-    with pytest.raises(UsageError, match="vectors of 7 numbers"):
+    with pytest.raises(UsageError, match=r"at least 1 of queries \(Q, 7\)"):
         index.search(torch.zeros(1, 8), 3)
     with pytest.raises(UsageError, match="has no cells"):
         index.search(torch.zeros(1, 7), 3, dense=True)

@@ -119,7 +119,7 @@ class FineTuning(nn.Module):
         logits = self.head(features, index) if hasattr(self.head, "remember") else self.head(features)
         looks = places(self.encoder, features, pixels.shape[-1])
         each = [part * self.loss(logits, answers, looks) for part, answers in targets]
-        terms = {self.head.main: torch.stack(each).sum() if self.mixup else each[0]}
+        terms = {"cross_entropy": torch.stack(each).sum() if self.mixup else each[0]}
         if self.previous is not None:
             terms["before"] = distillation(logits.float(), self.previous(pixels, features).float()).mean()
         return Loss.of(terms)

@@ -75,9 +75,8 @@ class Videos(Subset, ClipSource):
         for clip in self.clips():
             name = video.names[of[clip.start]]
             if len(clip) < 2:
-                raise UsageError(
-                    f"{self.name}: {name} has one frame, and a video has more: raise --fps, or take it away"
-                )
+                where = self.name if name == "." else f"{self.name}: {name}"
+                raise UsageError(f"{where} has one frame, and a video has more: raise --fps of a film, or take it away")
             if (same := np.flatnonzero(np.diff(self.time[clip]) == 0)).size:
                 pair = " and ".join(self.key(clip[int(k)]) for k in (same[0], same[0] + 1))
                 raise UsageError(f"{self.name}: the frames {pair} of {name} have no order: both are at one time")
@@ -126,6 +125,8 @@ def as_clips(data: Any, fps: float | None = None) -> Any:
     if isinstance(data, list | tuple):
         return [as_clips(part, fps) for part in data]
     if not isinstance(data, str | Path) or not Path(data).exists():
+        if isinstance(data, str | Path) and ":" not in str(data):
+            existing(Path(data))
         if fps is not None:
             raise UsageError("--fps is for folders, films and lists of frames; leave it out")
         return data

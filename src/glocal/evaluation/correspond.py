@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.errors import UsageError
 from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import encode, frozen
 from glocal.evaluation.groups import PerImage
@@ -117,6 +118,8 @@ def correspond(context: EvalContext, *, images: int = 500, crop: Crop = CROP) ->
                 truth = carry(one, two, cells)
                 found[name].append(match_errors(truth, matched[None], other_cells, stride))
         indices.append(batch.index.cpu())
+    if all(bool((chance == 1).all()) for _, chance in found[""]):
+        raise UsageError("correspond: the maps have so few cells that every match is near enough")
     hits = [[float((errors <= 1 + 1e-4).sum()), len(errors)] for errors, _ in found[""]]
     index = spread_positions(len(context.test), images)[torch.cat(indices)]
     context.each = PerImage("within_1_cell", index, np.array(hits))

@@ -30,6 +30,8 @@ def open_frames(video: str) -> ImageSource:
     if Path(video).is_file() and not is_a(video, EXTENSIONS | {".txt", ".csv"}):
         return VideoSource(video)
     source = open_source(video)
+    if len(folders := sorted({str(Path(source.key(i)).parent) for i in range(len(source))})) > 1:
+        raise UsageError(f"{video} holds {len(folders)} folders of frames ({folders[0]}, …): give one of them")
 
     def place(i: int) -> list[tuple[int, str]]:
         return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", source.key(i))]

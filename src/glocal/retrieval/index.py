@@ -85,9 +85,7 @@ class Index:
             raise UsageError("this index has no cells: make another with --dense")
         if queries.ndim != 2 or queries.shape[1] != bank.shape[-1] or k < 1:
             asked = f"{k} neighbours of queries {tuple(queries.shape)}"
-            raise UsageError(
-                f"{asked}: the index has vectors of {bank.shape[-1]} numbers, and at least 1 is to be sought"
-            )
+            raise UsageError(f"{asked}: at least 1 of queries (Q, {bank.shape[-1]})")
         return nearest_neighbours(queries, bank, k)
 
     def cell_of(self, query: Tensor, image: int) -> int:
@@ -98,8 +96,8 @@ class Index:
     def check(self, encoder: nn.Module) -> None:
         """Refuse, by a `UsageError`, an encoder that is not the one that made the index."""
         if digest_of(encoder) != self.about["digest"]:
-            made = f"an encoder of other weights or pooling than this {getattr(encoder, 'name', 'one')}"
-            raise UsageError(f"the index was made by {made} ({self.about.get('encoder', 'unknown')}): make it again")
+            made, given = self.about.get("encoder", "another encoder"), getattr(encoder, "name", "encoder")
+            raise UsageError(f"the index was made by {made}; this {given} has other weights or pooling: give that one")
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""

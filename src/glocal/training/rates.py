@@ -33,7 +33,8 @@ class Decisions:
         if getattr(self.config, name) is None:
             self.config = replace(self.config, **{name: value})
             if why:
-                self.notes.append(f"{name.replace('_', '-')} {value}: {why}")
+                said = f"{value:.4g}" if isinstance(value, float) else value
+                self.notes.append(f"{name.replace('_', '-')} {said}: {why}")
 
 
 def _towards(length: float, reached: float) -> float:
