@@ -138,8 +138,8 @@ def test_mistakes_are_told_in_a_line(encoder, photos, tmp_path):
     other = str(tmp_path / "other")
     save_encoder(build_backbone("test_resnet", image_size=32), other)
     mistakes = {
-        f"index {other} {photos} --out {out}": "was made by an encoder of other weights",
-        f"search {out} {query} --encoder {other}": "was made by an encoder of other weights",
+        f"index {other} {photos} --out {out}": "this test_resnet has other weights",
+        f"search {out} {query} --encoder {other}": "this test_resnet has other weights",
         f"index {encoder} {tmp_path} --out {out}": "has data",
         f"search {out} {query} --at 3,4": "this index has no cells",
         f"search {out} {query} -k 0": "at least 1 is to be sought",

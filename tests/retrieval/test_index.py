@@ -91,7 +91,7 @@ def test_another_encoder_is_refused(encoder):
     index.check(other)
     other.model.bn1.running_mean[0] += 1e-3  # a buffer counts, too
     assert digest_of(other) != digest_of(encoder)
-    with pytest.raises(UsageError, match=r"at least 1 of queries \(Q, 7\)"):
+    with pytest.raises(UsageError, match="vectors of 7 numbers"):
         index.search(torch.zeros(1, 8), 3)
     with pytest.raises(UsageError, match="has no cells"):
         index.search(torch.zeros(1, 7), 3, dense=True)

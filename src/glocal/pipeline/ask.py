@@ -1,6 +1,7 @@
 """Frames to ask about, and the page of an answer; see `glocal.ask`."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,4 @@ def write_reply(path: Path, source: ImageSource, question: str, reply: Reply) ->
         image.thumbnail((SIDE, SIDE))
         cards.append(Card(source.key(i), "shows it" if i in reply.frames else "", [image]))
     write_page(path, question, [reply.answer, reply.justification, *reply.notes], cards)
+    print(f"page: {path}", file=sys.stderr)

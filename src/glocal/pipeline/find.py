@@ -201,6 +201,7 @@ def search_index(
             cards.append(_card(words, match.key, opened, match.place, encoder.stride / size))
     if page is not None:
         write_page(page, f"Search: {query.name}", [f"{len(index):,} images of {source.name}"], cards)
+        print(f"page: {page}", file=sys.stderr)
     return found
 
 

@@ -1,5 +1,6 @@
 """From a video and what somebody knows of it to a table and a page of its phases; see `glocal.phases`."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def write_all(
         remarks.append(", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     at = [float(time[i]) for i in marks.frames] if marks else []
     write_timeline(out / "timeline.html", f"Phases of {source.name}", remarks, names, stretches, at)
+    print(f"page: {out / 'timeline.html'}", file=sys.stderr)
     return {"frames": len(source), "stretches": [(names[k], a, b) for k, a, b in found], **scores}
 
 

@@ -83,9 +83,10 @@ class Index:
         bank = self.dense if dense else self.pooled
         if bank is None:
             raise UsageError("this index has no cells: make another with --dense")
-        if queries.ndim != 2 or queries.shape[1] != bank.shape[-1] or k < 1:
-            asked = f"{k} neighbours of queries {tuple(queries.shape)}"
-            raise UsageError(f"{asked}: at least 1 of queries (Q, {bank.shape[-1]})")
+        if k < 1:
+            raise UsageError(f"{k} neighbours: at least 1 is to be sought")
+        if queries.ndim != 2 or queries.shape[1] != bank.shape[-1]:
+            raise UsageError(f"queries {tuple(queries.shape)}: the index has vectors of {bank.shape[-1]} numbers")
         return nearest_neighbours(queries, bank, k)
 
     def cell_of(self, query: Tensor, image: int) -> int:
