@@ -26,7 +26,7 @@ TEXT = """# Which backbone
 Any of timm's networks will do (`glocal backbones` lists them), and ours; every method trains every one of them, or says
 in one line, before it begins, why not and what to do. What each costs here and what it can do:
 
-    glocal backbones 'xcit*12_p16_224' --details    # of all 'xcit*', 28 up to 189 M parameters, it takes minutes
+    glocal backbones 'xcit*12_p16_224' --details
 
 - **Nothing special**: `resnet50`, or `vit_small_patch16_224` for DINO, MSN and LOCA. On a CPU `resnet18` at 96 px.
 - **Dense features**: a small stride counts more than a large network: `--output-stride 8` of a ResNet, a patch of 8.

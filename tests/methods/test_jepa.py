@@ -109,7 +109,7 @@ def test_reconstruction_draws_the_frames_and_inverse_dynamics_names_the_action(b
     found = codes(jepa, batch)
     pairs = torch.from_numpy(np.stack([np.concatenate(found[t : t + 2], 1) for t in range(T - 1)], 1))
     wrong = (jepa.head(pairs) - batch.extra["action"][:, :-1]).square().mean()
-    assert float(jepa(batch).total) == pytest.approx(float(wrong), rel=1e-6)
+    assert jepa(batch).total.item() == pytest.approx(wrong.item(), rel=1e-6)
 
 
 def test_a_clip_without_actions_has_none(batch):
