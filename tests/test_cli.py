@@ -81,7 +81,7 @@ MISTAKES = [
     ("pretrain {}/few --bach_size=4", "no option '--bach_size' (did you mean --batch-size?)"),
     ("pretrain {}/few --epoch 3", "no option '--epoch' (did you mean --epochs?)"),
     ("pretrain {}/few --method dino --output 64", "no option '--output' (did you mean --outputs?)"),
-    ("pretrain {}/few --method vicreg --alpha .5", "no option '--alpha'"),
+    ("pretrain {}/few --method vicreg --alpha .5", "--alpha is an option of --method vicregl"),
     ("pretrain {}/few --trust .002", "--trust is now --trust-coefficient"),
     ("pretrain {}/few -q", "no option '-q'"),
     ("pretrain {}/few --batch-size four", "--batch-size 'four' is not a whole number"),

@@ -119,6 +119,13 @@ def of_method(words: list[str]) -> tuple[Any, list[inspect.Parameter]]:
     return Dict(written, source=f"--config {given.get('config')}"), options
 
 
+def of_methods(option: str) -> list[str]:
+    """The names of the methods that have an option."""
+    from glocal.methods.registry import method_class, method_names, method_options
+
+    return [name for name in method_names() if option in method_options(method_class(name))]
+
+
 def read(hint: Any, tokens: Sequence[Any]) -> Any:
     """A value from its words: tuples also as 20,4 or [20,4], mappings as YAML; 1.5 is no whole number."""
     import yaml
@@ -143,7 +150,10 @@ def mistake(error: Any, name: str, example: str) -> str:
         if word.startswith("["):  # a key of the file
             known = [option.removeprefix("--").replace("-", "_") for option in known]
             return f"{error.token.source}: no option '{word[1:-1]}'{did_you_mean(word[1:-1], known)}"
-        new = RENAMED.get(word.removeprefix("--").replace("-", "_"), "").replace("_", "-")
+        plain = word.removeprefix("--").replace("-", "_")
+        if name in ("pretrain", "adapt") and (others := of_methods(plain)):
+            return f"{word} is an option of --method {' or '.join(others[:3])}"
+        new = RENAMED.get(plain, "").replace("_", "-")
         return f"{word} is now --{new}" if new else f"no option '{word}'{did_you_mean(word, known)}"
     if kind == "UnusedCliTokensError":
         return f"{name} does not take '{error.unused_tokens[0]}'; for example: {example}"

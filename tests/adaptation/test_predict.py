@@ -78,7 +78,9 @@ def test_an_onnx_file_gives_the_same_probabilities(classifier, pictures, tmp_pat
     monkeypatch.setattr("glocal.exporters.graph._may_vary", lambda model: False)  # free sizes take twice the time
     file, (head, _) = glocal.export(str(classifier), format="onnx", out=str(tmp_path / "x.onnx")), load_head(classifier)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == head.classes
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == head.classes
+    assert about["preparation"] == "short side to 73, bicubic, antialiased; the middle 64 × 64"
     (logits,) = session.run(["logits"], {"image": pixels_of(pictures / "0.png", head)})
     shares = np.exp(logits[0] - logits[0].max())
     shares /= shares.sum()
@@ -94,6 +96,7 @@ def test_a_torch_export_file_gives_the_same_mask(segmenter, pictures, tmp_path):
     about = json.loads(extra["glocal.json"])
     assert json.loads(about["classes"]) == head.classes
     *_, logits = program.module()(torch.from_numpy(pixels_of(pictures / "0.png", head)))
+    assert about["preparation"] == "squeezed into 64 × 64, bicubic, antialiased"
     cells = torch.tensor(json.loads(about["cells"]))
     assert cells.shape[:2] == logits.shape[2:]
     mask = head.answer(logits[0].detach(), (70, 64), looks_of(cells, 64))

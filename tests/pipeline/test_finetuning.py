@@ -119,3 +119,19 @@ def test_whole_groups_are_held_out_and_all_may_be_learnt_from(encoder, labelled,
     out = glocal.finetune(str(encoder), str(labelled), out=str(tmp_path / "b"), hold_out=0, **settings)
     assert "learning from 12 images, nothing is held out" in capsys.readouterr().out
     assert not Run(out).scores()
+
+
+def test_images_held_out_that_cannot_be_read_are_not_counted(encoder, tmp_path, capsys):
+    for split, images in (("train", 8), ("val", 4)):
+        for k in range(images):
+            path = tmp_path / "data" / split / "ab"[k % 2] / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (60 * (k % 2), 9, 9)).save(path)
+    (tmp_path / "data" / "val" / "a" / "9.png").write_bytes(b"no image")
+    settings = FAST | {"quiet": False, "max_steps": 1}
+    out = glocal.finetune(str(encoder), str(tmp_path / "data"), out=str(tmp_path / "ft"), **settings)
+    said = capsys.readouterr().out
+    assert "1 images could not be read and were skipped" in said
+    assert "on 4 images held out" in said
+    assert Run(out).scores()["meta"]["n_test"] == 4
+    assert Run(out).skipped()[0].startswith("a/9.png\t")

@@ -162,6 +162,29 @@ def test_a_start_that_is_handed_over():
     assert first(continued(steps=0, knn=(0.0, 0.0))) == said
 
 
+def test_pruned_weights_that_training_did_not_improve_are_told_from_the_base():
+    paired = {"knn": (-0.3, (-0.35, -0.25))}
+    run = RunRecord(
+        Path("."),
+        config={"by": "prune", "pretrained": "runs/a"},
+        scores={"encoder": knn(0.4), "start": knn(0.7)},
+        meta={"n_test": 1000, "gains": paired},
+        encoder={"extra": {"steps": 0}},
+    )
+    assert judge(run, tables(run)).sentence == (
+        "Your photographs did not improve the pruned weights, which are handed over untrained; beside runs/a, no better"
+        " (worse: −30.0 ± 5.0 points in nearest neighbours)."
+    )
+
+
+def test_of_a_fine_tuned_head_the_held_out_images_speak():
+    tuned = {"extra": {"method": "finetune"}}
+    config, scores = {"pretrained": "runs/a"}, {"encoder": {"classify": {"top1": 0.625}}}
+    run = RunRecord(Path("."), config=config, scores=scores, meta={"n_test": 8}, encoder=tuned)
+    assert judge(run, tables(run)).sentence == "62.5% of images right (95%: 31 to 86%), on 8 that were held out."
+    assert run.names["start"] == "Start: runs/a"
+
+
 def test_without_labels_no_more_is_claimed_than_was_measured():
     verdict = continued(stability=(0.25, 0.04), correspond=(0.001, 0.01))
     assert first(verdict) == (

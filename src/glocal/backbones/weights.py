@@ -48,6 +48,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             remedy = "have it saved anew with torch.save(model.state_dict(), ...)"
             raise UsageError(f"weights from {path} are refused: {what}; {remedy}") from error
         reason = said.partition("\n")[0]
+        if "weights_only" in reason:  # PyTorch's advice is to read it all the same
+            reason = "PyTorch did not write it"
         raise UsageError(
             f"cannot read weights from {path}: damaged, or more than a plain state dict ({reason})"
         ) from error

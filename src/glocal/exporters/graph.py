@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from glocal.backbones import Backbone
 from glocal.errors import UsageError
+from glocal.evaluation.extract import CROP_PCT
 from glocal.exporters.staging import MARK, staged_file
 from glocal.features import Features
 
@@ -123,6 +124,14 @@ def _check_shapes(traced: Trace, native: bool) -> None:
         raise UsageError(f"{name} cannot be captured for photographs of all shapes: leave out --native")
 
 
+def preparation(image_size: int, crop_pct: float | None) -> str:
+    """How a photograph becomes the square that features and answers are meant for."""
+    if crop_pct is None:
+        return f"squeezed into {image_size} × {image_size}, bicubic, antialiased"
+    short = round(image_size / crop_pct)
+    return f"short side to {short}, bicubic, antialiased; the middle {image_size} × {image_size}"
+
+
 def description(traced: Trace) -> dict[str, str]:
     """What a stranger needs to use the file, as string metadata."""
     backbone, size, head = traced.graph.backbone, traced.image_size, traced.graph.head
@@ -131,6 +140,7 @@ def description(traced: Trace) -> dict[str, str]:
         "glocal": version("glocal"),
         "input": "image: RGB float32 in [0, 1], (batch, 3, height, width); normalisation is inside",
         "image_size": str(size),
+        "preparation": preparation(size, head.crop_pct if head else CROP_PCT),
         "any_image_size": json.dumps(traced.any_size),
         "pool": backbone.pool,
         "stride": str(backbone.stride),

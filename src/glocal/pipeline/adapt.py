@@ -67,6 +67,8 @@ def continue_adapting(
     for number in range(1, config.prune_rounds + 1):
         if not (begun := _round(run, config, number)).has_encoder and begun.has_checkpoint:
             continue_run(begun, data, **options, accept_changed_data=accept_changed_data)
+    if _round(run, config, config.prune_rounds).has_encoder and not quiet:
+        print(f"{run} has ended: {run.report_file if config.report else run.path}")
     return _go_on(run, config, data, quiet=quiet)
 
 

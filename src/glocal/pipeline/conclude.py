@@ -121,11 +121,15 @@ def encoder_table(results: dict[str, dict[str, Any]]) -> str:
             for name, value in declared(task).scores(scores).items() if task not in ("meta", *BESIDE) else ():
                 spread = f" ± {scores['sd'][name]:.3f}" if name in scores.get("sd", {}) else ""
                 rows.setdefault(f"{task}.{name}", {})[encoder] = f"{value:.3f}{spread}"
+                for who in (who for who in BESIDE if isinstance(result.get(who, {}).get(task, {}).get(name), float)):
+                    rows.setdefault(f"{task}.{name}, {who}", {})[encoder] = f"{result[who][task][name]:.3f}"
             for kind, found in scores.get("groups", {}).items():
                 if "gap" in found:
                     rows.setdefault(f"{task}.{found['score']} gap by {kind}", {})[encoder] = f"{found['gap']:.3f}"
+    sizes = {encoder: f"{result['meta']['image_size']} px" for encoder, result in results.items()}
     lines = [
         ["", *results],
+        *[["images of", *sizes.values()]] * (len({*sizes.values()}) > 1),
         *([name, *(values.get(encoder, "–") for encoder in results)] for name, values in rows.items()),
     ]
     if all(name.startswith("patch ") for name in results):  # one row each

@@ -263,14 +263,16 @@ def _conclude(
     save_encoder(encoder, run.path, method="finetune", steps=steps, images=images, **environment())
     if split.held and hasattr(method.head, "settle"):
         method.head.settle(predictions(encoder, method.head, split.held.source, **settings), split.held.source)
-    found = score(encoder, method.head, split.held.source, **settings) if split.held else {}
+    lost: list[tuple[str, str]] = []
+    found = score(encoder, method.head, split.held.source, **settings, skipped=lost) if split.held else {}
+    skipped |= dict(lost)
     if past and split.held:
         new = np.asarray(split.held.source.labels) >= len(past.head.classes)
         for which, rows in (("old", np.flatnonzero(~new)), ("new", np.flatnonzero(new))):
             if len(rows):
                 some = score(encoder, method.head, Subset(split.held.source, rows), **settings)
                 found |= {f"{key}_{which}": value for key, value in some.items()}
-    tested = len(split.held.source) if split.held else 0
+    tested = len(split.held.source) - len(lost) if split.held else 0
     save_head(method.head, name, encoder, run.path, scores=found, images=tested, held_out=split.said)
     run.write_skipped(skipped)
     if config.options.get("memory"):

@@ -101,7 +101,8 @@ def _truth(head: Any, source: ImageSource) -> dict[int, tuple[ImageSource, int]]
         return {}
     try:
         known: Any = head.read(source, head.classes).source
-    except UsageError:  # its folders mean something else
+    except UsageError as refusal:  # its folders mean something else, perhaps
+        print(f"not scored: {refusal}", file=sys.stderr)
         return {}
     return {int(i): (known, row) for row, i in enumerate(known.positions)}
 

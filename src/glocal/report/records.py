@@ -38,7 +38,9 @@ class RunRecord:
     @property
     def start(self) -> str:
         """The weights that the run started from, in words."""
-        return str(self.meta.get("start") or "random initialisation")
+        released = {True: "released weights", False: "random initialisation", None: "random initialisation"}
+        pretrained = self.config.get("pretrained")
+        return str(self.meta.get("start") or released.get(pretrained, pretrained))
 
     @property
     def names(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from glocal.evaluation import declared
 from glocal.report.records import BASELINES, RunRecord
-from glocal.report.scores import TaskTable, score
+from glocal.report.scores import TaskTable, score, wilson
 
 Paired = tuple[float, tuple[float, float]]
 """A difference on the same images, and its 95% interval."""
@@ -68,7 +68,9 @@ def judge(
             beside = f" It is better {others[0]}." if others else ""
             sentence = _continued(run, judged, gains, paired) + beside
         return Verdict(sentence, [*diagnoses], good, gains)
-    if judged:
+    if (run.encoder.get("extra") or {}).get("method") == "finetune" and tables:
+        sentence = _fine_tuned(tables[0])
+    elif judged:
         sentence = "The scores stand alone: without those of a baseline, they cannot be called good or bad."
     else:
         sentence = _unscored(run, dim, pictures)
@@ -83,7 +85,8 @@ def _continued(
     Where there are labels or masks, by the tasks that need them; else nothing is claimed but what training asks for.
     """
     whose = f"Your {run.trained:,} photographs" if run.trained else "Your photographs"
-    if (run.encoder.get("extra") or {}).get("steps") == 0:
+    untrained = (run.encoder.get("extra") or {}).get("steps") == 0
+    if untrained and run.config.get("by") != "prune":
         return f"{whose} did not improve this encoder: it is handed over as it was."
     known = [title for title in judged if title in paired]
     named = [title for title in known if judged[title].task.needs] or known
@@ -95,11 +98,25 @@ def _continued(
         said[gain.mark].append(f"{gain.text} ± {half} in {title.lower()}")
     better, same, worse = ("; ".join(found) for found in said.values())
     sentence = f"{whose} improved this encoder by {better}" if better else f"{whose} did not improve this encoder"
+    if untrained:
+        sentence = f"{whose} did not improve the pruned weights, which are handed over untrained; beside {run.start}, "
+        sentence += f"better: {better}" if better else "no better"
     rest = "; ".join([f"worse: {worse}"] * bool(worse) + [f"no difference: {same}"] * bool(same))
     sentence += f" ({rest})." if rest else "."
     if any(judged[title].task.needs for title in named):
         return sentence
     return f"{sentence} What else it is good for, images without labels do not say."
+
+
+def _fine_tuned(table: TaskTable) -> str:
+    """How right a head is on images that were held out."""
+    words, cells = next(iter(table.rows.items()))
+    cell, tested = cells["encoder"], table.tested or 0
+    sentence = f"{table.task.title}, {words}: {cell.text}"
+    if cell.value is not None and words == "top1" and tested:
+        low, high = wilson(cell.value, tested)
+        sentence = f"{100 * cell.value:.1f}% of images right (95%: {100 * low:.0f} to {100 * high:.0f}%)"
+    return f"{sentence}, on {tested:,} that were held out."
 
 
 def _gain(table: TaskTable, arm: str, paired: Paired | None) -> Gain | None:
