@@ -134,4 +134,4 @@ def test_images_held_out_that_cannot_be_read_are_not_counted(encoder, tmp_path, 
     assert "1 images could not be read and were skipped" in said
     assert "on 4 images held out" in said
     assert Run(out).scores()["meta"]["n_test"] == 4
-    assert Run(out).skipped()[0].startswith("a/9.png\t")
+    assert Run(out).skipped()[0].startswith("val/a/9.png\t")
