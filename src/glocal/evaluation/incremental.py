@@ -91,7 +91,7 @@ def forgetting(accuracies: Sequence[Sequence[float]]) -> float:
 def incremental(
     context: EvalContext,
     *,
-    steps: int = 5,
+    steps: int | None = None,
     memory: int = 20,
     neighbours: int = 10,
     layers: int = 1,
@@ -104,7 +104,8 @@ def incremental(
     On features standardised by those of the first step. A cosine classifier, to which all classes count alike, learns
     each step's images and, but for `naive`, the exemplars of the classes before, chosen by herding; `replay` and `mtn`
     also keep to what it said before (distillation). `mtn` fuses a feature with its neighbours in the memory (Iscen et
-    al. 2022), `nearest_mean` knows the exemplars' mean alone (iCaRL), `joint` keeps all images.
+    al. 2022), `nearest_mean` knows the exemplars' mean alone (iCaRL), `joint` keeps all images. There are five steps,
+    or as many as classes.
 
     Returns:
         By way: its average incremental accuracy; accuracy, after each step; forgetting, the mean over steps of how far
@@ -114,6 +115,7 @@ def incremental(
         raise UsageError(f"incremental takes a memory of 1 or more, and ways among {', '.join(WAYS)}")
     train, test = context.bank("train"), context.bank("test")
     labels, truth = context.labels(train), context.labels(test)
+    steps = min(5, len(labels.unique())) if steps is None else steps
     parts = steps_of(labels.numpy(), steps, context.seed)
     number = {int(k): n for n, k in enumerate(np.concatenate(parts))}  # classes in the order in which they come
     y, wanted = (torch.tensor([number.get(int(k), -1) for k in of]) for of in (labels, truth))

@@ -7,6 +7,7 @@ terms push the diagonal up and the rest to 0.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ def around(encode: Encode, image: Tensor, noise: Tensor, sigma: Sequence[float],
     """
     parts = noise.split(batch)
     found = [torch.cat([encode(image + s * part) for part in parts]) for s in sigma]
-    at = [torch.func.jvp(encode, (image.repeat(len(part), 1, 1, 1),), (part,))[1] for part in parts]
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch, to itself
+        at = [torch.func.jvp(encode, (image.repeat(len(part), 1, 1, 1),), (part,))[1] for part in parts]
     return [*found, torch.cat(at)]
 
 

@@ -129,6 +129,8 @@ def _finetune(
             config = replace(config, options={**config.options, **given(find_head(str(head)), place(None))})
         past = on_each(lambda: open_past(config, trust_code=trust_code))
         options, recalled = recall(config.options, past is not None)
+        if past is None and isinstance(config.pretrained, str) and Run(config.pretrained).head_files[0].is_file():
+            recalled.append(f"the head of {config.pretrained} is left there: what it knew is kept with --memory 20")
         name, split = on_each(lambda: open_labelled(data, options, config.seed, past))
         cls = find_head(name)
         if options.get("memory") is not None and (cls.needs != "labels" or issubclass(cls, Ranked)):
