@@ -57,7 +57,8 @@ def test_the_command_takes_it(run, tmp_path):
         Image.fromarray(DATA[k]).save(tmp_path / f"{k}.png")
         cli.main(["embed", run, str(tmp_path), "--which", which, "--out", f"{tmp_path}/{which}.npz"])
         found = np.load(f"{tmp_path}/{which}.npz")["pooled"][0]
-        np.testing.assert_array_equal(found, glocal.embed(glocal.load(run, which=which), DATA[:1]).pooled[0])
+        wanted = glocal.embed(glocal.load(run, which=which), DATA[:1]).pooled[0]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)  # in a batch of another size
 
 
 def test_a_method_without_one_says_so(tmp_path):

@@ -212,8 +212,10 @@ class _Training:
             again, self.died = bool(self.died), (str(error) or "it said nothing more").splitlines()[0]
             if self.fabric.world_size == 1:
                 self.checkpoint()
-            if self.fabric.world_size == 1 or again:
                 raise TrainingStopped(self.saved_at(f"a loader worker died ({self.died})")) from error
+            if again:  # without a step in between that all could save
+                resume = f"go on from the last checkpoint: {self.run.resume_command}"
+                raise TrainingStopped(f"loader workers died twice ({self.died}); {resume}") from error
             self.loader.close()  # the others are in this step already: take it, with new workers, then stop together
             yield from self.batches(order)
 
