@@ -28,8 +28,9 @@ MADE = "This page is made by `python -m replications pages`."
 RULE = f"""## The rule
 
 Written before any run. Differences are paired by seed. A claim has as many seeds as give a paired t-test at 95% a power
-of 80% to see the smallest difference worth having, 1 point of accuracy or of mIoU, by the spread of the pilots, from
-{FEWEST} to {MOST}. All statements of a paper are tested together (Holm).
+of 80% to see the smallest difference worth having, in general 1 point, by the spread of the pilots, from {FEWEST} to
+{MOST}, or as many as there is time for: then a difference that is not seen is called undecided. All statements of a
+paper are tested together (Holm).
 
 - *premise not met*: what a statement rests on (the baseline learns, large crops do harm) is not shown (mean above 0,
   p < .05); another regime is sought, at most twice, each told.

@@ -19,7 +19,7 @@ STEPS = round(CIFAR10.options["max_steps"] * COST["co-byol"])
 AGAINST_BYOL = Claim(
     name="co-ssl",
     arms=(RANDOM["random"], method("byol"), method("co-byol"), method("byol", "-time", max_steps=STEPS)),
-    seeds=tuple(range(10)),
+    seeds=tuple(range(12)),
     text="CO-BYOL is more accurate than BYOL, also at equal time; corruptions, lost activations and small attacks harm"
     " it less; the locations of an image are more alike.",
     statements=(
