@@ -50,7 +50,8 @@ def test_a_table_of_all_images_and_the_unreadable_one_named(classifier, pictures
 
 
 def test_masks_of_each_image_in_its_own_size(segmenter, pictures, tmp_path):
-    out = glocal.predict(str(segmenter), str(pictures), out=str(tmp_path / "masks"))
+    page = tmp_path / "page.html"
+    out = glocal.predict(str(segmenter), str(pictures), out=str(tmp_path / "masks"), page=str(page))
     names = json.loads((out / "classes.json").read_text())["names"]
     assert len(names) == 7
     for name in ("0", "2", "below/1", "below/3"):
@@ -58,6 +59,11 @@ def test_masks_of_each_image_in_its_own_size(segmenter, pictures, tmp_path):
             mask = read_mask(out / f"{name}.png")
             assert mask.shape == (image.height, image.width)
         assert mask.max() < len(names)
+    with Image.open(out / "0.png") as image:
+        palette = image.getpalette()
+    for k, name in enumerate(names):
+        assert f"rgb({' '.join(map(str, palette[3 * k : 3 * k + 3]))})" in page.read_text()
+        assert f"</i>{name}</span>" in page.read_text()
 
 
 def test_known_answers_are_scored(classifier, world, capsys):

@@ -67,3 +67,6 @@ def test_columns_of_a_list(people):
     file.write_text("\n".join([*lines, "images/2.png,far,1,,a"]))
     with pytest.raises(UsageError, match=r"line 4 has 'far' for neck.x: no number"):
         open_source(str(file))
+    file.write_text(lines[0].replace("camera", "hip.x,hipp.y") + "\nimages/0.png,1.5,2,0.9,3,4")
+    with pytest.raises(UsageError, match=r"a column hip.x, but no hip.y: each keypoint needs both"):
+        open_source(str(file))

@@ -72,7 +72,10 @@ def test_onnx(encoder, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
     session = onnxruntime.InferenceSession(str(tmp_path / "encoder.onnx"), providers=["CPUExecutionProvider"])
     assert [node.name for node in session.get_inputs()] == ["image"]
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     assert [node.name for node in session.get_outputs()] == ["pooled", "dense"]
+    assert session.get_outputs()[0].shape[0] == "batch"
+    assert "height" in session.get_outputs()[1].shape[2]
     assert_same(lambda image: [torch.from_numpy(a) for a in session.run(None, {"image": image.numpy()})], encoder)
     model = onnx.load(tmp_path / "encoder.onnx")
     assert model.opset_import[0].version >= 17

@@ -1,5 +1,6 @@
 """Classes that come later: what is kept of the old ones, stopped and resumed, and what is refused."""
 
+import re
 import shutil
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_old_classes_are_kept_beside_new_ones(head, colours, tmp_path):
     kept = open_source(str(Run(out).memory / "train.csv"))
     assert np.bincount(kept.labels).tolist() == [4] * 5
     assert sorted(kept.classes) == kept.classes == sorted(found.classes)
+
+
+def test_images_that_come_from_the_memory_are_told(colours, tmp_path, capsys):
+    extended(colours, tmp_path / "ft2", quiet=False, labels=1, max_steps=1, batch_size=2)
+    said = capsys.readouterr().out
+    assert "learning from 13 images (12 of them of the 3 classes known before)" in said
+    assert "of each old class, 4 images at most" in said
+    assert re.search(r"1 of 5 classes have no image to learn from \('(grey|white)'\)", said)
 
 
 def test_without_a_memory_old_classes_are_forgotten(colours, tmp_path):

@@ -137,6 +137,15 @@ def places(encoder: Any, features: Features, side: int) -> Any:
     return None if features.grid is None else looks_of(encoder.cells(*features.grid), side)
 
 
+def never_seen(classes: list[str], amounts: np.ndarray) -> list[str]:
+    """A sentence where there are classes without an image to learn from, as with few `--labels`."""
+    lacking = [name for name, amount in zip(classes, amounts, strict=True) if not amount]
+    if not lacking:
+        return []
+    those = ", ".join(f"'{name}'" for name in lacking[:3]) + ", …" * (len(lacking) > 3)
+    return [f"{len(lacking):,} of {len(classes):,} classes have no image to learn from ({those})"]
+
+
 def class_weights(amounts: np.ndarray) -> np.ndarray:
     """Weights (K,) that make all classes count alike, of mean 1 over the answers: total / (K·amount)."""
     there = amounts > 0

@@ -57,9 +57,9 @@ class Head(Protocol):
     What some have beside: `earlier`, true of those that look at the map before the last halving
     (`Backbone.earlier`); `options`, names of options of fine-tuning that it is given, too, and on loading what
     `keep(run)` made of them in `run.kept`; `settle(answers, source)`, called at the end with what it says of held-out
-    images; `choose(names)`, to choose among other names; `after_step(progress)`, called after each step;
-    `remember(seen, labels, index)`, for which exemplars of each class are kept (see `Neighbours`), whose `__call__`
-    then takes the positions of training images.
+    images; `choose(names)`, to choose among other names; `legend()`, class → colour of its pictures (CSS);
+    `after_step(progress)`, called after each step; `remember(seen, labels, index)`, for which exemplars of each class
+    are kept (see `Neighbours`), whose `__call__` then takes the positions of training images.
     """
 
     needs: str

@@ -117,6 +117,10 @@ class Segment(nn.Module):
         said = [f"{self.classes[k]} {share[k]:.0%}" for k in share.argsort()[::-1][:3] if share[k] >= 0.005]
         return [image, Image.blend(image, coloured, 0.6)], ", ".join(said)
 
+    def legend(self) -> dict[str, str]:
+        """Class → its colour in pictures, as CSS."""
+        return {name: f"rgb({r} {g} {b})" for name, (r, g, b) in zip(self.classes, self.colours(), strict=False)}
+
     def colours(self) -> np.ndarray:
         """One of each class, (256, 3) uint8, hues far apart."""
         hues = [(int(256 * 0.618034 * k) % 256, 190, 230 if k % 2 else 160) for k in range(256)]

@@ -43,6 +43,10 @@ def joints_among(columns: dict[str, list[str]], lines: list[int], path: Path) ->
     `NAME.confidence`, which predictions have, leaves too. `lines` are the rows' numbers, for a `UsageError`.
     """
     names = [name[:-2] for name in columns if name.endswith(".x") and f"{name[:-2]}.y" in columns]
+    ends = [name for name in columns if name[-2:] in (".x", ".y") and name[:-2] not in names]
+    if names and ends:
+        other = f"{ends[0][:-1]}{'y' if ends[0].endswith('x') else 'x'}"
+        raise UsageError(f"{path} has a column {ends[0]}, but no {other}: each keypoint needs both")
     points = np.full((len(lines), len(names), 2), np.nan)
     for j, name in enumerate(names):
         columns.pop(f"{name}.confidence", None)

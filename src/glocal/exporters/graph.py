@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -200,9 +201,22 @@ def export_onnx(
                 raise UsageError(f"{what}; export it as torch-export instead") from error
         assert program is not None
         program.model.producer_name = MARK
+        _name_axes(program.model.graph)
         program.model.metadata_props.update(description(traced))
         program.save(path)
         return compare(traced, _onnxruntime(path, outputs), f"{out} in onnxruntime")
+
+
+def _name_axes(graph: Any) -> None:
+    """Calls the free axes batch, height and width, as the metadata does, where the exporter has symbols such as s40."""
+    names = zip(graph.inputs[0].shape, ("batch", "channels", "height", "width"), strict=True)
+    symbols = {str(axis.value): name for axis, name in names if not isinstance(axis, int)}
+    word = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
+    values = [*graph.inputs, *(value for node in graph.all_nodes() for value in node.outputs)]
+    for value in values:
+        for i, axis in enumerate(value.shape or ()):
+            if not isinstance(axis, int) and axis.value:
+                value.shape[i] = word.sub(lambda found: symbols[found[0]], axis.value)
 
 
 def _onnxruntime(path: Path, outputs: list[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:

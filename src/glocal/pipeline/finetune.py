@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from glocal.adaptation.decide import decide, finer_map
-from glocal.adaptation.finetune import FineTuning, Previous, class_weights
+from glocal.adaptation.finetune import FineTuning, Previous, class_weights, never_seen
 from glocal.adaptation.heads import Labelled, find_head, given, save_head, width_seen
 from glocal.adaptation.memory import exemplars
 from glocal.adaptation.predict import predictions, score
@@ -147,6 +147,8 @@ def _finetune(
             head = on_each(lambda: cls(width_seen(cls, encoder), split.train.classes, **own))
             method = _method(config, encoder, head, split.train, past)
         notes += twins(head.classes) if options["names"] else []
+        if cls.needs == "labels" and not issubclass(cls, Ranked):
+            notes += never_seen(split.train.classes, split.train.amounts)
         if fabric.world_size > 1:
             sync_batch_norms(method)
         settings: dict[str, Any] = {"image_size": config.image_size, "batch_size": 64}
@@ -197,7 +199,10 @@ def _finetune(
         if fabric.is_global_zero and not quiet:
             said = f"checked on {len(split.held.source):,} others: {split.said}" if split.held else split.said
             title = f"fine-tuning · {encoder.name} · {describe(split.everything)} → {run}"
-            print("\n  ".join([title, f"learning from {len(split.train.source):,} images, {said}", *notes]))
+            learnt = f"learning from {len(split.train.source):,} images"
+            if past:
+                learnt += f" ({len(past.exemplars):,} of them of the {len(past.head.classes):,} classes known before)"
+            print("\n  ".join([title, f"{learnt}, {said}", *notes]))
         plan: dict[str, Any] = {"optimization": method.optimization, "schedule": schedule, "seed": config.seed}
         monitor = partial(check, split.held) if split.held else None
         ended = fit(fabric, method, loader, finish, run, **plan, resume=resume, monitor=monitor, quiet=quiet)

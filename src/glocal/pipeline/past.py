@@ -73,13 +73,14 @@ def recall(options: Mapping[str, Any], past: bool) -> tuple[Mapping[str, Any], l
     options, notes = dict(options), list[str]()
     if options["head"] is None:
         options["head"] = "mtn" if options["memory"] else "classify"
-        notes.append(f"head {options['head']}: {options['memory']} images of each class are kept")
+        kept = f"{options['memory']:,} images at most" if options["memory"] else "none"
+        notes.append(f"head {options['head']}: of each old class, {kept} are learnt from again")
     if options["train"] is None:
         options["train"] = "head"
         notes.append("train head: old classes are to stay where they are")
     if options["memory"] and not options["class_weights"]:
         options["class_weights"] = True
-        notes.append(f"class-weights: of the old classes there are {options['memory']} images at most")
+        notes.append("class-weights: each class counts alike, however many of its images are kept")
     return options, notes
 
 

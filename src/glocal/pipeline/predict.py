@@ -87,9 +87,9 @@ def predict_source(
     if draw is not None:
         lines.append(f"drawn: {draw}")
     if page is not None:
-        write_page(
-            Path(page), f"Predictions: {source.name}", [*lines, *(f"{key}: {why}" for key, why in skipped)], shown
-        )
+        remarks = [*lines, *(f"{key}: {why}" for key, why in skipped)]
+        legend = head.legend() if hasattr(head, "legend") else None
+        write_page(Path(page), f"Predictions: {source.name}", remarks, shown, legend)
         lines.append(f"page: {page}")
     print("\n".join(lines), file=sys.stderr)
     return Path(out or page) if out or page else result  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """A page of images and what is said of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ class Card:
     pictures: list[Image.Image]
 
 
-def write_page(path: Path, title: str, remarks: Sequence[str], cards: Sequence[Card]) -> None:
-    """One HTML file that needs no network; every text in it is escaped."""
+def write_page(
+    path: Path, title: str, remarks: Sequence[str], cards: Sequence[Card], legend: Mapping[str, str] | None = None
+) -> None:
+    """One HTML file that needs no network; every text in it is escaped. `legend`: what the colours (CSS) mean."""
     page = templates().get_template("predictions.html")
-    write_atomically(path, page.render(title=title, remarks=remarks, cards=cards))
+    write_atomically(path, page.render(title=title, remarks=remarks, cards=cards, legend=legend or {}))
