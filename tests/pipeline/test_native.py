@@ -130,8 +130,26 @@ def test_photographs_of_the_oddest_shapes_are_embedded(tmp_path):
     alone = glocal.embed(backbone, str(tmp_path), native=True, batch_size=1)
     np.testing.assert_allclose(found.pooled, alone.pooled, atol=1e-5)
     assert np.isfinite(glocal.embed(backbone, str(tmp_path), native=True, image_size=13).pooled).all()
-    with pytest.raises(UsageError, match="leave out --dense"):
-        glocal.embed(backbone, str(tmp_path), native=True, dense=True)
+
+
+def test_maps_of_photographs_in_their_own_shapes_are_kept(shapes, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    backbone, settings = encoder(), {"native": True, "dense": True, "image_size": 48, "batch_size": 5}
+    source = glocal.data.open_source(str(shapes))
+    bank = extract(backbone, source, image_size=48, batch_size=7, native=True, dense=True)
+    found = glocal.embed(backbone, str(shapes), **settings)
+    assert found.about["stride"] == backbone.stride
+    assert "cells" not in found.about
+    for map_, expected in zip(found.dense, bank.maps, strict=True):
+        np.testing.assert_allclose(map_.transpose(1, 2, 0), expected, atol=1e-3)
+    table = pq.read_table(glocal.embed(backbone, str(shapes), out=str(tmp_path / "f.parquet"), **settings))
+    arrays = np.load(glocal.embed(backbone, str(shapes), out=str(tmp_path / "f.npz"), **settings))
+    ends = np.cumsum(arrays["grid"].prod(1) * found.about["dim"])
+    in_npz = np.split(arrays["dense"], ends[:-1])
+    in_table = zip(table["dense"].to_pylist(), table["grid"].to_pylist(), strict=True)
+    for map_, (numbers, grid), others, shape in zip(found.dense, in_table, in_npz, arrays["grid"], strict=True):
+        np.testing.assert_array_equal(np.array(numbers, np.float16).reshape(-1, *grid), map_)
+        np.testing.assert_array_equal(others.reshape(-1, *shape), map_)
 
 
 def test_a_photograph_is_encoded_as_it_is(shapes):

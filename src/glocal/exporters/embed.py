@@ -16,6 +16,7 @@ from glocal.data.source import ImageSource
 from glocal.errors import UsageError
 from glocal.evaluation.extract import CROP_PCT, Precision, stream, suited
 from glocal.exporters.staging import MARK, staged_file
+from glocal.features import Features
 from glocal.progress import Progress
 
 ROW_GROUP_BYTES = 64 << 20
@@ -27,18 +28,19 @@ class Embeddings:
 
     Attributes:
         pooled: (N, D) float32.
-        dense: (N, D, H, W) float16, or None unless asked for.
+        dense: (N, D, H, W) float16, or None unless asked for; of images in their own shapes N maps (D, h, w).
         paths: N names of the images, as the collection calls them.
         labels: (N,) int64 positions in `about["classes"]`, or None.
         video: N names of the videos that frames are of, or None.
         time: (N,) float64 seconds at which each is shown, or None.
         about: the encoder, glocal's version, image size, centre crop, precision and class names; for `dense` its
-            `shape` (D, H, W) and where each cell looks, `cells` (H, W, 2), (x, y) in pixels of the image_size² crop.
+            `shape` (D, H, W) and where each cell looks, `cells` (H, W, 2), (x, y) in pixels of the image_size² crop; in
+            their own shapes images are looked at in squares of `stride` pixels, once they are as large as image_size².
         skipped: (name, reason) of the images that could not be read.
     """
 
     pooled: np.ndarray
-    dense: np.ndarray | None
+    dense: np.ndarray | list[np.ndarray] | None
     paths: list[str]
     labels: np.ndarray | None
     about: dict[str, Any]
@@ -66,15 +68,16 @@ def embed_source(
     A `.parquet` file is written as images stream by, in constant memory. Its columns are `path`, `label` (where there
     are labels), of clips `video` and `time` in seconds, `pooled` (a fixed-size list of D float32) and `dense` (of D·H·W
     float16, row-major). An `.npz` file has arrays `paths`, `labels`, `video`, `time`, `pooled` and `dense`, gathered in
-    memory first. Both hold `Embeddings.about` as JSON under the name `glocal` (schema metadata; an array of one
-    string), and the skipped images likewise under `skipped`.
+    memory first. Of images in their own shapes `dense` has as many numbers as each image's map (in an npz one after the
+    other), and `grid` (h, w) says how many cells these are of. Both hold `Embeddings.about` as JSON under the name
+    `glocal` (schema metadata; an array of one string), and the skipped images likewise under `skipped`.
 
     Args:
         backbone: the encoder, used where its parameters are.
         source: the images.
         image_size: side of the square given to the encoder, pixels; the backbone's own by default.
         native: give it whole images in their own shapes, with the area of that square.
-        dense: keep the feature maps too; not of images in their own shapes.
+        dense: keep the feature maps too.
         batch_size: images per forward pass.
         workers: processes that decode; None: see `glocal.evaluation.extract.suited`.
         precision: likewise.
@@ -85,8 +88,6 @@ def embed_source(
     Raises:
         UsageError: if `out` will not do, pyarrow is missing, or no image can be read.
     """
-    if native and dense:
-        raise UsageError("maps of images in their own shapes fit no table: leave out --dense or --native")
     size = image_size or backbone.image_size
     workers, precision = suited(backbone, workers, precision)
     skipped = [] if skipped is None else skipped
@@ -107,12 +108,16 @@ def embed_source(
         settings |= {"precision": precision, "native": native}
         index = None
         for index, features in stream(backbone, source, **settings, progress=progress, skipped=skipped):
-            grid = features.grid if dense else None
+            grid = features.grid if dense and not native else None
             of = source.groups["video"] if isinstance(source, ClipSource) else None
-            layout = {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()} if grid else {}
+            layout: dict[str, Any] = (
+                {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()} if grid else {}
+            )
+            if native:
+                layout = {"dim": backbone.dim, "stride": backbone.stride}
             yield Embeddings(
                 pooled=features.pooled.float().cpu().numpy(),
-                dense=features.dense.half().cpu().numpy() if dense else None,
+                dense=_maps(features) if dense else None,
                 paths=[source.key(int(i)) for i in index],
                 labels=None if source.labels is None else np.asarray(source.labels, np.int64)[index.numpy()],
                 about=about | layout,
@@ -137,13 +142,32 @@ def embed_source(
     return out
 
 
+def _maps(features: Features) -> np.ndarray | list[np.ndarray]:
+    """(B, D, H, W) float16, or of each image of a packed batch (D, h, w)."""
+    if features.of is None:
+        return features.dense.half().cpu().numpy()
+    each = ((tokens, grid) for tokens, _, grid in features.per_image() if grid)
+    return [tokens.T.unflatten(1, grid).half().cpu().numpy() for tokens, grid in each]
+
+
+def _flat(maps: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of maps (D, h, w), one map after the other, and their (h, w)."""
+    return np.concatenate([each.ravel() for each in maps]), np.array([each.shape[1:] for each in maps])
+
+
+def _joined(parts: list[Any]) -> Any:
+    if parts[0] is None:
+        return None
+    return [each for part in parts for each in part] if isinstance(parts[0], list) else np.concatenate(parts)
+
+
 def _gather(batches: Iterator[Embeddings]) -> Embeddings:
     parts = list(batches)
     first = parts[0]
     return replace(
         first,
         pooled=np.concatenate([part.pooled for part in parts]),
-        dense=None if first.dense is None else np.concatenate([part.dense for part in parts]),
+        dense=_joined([part.dense for part in parts]),
         paths=[path for part in parts for path in part.paths],
         labels=None if first.labels is None else np.concatenate([part.labels for part in parts]),
         video=None if first.video is None else [video for part in parts for video in part.video or ()],
@@ -153,7 +177,9 @@ def _gather(batches: Iterator[Embeddings]) -> Embeddings:
 
 def _write_npz(path: Path, batches: Iterator[Embeddings]) -> None:
     whole = _gather(batches)
-    arrays = {"pooled": whole.pooled, "dense": whole.dense, "labels": whole.labels, "paths": np.array(whole.paths)}
+    dense, grid = _flat(whole.dense) if isinstance(whole.dense, list) else (whole.dense, None)
+    arrays: dict[str, Any] = {"pooled": whole.pooled, "dense": dense, "grid": grid}
+    arrays |= {"labels": whole.labels, "paths": np.array(whole.paths)}
     arrays |= {"video": None if whole.video is None else np.array(whole.video), "time": whole.time}
     texts = {MARK: np.array(json.dumps(whole.about)), "skipped": np.array(json.dumps(whole.skipped))}
     present: dict[str, Any] = texts | {name: array for name, array in arrays.items() if array is not None}
@@ -171,7 +197,12 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
         if batch.video is not None:
             columns |= {"video": pa.array(batch.video, pa.string()), "time": pa.array(batch.time)}
         for name, array in (("pooled", batch.pooled), ("dense", batch.dense)):
-            if array is not None:
+            if isinstance(array, list):
+                numbers, grid = _flat(array)
+                ends = np.cumsum([0, *(each.size for each in array)])
+                columns[name] = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(numbers))
+                columns["grid"] = pa.FixedSizeListArray.from_arrays(pa.array(grid.ravel()), 2)
+            elif array is not None:
                 flat = array.reshape(len(array), -1)
                 columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
         return pa.table(columns, metadata={MARK: json.dumps(batch.about)})
