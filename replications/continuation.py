@@ -94,9 +94,12 @@ def measure(cell: Cell, data: Path, weights: Path, runs: Path) -> dict[str, Any]
 
     began, run, folder = time.process_time(), Run(runs / str(cell)), data / cell.data
     released = weights / f"{cell.weights}.safetensors"
-    if resumed := run.has_checkpoint:
+    asked = runs / f"{cell}.json"
+    if resumed := run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol:  # else of another recipe
         glocal.pretrain(resume=str(run), quiet=True)
     else:
+        shutil.rmtree(run.path, ignore_errors=True)
+        write_json(asked, cell.protocol)
         options = RUN | {"monitor_every": None, "epochs": None} | cell.protocol["options"]
         glocal.pretrain(str(folder), out=str(run), seed=cell.seed, pretrained=str(released), **options)
     encoder = glocal.load(str(run))

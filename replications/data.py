@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 FOLDS = 5
 LISTS = ("cifar10-tenth", "whole-mix", "mix")
+STREAM = "stream-mix"
 WIDEST = 3
 """Widest and tallest shape of re-cropped photographs, as a ratio of sides."""
 OTHERS = ("clothing/train", "pets/train", "camvid/train", "kvasir/train", "lspet/images")
@@ -20,10 +23,11 @@ def place(data: Path, name: str) -> str:
 
     "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
     labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
-    "cifar10-tenth", balanced; "whole-mix", the training images of all collections; "mix", the same with the classes of
-    CIFAR-10 ever rarer; "cifar10-rare", only these, in folders of their classes. "parts:..." are drawn whenever they
-    are looked at. "NAME~shapes" are a folder's photographs, each cut to a shape between 1:3 and 3:1; "NAME~squares" are
-    the same squeezed into squares of the same area; "text:NAME" are texts.
+    "cifar10-tenth", balanced; "whole-mix", the training images of all collections with the classes of CIFAR-10 rarer
+    and rarer; "mix", the same with fewer of them; "stream-mix", "whole-mix" as a shuffled stream; "cifar10-rare", the
+    labelled images of "mix", in folders of their classes. "parts:..." are drawn whenever they are looked at.
+    "NAME~shapes" are a folder's photographs, each cut to a shape between 1:3 and 3:1; "NAME~squares" are the same
+    squeezed into squares of the same area; "text:NAME" are texts.
     """
     if name in LISTS:
         _made(data / f"{name}.txt", lambda out: out.write_text("\n".join(listed(data, name))))
@@ -32,6 +36,9 @@ def place(data: Path, name: str) -> str:
         return name
     if name.startswith("text:"):
         return f"text:{data / name.removeprefix('text:')}"
+    if name == STREAM:
+        _made(data / STREAM, lambda out: shard(data, out))
+        return f"stream:{data / STREAM}"
     folder = data / name.replace("@", "-fold-")
     if name == "cifar10-rare":
         _made(folder, lambda out: rarer(data / "cifar10", out))
@@ -48,7 +55,7 @@ def place(data: Path, name: str) -> str:
 
 def listed(data: Path, name: str) -> list[str]:
     """Paths of images, one a line, from the folder that the list lies in."""
-    share = {"cifar10-tenth": lambda c: 500, "whole-mix": lambda c: 5000, "mix": ever_rarer}[name]
+    share = {"cifar10-tenth": lambda c: 500, "whole-mix": rarely_rarer, "mix": ever_rarer}[name]
     classes = sorted((data / "cifar10" / "train").iterdir())
     chosen = [file for c, folder in enumerate(classes) for file in sorted(folder.iterdir())[: share(c)]]
     if name != "cifar10-tenth":
@@ -57,6 +64,20 @@ def listed(data: Path, name: str) -> list[str]:
             file for root in roots for file in root.rglob("*") if file.is_file() and "masks" not in file.parts
         )
     return [file.relative_to(data).as_posix() for file in chosen if file.suffix in (".jpg", ".png", ".webp")]
+
+
+def rarely_rarer(c: int) -> int:
+    """Images of the class c of CIFAR-10 in the whole mix."""
+    return int(5000 * 0.85**c)
+
+
+def shard(data: Path, out: Path) -> None:
+    """The images of "whole-mix" in a tar file, in an order that tells nothing."""
+    out.mkdir(parents=True)
+    with tarfile.open(out / "images.tar", "w") as tar:
+        for name in sorted(listed(data, "whole-mix"), key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+            tar.add(data / name, name)
+    time.sleep(3)  # streams leave files alone for two seconds
 
 
 def ever_rarer(c: int) -> int:

@@ -85,12 +85,15 @@ def say(
         held = {difference > 0 for difference in each}
         return "undecided" if len(held) > 1 else "reproduced" if held == {True} else "not reproduced"
     if (premise := statement.premise) is not None:
-        shown = interval(differences(premise, scores))
+        of_premise = differences(premise, scores)
+        if len(of_premise) < len(claim.seeds):
+            return f"{len(of_premise)} of {len(claim.seeds)} seeds of the premise"
+        shown = interval(of_premise)
         if not (shown.mean > 0 and shown.p < LEVEL):
             return f"premise not met ({premise.text}: {shown})"
     assert found is not None
     assert p is not None
-    return verdict(found, p, statement.least, margin=statement.margin > 0)
+    return verdict(found, p, statement.least, margin=statement.margin)
 
 
 def spread(values: Sequence[float]) -> str:

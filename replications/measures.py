@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,6 +60,34 @@ def outputs(method: Any, images: Any) -> Tensor:
         z = F.normalize(method.projector(pooled), dim=-1)
         return (method.prototypes(z) / method.temperature).softmax(dim=-1)
     return method.heads(pooled) if isinstance(method, BYOL) else method.projector(pooled)
+
+
+def own_labels(run: Run) -> dict[str, float]:
+    """Accuracy of logistic regression on the labels that PAWS learnt from, and on no others.
+
+    Returns:
+        "shotN", N being their number a class, -> top1.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    from glocal.data import Subset, open_source
+    from glocal.evaluation.extract import extract
+    from glocal.evaluation.probe import Standardise
+    from glocal.evaluation.split import spread_over
+    from glocal.views.support import choose_labelled
+
+    config = run.config()
+    encoder, size = glocal.load(str(run), trust_code=True), config["image_size"]
+    train, test = (open_source(config["data"][0], split=split) for split in ("train", "test"))
+    each = choose_labelled(train, config["labelled"], config["seed"])
+    known, some, asked = (
+        extract(encoder, images, image_size=size)
+        for images in (Subset(train, np.concatenate(each)), spread_over(train, 10_000), spread_over(test, 10_000))
+    )
+    standardise = Standardise.of(some.pooled)
+    classifier = LogisticRegression(max_iter=200).fit(standardise(known.pooled).numpy(), known.labels)
+    right = classifier.predict(standardise(asked.pooled).numpy()) == np.asarray(asked.labels)
+    return {f"shot{len(each[0])}": float(right.mean())}
 
 
 def normality(run: Run) -> dict[str, float]:

@@ -226,10 +226,10 @@ def robustness_figure() -> list[str]:
     means = {}
     for arm, seeds in results(AGAINST_BYOL).items():
         if each := [scores for scores in seeds.values() if "corrupted" in scores]:
-            mean = {key: statistics.fmean(scores[key] for scores in each) for key in ("linear", *ROBUST)}
-            drop = {"relative_drop": 1 - mean["corrupted"] / mean["linear"]}
+            mean = {key: statistics.fmean(scores[key] for scores in each) for key in ROBUST}
+            drop = {"relative_drop": 1 - mean["corrupted"] / mean["clean"]}
             means[arm] = {
-                "clean": mean["linear"],
+                "clean": mean["clean"],
                 **{f"severity_{k}": mean[f"severity {k}"] for k in (1, 3, 5)},
                 **drop,
             }

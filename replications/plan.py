@@ -100,5 +100,6 @@ PILOTS = (
     pilot("cifar10", "cifar10", 5, *trio()),
     pilot("parts", "parts", 5, *trio()),
     pilot("cifar10-spread", "cifar10", 5, *trio()[1:], seeds=4, spread="linear"),
+    pilot("real", "real", 12, *trio()[:2]),
     pilot("parts-spread", "parts", 5, *trio()[1:2], VICREGL, seeds=4, spread="miou"),
 )

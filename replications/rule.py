@@ -72,14 +72,14 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def verdict(found: Interval, p: float, least: float, *, margin: bool = False) -> str:
+def verdict(found: Interval, p: float, least: float, *, margin: float = 0.0) -> str:
     """On the claim that a difference is positive.
 
     Args:
         found: the difference; where the claim is "not less by more than a margin", with the margin added.
         p: Holm's, over the claims of the paper.
         least: the smallest difference worth having.
-        margin: whether it was added: then no difference is too small to matter.
+        margin: that was added: then no difference is too small to matter.
 
     Returns:
         "too small to matter", "reproduced", "not reproduced" or "undecided, would need N seeds".
@@ -88,4 +88,4 @@ def verdict(found: Interval, p: float, least: float, *, margin: bool = False) ->
         return "too small to matter"
     if p < LEVEL:
         return "reproduced" if found.mean > 0 else "not reproduced"
-    return f"undecided, would need {seeds_needed(found.deviation, least, found.n + 1)} seeds"
+    return f"undecided, would need {seeds_needed(found.deviation, max(least, margin), found.n + 1)} seeds"

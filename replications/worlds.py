@@ -80,6 +80,7 @@ _CIFAR10 = {
     "linear": Score("linear", "top1", ("cifar10",), options={"epochs": 20}),
     "rank": Score("rank", "rank_pooled", ("cifar10",)),
     "class gap": Score("replications.probes:frequent", "gap", ("cifar10",), options={"epochs": 20}),
+    "clean": Score("robustness", "clean", ("cifar10",), options=SEVERITIES),
     "corrupted": Score("robustness", "mean", ("cifar10",), options=SEVERITIES),
     "masked": Score("internal", "masked_0.5", ("cifar10",), options={"shares": [0.5], **IMAGES}),
     "attacked": Score("attack", "pgd_0.5", ("cifar10",), options={"radii": [0.5], **IMAGES}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replications.claims.arms import NET, more
+from replications.claims.arms import NET, method, more
 from replications.plan import Arm, Claim, Statement
 
 FIVE = tuple(range(5))
@@ -69,7 +69,7 @@ MASKS = Claim(
 NORMALITY = Claim(
     name="normality",
     world="cifar10",
-    arms=(Arm("vicreg-normal", {"method": "vicreg"}, measure="replications.measures:normality"),),
+    arms=(method("vicreg"),),
     seeds=(0, 1, 2),
     minutes=6,
     paper="Shwartz-Ziv, Balestriero, LeCun. What do we maximize. 2022",
@@ -77,6 +77,6 @@ NORMALITY = Claim(
     " pixels) are normal: 90% of (image, random projection) pairs pass D'Agostino and Pearson's test at 5%, for each of"
     " three VICReg runs.",
     published="ResNet-18 on CIFAR-10: normality is not rejected for sigma up to some .1.",
-    statements=(Statement("normal at .01", "normal beyond .9", ("vicreg-normal",), every_seed=True),),
+    statements=(Statement("normal at .01", "normal beyond .9", ("vicreg",), every_seed=True),),
 )
 CLAIMS = (PRUNING, MASKS, NORMALITY)

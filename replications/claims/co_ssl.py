@@ -11,7 +11,6 @@ from replications.worlds import CIFAR10
 LEARNS = learns("byol")
 SHARED: dict[str, Any] = {
     "world": "cifar10",
-    "minutes": 6,
     "paper": "Aubret, Teulière, Triesch. CO-SSL. 2025",
     "published": "RF-ResNet-50 on ImageNet, 100 epochs: linear 71.5.",
 }
@@ -20,6 +19,7 @@ AGAINST_BYOL = Claim(
     name="co-ssl",
     arms=(RANDOM["random"], method("byol"), method("co-byol"), method("byol", "-time", max_steps=STEPS)),
     seeds=tuple(range(12)),
+    minutes=8,
     text="CO-BYOL is more accurate than BYOL, also at equal time; corruptions, lost activations and small attacks harm"
     " it less; the locations of an image are more alike.",
     statements=(
@@ -37,6 +37,7 @@ OTHER_PAIRS = Claim(
     name="co-ssl-pairs",
     arms=(RANDOM["random"], *(method(name) for pair in PAIRS for name in pair)),
     seeds=tuple(range(5)),
+    minutes=6,
     text="The same change makes DINO and MoCo-v3 more accurate.",
     statements=tuple(
         more(f"{ours} more accurate than {theirs}", "linear", ours, theirs, premise=learns(theirs))
@@ -58,6 +59,7 @@ CROPS = Claim(
         method("co-byol", "-rf19-large", **FIELD, **LARGE),
     ),
     seeds=tuple(range(5)),
+    minutes=6,
     text="CO-BYOL bears large training crops better than BYOL, the more so the smaller its receptive field.",
     statements=(
         Statement(

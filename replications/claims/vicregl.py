@@ -48,7 +48,9 @@ ON_PARTS = Claim(
     minutes=5,
     statements=(
         *segments_better(LEAST),
-        more("one point of classification or less", "linear", "vicregl-0.9", "vicreg", margin=0.01, premise=LEARNS),
+        more("segments better at α .9", "miou", "vicregl-0.9", "vicreg", least=LEAST, premise=LEARNS),
+        more("one point of classification or less", "linear", "vicregl-0.75", "vicreg", margin=0.01, premise=LEARNS),
+        more("one point or less at α .9", "linear", "vicregl-0.9", "vicreg", margin=0.01, premise=LEARNS),
         more("segments better with a lower α", "miou", "vicregl-0.5", "vicregl-0.9", least=LEAST, premise=LEARNS),
         more("classifies worse with a lower α", "linear", "vicregl-0.9", "vicregl-0.5", premise=LEARNS),
         more("finds corresponding places better", "correspond", "vicregl-0.75", "vicreg", premise=LEARNS),
