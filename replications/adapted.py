@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 import glocal
 from glocal.adaptation.cascade import Cascade, Parts
-from glocal.adaptation.masks import masked_layers, read_mask
+from glocal.adaptation.masks import MaskFile, largest, masked_layers, read_mask
 from glocal.backbones import Backbone, build_backbone, save_encoder
 from glocal.data import Subset, open_source
 from glocal.evaluation.baseline import start_of
@@ -21,38 +22,51 @@ from replications.data import place
 from replications.worlds import RUN
 
 LABELS = "replications.variants:Supervised"
+FEWEST = 8
+"""Photographs that an expert learns from; a part of fewer keeps the dispatcher."""
 
 
 def pruned(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
     """What a network is worth of which a mask left some weights, trained on labels from the draw that all began with.
 
-    Rounds of pruning train the draw by the arm's method, without labels or with; "random" leaves out weights at
-    random. Of a method without labels, also what frozen features are worth on clothing before pruning, trained as long
-    as a round, and after.
+    Each round trains, by the arm's method, what is left of the draw, and leaves out the smallest of the trained
+    weights; "random" leaves out weights at random. Of a method without labels, also what frozen features are worth on
+    clothing before pruning, and after, trained as long.
     """
     images, size = place(data, "cifar10"), options["image_size"]
     shared: dict[str, Any] = {"image_size": size, "batch_size": options["batch_size"], "seed": seed, "by": "prune"}
-    shared |= {"guard": False, "gentle": False, "trust_code": True, **RUN}
+    shared |= {"guard": False, "gentle": False, "trust_code": True, "scale": options["scale"], **RUN}
     drawn = start_of(build_backbone(options["backbone"], image_size=size), seed=seed)
     weights = sum(layer.weight.numel() for layer in masked_layers(drawn).values())
-    save_encoder(drawn, folder / "drawn")
     found: dict[str, float] = {}
     if options["method"] == "random":
         kept = np.random.default_rng(seed).permutation(weights) < round(options["keep"] * weights)
     else:
-        shared |= {"method": options["method"], "max_steps": options["max_steps"]}
-        rounds = {"keep": options["keep"], "rounds": options["prune_rounds"], "out": str(folder / "pruned")}
-        after = glocal.adapt(str(folder / "drawn"), images, **shared, **rounds)
-        kept = read_mask(Run(after).mask_file).kept
+        told, kept = {"method": options["method"], "max_steps": options["max_steps"]}, np.ones(weights, bool)
+        for n in range(rounds := options["prune_rounds"]):
+            run = trained(drawn, kept, folder / f"round-{n}", images, **shared, **told)
+            if n == 0 and options["method"] != LABELS:
+                found["clothing before"] = clothing(data, run, size)
+            layers = masked_layers(glocal.load(str(run), trust_code=True))
+            before = MaskFile(kept, scored=False, base=0).split(layers)
+            sizes = {name: layer.weight.detach() for name, layer in layers.items()}
+            left = largest(sizes, options["keep"] ** ((n + 1) / rounds), before)
+            kept = torch.cat([part.flatten() for part in left.values()]).numpy()
         if options["method"] != LABELS:
-            before = glocal.adapt(str(folder / "drawn"), images, **shared, out=str(folder / "dense"))
-            found |= {"clothing before": clothing(data, before, size), "clothing after": clothing(data, after, size)}
-    save_encoder(without(drawn, kept), folder / "left")
-    shared |= {"method": LABELS, "max_steps": options["label_steps"], "keep": float(kept.mean())}
-    run = glocal.adapt(str(folder / "left"), images, **shared, out=str(folder / "labels"))
-    assert np.array_equal(read_mask(Run(run).mask_file).kept, kept)
+            run = trained(drawn, kept, folder / "after", images, **shared, **told)
+            found["clothing after"] = clothing(data, run, size)
+    told = {"method": LABELS, "max_steps": options["label_steps"]}
+    run = trained(drawn, kept, folder / "labels", images, **shared, **told)
     asked: dict[str, Any] = {"tasks": ["linear"], "limit": 10_000, "image_size": size, "trust_code": True}
     return {"linear": glocal.evaluate(str(run), images, **asked)["linear"]["top1"], **found}
+
+
+def trained(drawn: Backbone, kept: np.ndarray, folder: Path, images: str, **settings: Any) -> Path:
+    """A run that trains those weights of the draw, (N,) bool, and keeps 0 for the others."""
+    save_encoder(without(copy.deepcopy(drawn), kept), folder / "drawn")
+    run = glocal.adapt(str(folder / "drawn"), images, **settings, keep=float(kept.mean()), out=str(folder / "run"))
+    assert np.array_equal(read_mask(Run(run).mask_file).kept, kept)
+    return run
 
 
 def without(encoder: Backbone, kept: np.ndarray) -> Backbone:
@@ -111,6 +125,9 @@ def cascade(
     found = []
     for k in range(experts):
         own = Subset(source, np.flatnonzero(parts(features).numpy() == k))
+        if len(own) < FEWEST:
+            found.append(dispatcher)
+            continue
         smaller = settings | {"batch_size": min(settings["batch_size"], len(own) // 2)}
         found.append(glocal.load(str(glocal.adapt(base, own, out=str(folder / f"expert-{k}"), **smaller))))
-    return Cascade(dispatcher, found, parts).eval().fit(source)
+    return Cascade(dispatcher, found, parts).eval()  # joined, but not whitened: few labels would suffer by that

@@ -22,12 +22,13 @@ from typing import Any
 import glocal
 from glocal.run import Run
 from glocal.training import Harmed
-from replications.data import place
+from replications.data import FOLDS, place
 from replications.plan import Arm
 from replications.recipes import NETWORKS, PROBES, RECIPES
 from replications.worlds import MACHINE, RUN, World
 
 RESULTS = Path(__file__).parent / "results"
+STABILITY = "replications.measures:stability"
 BUSY = 75
 """Exit code of a cell that another process is at."""
 
@@ -51,6 +52,10 @@ class Cell:
     def options(self) -> dict[str, Any]:
         """What `glocal.pretrain` is told; without a method, what the untrained encoder is built from."""
         return self.world.options | self.arm.options
+
+    def named(self, data: str) -> str:
+        """A folder of data: "NAME@seed" is that fold of five whose turn it is with this seed."""
+        return data.replace("@seed", f"@{self.seed % FOLDS}")
 
     @property
     def takes_time(self) -> bool:
@@ -128,10 +133,10 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
             else:
                 shutil.rmtree(run, ignore_errors=True)
                 write_json(asked, cell.protocol)
-                sets = [place(data, name) for name in cell.protocol["sets"]]
+                sets = [place(data, cell.named(name)) for name in cell.protocol["sets"]]
                 glocal.pretrain(sets, out=str(run), seed=cell.seed, **{**RUN, **cell.options})
         except Harmed as stopped:
-            if not cell.arm.measure:
+            if cell.arm.measure != STABILITY:
                 raise
             result["stopped"] = str(stopped)  # which may be what is measured: on its last good checkpoint
         encoder = glocal.load(str(run), trust_code=True)
@@ -170,7 +175,7 @@ def scored(encoder: Any, cell: Cell, data: Path) -> dict[str, float]:
         options = {s.task: s.options for s in wanted.values() if name in s.data and s.image_size == size}
         found[where] = glocal.evaluate(
             encoder,
-            place(data, name),
+            place(data, cell.named(name)),
             tasks=list(options),
             image_size=size or cell.options["image_size"],
             task_options=options,

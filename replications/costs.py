@@ -45,7 +45,7 @@ def seconds(cell: Cell, steps: int, data: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         options = {**RUN, **cell.options, "max_steps": steps}
         began = time.process_time()
-        glocal.pretrain([place(data, name) for name in cell.world.sets], out=f"{folder}/run", **options)
+        glocal.pretrain([place(data, cell.named(name)) for name in cell.world.sets], out=f"{folder}/run", **options)
         return time.process_time() - began
 
 

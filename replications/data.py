@@ -22,7 +22,7 @@ def place(data: Path, name: str) -> str:
     """Where a folder of data is; those that are made from others are made at first use.
 
     "parts-SIZE-NUISANCE" is drawn: 20,000 training and 4,000 test images, nuisance in percent. "NAME@K" is a folder's
-    labelled images, whatever their split, in another one: every fifth of them is the test split of one K. The lists:
+    labelled images, whatever their split, in another one: a fifth of them is the test split of one K. The lists:
     "cifar10-tenth", balanced; "whole-mix", the training images of all collections with the classes of CIFAR-10 rarer
     and rarer; "mix", the same with fewer of them; "stream-mix", "whole-mix" as a shuffled stream; "cifar10-rare", the
     labelled images of "mix", in folders of their classes. "parts:..." are drawn whenever they are looked at.
@@ -46,6 +46,7 @@ def place(data: Path, name: str) -> str:
         _made(folder, lambda out: draw(out, *(int(number) for number in name.split("-")[1:])))
     elif "@" in name:
         whole, _, k = name.partition("@")
+        place(data, whole)
         _made(folder, lambda out: fold(data / whole, int(k), out))
     elif "~" in name:
         whole, _, kind = name.partition("~")
@@ -131,7 +132,7 @@ def reshape(whole: Path, out: Path, *, squeeze: bool) -> None:
         ratio = WIDEST ** (2 * u - 1)  # width over height
         width, height = min(image.width, image.height * ratio), min(image.height, image.width / ratio)
         left, top = (image.width - width) / 2, (image.height - height) / 2
-        side = round((width * height) ** 0.5)
+        side = round(max(width, height))  # so that nothing is lost before it is made as large as the other
         size = (side, side) if squeeze else (max(1, round(width)), max(1, round(height)))
         box = (left, top, left + width, top + height)
         target = (out / file.relative_to(whole)).with_suffix(".png")

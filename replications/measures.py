@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -121,11 +122,12 @@ class Headed(torch.nn.Module):
 def stability(run: Run) -> dict[str, float]:
     """Whether a run has diverged, and the decimal logarithm of its largest attention logit on test images.
 
-    It has if it was stopped, its loss no longer a number, or if it ends (the mean of its last fifth) no lower than it
-    began.
+    It has if it was stopped, its loss no longer a number, or if it ends (the mean of its last fifth) guessing, no lower
+    than the logarithm of the number of classes.
     """
     from glocal.data import open_source
     from glocal.evaluation.extract import extract
+    from glocal.evaluation.split import spread_over
 
     losses = [line["loss"] for line in run.metrics() if "loss" in line]
     ended = sum(losses[-max(1, len(losses) // 5) :]) / max(1, len(losses) // 5)
@@ -137,10 +139,13 @@ def stability(run: Run) -> dict[str, float]:
         largest.append(logits(block, inputs[0]).abs().amax())
 
     hooks = [block.register_forward_hook(look) for block in encoder.model.blocks]
-    extract(encoder, open_source("parts:n=64,size=32", split="test"), image_size=encoder.image_size)
+    images = open_source(run.config()["data"][0], split="test")
+    extract(encoder, spread_over(images, 256), image_size=encoder.image_size)
     for hook in hooks:
         hook.remove()
-    return {"diverged": float(stopped or ended >= losses[0]), "log10 logit": float(torch.stack(largest).max().log10())}
+    guessing = math.log(len(images.classes or []))
+    diverged = stopped or ended >= guessing - 0.02
+    return {"diverged": float(diverged), "log10 logit": float(torch.stack(largest).max().log10())}
 
 
 def logits(block: Any, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Every page and figure from the plan and the stored results; the same again while nothing changes.
 
-docs/replications_plan.md, docs/replications.md, docs/methods_table.md, and the results in docs/co_ssl.md.
+docs/replications_plan.md, docs/replications.md, docs/methods_table.md, docs/choose.md, and the results in
+docs/co_ssl.md.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from glocal.methods import method_class
 from replications.cells import stored
+from replications.choose import choose_page
 from replications.claims import CLAIMS, HOURS
 from replications.claims.arms import ROBUST
 from replications.claims.co_ssl import AGAINST_BYOL
 from replications.claims.learns import METHODS
 from replications.evidence import checks, method_code_lines
+from replications.figures import draw_claim, robustness_curve
 from replications.judge import Judged, judge, results, spread
 from replications.plan import PILOTS, Claim
 from replications.queue import cells_of
@@ -47,6 +50,7 @@ def write_pages() -> None:
     write("replications_plan.md", plan_page())
     write("replications.md", claims_page(judged))
     write("methods_table.md", methods_page(judged))
+    write("choose.md", choose_page(DOCS))
     section = claim_section(AGAINST_BYOL, judged[AGAINST_BYOL.name], heading=False)
     insert("co_ssl.md", "\n\n".join([section, *robustness_figure()]))
 
@@ -169,6 +173,8 @@ def claim_section(claim: Claim, judged: Sequence[Judged], *, heading: bool = Tru
     ]
     if any(found.values()):
         parts += [table(["arm", *keys], rows)]
+    if draw_claim(claim, found, judged, DOCS / "figures" / f"claim-{claim.name}.svg"):
+        parts += [f"![Every seed of every arm](figures/claim-{claim.name}.svg)"]
     verdicts = [[j.statement.text, j.found or "", "" if j.p is None else f"{j.p:.3f}", j.verdict] for j in judged]
     parts += [table(["statement", "difference, 95% interval", "p (Holm)", "verdict"], verdicts)]
     return "\n\n".join([*parts, *([claim.missing] if claim.missing else [])])
@@ -237,38 +243,3 @@ def robustness_figure() -> list[str]:
         return []
     robustness_curve(means, DOCS / "figures" / "co_ssl_robustness.svg")
     return ["![Accuracy of the linear probe under ever stronger corruptions](figures/co_ssl_robustness.svg)"]
-
-
-def robustness_curve(scores: dict[str, dict[str, float]], path: Path | str) -> None:
-    """Draw the mean accuracy under 15 corruptions at each severity, 0 being clean images.
-
-    Args:
-        scores: name of an encoder -> its scores of the task `robustness`; three of them at most.
-        path: the picture, .png or .svg.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    colours = ("#1f5fbf", "#c2571a", "#14804a")
-    figure = Figure(figsize=(6.4, 3.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    ends = []
-    for colour, (name, found) in zip(colours, scores.items(), strict=False):
-        severities = sorted(int(key.removeprefix("severity_")) for key in found if key.startswith("severity_"))
-        x, y = [0, *severities], [100 * found["clean"], *(100 * found[f"severity_{s}"] for s in severities)]
-        axes.plot(x, y, marker="o", markersize=4, linewidth=1.75, color=colour)
-        ends.append((y[-1], x[-1], f"{name} (−{100 * found['relative_drop']:.0f}%)", colour))
-    low, high = axes.get_ylim()
-    height = low - (high - low)  # names are kept a line apart from below
-    for y_end, x_end, text, colour in sorted(ends):
-        height = max(y_end, height + 0.06 * (high - low))
-        axes.annotate(text, (x_end, height), (8, 0), textcoords="offset points", va="center", color=colour, fontsize=9)
-    axes.margins(x=0.02)
-    axes.set_xticks(range(1 + max(end[1] for end in ends)))
-    axes.set_xlabel("severity of the corruption (0: clean images)")
-    axes.set_ylabel("linear accuracy, % (mean of the corruptions)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e9eae6")
-    axes.set_axisbelow(True)
-    with rc_context({"svg.hashsalt": "glocal"}):  # the same scores, the same file
-        figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)

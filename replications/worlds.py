@@ -52,7 +52,7 @@ class World:
 
     Attributes:
         name: of the world.
-        sets: folders among the data that are pretrained on.
+        sets: folders among the data that are pretrained on; "NAME@seed" is a fold of one, another for each seed.
         options: of `glocal.pretrain`, for all arms unless they say otherwise.
         scores: the numbers that can be asked for, by key.
         usual: keys of those that every arm is given.
@@ -165,7 +165,7 @@ CRANFIELD = World(
 )
 SHAPES = World(
     "shapes",
-    ("clothing~shapes",),
+    ("clothing~shapes@seed",),
     {
         "method": "vicreg",
         "backbone": "replications.networks:navit_w64_p8",
@@ -180,5 +180,6 @@ SHAPES = World(
 )
 OWN = World("own", (), {}, {}, ())
 """Of cells that are runs of their own, see `replications.plan.Arm.run`."""
-CLOTHES = World("clothes", ("clothing",), {}, {"knn": Score("knn", "top1", ("clothing",))}, ("knn",))
+_CLOTHES = ("clothing@seed",)
+CLOTHES = World("clothes", _CLOTHES, {}, {"knn": Score("knn", "top1", _CLOTHES)}, ("knn",))
 WORLDS = {world.name: world for world in (CIFAR10, PARTS, REAL, COLLAPSE, SHAPES, CRANFIELD, OWN, CLOTHES)}

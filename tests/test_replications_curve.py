@@ -3,7 +3,7 @@ import re
 import pytest
 from PIL import Image
 
-from replications.pages import robustness_curve
+from replications.figures import robustness_curve
 
 
 def test_a_robustness_curve_is_drawn_for_each_encoder(tmp_path):

@@ -51,7 +51,7 @@ def test_every_cell_has_a_protocol(claim: Claim):
         if "method" in cell.options and not cell.arm.run:
             cls = method_class(cell.options["method"])
             pretrain = {"method", "backbone", "batch_size", "max_steps", "optimizer", "lr", "weight_decay", "patches"}
-            pretrain |= {"native", "tokens", "epochs", "cache", "warmup_epochs"}
+            pretrain |= {"native", "tokens", "epochs", "cache", "warmup_epochs", "checkpoint_steps"}
             own = {key: value for key, value in cell.options.items() if key not in pretrain}
             resolve_options(cls, "small", cell.options["batch_size"], own)
 

@@ -11,7 +11,7 @@ NATIVE = Claim(
     world="shapes",
     arms=(
         Arm("native", measure=BY_SHAPE),
-        Arm("squeezed", sets=("clothing~squares",), measure=BY_SHAPE),
+        Arm("squeezed", sets=("clothing~squares@seed",), measure=BY_SHAPE),
     ),
     seeds=tuple(range(5)),
     minutes=9,
