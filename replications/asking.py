@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 import glocal
+from glocal.adaptation.codes import Codes
 from glocal.data import ConcatSource, ImageSource, Subset, open_source
-from glocal.evaluation.extract import extract
+from glocal.evaluation.extract import FeatureBank, extract, frozen
 from glocal.evaluation.knn import knn_predict
 from glocal.language import Endpoint, Entity, KnowledgeBase, ask_frames
 from glocal.language.curate import check_labels, votes
@@ -29,25 +30,40 @@ SIZE = 128
 IMAGES, TESTED = 400, 400
 """Half of them clothes, half of them pets."""
 WRONG = 0.3
-KNOWLEDGE = KnowledgeBase(
-    [
-        Entity("abyssinian", "A breed of cats, slender and ruddy, like the Egyptian cats of old paintings."),
-        Entity(
-            "american_bulldog", "A breed of dogs, heavy and short-haired: kin of boxers, mastiffs and bull terriers."
-        ),
-        Entity("bengal", "A breed of cats, spotted like a leopard, bred from tabby cats."),
-        Entity("dress", "A garment in one piece, bodice and skirt together; a long and formal one is a gown."),
-        Entity("hat", "It covers the head: cowboy hats, sombreros, bonnets, caps, bathing caps.", ("cap",)),
-        Entity("longsleeve", "A shirt or jersey with long sleeves; a heavy one is a sweatshirt.", ("sweatshirt",)),
-        Entity("outwear", "Worn over other clothes: coats, trench coats, jackets, cardigans, ponchos, parkas."),
-        Entity("pants", "Trousers: they cover each leg by itself, down to the feet; of denim they are jeans."),
-        Entity("shirt", "It covers the upper body, with collar, buttons and sleeves, under a suit worn with a tie."),
-        Entity("shoes", "They cover the feet: running shoes, loafers, sandals, clogs, boots.", ("shoe",)),
-        Entity("shorts", "Trousers that end above the knee; those for bathing are swimming trunks, or trunks."),
-        Entity("skirt", "It hangs from the waist and covers both legs: miniskirts, hoopskirts, overskirts, sarongs."),
-        Entity("t-shirt", "A light shirt without collar and buttons: a tee shirt, or jersey.", ("jersey",)),
-    ]
-)
+DECODED = 300
+"""Steps in which codes of names are learnt."""
+_TOLD = {
+    "abyssinian": ("A breed of cats, slender and ruddy, like the Egyptian cats of old paintings.", "egyptian cat"),
+    "american_bulldog": (
+        "A breed of dogs, heavy and short-haired: kin of boxers, mastiffs and bull terriers.",
+        "boxer/bull mastiff/french bulldog/staffordshire bullterrier/american staffordshire terrier",
+    ),
+    "bengal": ("A breed of cats, spotted like a leopard, bred from tabby cats.", "tabby/tiger cat"),
+    "dress": ("A garment in one piece, bodice and skirt together; a long and formal one is a gown.", "gown"),
+    "hat": (
+        "It covers the head: cowboy hats, sombreros, bonnets, caps, bathing caps.",
+        "cap/cowboy hat/sombrero/bonnet/bathing cap",
+    ),
+    "longsleeve": ("A shirt or jersey with long sleeves; a heavy one is a sweatshirt.", "sweatshirt"),
+    "outwear": (
+        "Worn over other clothes: coats, trench coats, jackets, cardigans, ponchos, parkas.",
+        "trench coat/cardigan/poncho/fur coat",
+    ),
+    "pants": ("Trousers: they cover each leg by itself, down to the feet; of denim they are jeans.", "jean"),
+    "shirt": ("It covers the upper body, with collar, buttons and sleeves, under a suit worn with a tie.", "suit"),
+    "shoes": (
+        "They cover the feet: running shoes, loafers, sandals, clogs, boots.",
+        "shoe/running shoe/loafer/sandal/clog/cowboy boot",
+    ),
+    "shorts": ("Trousers that end above the knee; those for bathing are swimming trunks.", "swimming trunks"),
+    "skirt": (
+        "It hangs from the waist and covers both legs: miniskirts, hoopskirts, overskirts, sarongs.",
+        "miniskirt/hoopskirt/overskirt/sarong",
+    ),
+    "t-shirt": ("A light shirt without collar and buttons: a tee shirt, or jersey.", "jersey"),
+}
+"""What an encyclopaedia says of each class, and what it is called among the classes that the model knows."""
+KNOWLEDGE = KnowledgeBase([Entity(name, text, tuple(also.split("/"))) for name, (text, also) in _TOLD.items()])
 THINGS = {"abyssinian": "cat", "american_bulldog": "bulldog/boxer", "shoes": "shoe", "pants": "jean", "hat": "hat"}
 """Classes of photographs, and what the question calls them."""
 VIDEOS = 40
@@ -68,13 +84,15 @@ def curate(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
             knowledge base says, too; "predict-with" that without the label.
 
     Returns:
-        precision, of what still has a label the share whose label is right; kept, of those whose label was right or is
-        now the share; knn, the accuracy on the test images of neighbours with these labels.
+        precision, of what still has a label the share whose label is right; kept, of all images that share; knn and
+        ger, the accuracy on the test images of neighbours with these labels, and of codes of names (GER) learnt from
+        them.
     """
     arm, encoder = options["arm"], glocal.load(str(_weights(data) / ENCODER))
     draw = np.random.default_rng(seed)
     source, test = _clothes_and_pets(data, "train", IMAGES, draw), _clothes_and_pets(data, "test", TESTED, draw)
-    classes, bank, tested = source.classes or [], *(extract(encoder, s, image_size=SIZE) for s in (source, test))
+    classes = source.classes or []
+    bank, tested = (extract(encoder, images, image_size=SIZE, dense=True) for images in (source, test))
     truth, pooled = np.asarray(source.labels), bank.pooled
     source.labels = given = corrupted(truth, pooled, len(classes), draw)
     now = {i: classes[label] for i, label in enumerate(given)}
@@ -87,10 +105,32 @@ def curate(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
             now = {i: checked.label for i, checked in found if checked.label is not None}
     known = [i for i, name in now.items() if name in classes]
     labels = np.array([classes.index(now[i]) for i in known])
+    if len({*labels.tolist()}) < 2:  # nothing can be learnt from them
+        return {"precision": 0.0, "kept": 0.0, "knn": 0.0, "ger": 0.0}
     right = labels == truth[known]
     said = knn_predict(tested.pooled, pooled[known], torch.from_numpy(labels))
-    knn = float((said == tested.labels).float().mean())
-    return {"precision": float(right.sum() / len(now)), "kept": float(right.mean() * len(known) / IMAGES), "knn": knn}
+    named = decoded(bank, np.array(known), torch.from_numpy(labels), tested, classes, seed)
+    return {
+        "precision": float(right.sum() / len(now)),
+        "kept": float(right.mean() * len(known) / IMAGES),
+        "knn": float((said == tested.labels).float().mean()),
+        "ger": float((named == tested.labels).float().mean()),
+    }
+
+
+def decoded(
+    bank: FeatureBank, rows: np.ndarray, labels: Tensor, tested: FeatureBank, classes: list[str], seed: int
+) -> Tensor:
+    """The class (M,) of each tested image whose name's code is likeliest, learnt from some images' labels (GER)."""
+    from replications.naming import of, taught
+
+    torch.manual_seed(seed)
+    head = Codes(bank.pooled.shape[1], classes)
+    head.begin(head.looked_at(of(bank, rows)), Subset(open_source("parts:n=1"), np.zeros(1, int)), torch.empty(0))
+    taught(head, lambda some: of(bank, rows[some]), labels, seed, DECODED)
+    with frozen(head):
+        parts = np.array_split(np.arange(len(tested.pooled)), 8)
+        return torch.cat([head(of(tested, part))[:, 0, 0] for part in parts]).long()
 
 
 def _clothes_and_pets(data: Path, split: str, number: int, draw: np.random.Generator) -> Subset:

@@ -12,6 +12,9 @@ import numpy as np
 import glocal
 from glocal.backbones import save_encoder
 from glocal.data import ArraySource
+from glocal.evaluation.dimension import likeliest, neighbour_distances, two_nearest
+from glocal.evaluation.extract import extract
+from glocal.evaluation.rank import rankme
 from replications.cells import untrained
 from replications.data import place
 from replications.worlds import RUN
@@ -20,9 +23,9 @@ JUDGE = "mobilenet_v1_050.safetensors"
 """Whose features made and real images are compared in."""
 
 
-def judge() -> str:
-    """The file of the released network that judges."""
-    return str(Path(os.environ["GLOCAL_WEIGHTS"]) / JUDGE)
+def judge(data: Path) -> str:
+    """The file of the released network that judges, in the folder $GLOCAL_WEIGHTS, else in weights/ among the data."""
+    return str(Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights") / JUDGE)
 
 
 def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
@@ -43,7 +46,7 @@ def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
     run = glocal.pretrain(images, method="flow", guide=guide, out=str(folder / "run"), **settings, **shared)
 
     def measured(count: int, *tasks: str, **asked: Any) -> dict[str, Any]:
-        told = {"generation": {"images": count, "features": judge(), "guidance": options["guidance"], **asked}}
+        told = {"generation": {"images": count, "features": judge(data), "guidance": options["guidance"], **asked}}
         more: dict[str, Any] = {"trust_code": True, "limit": 5000, "seed": seed, "workers": 0, "device": "cpu"}
         return glocal.evaluate(str(run), images, tasks=["generation", *tasks], task_options=told, **more)
 
@@ -59,16 +62,17 @@ def codes(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> di
     """The effective dimension of codes of images of which four numbers are known, drawn by the seed."""
     images = ellipses(options["images"], seed)
     run = autoencoder(images, folder, seed, options)
-    found = glocal.evaluate(run, images, tasks=["dimension"], seed=seed, device="cpu")["dimension"]  # type: ignore[arg-type]
-    limits = {"most": 4.5, "least": 3.5, "eight": 8.0}
-    return limits | {name: float(found[name]) for name in ("effective", "directions", "two_nn", "mle")}
+    codes = extract(glocal.load(run), images, image_size=options["image_size"], crop_pct=None).pooled.double()
+    near = neighbour_distances(codes, 20)
+    found = {"effective": rankme(codes, centred=True), "two_nn": two_nearest(near), "mle": likeliest(near)}
+    return {"most": 4.5, "least": 3.5, "eight": 8.0, **found}
 
 
 def painted(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
     """Fréchet distance of images from Gaussian codes, and what codes are worth with 100 labels; clothing."""
     images = place(data, "clothing")
     run = autoencoder(images, folder, seed, options)
-    told = {"generation": {"images": options["images"], "features": judge()}, "lowshot": {"shots": (10,)}}
+    told = {"generation": {"images": options["images"], "features": judge(data)}, "lowshot": {"shots": (10,)}}
     asked: dict[str, Any] = {"task_options": told, "seed": seed, "workers": 0, "device": "cpu"}
     found = glocal.evaluate(run, images, tasks=["generation", "lowshot"], **asked)
     return {"kid": found["generation"]["kid"], "fid": found["generation"]["fid"], **_numbers(found["lowshot"])}

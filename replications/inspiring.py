@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import nevergrad  # noqa: F401  # else the search that needs it would miss it after minutes
 import numpy as np
 import torch
 from torch import Tensor

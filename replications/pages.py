@@ -39,7 +39,7 @@ paper are tested together (Holm).
   p < .05); another regime is sought, at most twice, each told.
 - *too small to matter*: the 95% interval lies within the smallest difference on both sides of 0.
 - *reproduced*, *not reproduced*: the difference is not 0 (p < .05 after Holm), as claimed or the other way. Where the
-  claim is "no worse than", the margin that the table names is added first.
+  claim is "no worse than", the margin that the table names is added first; a margin below 0 says by how much more.
 - *undecided, would need N seeds*: for the same power by the spread that was found.
 
 Where a claim is of cost, an arm is trained for as long as the other takes, by one ratio measured side by side."""

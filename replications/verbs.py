@@ -16,7 +16,7 @@ import glocal
 from glocal.data.moving import NOUNS, VERBS, MovingWorld
 from glocal.views import Appearance, ViewLoader
 
-TRAINED, TESTED, FRAMES, SIZE = 2000, 500, 8, 32
+TRAINED, TESTED, FRAMES, SIZE = 2000, 2000, 8, 32
 MACHINE: dict[str, Any] = {"accelerator": "cpu", "precision": "32", "workers": 0, "threads": 1, "cache": True}
 MACHINE |= {"report": False, "quiet": True, "monitor_every": 10_000, "compile": False}
 

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 
 import glocal
-from glocal.data import ConcatSource, Groups, ImageSource, Subset, open_source, split_by
+from glocal.data import ConcatSource, ImageSource, Subset, open_source
 from glocal.data.dots import DotsWorld
 from glocal.diagnostics import diagnose
 from glocal.evaluation import EvalContext, find_task
-from glocal.evaluation.baseline import start_of
+from glocal.evaluation.baseline import Pixels, start_of
 from glocal.evaluation.extract import extract
 from glocal.pipeline.phases import classified
 from glocal.run import Run
 from glocal.sequences import from_marks, from_prior, segments, similarity
+from glocal.training.online_eval import OnlineEval
 from replications.worlds import RUN
 
 CLIPS, PROBED = 1000, 300
@@ -45,11 +46,14 @@ def dots(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
     given = dict(options)
     noise = given.pop("noise")
     spec = f"dots:noise={noise},n={CLIPS},seed={seed}"
-    settings = {**RUN, "cache": False, "monitor_every": 5, "backbone": "menet5", "image_size": 28, "seed": seed}
+    settings = {**RUN, "cache": False, "backbone": "menet5", "image_size": 28, "seed": seed}
     settings |= {"max_steps": 1, "batch_size": 64, "method": "jepa"} | given
     run = Run(glocal.pretrain(spec, out=str(folder / "run"), **settings))
-    fires = any(found.name == "the code is the background" for found in diagnose(run.metrics()))
     encoder, sides = glocal.load(str(run.path)), []
+    watch = OnlineEval(open_source(spec), image_size=28, seed=seed)
+    within, same = watch.by_clip(encoder)
+    seen = {"clips/within": within, "clips/same": same, "clips/pixels": watch.by_clip(Pixels(image_size=28))[0]}
+    fires = any(found.name == "the code is the background" for found in diagnose([*run.metrics(), seen]))
     for split in ("train", "test"):
         world = DotsWorld(PROBED, noise=noise, seed=seed, split=split)
         # whole frames, as in training
@@ -70,12 +74,12 @@ def dots(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
 def salads(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy of frames in eight videos of 50Salads, given one random mark a segment, or two labelled videos.
 
-    β and the number of neighbours, or the trust in the classifier, are chosen on the other two videos of the split.
+    β and the number of neighbours, or the trust in the classifier, are chosen on the other two videos.
 
     Args:
         data: has salads.npz.
         folder: not used.
-        seed: of the marks; its remainder by 5 is the split.
+        seed: of the marks and of which two videos are labelled; its remainder by 5 is the split.
         options: "arm": "nearest" mark; "walk"; the best "split" between each two marks by their scores; a classifier
             on the two videos "alone", and with a walk ("few").
     """
@@ -87,6 +91,7 @@ def salads(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     for scores, truth in videos:
         frames = np.array([draw.integers(first, end) for _, first, end in segments(truth)])
         marked.append((scores, truth, frames))
+    marked = [marked[k] for k in draw.permutation(len(marked))]
     chosen, judged = marked[:2], marked[2:]
     right = lambda found, truth: float((found == truth).mean())
 
@@ -139,9 +144,9 @@ def frames(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     Args:
         data: the folders of data; released weights lie in $GLOCAL_WEIGHTS, else in weights/ among them.
         folder: for the run.
-        seed: of the run, of what is held out and of the labels.
-        options: "data": "kvasir", or "camvid", held out by sequence, or "camvid-frames", by frame; "start": "random" or
-            "released"; "max_steps" of MSN.
+        seed: of the run and of the labels; its remainder by 4 is the sequence of CamVid that is held out.
+        options: "data": "kvasir", or "camvid", held out by sequence, or "camvid-frames", as many frames of all of them;
+            "start": "random" or "released"; "max_steps" of MSN.
 
     Returns:
         The mean IoU of the "start" and "after" MSN, with all labels of the training frames, "half" and a "quarter".
@@ -150,7 +155,8 @@ def frames(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     weights = Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights") / "mobilenet_v1_025.safetensors"
     begin = str(weights) if options["start"] == "released" else False
     settings = {**RUN, "method": "msn", "patch_drop": 0.0, "small_crops": 2, "small_size": 48, "image_size": SIZE}
-    settings |= {"backbone": "mobilenet_v1_025", "batch_size": 32, "guard": False, "seed": seed, "cache": False}
+    settings |= {"backbone": "mobilenet_v1_025", "output_stride": 8, "batch_size": 32, "guard": False}
+    settings |= {"seed": seed, "cache": False}
     trained = glocal.pretrain(
         train, out=str(folder / "run"), pretrained=begin, max_steps=options["max_steps"], **settings
     )
@@ -169,8 +175,7 @@ def _sides(data: Path, name: str, seed: int) -> tuple[ImageSource, ImageSource]:
     whole = ConcatSource([open_source(data / "camvid", split=split) for split in ("train", "val", "test")])
     videos = [Path(whole.key(i)).name.partition("_")[0] for i in range(len(whole))]
     names, of = np.unique(videos, return_inverse=True)
-    whole.groups = {"video": Groups(names.tolist(), of)}
-    if name == "camvid":
-        return split_by(whole, "video", 0.25, seed)
-    held = np.random.default_rng(seed).permutation(len(whole)) < len(whole) / 4
+    held = of == seed % len(names)
+    if name == "camvid-frames":
+        held = held[np.random.default_rng(seed).permutation(len(whole))]
     return Subset(whole, np.flatnonzero(~held)), Subset(whole, np.flatnonzero(held))

@@ -11,8 +11,8 @@ INSPIRE = Claim(
     name="inspire",
     world="own",
     arms=(Arm("dcgan", {**GAN, "max_steps": 1000}, run="replications.inspiring:inspire"),),
-    seeds=(0, 1, 2),
-    minutes=10,
+    seeds=FIVE[:4],
+    minutes=6,
     paper="Rozière et al. Inspirational Adversarial Image Generation. 2019",
     text="The picture of a generator that is nearest to a given one is found by gradient; without one, by comparisons,"
     " nearly so; and by asking a person which of a few is best.",

@@ -7,8 +7,8 @@ import math
 from replications.claims.arms import more
 from replications.plan import Arm, Claim, Statement
 
-THREE, FIVE, TEN = tuple(range(3)), tuple(range(5)), tuple(range(10))
-STEPS = {"max_steps": 450, "batch_size": 64}
+FOUR, TWENTY = tuple(range(4)), tuple(range(20))
+STEPS = {"max_steps": 280, "batch_size": 64}
 WEIGHTS = {"changing": {}, "fixed": {"invariance_weight": 21.4, "variance_weight": 930.0}}
 """As the authors tuned them for a noise that is fixed; for one that changes those of the preset."""
 
@@ -30,11 +30,11 @@ JEPA = Claim(
         trained("simclr", "fixed"),
         *(dots("random", noise) for noise in WEIGHTS),
     ),
-    seeds=THREE,
-    minutes=6,
+    seeds=FOUR,
+    minutes=5,
     paper="Sobal et al. JEPA focuses on slow features. 2022",
     text="Where noise changes in each frame JEPA finds the dot as well as reconstruction; where it stays throughout a"
-    " clip JEPA encodes the noise and forgets the dot. 1,000 clips of 17 frames, 450 steps of 64.",
+    " clip JEPA encodes the noise and forgets the dot. 1,000 clips of 17 frames, 280 steps of 64.",
     published="10,000 clips, 100 epochs: JEPA on par or better with changing noise, no better than chance with fixed.",
     statements=(
         more("on par where noise changes", "place", "jepa-changing", "reconstruction-changing", least=0.0, margin=0.5),
@@ -43,7 +43,7 @@ JEPA = Claim(
             "log px",
             "jepa-fixed",
             "reconstruction-fixed",
-            least=math.log(3),
+            margin=-math.log(3),
         ),
         *(
             Statement(
@@ -73,8 +73,8 @@ PHASES = Claim(
     name="phases",
     world="own",
     arms=tuple(salads(arm) for arm in ("nearest", "walk", "split", "alone", "few")),
-    seeds=TEN,
-    minutes=0.5,
+    seeds=TWENTY,
+    minutes=0.05,
     paper="Hirsch et al. Random walks for surgical phases. 2023",
     text="From one marked frame of each segment a random walk over frames finds the others' phases better than the"
     " nearest mark does; with two labelled videos, better than the classifier alone. 50Salads, features of the eval"
@@ -98,8 +98,8 @@ ENDOSCOPY = Claim(
     name="endoscopy",
     world="own",
     arms=(*(frames(*pair) for pair in PAIRS), frames("camvid-frames", "released")),
-    seeds=THREE,
-    minutes=8,
+    seeds=FOUR,  # a sequence each
+    minutes=4,
     paper="Hirsch et al. MSN for endoscopic video analysis. 2023",
     text="After MSN on the unlabelled frames, half of the labels are worth as much as all of them on the same start"
     " without. Frozen segmentation of Kvasir's polyps and of CamVid by sequence, MobileNet x0.25; a split by frames"
@@ -107,7 +107,13 @@ ENDOSCOPY = Claim(
     published="Cholec80, ViT-S: the same accuracy with half of the annotated data.",
     statements=(
         *(
-            Statement(f"{data}, {start}: half is worth all", "after half - start", (f"{data}-{start}",), margin=0.02)
+            Statement(
+                f"{data}, {start}: half is worth all",
+                "after half - start",
+                (f"{data}-{start}",),
+                margin=0.02,
+                premise=Statement("half the labels cost something", "start - start half", (f"{data}-{start}",)),
+            )
             for data, start in PAIRS
         ),
         more("a split by frames flatters", "start", "camvid-frames-released", "camvid-released"),
