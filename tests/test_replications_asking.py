@@ -69,9 +69,10 @@ def test_curation_by_a_real_and_noisy_model(model, clothing, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("arm", ["raw", "with"])
-def test_a_cell_of_curation(lab, arm):
+def test_a_cell_of_curation(lab, arm, monkeypatch):
+    monkeypatch.setattr(asking, "DECODED", 2)
     found = asking.curate(lab, lab, 0, {"arm": arm})
-    assert found.keys() == {"precision", "kept", "knn"}
+    assert found.keys() == {"precision", "kept", "knn", "ger"}
     assert all(0 <= value <= 1 for value in found.values())
     if arm == "raw":
         assert found["precision"] == found["kept"] == 0.7
