@@ -175,9 +175,13 @@ def claim_section(claim: Claim, judged: Sequence[Judged], *, heading: bool = Tru
         parts += [table(["arm", *keys], rows)]
     if draw_claim(claim, found, judged, DOCS / "figures" / f"claim-{claim.name}.svg"):
         parts += [f"![Every seed of every arm](figures/claim-{claim.name}.svg)"]
-    verdicts = [[j.statement.text, j.found or "", "" if j.p is None else f"{j.p:.3f}", j.verdict] for j in judged]
+    verdicts = [[j.statement.text, j.found or "", shown_p(j.p), j.verdict] for j in judged]
     parts += [table(["statement", "difference, 95% interval", "p (Holm)", "verdict"], verdicts)]
     return "\n\n".join([*parts, *([claim.missing] if claim.missing else [])])
+
+
+def shown_p(p: float | None) -> str:
+    return "" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"
 
 
 def methods_page(judged: Mapping[str, list[Judged]]) -> str:
