@@ -110,11 +110,9 @@ def embed_source(
         for index, features in stream(backbone, source, **settings, progress=progress, skipped=skipped):
             grid = features.grid if dense and not native else None
             of = source.groups["video"] if isinstance(source, ClipSource) else None
-            layout: dict[str, Any] = (
-                {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()} if grid else {}
-            )
-            if native:
-                layout = {"dim": backbone.dim, "stride": backbone.stride}
+            layout: dict[str, Any] = {"dim": backbone.dim, "stride": backbone.stride} if native else {}
+            if grid:
+                layout = {"shape": [backbone.dim, *grid], "cells": backbone.cells(*grid).tolist()}
             yield Embeddings(
                 pooled=features.pooled.float().cpu().numpy(),
                 dense=_maps(features) if dense else None,
