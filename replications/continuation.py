@@ -91,17 +91,23 @@ def measure(cell: Cell, data: Path, weights: Path, runs: Path) -> dict[str, Any]
     import glocal
     from glocal.evaluation.groups import difference
     from glocal.run import Run
+    from glocal.training import Harmed
 
     began, run, folder = time.process_time(), Run(runs / str(cell)), data / cell.data
     released = weights / f"{cell.weights}.safetensors"
     asked = runs / f"{cell}.json"
-    if resumed := run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol:  # else of another recipe
-        glocal.pretrain(resume=str(run), quiet=True)
-    else:
-        shutil.rmtree(run.path, ignore_errors=True)
-        write_json(asked, cell.protocol)
-        options = RUN | {"monitor_every": None, "epochs": None} | cell.protocol["options"]
-        glocal.pretrain(str(folder), out=str(run), seed=cell.seed, pretrained=str(released), **options)
+    resumed = run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol  # else of another recipe
+    stopped = ""
+    try:
+        if resumed:
+            glocal.pretrain(resume=str(run), quiet=True)
+        else:
+            shutil.rmtree(run.path, ignore_errors=True)
+            write_json(asked, cell.protocol)
+            options = RUN | {"monitor_every": None, "epochs": None} | cell.protocol["options"]
+            glocal.pretrain(str(folder), out=str(run), seed=cell.seed, pretrained=str(released), **options)
+    except Harmed as harmed:  # its last checkpoint is what there is
+        stopped = str(harmed)
     encoder = glocal.load(str(run))
     trained = None if resumed else round(time.process_time() - began, 1)
     mine, each = scores(encoder, folder, cell.data)
@@ -111,7 +117,8 @@ def measure(cell: Cell, data: Path, weights: Path, runs: Path) -> dict[str, Any]
         "start": begun,
         "end": mine,
         "gains": {task: difference(each[task], others[task]) for task in each},
-        "step": run.encoder()["extra"]["steps"],
+        "step": None if stopped else run.encoder()["extra"]["steps"],
+        "stopped": stopped,
         "looks": [line for line in run.metrics() if "loss" not in line],
         "train_cpu_seconds": trained,
         "machine": machine(),
@@ -155,7 +162,8 @@ def page(found: dict[Cell, dict[str, Any]]) -> str:
     for arm in ARMS:
         marks = [mark(gain) for cell, result in found.items() if cell.arm == arm for gain in result["gains"].values()]
         count = {word: marks.count(word) for word in ("above", "same", "below")}
-        counts.append([arm, len(marks), *count.values()])
+        ended = sum(bool(result["stopped"]) for cell, result in found.items() if cell.arm == arm)
+        counts.append([arm, len(marks), *count.values(), ended])
     for data, weights, method in itertools.product(DATA, WEIGHTS, METHODS):
         for task in DATA[data]:
             row = [data, IN_WORDS[task], weights, method]
@@ -166,7 +174,7 @@ def page(found: dict[Cell, dict[str, Any]]) -> str:
     head = ["photographs", "score", "weights", "method", "start", *ARMS]
     return "\n\n".join(
         [
-            table(["recipe", "scores", "above the start", "no difference", "below"], counts),
+            table(["recipe", "scores", "above the start", "no difference", "below", "runs that collapsed"], counts),
             table(head, rows),
         ]
     )
@@ -205,7 +213,8 @@ def main() -> None:
                 write_json(cell.path, result)
                 shutil.rmtree(asked.runs / str(cell))
                 gains = "  ".join(f"{task} {_said([gain])}" for task, gain in result["gains"].items())
-                print(f"{time.strftime('%H:%M')} {cell}: {gains}, of step {result['step']}", flush=True)
+                ended = "stopped as collapsed" if result["stopped"] else f"of step {result['step']}"
+                print(f"{time.strftime('%H:%M')} {cell}: {gains}, {ended}", flush=True)
     insert("continue.md", page({cell: result for cell in cells() if (result := stored(cell))}))
 
 

@@ -1,7 +1,7 @@
 """Every page and figure from the plan and the stored results; the same again while nothing changes.
 
 docs/replications_plan.md, docs/replications.md, docs/methods_table.md, docs/choose.md, and the results in
-docs/co_ssl.md.
+docs/co_ssl.md and docs/finetune.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from replications.choose import choose_page
 from replications.claims import CLAIMS, HOURS
 from replications.claims.arms import ROBUST
 from replications.claims.co_ssl import AGAINST_BYOL
+from replications.claims.extended import FEW, SHOTS, TRAINS
 from replications.claims.learns import METHODS
 from replications.evidence import checks, method_code_lines
 from replications.figures import draw_claim, robustness_curve
@@ -53,6 +54,7 @@ def write_pages() -> None:
     write("choose.md", choose_page(DOCS))
     section = claim_section(AGAINST_BYOL, judged[AGAINST_BYOL.name], heading=False)
     insert("co_ssl.md", "\n\n".join([section, *robustness_figure()]))
+    insert("finetune.md", few_labels_table())
 
 
 def write(page: str, text: str) -> None:
@@ -178,6 +180,16 @@ def claim_section(claim: Claim, judged: Sequence[Judged], *, heading: bool = Tru
     verdicts = [[j.statement.text, j.found or "", shown_p(j.p), j.verdict] for j in judged]
     parts += [table(["statement", "difference, 95% interval", "p (Holm)", "verdict"], verdicts)]
     return "\n\n".join([*parts, *([claim.missing] if claim.missing else [])])
+
+
+def few_labels_table() -> str:
+    """Accuracy by the number of labelled images, and by what learns of the encoder."""
+    found = results(FEW)
+    rows = [
+        [10 * shots, *(spread([s["accuracy"] for s in found.get(f"{train}-{shots}", {}).values()]) for train in TRAINS)]
+        for shots in SHOTS
+    ]
+    return table(["labelled images", "logistic regression", *(f"`{train}`" for train in TRAINS[1:])], rows)
 
 
 def shown_p(p: float | None) -> str:

@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+import glocal
 import replications.continuation as file
+from glocal.training import Harmed
 from replications.continuation import ARMS, Cell, cells, mark, page
 
 CELL = Cell("camvid", "mobilenet_v1_025", "byol", "default", 0)
 
 
-def result(gain: float, half: float) -> dict:
-    return {"start": {"segment": 0.25}, "gains": {"segment": [gain, [gain - half, gain + half]]}}
+def result(gain: float, half: float, stopped: str = "") -> dict:
+    return {"start": {"segment": 0.25}, "gains": {"segment": [gain, [gain - half, gain + half]]}, "stopped": stopped}
 
 
 def test_every_cell_once():
@@ -30,10 +32,10 @@ def test_an_interval_says_above_or_below(gain, word):
 
 def test_the_page_counts_scores_and_says_the_mean_over_seeds():
     found = {replace(CELL, seed=k): result(gain, 0.01) for k, gain in enumerate((0.02, 0.03, 0.001))}
-    found[replace(CELL, arm="as a new network")] = result(-0.05, 0.01)
+    found[replace(CELL, arm="as a new network")] = result(-0.05, 0.01, "stopped after epoch 1")
     counts, rows = page(found).split("\n\n")
-    assert "| default | 3 | 2 | 1 | 0 |" in counts
-    assert "| as a new network | 1 | 0 | 0 | 1 |" in counts
+    assert "| default | 3 | 2 | 1 | 0 | 0 |" in counts
+    assert "| as a new network | 1 | 0 | 0 | 1 | 1 |" in counts
     assert "| camvid | mean IoU | mobilenet_v1_025 | byol | 25.0 | +1.7 (2 above) |  | -5.0 (1 below) |" in rows
 
 
@@ -61,3 +63,23 @@ def test_a_cell_is_compared_with_its_start_on_images_that_guided_nothing(tmp_pat
     assert json.loads(json.dumps(found))["protocol"] == cell.protocol
     guarded = file.measure(replace(cell, arm="default"), photos.parent, weights, tmp_path)
     assert "gain_knn" in guarded["looks"][-1]
+
+
+def test_a_run_that_collapses_is_scored_as_it_was_then(tmp_path, monkeypatch, photos, released):
+    monkeypatch.setattr(file, "SIZE", 32)
+    monkeypatch.setattr(file, "DATA", {photos.name: {"knn": "top1"}})
+
+    def collapse(*args, out, **options):
+        train(*args, out=out, **options)
+        raise Harmed("stopped after epoch 1: complete collapse")
+
+    train = glocal.pretrain
+    monkeypatch.setattr(file, "STEPS", {"max_steps": 3, "batch_size": 4})
+    monkeypatch.setattr(glocal, "pretrain", collapse)
+    weights = released("mobilenet_v1_025.safetensors").parent
+    found = file.measure(
+        Cell(photos.name, "mobilenet_v1_025", "byol", "as a new network", 0), photos.parent, weights, tmp_path
+    )
+    assert found["stopped"].startswith("stopped after epoch 1")
+    assert found["step"] is None
+    assert set(found["end"]) == {"knn"}

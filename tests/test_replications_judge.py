@@ -82,7 +82,8 @@ def test_collapse_is_kept_as_it_was_found():
 
 def test_pages_are_the_same_again(tmp_path, monkeypatch):
     (tmp_path / "figures").mkdir()
-    (tmp_path / "co_ssl.md").write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
+    for page in ("co_ssl.md", "finetune.md"):
+        (tmp_path / page).write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
     monkeypatch.setattr(pages, "DOCS", tmp_path)
     pages.write_pages()
     first = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}

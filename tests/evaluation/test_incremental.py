@@ -81,6 +81,9 @@ def test_a_fusion_learns_a_hundred_times_slower():
     slow = [far for name, far in moved.items() if name.startswith("fusion.")]
     assert max(slow) == pytest.approx(1e-4, rel=1e-2)
     assert moved["weight"] == pytest.approx(1e-2, rel=1e-2)
+    fused = [p.detach().clone() for p in model.fusion.parameters()]
+    _learn(model, None, x, y, torch.arange(20), 1, 2, 0, {"epochs": 1, "lr": 0.01})
+    assert all(torch.equal(*pair) for pair in zip(fused, model.fusion.parameters(), strict=True)), "then it stays"
 
 
 def test_forgetting():

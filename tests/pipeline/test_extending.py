@@ -64,6 +64,30 @@ def test_old_classes_are_kept_beside_new_ones(head, colours, tmp_path):
     assert sorted(kept.classes) == kept.classes == sorted(found.classes)
 
 
+def fusion(folder):
+    return {name: p for name, p in load_head(folder)[0].named_parameters() if name.startswith("model.fusion.")}
+
+
+def test_what_fuses_neighbours_learns_with_the_first_classes(colours, tmp_path, capsys):
+    data = str(colours / "old")
+    first = glocal.finetune(str(colours / "encoder"), data, out=str(tmp_path / "ft"), head="mtn", max_steps=9, **FAST)
+    assert any(p.any() for name, p in fusion(first).items() if ".out." in name), "these begin at 0"
+    second = extended(tmp_path, tmp_path / "ft2", data=colours / "new", quiet=False)
+    assert all(torch.equal(p, fusion(second)[name]) for name, p in fusion(first).items())
+    assert "add nothing" not in capsys.readouterr().out
+    assert not torch.equal(load_head(first)[0].model.weight, load_head(second)[0].model.weight[:3])
+
+
+def test_where_it_has_learnt_nothing_it_does_nothing(colours, tmp_path, capsys):
+    head, _ = load_head(extended(colours, tmp_path / "ft2", quiet=False))
+    assert "ft was not made with it, neighbours add nothing to replay" in " ".join(capsys.readouterr().out.split())
+    x = torch.randn(7, head.model.memory.shape[1])
+    with torch.no_grad():
+        fused = head.model(x)
+        head.model.fusion = None
+        torch.testing.assert_close(head.model(x), fused)
+
+
 def test_images_that_come_from_the_memory_are_told(colours, tmp_path, capsys):
     extended(colours, tmp_path / "ft2", quiet=False, labels=1, max_steps=1, batch_size=2)
     said = capsys.readouterr().out

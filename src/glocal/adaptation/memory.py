@@ -29,7 +29,10 @@ def exemplars(encoder: Any, source: ImageSource, number: int, **options: Any) ->
 
 
 class Neighbours(Classify):
-    """Which class an image is of, after a look at the exemplars nearest to it (MTN, Iscen et al. 2022)."""
+    """Which class an image is of, after a look at the exemplars nearest to it (MTN, Iscen et al. 2022).
+
+    What fuses it with them learns on a head's first classes, and stays when others come: see `FUSION_RATE`.
+    """
 
     lr = 1e-4
 
@@ -46,6 +49,16 @@ class Neighbours(Classify):
         """With the mean of each class."""
         self.standardised.take(seen)
         self.model.begin(self.standardised(seen), torch.from_numpy(np.asarray(source.labels))[index])
+
+    def go_on_from(self, past: "Neighbours") -> None:
+        """Begin with what a head of the first of these classes has learnt, in place of their mean."""
+        self.standardised.load_state_dict(past.standardised.state_dict())
+        mine = self.model.state_dict()
+        for name, learnt in past.model.state_dict().items():
+            if name in ("weight", "about.weight"):
+                mine[name][: len(learnt)] = learnt
+            elif name not in ("memory", "labels", "index"):
+                mine[name].copy_(learnt)
 
     def remember(self, seen: Tensor, labels: Tensor, index: Tensor) -> None:
         """Look from now on at exemplars: pooled features (M, D), classes (M,), positions (M,)."""

@@ -104,7 +104,7 @@ def incremental(
     On features standardised by those of the first step. A cosine classifier, to which all classes count alike, learns
     each step's images and, but for `naive`, the exemplars of the classes before, chosen by herding; `replay` and `mtn`
     also keep to what it said before (distillation). `mtn` fuses a feature with its neighbours in the memory (Iscen et
-    al. 2022), `nearest_mean` knows the exemplars' mean alone (iCaRL), `joint` keeps all images. There are five steps,
+    al. 2022), by a transformer that learns in the first step, `nearest_mean` knows the exemplars' mean alone (iCaRL), `joint` keeps all images. There are five steps,
     or as many as classes.
 
     Returns:
@@ -184,6 +184,8 @@ def _learn(
 ) -> None:
     """Train on the samples `rows`, the classes below `low` being old, those from `high` on still to come."""
     named, rates = list(model.named_parameters()), {True: FUSION_RATE * settings["lr"], False: settings["lr"]}
+    if low:  # the fusion stays
+        del rates[True]
     groups = [{"params": [p for n, p in named if n.startswith("fusion.") == slow], "lr": rates[slow]} for slow in rates]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
     amounts = torch.bincount(y[rows], minlength=high)[:high]

@@ -12,8 +12,8 @@ from glocal.heads.cross_attention import CrossAttentionBlock
 SCALE = 16.0
 """Of cosines as logits, before training."""
 FUSION_RATE = 1e-2
-"""Share of the rate of what else learns with which a classifier's fusion does: learnt again on the few exemplars at
-each step, at the whole rate, it forgets."""
+"""Share of the rate of what else learns with which a classifier's fusion does, on its first classes. Then it stays:
+learnt again on new classes and a few exemplars of the old ones, it forgets these."""
 
 
 class NeighbourFusion(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from glocal.adaptation.decide import decide, finer_map
 from glocal.adaptation.finetune import FineTuning, Previous, class_weights, never_seen
 from glocal.adaptation.heads import Labelled, find_head, given, save_head, width_seen
-from glocal.adaptation.memory import exemplars
+from glocal.adaptation.memory import Neighbours, exemplars
 from glocal.adaptation.predict import predictions, score
 from glocal.adaptation.ranked import Ranked, twins
 from glocal.backbones import Backbone, build_backbone, load_encoder, save_encoder
@@ -146,6 +146,8 @@ def _finetune(
             own = {option: options[option] for option in getattr(cls, "options", ())}
             head = on_each(lambda: cls(width_seen(cls, encoder), split.train.classes, **own))
             method = _method(config, encoder, head, split.train, past)
+        if past and isinstance(head, Neighbours) and not isinstance(past.head, Neighbours):
+            notes.append(f"head mtn: as {config.pretrained} was not made with it, neighbours add nothing to replay")
         notes += twins(head.classes) if options["names"] else []
         if cls.needs == "labels" and not issubclass(cls, Ranked):
             notes += never_seen(split.train.classes, split.train.amounts)
@@ -160,7 +162,7 @@ def _finetune(
             return EpochPlan()
 
         if not resume:
-            method.head.load_state_dict(on_first(lambda: _begin(fabric, method, split.train.source, settings)))
+            method.head.load_state_dict(on_first(lambda: _begin(fabric, method, split.train.source, past, settings)))
         if hasattr(cls, "remember"):
             if not resume:
                 remember()
@@ -234,10 +236,14 @@ def _method(config: PretrainConfig, encoder: Backbone, head: Any, train: Labelle
     if past and config.options["memory"]:
         before = None if own["train"] == "head" else copy.deepcopy(encoder)
         own["previous"] = Previous(past.head, before)
+    if past and isinstance(head, Neighbours):
+        head.model.fusion.requires_grad_(False)
     return FineTuning(encoder, head, image_size=config.image_size, weights=weights, weight_decay=decay, **own)
 
 
-def _begin(fabric: Fabric, method: FineTuning, source: ImageSource, settings: dict[str, Any]) -> dict[str, Any]:
+def _begin(
+    fabric: Fabric, method: FineTuning, source: ImageSource, past: Past | None, settings: dict[str, Any]
+) -> dict[str, Any]:
     """The head's state when it has looked at some training images."""
     encoder, head, some = method.encoder.to(fabric.device), method.head, spread_over(source, BEGUN_WITH)
     looked = [
@@ -247,6 +253,8 @@ def _begin(fabric: Fabric, method: FineTuning, source: ImageSource, settings: di
         raise UsageError(f"none of the {len(source)} images of {source.name} can be read")
     index, seen = (torch.cat(each) for each in zip(*looked, strict=True))
     head.begin(seen, some, index)
+    if past and isinstance(head, Neighbours) and isinstance(past.head, Neighbours):
+        head.go_on_from(past.head)
     return head.state_dict()
 
 
