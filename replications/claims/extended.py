@@ -71,7 +71,7 @@ FEW = Claim(
     world="own",
     arms=tuple(few(train, shots) for shots in SHOTS for train in TRAINS),
     seeds=FIVE,
-    minutes=2,
+    minutes=1.3,
     paper="Kornblith et al. Do better ImageNet models transfer better? 2019",
     text="What of a released encoder is to learn from how many labels? By the command's own defaults, from 4, 20 and 80"
     " images of each of ten classes of clothing, every labelled image tested once over the seeds; MobileNet x0.5.",
