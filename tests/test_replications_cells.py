@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import glocal
-from replications import cells, claims, queue, recipes
+from replications import cells, claims, continuation, queue, recipes
 from replications.cells import BUSY, Cell, run_cell, stored, untrained, write_json
 from replications.plan import Arm, Claim
 from replications.worlds import WORLDS, Score, World
@@ -218,6 +218,7 @@ def test_the_command_finds_the_cells_of_the_plan():
 def test_results_are_of_the_plan():
     """None is left of an arm that no claim names any more."""
     planned = {str(cell) for claim in (*queue.PILOTS, *claims.CLAIMS) for cell in queue.cells_of(claim)}
+    planned |= {f"continuation/{cell}" for cell in continuation.cells()}
     kept = {p.relative_to(cells.RESULTS).with_suffix("").as_posix() for p in cells.RESULTS.rglob("*.json")}
     assert kept <= planned
-    assert json.loads(next(cells.RESULTS.rglob("*.json")).read_text())["scores"]
+    assert json.loads(next((cells.RESULTS / "parts").glob("*.json")).read_text())["scores"]
