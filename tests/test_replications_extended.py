@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import pytest
 
@@ -17,8 +18,11 @@ OPTIONS = {"backbone": "mobilenet_v1_025", "image_size": 32, "shots": 2}
 def data(tmp_path, photos, quantised, monkeypatch):
     """Photographs under the name of clothing, and "released" weights."""
     monkeypatch.setenv("GLOCAL_WEIGHTS", str(quantised("025").parent))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "clothing").symlink_to(photos)
+    for file in photos.glob("*/*/*.*"):
+        split, label = file.parts[-3:-1]
+        copy = tmp_path / "data" / "clothing" / split / label / f"{split}-{file.name}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
     return tmp_path / "data"
 
 
