@@ -17,7 +17,9 @@ OPTIONS = {"backbone": "mobilenet_v1_025", "image_size": 32, "shots": 2}
 @pytest.fixture
 def data(tmp_path, photos, quantised, monkeypatch):
     """Photographs under the name of clothing, and "released" weights."""
-    monkeypatch.setenv("GLOCAL_WEIGHTS", str(quantised("025").parent))
+    released = quantised("025")
+    released.rename(released.with_stem("mobilenet_v1_025"))
+    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released.parent))
     for file in photos.glob("*/*/*.*"):
         split, label = file.parts[-3:-1]
         copy = tmp_path / "data" / "clothing" / split / label / f"{split}-{file.name}"

@@ -27,8 +27,8 @@ MTN = Claim(
         Statement("replay is better than new classes alone", "replay - naive", (CLASSES.name,)),
         Statement("neighbours are better than replay alone", "mtn - replay", (CLASSES.name,)),
     ),
-    missing="A backbone that trains along; hundreds of classes. In the paper the transformer learns in every step; here it"
-    " stays after the first: learnt again it forgot, by five points a step (a pilot on training images, seed 100).",
+    missing="A backbone that trains along; hundreds of classes. In the paper the transformer learns in every step; here"
+    " it stays after the first: learnt again it forgot, by five points a step (a pilot on training images, seed 100).",
 )
 
 

@@ -104,8 +104,8 @@ def incremental(
     On features standardised by those of the first step. A cosine classifier, to which all classes count alike, learns
     each step's images and, but for `naive`, the exemplars of the classes before, chosen by herding; `replay` and `mtn`
     also keep to what it said before (distillation). `mtn` fuses a feature with its neighbours in the memory (Iscen et
-    al. 2022), by a transformer that learns in the first step, `nearest_mean` knows the exemplars' mean alone (iCaRL), `joint` keeps all images. There are five steps,
-    or as many as classes.
+    al. 2022), by a transformer that learns in the first step, `nearest_mean` knows the exemplars' mean alone (iCaRL),
+    `joint` keeps all images. There are five steps, or as many as classes.
 
     Returns:
         By way: its average incremental accuracy; accuracy, after each step; forgetting, the mean over steps of how far
