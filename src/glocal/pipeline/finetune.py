@@ -237,7 +237,7 @@ def _method(config: PretrainConfig, encoder: Backbone, head: Any, train: Labelle
         before = None if own["train"] == "head" else copy.deepcopy(encoder)
         own["previous"] = Previous(past.head, before)
     if past and isinstance(head, Neighbours):
-        head.model.fusion.requires_grad_(False)
+        head.model.get_submodule("fusion").requires_grad_(False)
     return FineTuning(encoder, head, image_size=config.image_size, weights=weights, weight_decay=decay, **own)
 
 
