@@ -13,13 +13,14 @@ from glocal.backbones import build_backbone, save_encoder
 from glocal.backbones.weights import read_checkpoint, read_weights
 from glocal.data import ArraySource
 from glocal.evaluation.groups import PerImage
+from glocal.evaluation.segment import IGNORE
 from glocal.evaluation.split import held_out
 from glocal.methods import method_class, resolve_options, teacher_of
 from glocal.pipeline import start
 from glocal.run import Run
 from glocal.training import guard as guarding, loop, online_eval, optimizers
 from glocal.training.guard import Guard
-from glocal.training.online_eval import Look, OnlineEval, agree
+from glocal.training.online_eval import Look, OnlineEval, agree, read_out
 
 TINY = {
     "method": "vicreg", "backbone": "tiny:Net", "image_size": 32, "batch_size": 8, "projector": (16, 16),
@@ -184,20 +185,38 @@ def test_resumed_it_is_the_run_that_was_never_stopped(tmp_path, weights, looks, 
 
 
 def test_each_image_is_classified_by_the_others():
-    """Against a loop: the k nearest that are of another image vote with exp(cosine / t)."""
+    """Against a loop: the k nearest others vote with exp(cosine / t)."""
     draw = np.random.default_rng(1)
-    x, y, image = draw.normal(size=(60, 5)), draw.integers(0, 3, 60), np.arange(60) // 3
+    x, y = draw.normal(size=(60, 5)), draw.integers(0, 3, 60)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     expected = []
     for i in range(60):
-        similarity = np.where(image == image[i], -2.0, unit @ unit[i])
+        similarity = np.where(np.arange(60) == i, -2.0, unit @ unit[i])
         votes = np.zeros(3)
-        for j in np.argsort(-similarity)[:57]:
+        for j in np.argsort(-similarity)[:7]:
             votes[y[j]] += np.exp(similarity[j] / 0.5)
         expected.append(votes.argmax() == y[i])
-    given = torch.from_numpy(x).float(), torch.from_numpy(y), torch.from_numpy(image)
-    assert agree(*given, 3, k=57, t=0.5).tolist() == expected
-    assert agree(*given, 3, k=1).tolist() != agree(*given, 0, k=1).tolist()
+    assert agree(torch.from_numpy(x).float(), torch.from_numpy(y), k=7, t=0.5).tolist() == expected
+
+
+def test_cells_are_read_by_what_the_other_images_teach():
+    """Against scikit-learn's ridge regression, image by fold; cells without a class teach nothing."""
+    from sklearn.linear_model import Ridge
+
+    draw = np.random.default_rng(3)
+    x, y = draw.normal(2, 3, size=(12, 7, 6)), draw.integers(0, 4, (12, 7))
+    y[2, 3:] = y[7, :2] = IGNORE
+    fold, wanted = np.arange(12) % 5, np.zeros((12, 7), int)
+    unit = (x - x.mean((0, 1))) / (x.std((0, 1)) + 1e-6)
+    for k in range(5):
+        rows, known = fold != k, y[fold != k] != IGNORE
+        inputs = np.concatenate([unit[rows][known], np.ones((known.sum(), 1))], 1)
+        alpha = 1e-3 * (inputs**2).sum(0).mean()
+        fitted = Ridge(alpha=alpha, fit_intercept=False).fit(inputs, np.eye(4)[y[rows][known]])
+        queries = np.concatenate([unit[~rows], np.ones((*unit[~rows].shape[:2], 1))], 2)
+        wanted[~rows] = fitted.predict(queries.reshape(-1, 7)).argmax(1).reshape(-1, 7)
+    found = read_out(torch.from_numpy(x), torch.from_numpy(y), 4)
+    assert found.tolist() == wanted.tolist()
 
 
 def halves(labels: bool = True, masks: bool = True) -> ArraySource:

@@ -19,13 +19,14 @@ from glocal.evaluation.extract import CROP_PCT, stream
 from glocal.evaluation.groups import PerImage
 from glocal.evaluation.knn import knn_predict, nearest_neighbours
 from glocal.evaluation.rank import rankme
-from glocal.evaluation.segment import IGNORE, Classes
+from glocal.evaluation.segment import IGNORE, Classes, areas, confusion, mean_iou
 from glocal.evaluation.split import held_out
 from glocal.training.stopping import Harmed
 
 IMAGES = 1000  # at most so many training images are looked at
 CELLS = 4  # at most so many different cells of each map enter the rank of dense features
 MORE_CELLS = 16_000  # in all enter a guard's score of them
+FOLDS, RIDGE = 5, 1e-3  # of the read-out of cells: its penalty, as a share of the mean square of a feature over cells
 CLIPS, FRAMES = 40, 6  # at most so many clips are compared, by so many frames of each
 CROPPED = 300  # of so many images a guard takes two crops, where it has neither labels nor masks
 
@@ -59,8 +60,8 @@ class OnlineEval:
     classified by the rest. No test image is seen before training ends. Of clips also how much of the features is of the
     clip, how much of the frame (`within_clips`).
 
-    For a guard, each image is classified by all others: "knn", by its pooled feature, where there are labels; "cells",
-    the share of its cells that are given the class of the mask at their place, where there are masks. Without either,
+    For a guard, "knn", where there are labels: each image is classified by all others, by its pooled feature. "cells",
+    where there are masks: the mean IoU, over cells, of the classes that `read_out` gives them. Without either,
     "stability" and "correspond", the tasks of these names, on some of the sample.
 
     A diagnosis says which of the run's `options` helps.
@@ -128,15 +129,13 @@ class OnlineEval:
         found, index = {}, seen.index.numpy()
         if self.sample.labels is not None:
             labels = torch.from_numpy(self.sample.labels)[seen.index]
-            found["knn"] = PerImage.mean("knn", index, agree(seen.pooled, labels, torch.arange(len(index)), 1))
+            found["knn"] = PerImage.mean("knn", index, agree(seen.pooled, labels))
         if self.sample.has_masks:
             truth = self.classes_at(seen)
-            known = (truth != IGNORE).flatten()
-            image = torch.arange(len(index)).repeat_interleave(truth.shape[1])[known]
-            right = agree(seen.dense.flatten(0, 1)[known], truth.flatten()[known], image, truth.shape[1])
-            parts = torch.zeros(len(index), 2, dtype=torch.float64)
-            parts.index_add_(0, image, torch.stack([right, torch.ones_like(right)], 1).double())
-            found["cells"] = PerImage("cells", index, parts.numpy())
+            classes = int(truth.where(truth != IGNORE, 0).max()) + 1
+            pairs = zip(read_out(seen.dense, truth, classes), truth, strict=True)
+            counts = torch.stack([confusion(predicted, true, classes) for predicted, true in pairs])
+            found["cells"] = PerImage("cells", index, areas(counts), mean_iou)
         context = EvalContext(encoder, self.sample, self.sample, self.image_size, seed=self.seed)
         for name in () if found else ("stability", "correspond"):
             find_task(name)(context, images=CROPPED)
@@ -173,18 +172,42 @@ def _frames_of_clips(source: ClipSource, seed: int) -> Subset | None:
     return Subset(source, np.concatenate(frames))
 
 
-def agree(features: Tensor, labels: Tensor, image: Tensor, most: int, *, k: int = 20, t: float = 0.07) -> Tensor:
-    """Whether the weighted vote of the nearest features of other images, (N,), is for a feature's own class.
+def agree(features: Tensor, labels: Tensor, *, k: int = 20, t: float = 0.07) -> Tensor:
+    """Whether the weighted vote of the nearest other features, (N,), is for a feature's own class.
 
     Args:
         features: (N, D).
         labels: (N,) int64 classes.
-        image: (N,) which image each is of; at most `most` are of one.
-        most: as many more than k are sought, since an image's own have no vote.
         k: neighbours.
         t: temperature of the votes, as in `knn_predict`.
     """
-    similarity, position = nearest_neighbours(features, features, min(k + most, len(features)))
-    votes = (similarity / t).exp() * (image[position] != image[:, None])
+    similarity, position = nearest_neighbours(features, features, min(k + 1, len(features)))
+    votes = (similarity / t).exp() * (position != torch.arange(len(features))[:, None])
     total = votes.new_zeros(len(features), int(labels.max()) + 1).scatter_add_(1, labels[position], votes)
     return total.argmax(1) == labels
+
+
+def read_out(dense: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """The class (N, S) int64 that a linear read-out, learnt on four fifths of the images in turn, gives other cells.
+
+    It is ridge regression on one number for each class, on standardised features.
+
+    Args:
+        dense: (N, S, D), features of S cells of each image.
+        truth: (N, S) int64 their classes; `IGNORE` of those that nothing is learnt from.
+        classes: K.
+    """
+    x, y = dense.flatten(0, 1).double(), truth.flatten()
+    x = (x - x.mean(0)) / (x.std(0, correction=0) + 1e-6)
+    x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    fold = (torch.arange(len(dense)) % FOLDS).repeat_interleave(dense.shape[1])
+    learnt = [torch.nonzero((fold == k) & (y != IGNORE))[:, 0] for k in range(FOLDS)]
+    squares = torch.stack([x[of].T @ x[of] for of in learnt])
+    products = torch.stack([x[of].T @ nn.functional.one_hot(y[of], classes).double() for of in learnt])
+    predicted = torch.zeros_like(y)
+    for k in range(FOLDS):
+        others = squares.sum(0) - squares[k]
+        penalty = RIDGE * others.diagonal().mean().clamp_min(1e-6) * torch.eye(len(others), dtype=x.dtype)
+        weight = torch.linalg.solve(others + penalty, products.sum(0) - products[k])
+        predicted[fold == k] = (x[fold == k] @ weight).argmax(1)
+    return predicted.view(truth.shape)
