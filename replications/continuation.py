@@ -65,7 +65,12 @@ class Cell:
     def protocol(self) -> dict[str, Any]:
         """What its numbers depend on and is known beforehand; a result of another one is stale."""
         options = {"method": self.method, "backbone": self.weights, "image_size": SIZE, **STEPS, **ARMS[self.arm]}
-        return {"options": options, "scores": DATA[self.data], "tasks": TASKS, "recipe": RECIPE}
+        return {"options": options, "scores": DATA[self.data], "tasks": TASKS, "recipe": self.recipe}
+
+    @property
+    def recipe(self) -> int:
+        """A version of what it rests on besides: that by which a guard looks at masks changed once."""
+        return RECIPE + ("segment" in DATA[self.data] and self.arm == "default")
 
 
 RECIPE = 1
