@@ -211,7 +211,7 @@ def test_cells_are_read_by_what_the_other_images_teach():
     for k in range(5):
         rows, known = fold != k, y[fold != k] != IGNORE
         inputs = np.concatenate([unit[rows][known], np.ones((known.sum(), 1))], 1)
-        alpha = 1e-3 * (inputs**2).sum(0).mean()
+        alpha = (inputs**2).sum(0).mean()
         fitted = Ridge(alpha=alpha, fit_intercept=False).fit(inputs, np.eye(4)[y[rows][known]])
         queries = np.concatenate([unit[~rows], np.ones((*unit[~rows].shape[:2], 1))], 2)
         wanted[~rows] = fitted.predict(queries.reshape(-1, 7)).argmax(1).reshape(-1, 7)

@@ -26,7 +26,7 @@ from glocal.training.stopping import Harmed
 IMAGES = 1000  # at most so many training images are looked at
 CELLS = 4  # at most so many different cells of each map enter the rank of dense features
 MORE_CELLS = 16_000  # in all enter a guard's score of them
-FOLDS, RIDGE = 5, 1e-3  # of the read-out of cells: its penalty, as a share of the mean square of a feature over cells
+FOLDS, RIDGE = 5, 1.0  # of the read-out of cells: its penalty, as a share of the mean square of a feature over cells
 CLIPS, FRAMES = 40, 6  # at most so many clips are compared, by so many frames of each
 CROPPED = 300  # of so many images a guard takes two crops, where it has neither labels nor masks
 
