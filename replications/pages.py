@@ -185,6 +185,8 @@ def claim_section(claim: Claim, judged: Sequence[Judged], *, heading: bool = Tru
 def few_labels_table() -> str:
     """Accuracy by the number of labelled images, and by what learns of the encoder."""
     found = results(FEW)
+    if not any(found.values()):
+        return "Not run yet."
     rows = [
         [10 * shots, *(spread([s["accuracy"] for s in found.get(f"{train}-{shots}", {}).values()]) for train in TRAINS)]
         for shots in SHOTS

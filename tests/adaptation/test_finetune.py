@@ -1,5 +1,7 @@
 """The method that fine-tuning is: mix-up, class weights, what trains, and what stands still."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,22 @@ def test_learning_rates_fall_from_the_last_layer_to_the_first():
     assert {*shares.values()} == {HEAD_RATE / 100}
     falls = [rates[f"encoder.model.{name}.weight"] for name in ("layer4.0.conv1", "layer3.0.conv1", "conv1.0")]
     assert falls[0] > falls[1] > falls[2] > 0
+
+
+def test_a_head_that_goes_on_sees_features_as_the_one_before():
+    """Old classes with what was learnt, new ones by their mean, both by the standardisation that the fusion knows."""
+    draw = torch.Generator().manual_seed(0)
+    few, more = 3 + 2 * torch.randn(20, 8, generator=draw), 5 * torch.randn(30, 8, generator=draw)
+    source = SimpleNamespace(labels=np.arange(30) % 3)
+    past, head = Neighbours(8, ["a", "b"]), Neighbours(8, ["a", "b", "c"])
+    past.begin(few, SimpleNamespace(labels=np.arange(20) % 2), torch.arange(20))
+    with torch.no_grad():
+        for parameter in past.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw))
+    head.begin(more, source, torch.arange(30), past)
+    mean, deviation = few.mean(0), (few.var(0, correction=0) + 1e-5).sqrt()
+    new = torch.nn.functional.normalize((more[2::3] - mean) / deviation, dim=1).mean(0)
+    torch.testing.assert_close(head.model.weight[2], torch.nn.functional.normalize(new, dim=0))
+    for name, learnt in past.model.named_parameters():
+        mine = head.model.get_parameter(name)
+        assert torch.equal(mine[: len(learnt)] if learnt.ndim else mine, learnt), name

@@ -207,15 +207,13 @@ def test_cells_are_read_by_what_the_other_images_teach():
     x, y = draw.normal(2, 3, size=(12, 7, 6)), draw.integers(0, 4, (12, 7))
     y[2, 3:] = y[7, :2] = IGNORE
     fold, wanted = np.arange(12) % 5, np.zeros((12, 7), int)
-    unit = (x - x.mean((0, 1))) / (x.std((0, 1)) + 1e-6)
     for k in range(5):
-        rows, known = fold != k, y[fold != k] != IGNORE
-        inputs = np.concatenate([unit[rows][known], np.ones((known.sum(), 1))], 1)
-        alpha = (inputs**2).sum(0).mean()
-        fitted = Ridge(alpha=alpha, fit_intercept=False).fit(inputs, np.eye(4)[y[rows][known]])
-        queries = np.concatenate([unit[~rows], np.ones((*unit[~rows].shape[:2], 1))], 2)
-        wanted[~rows] = fitted.predict(queries.reshape(-1, 7)).argmax(1).reshape(-1, 7)
-    found = read_out(torch.from_numpy(x), torch.from_numpy(y), 4)
+        known = (y != IGNORE) & (fold != k)[:, None]
+        mean, deviation = x[known].mean(0), x[known].std(0)
+        fitted = Ridge(alpha=known.sum()).fit((x[known] - mean) / deviation, np.eye(4)[y[known]])
+        queries = ((x[fold == k] - mean) / deviation).reshape(-1, 6)
+        wanted[fold == k] = fitted.predict(queries).argmax(1).reshape(-1, 7)
+    found = read_out(torch.from_numpy(x).float(), torch.from_numpy(y), 4)
     assert found.tolist() == wanted.tolist()
 
 

@@ -45,20 +45,15 @@ class Neighbours(Classify):
         """Logits (B, K); exemplars of the training images `index` (B, n) are not looked at."""
         return self.model(self.standardised(features.pooled.float()), index)
 
-    def begin(self, seen: Tensor, source: ImageSource, index: Tensor) -> None:
-        """With the mean of each class."""
-        self.standardised.take(seen)
+    def begin(self, seen: Tensor, source: ImageSource, index: Tensor, past: "Neighbours | None" = None) -> None:
+        """With the mean of each class; those that a `past` head knew, the first ones, with what it has learnt."""
+        if past:
+            self.standardised.load_state_dict(past.standardised.state_dict())
+        else:
+            self.standardised.take(seen)
         self.model.begin(self.standardised(seen), torch.from_numpy(np.asarray(source.labels))[index])
-
-    def go_on_from(self, past: "Neighbours") -> None:
-        """Begin with what a head of the first of these classes has learnt, in place of their mean."""
-        self.standardised.load_state_dict(past.standardised.state_dict())
-        mine = self.model.state_dict()
-        for name, learnt in past.model.state_dict().items():
-            if name in ("weight", "about.weight"):
-                mine[name][: len(learnt)] = learnt
-            elif name not in ("memory", "labels", "index"):
-                mine[name].copy_(learnt)
+        if past:
+            self.model.go_on_from(past.model)
 
     def remember(self, seen: Tensor, labels: Tensor, index: Tensor) -> None:
         """Look from now on at exemplars: pooled features (M, D), classes (M,), positions (M,)."""

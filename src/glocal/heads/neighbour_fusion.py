@@ -106,6 +106,14 @@ class NeighbourClassifier(nn.Module):
                 self.about.weight[k] = self.weight[k]
 
     @torch.no_grad()
+    def go_on_from(self, past: "NeighbourClassifier") -> None:
+        """Take what a classifier of the first of these classes has learnt, but not what it remembers."""
+        mine = self.state_dict()
+        for name, learnt in past.state_dict().items():
+            if name not in ("memory", "labels", "index"):
+                (mine[name][: len(learnt)] if learnt.ndim else mine[name]).copy_(learnt)
+
+    @torch.no_grad()
     def remember(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         """Hold exemplars, features x (M, D) of classes y (M,), of the samples `index` (M,), from now on."""
         device = self.memory.device

@@ -252,9 +252,10 @@ def _begin(
     if not looked:
         raise UsageError(f"none of the {len(source)} images of {source.name} can be read")
     index, seen = (torch.cat(each) for each in zip(*looked, strict=True))
-    head.begin(seen, some, index)
     if past and isinstance(head, Neighbours) and isinstance(past.head, Neighbours):
-        head.go_on_from(past.head)
+        head.begin(seen, some, index, past.head)
+    else:
+        head.begin(seen, some, index)
     return head.state_dict()
 
 

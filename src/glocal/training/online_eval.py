@@ -17,6 +17,7 @@ from glocal.evaluation import EvalContext, find_task
 from glocal.evaluation.baseline import Pixels
 from glocal.evaluation.extract import CROP_PCT, stream
 from glocal.evaluation.groups import PerImage
+from glocal.evaluation.keypoints import ridge
 from glocal.evaluation.knn import knn_predict, nearest_neighbours
 from glocal.evaluation.rank import rankme
 from glocal.evaluation.segment import IGNORE, Classes, areas, confusion, mean_iou
@@ -26,7 +27,7 @@ from glocal.training.stopping import Harmed
 IMAGES = 1000  # at most so many training images are looked at
 CELLS = 4  # at most so many different cells of each map enter the rank of dense features
 MORE_CELLS = 16_000  # in all enter a guard's score of them
-FOLDS, RIDGE = 5, 1.0  # of the read-out of cells: its penalty, as a share of the mean square of a feature over cells
+FOLDS, RIDGE = 5, 1.0  # of the read-out of cells: its penalty, as `ridge` takes it
 CLIPS, FRAMES = 40, 6  # at most so many clips are compared, by so many frames of each
 CROPPED = 300  # of so many images a guard takes two crops, where it has neither labels nor masks
 
@@ -190,24 +191,18 @@ def agree(features: Tensor, labels: Tensor, *, k: int = 20, t: float = 0.07) -> 
 def read_out(dense: Tensor, truth: Tensor, classes: int) -> Tensor:
     """The class (N, S) int64 that a linear read-out, learnt on four fifths of the images in turn, gives other cells.
 
-    It is ridge regression on one number for each class, on standardised features.
+    It is ridge regression on one number for each class.
 
     Args:
         dense: (N, S, D), features of S cells of each image.
         truth: (N, S) int64 their classes; `IGNORE` of those that nothing is learnt from.
         classes: K.
     """
-    x, y = dense.flatten(0, 1).double(), truth.flatten()
-    x = (x - x.mean(0)) / (x.std(0, correction=0) + 1e-6)
-    x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-    fold = (torch.arange(len(dense)) % FOLDS).repeat_interleave(dense.shape[1])
-    learnt = [torch.nonzero((fold == k) & (y != IGNORE))[:, 0] for k in range(FOLDS)]
-    squares = torch.stack([x[of].T @ x[of] for of in learnt])
-    products = torch.stack([x[of].T @ nn.functional.one_hot(y[of], classes).double() for of in learnt])
-    predicted = torch.zeros_like(y)
+    fold, predicted = torch.arange(len(dense)) % FOLDS, torch.zeros_like(truth)
     for k in range(FOLDS):
-        others = squares.sum(0) - squares[k]
-        penalty = RIDGE * others.diagonal().mean().clamp_min(1e-6) * torch.eye(len(others), dtype=x.dtype)
-        weight = torch.linalg.solve(others + penalty, products.sum(0) - products[k])
-        predicted[fold == k] = (x[fold == k] @ weight).argmax(1)
-    return predicted.view(truth.shape)
+        known = (truth != IGNORE) & (fold != k)[:, None]
+        if known.any():
+            targets = nn.functional.one_hot(truth[known], classes).float()
+            ((weight, bias),) = ridge([(dense[known], targets)], [RIDGE])
+            predicted[fold == k] = (dense[fold == k] @ weight + bias).argmax(-1)
+    return predicted
