@@ -322,7 +322,9 @@ def test_what_is_given_wins_over_care() -> None:
     run = decided(spec, 100, pretrained=True, **given)
     assert {name: getattr(run.config, name) for name in given} == given
     assert (run.schedule.lr, run.optimization.layer_decay, run.optimization.optimizer) == (0.7, 0.3, "sgd")
-    assert decided(spec, 100, pretrained=True, lr=0.7).config.optimizer == "lars"  # whose rate it is
+    careful = decided(spec, 100, pretrained=True, lr=1e-4)
+    assert (careful.config.optimizer, careful.schedule.lr) == ("adamw", 1e-4)  # gentle means AdamW
+    assert decided(spec, 100, lr=0.7).config.optimizer == "lars"  # whose rate it is
 
 
 def test_a_teacher_that_starts_from_good_weights_need_not_forget_them() -> None:

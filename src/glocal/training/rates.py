@@ -68,7 +68,7 @@ def decide_optimization(decisions: Decisions, spec: Optimization, steps: int, pr
     """
     batch = decisions.config.batch_size * processes
     length = max(1, steps) * batch / 256
-    if decisions.config.gentle and decisions.config.lr is None:
+    if decisions.config.gentle:
         decisions.fill("optimizer", "adamw", "LARS moves weights in proportion to their norm, however good they are")
     if length < SHORT and spec.optimizer == "sgd" and decisions.config.lr is None:
         why = f"SGD at the paper's rate would hardly move the weights in {steps:,} steps"
