@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import glocal
 from glocal.backbones import build_backbone, save_encoder
@@ -70,6 +71,23 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(train, encoder, tmp_path
     after = glocal.load(str(out)).state_dict()
     assert before.keys() == after.keys(), "what LoRA adds is folded"
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("head", ["classify", "segment"])
+def test_on_two_processes_as_on_one(head, encoder, tmp_path):
+    """To rounding, which AdamW magnifies; the steps change weights by a hundred times that."""
+    ends = []
+    for ranks in (1, 2):
+        fast = ["--workers", "0", "--threads", "1", "--no-report", "--quiet", "--precision", "32"]
+        sizes = ["--max-steps", "6", "--batch-size", str(8 // ranks), "--devices", str(ranks)]
+        said = ["finetune", encoder, "--data", "parts:n=20,size=40", "--head", head, "--train", "all"]
+        command(*said, "--out", str(ranks), *sizes, *fast, cwd=tmp_path, ranks=ranks)
+        ends.append({n: load_file(tmp_path / str(ranks) / f"{n}.safetensors") for n in ("encoder", "head")})
+    start = load_file(encoder / "encoder.safetensors")
+    one, two = ends
+    apart = max((one[part][name] - two[part][name]).abs().max() for part in one for name in one[part])
+    moved = max((one["encoder"][name] - start[name]).abs().max() for name in start if start[name].ndim == 4)
+    assert apart < moved / 100
 
 
 def test_the_commands_of_the_readme(encoder, labelled, tmp_path):
