@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -165,9 +166,7 @@ def claims_page(judged: Mapping[str, list[Judged]]) -> str:
 def claim_section(claim: Claim, judged: Sequence[Judged], *, heading: bool = True) -> str:
     """What was claimed, the scores by arm, each statement with its difference and verdict."""
     found = results(claim)
-    keys = [*WORLDS[claim.world].usual]
-    keys += [key for key in dict.fromkeys(key for arm in claim.arms for key in arm.scores) if key not in keys]
-    keys += sorted({key for seeds in found.values() for scores in seeds.values() for key in scores} - set(keys))
+    keys = columns(claim, found)
     rows = [[arm, *(spread([s[k] for s in seeds.values() if k in s]) for k in keys)] for arm, seeds in found.items()]
     parts = [f"## {claim.paper}: {claim.name}"] if heading else []
     parts += [
@@ -180,6 +179,19 @@ def claim_section(claim: Claim, judged: Sequence[Judged], *, heading: bool = Tru
     verdicts = [[j.statement.text, j.found or "", shown_p(j.p), j.verdict] for j in judged]
     parts += [table(["statement", "difference, 95% interval", "p (Holm)", "verdict"], verdicts)]
     return "\n\n".join([*parts, *([claim.missing] if claim.missing else [])])
+
+
+def columns(claim: Claim, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[str]:
+    """The world's scores, those that are judged, and others by which arms can be compared.
+
+    A cell may have more: scores of other claims that it serves.
+    """
+    usual = WORLDS[claim.world].usual
+    have = Counter(key for seeds in found.values() for key in {key for scores in seeds.values() for key in scores})
+    decide = {key for each in claim.statements for key in each.score.split(" - ")}
+    asked = [key for arm in claim.arms for key in arm.scores]
+    order = dict.fromkeys([*usual, *asked, *sorted(have)])
+    return [key for key in order if key in usual or key in decide or have[key] > 1]
 
 
 def few_labels_table() -> str:
