@@ -69,8 +69,8 @@ class Cell:
 
     @property
     def recipe(self) -> int:
-        """A version of what it rests on besides: how a guard looks at masks has changed twice."""
-        return RECIPE + 2 * ("segment" in DATA[self.data] and self.arm == "default")
+        """A version of what it rests on besides: how a guard looks at masks has changed three times."""
+        return RECIPE + 3 * ("segment" in DATA[self.data] and self.arm == "default")
 
 
 RECIPE = 1

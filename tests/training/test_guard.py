@@ -200,21 +200,28 @@ def test_each_image_is_classified_by_the_others():
 
 
 def test_cells_are_read_by_what_the_other_images_teach():
-    """Against scikit-learn's ridge regression, image by fold; cells without a class teach nothing."""
+    """Against scikit-learn's ridge regression, image by fold and class by class; cells without one do not count."""
     from sklearn.linear_model import Ridge
 
     draw = np.random.default_rng(3)
     x, y = draw.normal(2, 3, size=(12, 7, 6)), draw.integers(0, 4, (12, 7))
     y[2, 3:] = y[7, :2] = IGNORE
-    fold, wanted = np.arange(12) % 5, np.zeros((12, 7), int)
+    fold, said = np.arange(12) % 5, np.zeros((3, 12, 7, 4))
     for k in range(5):
         known = (y != IGNORE) & (fold != k)[:, None]
         mean, deviation = x[known].mean(0), x[known].std(0)
-        fitted = Ridge(alpha=known.sum()).fit((x[known] - mean) / deviation, np.eye(4)[y[known]])
         queries = ((x[fold == k] - mean) / deviation).reshape(-1, 6)
-        wanted[fold == k] = fitted.predict(queries).argmax(1).reshape(-1, 7)
-    found = read_out(torch.from_numpy(x).float(), torch.from_numpy(y), 4)
-    assert found.tolist() == wanted.tolist()
+        for j, penalty in enumerate((0.01, 0.1, 1.0)):
+            fitted = Ridge(alpha=penalty * known.sum()).fit((x[known] - mean) / deviation, np.eye(4)[y[known]])
+            said[j, fold == k] = fitted.predict(queries).reshape(-1, 7, 4)
+    explained, whole = np.zeros((3, 12)), np.zeros(12)
+    for c in range(4):
+        of = np.where(y == IGNORE, np.nan, y == c)
+        spread = np.nansum((of - np.nanmean(of)) ** 2, 1)
+        explained += (spread - np.nansum((of - said[..., c]) ** 2, 2)) / spread.sum()
+        whole += spread / spread.sum()
+    found = read_out(torch.from_numpy(x).float(), torch.from_numpy(y)).numpy()
+    np.testing.assert_allclose(found, np.stack([explained[explained.sum(1).argmax()], whole], 1), atol=1e-6)
 
 
 def halves(labels: bool = True, masks: bool = True) -> ArraySource:
@@ -259,7 +266,7 @@ def test_the_scores_that_there_are(labels, masks, names):
     each = watch.scores(Cells(), watch.features(Cells()))
     assert list(each) == names
     for name in {"knn", "cells"} & each.keys():  # perfect features; a mask read at the wrong place would not agree
-        assert each[name].score(each[name].parts.sum(0)) == 1.0, name
+        assert each[name].score(each[name].parts.sum(0)) > 0.99, name
 
 
 def test_no_guard_looks_at_what_the_report_is_scored_on(tmp_path, weights, monkeypatch):
