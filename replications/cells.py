@@ -24,7 +24,7 @@ from glocal.run import Run
 from glocal.training import Harmed
 from replications.data import FOLDS, place
 from replications.plan import Arm
-from replications.recipes import NETWORKS, PROBES, RECIPES
+from replications.recipes import NETWORKS, PROBES, RECIPES, TRAINED
 from replications.worlds import MACHINE, RUN, World
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,7 +66,10 @@ class Cell:
     def protocol(self) -> dict[str, Any]:
         """All that its numbers depend on and that is known beforehand; a result of another protocol is stale."""
         if self.arm.run:
-            versions = {"run": PROBES[self.arm.run], "method": RECIPES.get(self.options.get("method", ""))}
+            versions: dict[str, Any] = {"run": PROBES[self.arm.run]}
+            versions["method"] = RECIPES.get(self.options.get("method", ""))
+            if self.arm.run in TRAINED:
+                versions["trained"] = {method: RECIPES[method] for method in TRAINED[self.arm.run]}
             return json.loads(json.dumps({"options": self.options, "run": self.arm.run, "recipe": versions}))
         scores = {key: asdict(self.world.scores[key]) for key in (*self.world.usual, *self.arm.scores)}
         told = {

@@ -32,12 +32,15 @@ def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
     """Kernel and Fréchet distance of a flow's samples, and nearest neighbours in its features; CIFAR-10, 16 pixels.
 
     The guide: "vicreg", trained here on the same images; "random", that network untrained; "labels", "own" or "".
+    Nearest neighbours of the first two are told, too ("guide knn").
     `steps` of the sampler, beside the usual 16, are tried with a quarter as many images.
     """
     images, size, guide = place(data, "cifar10"), options["image_size"], options["guide"]
     shared: dict[str, Any] = {**RUN, "image_size": size, "seed": seed, "trust_code": True}
     encoder = {"backbone": options["guide_backbone"], "batch_size": 128, "max_steps": options["guide_steps"]}
+    looked: dict[str, Any] = {"trust_code": True, "limit": 5000, "seed": seed, "workers": 0, "device": "cpu"}
     if guide == "vicreg":
+        encoder["scale"] = options["guide_scale"]
         guide = str(glocal.pretrain(images, method="vicreg", out=str(folder / "guide"), **encoder, **shared))
     elif guide == "random":
         guide = str(folder / "guide")
@@ -47,12 +50,13 @@ def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
 
     def measured(count: int, *tasks: str, **asked: Any) -> dict[str, Any]:
         told = {"generation": {"images": count, "features": judge(data), "guidance": options["guidance"], **asked}}
-        more: dict[str, Any] = {"trust_code": True, "limit": 5000, "seed": seed, "workers": 0, "device": "cpu"}
-        return glocal.evaluate(str(run), images, tasks=["generation", *tasks], task_options=told, **more)
+        return glocal.evaluate(str(run), images, tasks=["generation", *tasks], task_options=told, **looked)
 
     found = measured(options["images"], "knn")
     scores = {name: found["generation"][name] for name in ("kid", "fid", "precision", "recall")}
     scores["knn"] = found["knn"]["top1"]
+    if Path(guide).is_dir():
+        scores["guide knn"] = glocal.evaluate(guide, images, tasks=["knn"], image_size=size, **looked)["knn"]["top1"]
     for steps in options.get("steps", ()):
         scores[f"kid at {steps} steps"] = measured(options["images"] // 4, steps=steps)["generation"]["kid"]
     return scores

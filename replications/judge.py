@@ -81,9 +81,6 @@ def say(
     """The verdict on a statement; before all seeds are there, how many are."""
     if len(each) < len(claim.seeds):
         return f"{len(each)} of {len(claim.seeds)} seeds" if each else "not run yet"
-    if statement.every_seed:
-        held = {difference > 0 for difference in each}
-        return "undecided" if len(held) > 1 else "reproduced" if held == {True} else "not reproduced"
     if (premise := statement.premise) is not None:
         of_premise = differences(premise, scores)
         if len(of_premise) < len(claim.seeds):
@@ -91,6 +88,9 @@ def say(
         shown = interval(of_premise)
         if not (shown.mean > 0 and shown.p < LEVEL):
             return f"premise not met ({premise.text}: {shown})"
+    if statement.every_seed:
+        held = {difference > 0 for difference in each}
+        return "undecided" if len(held) > 1 else "reproduced" if held == {True} else "not reproduced"
     assert found is not None
     assert p is not None
     return verdict(found, p, statement.least, margin=statement.margin)

@@ -35,6 +35,7 @@ RECIPES: dict[str, int] = {
     "dcgan": 1,
     "flow": 1,
     "irmae": 1,
+    "jepa": 1,
     "loca": 2,
     "mocov3": 2,
     "msn": 2,
@@ -45,6 +46,7 @@ RECIPES: dict[str, int] = {
     "swav": 2,
     "vicreg": 2,
     "vicregl": 2,
+    "vfc": 1,
     "replications.variants:NoPredictor": 2,
     "replications.variants:SimSiam": 2,
     "replications.variants:NoStopGradient": 2,
@@ -105,6 +107,15 @@ PROBES: dict[str, int] = {
     "replications.probes:knn_at": 1,
     "replications.verbs:train": 1,
 }
+TRAINED: dict[str, tuple[str, ...]] = {
+    "replications.watching:dots": ("jepa",),
+    "replications.watching:frames": ("msn",),
+    "replications.generating:codes": ("irmae",),
+    "replications.generating:flow": ("flow", "vicreg"),
+    "replications.generating:painted": ("irmae",),
+    "replications.verbs:train": ("vfc",),
+}
+"""Methods that a cell of its own trains without naming them in its options."""
 
 GOLDEN = Path(__file__).parent / "recipes.json"
 TOLERANCE = 1e-3

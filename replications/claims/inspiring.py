@@ -27,7 +27,6 @@ INSPIRE = Claim(
     " clothes that the DC-GAN of 32 px has not seen, after 1,000 steps, which are few. The authors' code never restarts"
     " Adam nor lowers its rate, by a slip (it assigns to names of its own); ours does what the paper says.",
 )
-INVARIANCES = (0.1, 10.0, 100.0)
 GRAPHS = Claim(
     name="spectral-graphs",
     world="own",
@@ -37,11 +36,15 @@ GRAPHS = Claim(
             {"of": of, "number": number, "invariance": invariance},
             run="replications.aligned:graph",
         )
-        for of, number in (("class", "many"), ("class", "few"), ("tint", "many"))
-        for invariance in (*INVARIANCES, None)
+        for of, number, weights in (
+            ("class", "many", (0.1, 100.0)),
+            ("class", "few", (0.1, 100.0)),
+            ("tint", "many", (0.1, 100.0, None)),
+        )
+        for invariance in weights
     ),
-    seeds=FIVE,
-    minutes=0.5,
+    seeds=tuple(range(10)),
+    minutes=0.2,
     paper="Balestriero, LeCun. Contrastive and Non-Contrastive SSL Recover Global and Local Spectral Embedding Methods"
     " 2022",
     text="Where what makes two images a pair is what is asked for, the best linear encoder is the supervised one,"
