@@ -61,7 +61,8 @@ def main() -> int:
 def chosen(names: list[str] | None) -> list:
     """Claims of the plan, in order of value; by default those that may run."""
     from replications.claims import CLAIMS
-    from replications.plan import PILOTS, RECIPES_FROZEN
+    from replications.claims.pilots import PILOTS
+    from replications.plan import RECIPES_FROZEN
 
     everything = [*PILOTS, *CLAIMS]
     if names is None:

@@ -14,7 +14,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Cell:
             "network": NETWORKS[self.options["backbone"].rpartition(":")[2]],
             "probes": {score["task"]: PROBES[score["task"]] for score in scores.values()},
         }
-        told |= {"run": self.arm.run} if self.arm.run else {}
+        told |= {"teacher": self.arm.teacher} if self.arm.teacher else {}
         return json.loads(json.dumps(told))
 
 
@@ -146,7 +146,10 @@ def measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
         result["resolved"] = {key: value for key, value in run.config().items() if key not in MACHINE}
         result["last"] = [line for line in run.metrics() if "loss" in line][-1]
         result["train_cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
-    result["scores"] = scored(encoder, cell, data)
+    result["scores"] = scored(encoder, cell, data, cell.protocol["scores"])
+    if cell.arm.teacher:
+        teacher = glocal.load(str(run), which="teacher", trust_code=True)
+        result["scores"] |= {f"teacher {key}": x for key, x in scored(teacher, cell, data, cell.arm.teacher).items()}
     if cell.arm.measure:
         result["scores"] |= attribute(cell.arm.measure)(run)
     result["cpu_seconds"] = None if resumed else round(time.process_time() - began, 1)
@@ -169,9 +172,9 @@ def untrained(options: Mapping[str, Any], seed: int) -> Any:
     return start_of(build_backbone(options["backbone"], **given), seed=seed)
 
 
-def scored(encoder: Any, cell: Cell, data: Path) -> dict[str, float]:
-    """The cell's scores; those on the same images at the same size share the encoder's features."""
-    wanted = {key: cell.world.scores[key] for key in cell.protocol["scores"]}
+def scored(encoder: Any, cell: Cell, data: Path, keys: Iterable[str]) -> dict[str, float]:
+    """Some of the world's scores; those on the same images at the same size share the encoder's features."""
+    wanted = {key: cell.world.scores[key] for key in keys}
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for where in dict.fromkeys((name, s.image_size) for s in wanted.values() for name in s.data):
         name, size = where

@@ -47,9 +47,10 @@ def differences(statement: Statement, found: Results) -> list[float]:
 
 
 def value(scores: Mapping[str, float], key: str) -> float:
-    """A score, or "a - b", the difference of two."""
+    """A score, or "a - b", the difference of two; "teacher a" is a's own, where there is no teacher."""
     a, _, b = key.partition(" - ")
-    return scores[a] - scores[b] if b else scores[a]
+    one = lambda key: scores[key] if key in scores else scores[key.removeprefix("teacher ")]
+    return one(a) - one(b) if b else one(a)
 
 
 def judge(claims: Sequence[Claim]) -> dict[str, list[Judged]]:

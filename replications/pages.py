@@ -20,10 +20,11 @@ from replications.claims.arms import ROBUST
 from replications.claims.co_ssl import AGAINST_BYOL
 from replications.claims.extended import FEW, SHOTS, TRAINS
 from replications.claims.learns import METHODS
+from replications.claims.pilots import PILOTS
 from replications.evidence import checks, method_code_lines
 from replications.figures import draw_claim, robustness_curve
 from replications.judge import Judged, judge, results, spread
-from replications.plan import PILOTS, Claim
+from replications.plan import Claim
 from replications.queue import cells_of
 from replications.rule import FEWEST, MOST, seeds_needed
 from replications.worlds import WORLDS, World

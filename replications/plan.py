@@ -1,4 +1,4 @@
-"""The plan's words, what a claim is and what is compared, and the pilots; the claims: replications/claims.py."""
+"""The plan's words: what a claim is, and what is compared; the claims and the pilots: replications/claims."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Arm:
         sets: what to pretrain on in place of the world's.
         measure: "module:function" of further scores, function(run) -> {key: number}.
         run: "module:function" in place of `glocal.pretrain`, function(data, folder, seed, options) -> {key: number}.
+        teacher: keys of scores that its teacher, which some papers evaluate, is to have as well, as "teacher KEY".
     """
 
     name: str
@@ -28,6 +29,7 @@ class Arm:
     sets: tuple[str, ...] = ()
     measure: str = ""
     run: str = ""
+    teacher: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,25 +83,3 @@ class Claim:
     published: str = ""
     statements: tuple[Statement, ...] = ()
     missing: str = ""
-
-
-def pilot(name: str, world: str, minutes: float, *arms: Arm, seeds: int = 1, spread: str = "") -> Claim:
-    """Trials on seeds that no claim uses; with `spread`, also of how far a score's paired differences scatter."""
-    first, *others = (arm.name for arm in arms if "method" in arm.options)
-    statements = tuple(Statement(f"{other} over {first}", spread, (other,), (first,)) for other in others if spread)
-    return Claim(name, world, arms, tuple(range(100, 100 + seeds)), minutes, paper=name, statements=statements)
-
-
-def trio() -> tuple[Arm, ...]:
-    """The three methods by which a world is chosen, and what they begin with."""
-    return (Arm("random"), *(Arm(name, {"method": name}) for name in ("vicreg", "simclr", "byol")))
-
-
-VICREGL = Arm("vicregl-0.75", {"method": "vicregl", "alpha": 0.75})
-PILOTS = (
-    pilot("cifar10", "cifar10", 5, *trio()),
-    pilot("parts", "parts", 5, *trio()),
-    pilot("cifar10-spread", "cifar10", 5, *trio()[1:], seeds=4, spread="linear"),
-    pilot("real", "real", 12, *trio()[:2]),
-    pilot("parts-spread", "parts", 5, *trio()[1:2], VICREGL, seeds=4, spread="miou"),
-)

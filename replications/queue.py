@@ -20,7 +20,8 @@ from pathlib import Path
 
 from replications.cells import BUSY, Cell, stored
 from replications.claims import CLAIMS
-from replications.plan import PILOTS, Claim
+from replications.claims.pilots import PILOTS
+from replications.plan import Claim
 from replications.worlds import WORLDS
 
 

@@ -10,7 +10,7 @@ NET = "replications.networks:"
 EDGES = {"backbone": f"{NET}sobel_rn8_w16_s8"}
 VIT = {"backbone": f"{NET}vit_w64_p4"}
 SMALL_CROPS = {"small_size": 16}
-"""Of those methods that always take some: four patches a side."""
+"""Of those methods that always take some: four patches a side; their large crops begin where these end."""
 RANDOM = {
     "random": Arm("random"),
     "random-edges": Arm("random-edges", EDGES),
@@ -22,9 +22,11 @@ WHOLE_EPOCHS = {"max_steps": 1560}
 """Four of CIFAR-10: none ends soon after its clusters were named anew."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "deepcluster": EDGES | WHOLE_EPOCHS,
+    "deepcluster_v2": WHOLE_EPOCHS,
     "deepercluster": EDGES | WHOLE_EPOCHS,
-    "msn": VIT | SMALL_CROPS,
-    "loca": VIT | SMALL_CROPS,
+    "msn": VIT | SMALL_CROPS | {"scale": (0.3, 1.0)},
+    "loca": VIT | SMALL_CROPS | {"scale": (0.32, 1.0)},
+    "paws": {"scale": (0.4, 1.0)},
 }
 FEW = ("shot1", "shot5", "shot10", "labels1%", "labels10%")
 GAP = "class gap"
@@ -42,6 +44,7 @@ MEASURES = {
     "vicreg": "replications.measures:normality",
     "paws": "replications.measures:own_labels",
 }
+TEACHER = {"msn": (*FEW[:3], "knn", "linear")}
 COST = {"vicregl": 1.19, "co-byol": 2.06, "multi-crop": 1.8, "xcit-64": 1.29, "xcit-256": 0.67}
 """Processor time a step over that of the arm without, measured side by side by `python -m replications costs`."""
 
@@ -53,6 +56,7 @@ def method(name: str, suffix: str = "", scores: tuple[str, ...] = (), **options:
         {"method": name, **OPTIONS.get(name, {}), **options},
         scores=scores if suffix else SCORES.get(name, ()),
         measure=MEASURES.get(name, ""),
+        teacher=TEACHER.get(name, ()),
     )
 
 

@@ -87,7 +87,7 @@ SEER = Claim(
             "seer-stream",
             "seer-curated",
             margin=0.01,
-            premise=learns("seer-curated"),
+            premise=more("seer-curated learns, three points", "linear", "seer-curated", "random", margin=-0.03),
         ),
     ),
 )

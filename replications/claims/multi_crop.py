@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from replications.claims.arms import COST, RANDOM, learns, method, more
 from replications.plan import Claim
 from replications.worlds import CIFAR10
 
-SMALL = {"small_crops": 4, "small_size": 16}
+SMALL: dict[str, Any] = {"small_crops": 4, "small_size": 16}
+MULTI = SMALL | {"small_scale": (0.1, 0.4)}
+"""Of a twentieth, as in the paper, they would be squares of seven pixels."""
 CLAIMS = (
     Claim(
         name="multi-crop",
@@ -14,10 +18,10 @@ CLAIMS = (
         arms=(
             RANDOM["random"],
             method("swav"),
-            method("swav", "-multi", **SMALL),
+            method("swav", "-multi", **MULTI),
             method("swav", "-time", max_steps=round(CIFAR10.options["max_steps"] * COST["multi-crop"])),
             method("dino"),
-            method("dino", "-multi", **SMALL),
+            method("dino", "-multi", **MULTI),
         ),
         seeds=tuple(range(5)),
         minutes=6,
