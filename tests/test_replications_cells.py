@@ -55,6 +55,14 @@ def test_a_cell_is_trained_scored_and_kept(lab, monkeypatch):
     assert cell.result_path.read_bytes() == before
 
 
+def test_a_teacher_has_scores_of_its_own(lab):
+    cell = Cell(TINY, Arm("byol", {"method": "byol", "lr": 1.0}, ("rank",), teacher=("rank",)), 0)
+    assert run_cell(cell, lab, lab / "runs") == 0
+    scores = stored(cell)["scores"]
+    assert scores.keys() == {"knn", "rank", "teacher rank"}
+    assert scores["rank"] != scores["teacher rank"]
+
+
 def asked(data, folder, seed, options):
     """What the next test's cell runs."""
     assert folder.is_dir()
