@@ -81,7 +81,7 @@ def curate(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
         folder: not used.
         seed: of the images and of what is wrong.
         options: "arm": "raw" asks nothing; "predict" asks what it is; "without" about the label; "with" tells what the
-            knowledge base says, too; "predict-with" that without the label.
+            knowledge base says, too.
 
     Returns:
         precision, of what still has a label the share whose label is right; kept, of all images that share; knn and
@@ -98,7 +98,7 @@ def curate(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     now = {i: classes[label] for i, label in enumerate(given)}
     if arm != "raw":
         shares = votes(pooled, torch.from_numpy(given), len(classes))
-        told = {"candidate": not arm.startswith("predict"), "context": arm.endswith("with")}
+        told = {"candidate": arm != "predict", "context": arm == "with"}
         with serving(_model(data)) as url:
             model = Endpoint(url, "noisy", max_calls=2 * IMAGES, images=IMAGES, concurrency=1)
             found = check_labels(source, np.arange(IMAGES), shares, KNOWLEDGE, model, most=IMAGES, **told)
@@ -164,7 +164,7 @@ def ask(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict
         data: the folders of data.
         folder: not used.
         seed: of the clips and their places.
-        options: "strategy", of `glocal ask`.
+        options: "strategy", of `glocal ask`; "context" in place of 16 frames in the last call.
 
     Returns:
         The share of right answers by length, and their mean.
@@ -184,7 +184,8 @@ def ask(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict
                     at = (begin + i) % (2 * len(street))  # there and back
                     return clip if place <= i < place + CLIP else _jpeg(street, min(at, 2 * len(street) - 1 - at))
 
-                reply = ask_frames(model, frame, length, question, **options, segments=12, frames=SHOWN, context=SHOWN)
+                told = {"segments": 12, "frames": SHOWN, "context": SHOWN, **options}
+                reply = ask_frames(model, frame, length, question, **told)
                 right[name] += reply.answer == wanted
     found = {name: count / VIDEOS for name, count in right.items()}
     return found | {"mean": float(np.mean(list(found.values())))}

@@ -6,13 +6,13 @@ from replications.claims.arms import more
 from replications.plan import Arm, Claim
 
 TEN = tuple(range(10))
+BETTER = more("the model alone is righter than the labels", "precision", "predict", "raw")
 STAND_IN = "No language model could be had: the model is MobileNet's posterior, which reads by shared words."
 CURATE = Claim(
     name="rew",
     world="own",
     arms=tuple(
-        Arm(arm, {"arm": arm}, run="replications.asking:curate")
-        for arm in ("raw", "predict", "predict-with", "without", "with")
+        Arm(arm, {"arm": arm}, run="replications.asking:curate") for arm in ("raw", "predict", "without", "with")
     ),
     seeds=TEN,
     minutes=1.5,
@@ -27,23 +27,26 @@ CURATE = Claim(
         more("predicting is better than nothing", "precision", "predict", "raw"),
         more("neighbours learn more with context", "knn", "with", "without"),
         more("neighbours learn more by correcting", "knn", "without", "predict"),
-        more("neighbours learn more by predicting", "knn", "predict", "raw"),
+        more("neighbours learn more by predicting", "knn", "predict", "raw", premise=BETTER),
         more("GER learns more with context", "ger", "with", "without"),
         more("GER learns more by correcting", "ger", "without", "predict"),
-        more("GER learns more by predicting", "ger", "predict", "raw"),
+        more("GER learns more by predicting", "ger", "predict", "raw", premise=BETTER),
     ),
-    missing=f"{STAND_IN} Another regime"
-    " was tried on seed 101: of clothes alone, which the model can hardly tell apart (with context .66, without"
-    " .72, raw .70).",
+    missing=f"{STAND_IN} What the encyclopaedia says was written for it, in ImageNet's words. On seed 103 it names"
+    " .53 of all images at all, and .64 of these rightly, where .70 of the labels are right. Another regime was tried on seed"
+    " 101: of clothes alone, which the model can hardly tell apart (with context .66, without .72, raw .70).",
 )
 ASK = Claim(
     name="tcot",
     world="own",
-    arms=tuple(
-        Arm(strategy, {"strategy": strategy}, run="replications.asking:ask")
-        for strategy in ("uniform", "single", "hierarchical", "dynamic")
+    arms=(
+        *(
+            Arm(strategy, {"strategy": strategy}, run="replications.asking:ask")
+            for strategy in ("uniform", "single", "dynamic")
+        ),
+        Arm("uniform-20", {"strategy": "uniform", "context": 20}, run="replications.asking:ask"),
     ),
-    seeds=TEN,
+    seeds=tuple(range(1, 11)),  # trials saw 0
     minutes=1,
     paper="Arnab et al. Temporal Chain of Thought. 2025",
     text="At equal frames a call, a model that first says of each segment which frames matter answers better than one"
@@ -52,7 +55,14 @@ ASK = Claim(
     " Egoschema: 72.6, 74.8, 74.0, 75.2.",
     statements=(
         more("segments are better than one look", "mean", "dynamic", "single", least=0.05),
-        more("one look is better than even frames", "mean", "single", "uniform", least=0.05),
+        more(
+            "one look is better than even frames",
+            "mean",
+            "single",
+            "uniform",
+            least=0.05,
+            premise=more("choosing is better than to see four more", "mean", "single", "uniform-20"),
+        ),
         more("segments lose less over 16 times the length", "x16 - x1", "dynamic", "uniform", least=0.05),
         more("segments are better at 16 times the length", "x16", "dynamic", "uniform", least=0.05),
     ),

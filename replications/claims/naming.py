@@ -32,6 +32,7 @@ RECO = Claim(
     missing="CLIP, in whose place are a MobileNet that has seen ImageNet and multilingual-e5-small, brought together by"
     " linear maps, and a memory of millions: here 920 pairs.",
 )
+LEARNS = Statement("the decoder learns, five points", "top1", ("ger-ald",), margin=-0.05)
 GER = Claim(
     name="ger",
     world="own",
@@ -44,15 +45,16 @@ GER = Claim(
     paper="Caron et al. GER. 2024",
     text="Of 1,200 composed names, of which a fifth has no image to learn from, more are found by decoding codes of"
     " their rarest word pieces than random codes, the whole name, a path in a tree of names, the nearest image;"
-    " and no fewer than by the nearest text. Every answer is a name.",
+    " and no fewer than by the nearest text. Every answer is a name, as the search allows no other. All see the same"
+    " maps of the frozen network.",
     published="OVEN, six million entities of Wikipedia: such codes are ahead of captioning, dual encoders, visual"
     " matching and hierarchical classification.",
     statements=(
-        more("better than atomic codes", "top1", "ger-ald", "ger-atomic"),
-        more("better than captioning", "top1", "ger-ald", "ger-caption"),
-        more("better than hierarchical classification", "top1", "ger-ald", "ger-hierarchy"),
-        more("better than matching images", "top1", "ger-ald", "ger-knn"),
-        more("no worse than the dual encoder", "top1", "ger-ald", "ger-dual", margin=0.01),
+        more("better than atomic codes", "top1", "ger-ald", "ger-atomic", premise=LEARNS),
+        more("better than captioning", "top1", "ger-ald", "ger-caption", premise=LEARNS),
+        more("better than hierarchical classification", "top1", "ger-ald", "ger-hierarchy", premise=LEARNS),
+        more("better than matching images", "top1", "ger-ald", "ger-knn", premise=LEARNS),
+        more("no worse than the dual encoder", "top1", "ger-ald", "ger-dual", margin=0.01, premise=LEARNS),
         Statement("every answer is a name", "valid beyond all", ("ger-ald",), every_seed=True),
     ),
     missing="Entities of Wikipedia, their images, and a decoder that has learnt from captions before.",
