@@ -31,7 +31,7 @@ def pruned(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
 
     Each round trains, by the arm's method, what is left of the draw, and leaves out the smallest of the trained
     weights; "random" leaves out weights at random. Of a method without labels, also what frozen features are worth on
-    clothing before pruning, and after, trained as long.
+    clothing as drawn, before pruning, and after, trained as long.
     """
     images, size = place(data, "cifar10"), options["image_size"]
     shared: dict[str, Any] = {"image_size": size, "batch_size": options["batch_size"], "seed": seed, "by": "prune"}
@@ -46,7 +46,7 @@ def pruned(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
         for n in range(rounds := options["prune_rounds"]):
             run = trained(drawn, kept, folder / f"round-{n}", images, **shared, **told)
             if n == 0 and options["method"] != LABELS:
-                found["clothing before"] = clothing(data, run, size)
+                found |= {"clothing drawn": clothing(data, drawn, size), "clothing before": clothing(data, run, size)}
             layers = masked_layers(glocal.load(str(run), trust_code=True))
             before = MaskFile(kept, scored=False, base=0).split(layers)
             sizes = {name: layer.weight.detach() for name, layer in layers.items()}
@@ -78,15 +78,16 @@ def without(encoder: Backbone, kept: np.ndarray) -> Backbone:
     return encoder
 
 
-def clothing(data: Path, run: Path, size: int) -> float:
+def clothing(data: Path, encoder: Path | Backbone, size: int) -> float:
     """Linear accuracy of frozen features, the mean over five folds."""
+    told: Any = str(encoder) if isinstance(encoder, Path) else encoder
     asked: dict[str, Any] = {"tasks": ["linear"], "image_size": size, "trust_code": True}
     folds = [place(data, f"clothing@{k}") for k in range(5)]
-    return float(np.mean([glocal.evaluate(str(run), fold, **asked)["linear"]["top1"] for fold in folds]))
+    return float(np.mean([glocal.evaluate(told, fold, **asked)["linear"]["top1"] for fold in folds]))
 
 
 def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
-    """What a released MobileNet is worth with a tenth of the labels: frozen, trained, masked, or a cascade of masks.
+    """What a released MobileNet is worth with a tenth of the labels: frozen, trained, or masked, also in a cascade.
 
     The seed is the fold, too: over five seeds each labelled image is tested once.
     """
@@ -97,6 +98,7 @@ def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     shared |= {name: options[name] for name in names}
     masks = shared | {"lr": options["mask_lr"]}
     found: dict[str, float] = {}
+    tenth, asked = "replications.probes:tenth", {"image_size": size}
     if options["kind"] == "frozen":
         encoder: Any = glocal.load(base, image_size=size)
     elif options["kind"] == "trained":
@@ -107,12 +109,11 @@ def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
         encoder, mask = glocal.load(str(run)), read_mask(run.mask_file)
         share = run.mask_file.stat().st_size / (4 * mask.kept.size)
         found |= {"storage": share, "thirtieth": 1 / 30, "kept": float(mask.kept.mean())}
-    if options["kind"] == "cascade":
         settings = masks | {"max_steps": options["expert_steps"]}
-        encoder = cascade(base, encoder, f"{images}/train", folder, options["experts"], settings)
-    asked: dict[str, Any] = {"tasks": ["replications.probes:tenth", "knn"], "image_size": size}
-    scores = glocal.evaluate(encoder, images, **asked)
-    return {"tenth": scores["replications.probes:tenth"]["top1"], "knn": scores["knn"]["top1"], **found}
+        joined = cascade(base, encoder, f"{images}/train", folder, options["experts"], settings)
+        found["cascade tenth"] = glocal.evaluate(joined, images, tasks=[tenth], **asked)[tenth]["top1"]
+    scores = glocal.evaluate(encoder, images, tasks=[tenth, "knn"], **asked)
+    return {"tenth": scores[tenth]["top1"], "knn": scores["knn"]["top1"], **found}
 
 
 def cascade(

@@ -83,6 +83,7 @@ class Cell:
             "probes": {score["task"]: PROBES[score["task"]] for score in scores.values()},
         }
         told |= {"teacher": self.arm.teacher} if self.arm.teacher else {}
+        told |= {"measure version": PROBES[self.arm.measure]} if self.arm.measure in PROBES else {}
         return json.loads(json.dumps(told))
 
 

@@ -24,13 +24,21 @@ def rising_nmi(run: Run) -> dict[str, float]:
 
 
 def by_shape(run: Run) -> dict[str, float]:
-    """Linear accuracy on test photographs like those that a run learnt from, in their own shapes, at five sizes."""
+    """Linear accuracy on test photographs like those that a run learnt from, in their own shapes, at five sizes.
+
+    Of what it began with at one of them.
+    """
+    from glocal.evaluation.baseline import start_of
+
     (where,) = run.config()["data"] if isinstance(run.config()["data"], list) else [run.config()["data"]]
-    encoder, found = glocal.load(str(run), trust_code=True), {}
-    for side in (36, 48, 60, 72, 96):
+    encoder = glocal.load(str(run), trust_code=True)
+
+    def linear(of: Any, side: int) -> float:
         told = {"image_size": side, "native": True, "task_options": {"linear": {"epochs": 50}}}
-        found[f"linear_{side}"] = glocal.evaluate(encoder, where, tasks=["linear"], **told)["linear"]["top1"]
-    return found
+        return glocal.evaluate(of, where, tasks=["linear"], **told)["linear"]["top1"]
+
+    found = {f"linear_{side}": linear(encoder, side) for side in (36, 48, 60, 72, 96)}
+    return found | {"random_72": linear(start_of(encoder, seed=run.config()["seed"]), 72)}
 
 
 def collapse(run: Run) -> dict[str, float]:

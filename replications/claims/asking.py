@@ -33,8 +33,8 @@ CURATE = Claim(
         more("GER learns more by predicting", "ger", "predict", "raw", premise=BETTER),
     ),
     missing=f"{STAND_IN} What the encyclopaedia says was written for it, in ImageNet's words. On seed 103 it names"
-    " .53 of all images at all, and .64 of these rightly, where .70 of the labels are right. Another regime was tried on seed"
-    " 101: of clothes alone, which the model can hardly tell apart (with context .66, without .72, raw .70).",
+    " .53 of all images at all, and .64 of these rightly, where .70 of the labels are. Another regime was tried on"
+    " seed 101: of clothes alone, which the model can hardly tell apart (with context .66, without .72, raw .70).",
 )
 ASK = Claim(
     name="tcot",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from replications.claims.architectures import pair
 from replications.claims.arms import method
 from replications.claims.clustering import SEER
 from replications.claims.co_ssl import LARGE
@@ -40,4 +41,5 @@ PILOTS = (
     pilot("small-crops", "cifar10", 6, *(small(scale) for scale in SCALES)),
     pilot("stream", "cifar10", 3, *(arm for arm in SEER.arms if arm.name in ("random", "seer-curated"))),
     pilot("transformer", "parts", 9, *(arm for arm in ATTENTION.arms if arm.name in ("random-vit", "dino-vit"))),
+    pilot("large-images", "clothes", 7.5, *pair(256)),
 )

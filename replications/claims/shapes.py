@@ -6,6 +6,12 @@ from replications.claims.arms import more
 from replications.plan import Arm, Claim, Statement
 
 BY_SHAPE = "replications.measures:by_shape"
+
+
+def learns(arm: str) -> Statement:
+    return Statement(f"{arm} learns", "linear_72 - random_72", (arm,))
+
+
 NATIVE = Claim(
     name="navit-native",
     world="shapes",
@@ -21,8 +27,13 @@ NATIVE = Claim(
     published="ViT-B/16 on JFT-4B: packed, at sampled resolutions, the accuracy of the best ViT for a quarter of its"
     " computation; photographs in their own shapes are ahead of squeezed ones at as many patches.",
     statements=(
-        more("its own shape is better than a square", "linear_72", "native", "squeezed"),
-        Statement("more patches are better, the weights being the same", "linear_96 - linear_36", ("native",)),
+        more("its own shape is better than a square", "linear_72", "native", "squeezed", premise=learns("squeezed")),
+        Statement(
+            "more patches are better, the weights being the same",
+            "linear_96 - linear_36",
+            ("native",),
+            premise=learns("native"),
+        ),
     ),
     missing="That training on sampled resolutions costs less than on one would take 10 cells of 9 minutes.",
 )

@@ -207,3 +207,11 @@ def test_forward_compiles_without_a_graph_break():
     with torch.no_grad():
         actual, expected = compiled(images()), backbone(images())
     torch.testing.assert_close((actual.pooled, actual.positions), (expected.pooled, expected.positions))
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("test_nfnet", "batch"), ("replications.networks:resmlp_w64_p4", "layer")]
+)
+def test_without_normalisation_it_is_of_the_family_of_its_layers(name, family):
+    """Which decides the optimiser: ResMLP is trained as transformers are."""
+    assert build_backbone(name, image_size=64).norm == family

@@ -91,11 +91,17 @@ def _probe(model: Any, name: str, image_size: int, until: str | None = None) -> 
 
 
 def _norm_kind(model: nn.Module) -> Literal["batch", "layer"]:
-    """Of most of its normalisations; "batch" of a network without any, into whose convolutions it can be folded."""
+    """Of most of its normalisations.
+
+    Of a network without any: "batch" where it has more convolutions, into which that can be folded, than linear layers.
+    """
     # Blocks such as ConvNormAct carry "Norm" in their name but no scale of their own.
     scales = [(type(module).__name__, getattr(module, "weight", None)) for module in model.modules()]
     names = [name for name, weight in scales if "Norm" in name and weight is not None]
-    return "batch" if not names or 2 * sum("BatchNorm" in name for name in names) > len(names) else "layer"
+    if not names:
+        convolutions, linear = (sum(isinstance(m, kind) for m in model.modules()) for kind in (nn.Conv2d, nn.Linear))
+        return "batch" if convolutions > linear else "layer"
+    return "batch" if 2 * sum("BatchNorm" in name for name in names) > len(names) else "layer"
 
 
 def _head_norm(model: nn.Module, dim: int) -> str | None:
