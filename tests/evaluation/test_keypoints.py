@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from glocal.data import Keypoints
 from glocal.evaluation.evaluate import evaluate_encoder
@@ -15,7 +13,6 @@ from glocal.evaluation.keypoints import (
     mirrored,
     pck,
     peaks,
-    ridge,
     side_of,
     tolerances,
     torsos,
@@ -84,17 +81,6 @@ def test_of_a_single_point_the_image_counts():
     given = Keypoints(["dot"], np.array([[[10, 20, 1]], [[3, 4, 0]]], np.float32))
     np.testing.assert_allclose(tolerances(given, SIZES), [60, 60])
     assert count_right(np.array([[[10.0, 80.0]], [[3.0, 4.0]]]), given, SIZES).sum(0).tolist() == [[1], [1]]
-
-
-def test_ridge_is_scikit_learns_on_standardised_inputs():
-    draw = np.random.default_rng(0)
-    x, y = draw.normal(size=(50, 4)) * [1, 10, 0.1, 3] + 5, draw.normal(size=(50, 3))
-    parts = (slice(0, 20), slice(20, 50))
-    pairs = [(torch.from_numpy(x[rows]).float(), torch.from_numpy(y[rows]).float()) for rows in parts]
-    for penalty, (weight, bias) in zip((0.01, 1.0), ridge(pairs, (0.01, 1.0)), strict=True):
-        scaled = StandardScaler().fit(x)
-        oracle = Ridge(alpha=50 * penalty).fit(scaled.transform(x), y)
-        np.testing.assert_allclose(x @ weight.numpy() + bias.numpy(), oracle.predict(scaled.transform(x)), atol=1e-4)
 
 
 class Colours(torch.nn.Module):

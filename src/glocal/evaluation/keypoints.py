@@ -1,7 +1,7 @@
 """Keypoints: heat-maps over the cells of a map, the places they mean, how many are right (PCK), and a frozen probe."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from glocal.evaluation.context import EvalContext
 from glocal.evaluation.extract import FeatureBank
 from glocal.evaluation.groups import PerImage
 from glocal.evaluation.registry import task
+from glocal.evaluation.ridge import moments, ridge
 from glocal.evaluation.segment import looks_of
 from glocal.evaluation.split import held_out
 
@@ -126,22 +127,6 @@ def fractions(keypoints: Keypoints, sizes: np.ndarray) -> Tensor:
     return torch.from_numpy(keypoints.points[..., :2] / sizes[:, None]).float()
 
 
-def ridge(pairs: Iterable[tuple[Tensor, Tensor]], penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
-    """Weight (F, K) and bias (K,) of a ridge regression for each penalty, on inputs (M, F) and targets (M, K).
-
-    Inputs are as if standardised: each coefficient is penalised by its input's variance.
-    """
-    total, width = torch.zeros(()), 0
-    for x, y in pairs:
-        joined = torch.cat([x, y, torch.ones(len(x), 1)], 1).double()
-        total, width = total + joined.T @ joined, x.shape[1]
-    mean = total[-1, :-1] / total[-1, -1]
-    moments = total[:-1, :-1] / total[-1, -1] - mean[:, None] * mean
-    scale = torch.diag(moments.diagonal()[:width] + 1e-8)
-    weights = [torch.linalg.solve(moments[:width, :width] + p * scale, moments[:width, width:]) for p in penalties]
-    return [(w.float(), (mean[width:] - mean[:width] @ w).float()) for w in weights]
-
-
 @dataclass(frozen=True)
 class _Probe:
     """A ridge regression from features to places.
@@ -158,8 +143,11 @@ class _Probe:
 
     def fits(self, bank: FeatureBank, rows: Tensor, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias for each penalty, from some training images."""
-        parts = rows.split(64)
-        return ridge(((self.inputs(bank, at).flatten(0, 1), self.targets(at).flatten(0, 1)) for at in parts), penalties)
+        total, width = torch.zeros(()), 0
+        for at in rows.split(64):
+            x = self.inputs(bank, at).flatten(0, 1)
+            total, width = total + moments(x, self.targets(at).flatten(0, 1)), x.shape[1]
+        return ridge(total, width, penalties)
 
     def found(self, fit: tuple[Tensor, Tensor], bank: FeatureBank, rows: Tensor) -> np.ndarray:
         """Fractions (M, J, 2) in some images."""

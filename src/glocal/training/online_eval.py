@@ -17,9 +17,9 @@ from glocal.evaluation import EvalContext, find_task
 from glocal.evaluation.baseline import Pixels
 from glocal.evaluation.extract import CROP_PCT, stream
 from glocal.evaluation.groups import PerImage
-from glocal.evaluation.keypoints import ridge
 from glocal.evaluation.knn import knn_predict, nearest_neighbours
 from glocal.evaluation.rank import rankme
+from glocal.evaluation.ridge import moments, ridge
 from glocal.evaluation.segment import IGNORE, Classes
 from glocal.evaluation.split import held_out
 from glocal.training.stopping import Harmed
@@ -202,12 +202,15 @@ def read_out(dense: Tensor, truth: Tensor) -> Tensor:
     """
     told = truth != IGNORE
     classes = nn.functional.one_hot(truth.where(told, 0)).float()
-    fold, predicted = torch.arange(len(dense)) % FOLDS, torch.zeros(len(PENALTIES), *classes.shape)
-    for k in range(FOLDS):
-        known = told & (fold != k)[:, None]
-        if known.any():
-            fits = ridge([(dense[known], classes[known])], PENALTIES)
-            predicted[:, fold == k] = torch.stack([dense[fold == k] @ weight + bias for weight, bias in fits])
+    predicted = torch.zeros(len(PENALTIES), *classes.shape)
+    folds = [torch.arange(len(dense)) % FOLDS == k for k in range(FOLDS)]
+    known = [told & own[:, None] for own in folds]
+    learnt = torch.stack([moments(dense[of], classes[of]) for of in known])
+    for own, of_own in zip(folds, learnt, strict=True):
+        others = learnt.sum(0) - of_own
+        if others[-1, -1]:  # cells
+            fits = ridge(others, dense.shape[2], PENALTIES)
+            predicted[:, own] = torch.stack([dense[own] @ weight + bias for weight, bias in fits])
     squares = lambda error: (error.double() ** 2 * told[..., None]).sum(1)
     spread = squares(classes - classes[told].mean(0))
     share = torch.where(spread.sum(0) > 0, 1 / spread.sum(0), 0)
