@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import page, reliability
 from benchmarks.environment import enter, machine, machine_name
+from benchmarks.tables import RESULTS
 
 NAMES = (
     "losses",
@@ -25,13 +27,16 @@ NAMES = (
     "backbones",
     "pretrain",
     "quality",
+    "fuzz",
+    "kills",
 )
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Glocal beside its peers.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; by default all but quality")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; by default all but the last three"
+    )
     parser.add_argument("--photos", type=Path, help="a folder of photographs; by default 1,000 generated ones")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON files go")
     arguments = parser.parse_args()
@@ -39,15 +44,13 @@ def main() -> None:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
     enter()
     os.environ.setdefault("GLOCAL_CACHE", str(Path("runs/benchmarks/cache").resolve()))
-    for name in arguments.names or NAMES[:-1]:  # the last needs CIFAR-10
+    for name in arguments.names or NAMES[:-3]:  # quality needs CIFAR-10; the others damage and kill
         started = time.monotonic()
         print(f"{name} ...", flush=True)
         path = run(name, arguments.photos, arguments.out)
         print(f"{name}: {path} in {time.monotonic() - started:.0f} s", flush=True)
     if arguments.out == RESULTS:
-        from benchmarks.page import write_page
-
-        print(write_page())
+        print(page.write_page(), reliability.write_page(), sep="\n")
 
 
 def run(name: str, folder: Path | None, out: Path) -> Path:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import reliability
 from benchmarks.plots import figure_growth, figure_losses, figure_pretrain, figure_profile, figure_quality
+from benchmarks.tables import DOCS, RESULTS, measured_on, number, read, table, title
 
-RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Performance
 
 How fast Glocal is beside [lightly](https://github.com/lightly-ai/lightly) and scikit-learn, and how much of the
@@ -43,39 +42,6 @@ def write_page(results: Path = RESULTS, docs: Path = DOCS) -> Path:
     page = docs / "performance.md"
     page.write_text("\n\n".join(parts).rstrip() + "\n")
     return page
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """One result, or None where there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def title(about: dict[str, Any]) -> str:
-    """The machine in a few words."""
-    if about["gpu"]:
-        return about["gpu"]
-    return f"{about['cpu']}, {about['cores']} cores, {about.get('instructions', 'AMX')}"
-
-
-def measured_on(kept: dict[str, Any]) -> str:
-    """The machine, in one line."""
-    about = kept["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
-    where = about["gpu"] or f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads"
-    return f"*{where}; load {about['load']} at the start; Python {about['python']}, {versions}; {kept['seconds']} s.*"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table, numbers to the right."""
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
-
-
-def number(value: float | None) -> str:
-    """Three digits."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def times(value: float) -> str:
@@ -492,6 +458,4 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
 }
 
 if __name__ == "__main__":
-    from benchmarks import reliability
-
     print(write_page(), reliability.write_page(), sep="\n")

@@ -1,15 +1,13 @@
-"""What survives damage and kills: `python -m benchmarks.reliability fuzz|kills|page`; the last writes the page only."""
+"""docs/reliability.md: what survives damage and kills, made of the JSON files alone."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import RESULTS, run
-from benchmarks.page import DOCS, measured_on, table
+from benchmarks.tables import DOCS, RESULTS, measured_on, table
 
 OUTCOMES = {"read": "read", "skipped": "skipped", "refused": "refused in a line"}
 FAULTS = ("escaped", "hung", "crashed")
@@ -21,9 +19,9 @@ GROUPS = {
 }
 HEAD = """# Reliability
 
-What happens to damaged files, and to runs that are killed. Measured by `python -m benchmarks.reliability fuzz` and
-`python -m benchmarks.reliability kills`, which repeat the same work, seeded; this page is made of what they keep in
-`benchmarks/results/` by `python -m benchmarks.reliability page`."""
+What happens to damaged files, and to runs that are killed. Measured by `python -m benchmarks fuzz` and
+`python -m benchmarks kills`, which repeat the same work, seeded; this page is made of what they keep in
+`benchmarks/results/` by `python -m benchmarks.page`."""
 FUZZ = """## Damaged files
 
 The promise: what is damaged is read as far as it can be, skipped and named, or refused in one clear line; no traceback,
@@ -47,7 +45,7 @@ def write_page(results: Path = RESULTS, docs: Path = DOCS) -> Path:
     for name, section in (("fuzz", fuzz), ("kills", kills)):
         found = [json.loads(file.read_text()) for file in sorted(results.glob(f"*/{name}.json"))]
         parts += [f"{section(kept['measured'])}\n\n{measured_on(kept)}" for kept in found]
-        parts += [] if found else [f"Not measured yet: `python -m benchmarks.reliability {name}`."]
+        parts += [] if found else [f"Not measured yet: `python -m benchmarks {name}`."]
     page = docs / "reliability.md"
     page.write_text("\n\n".join(parts) + "\n")
     return page
@@ -100,16 +98,3 @@ def kills(measured: dict[str, Any]) -> str:
     notes = f"Exit codes (-15: before or after training, with nothing to save): {'; '.join(codes)}."
     notes += f" After SIGTERM a process lived up to {longest:.1f} s, on a busy machine."
     return "\n\n".join([text, table((*head, "processes left", "resumptions refused", "different bits"), rows), notes])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
-    parser.add_argument("what", choices=("fuzz", "kills", "page"))
-    what = parser.parse_args().what
-    if what != "page":
-        print(run(what, None, RESULTS))
-    print(write_page())
-
-
-if __name__ == "__main__":
-    main()

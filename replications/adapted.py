@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from glocal.backbones import Backbone, build_backbone, save_encoder
 from glocal.data import Subset, open_source
 from glocal.evaluation.baseline import start_of
 from glocal.run import Run
-from replications.data import place
+from replications.data import place, released
 from replications.worlds import RUN
 
 LABELS = "replications.variants:Supervised"
@@ -92,7 +91,7 @@ def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     The seed is the fold, too: over five seeds each labelled image is tested once.
     """
     images, size = place(data, f"clothing@{seed % 5}"), options["image_size"]
-    base = str(Path(os.environ["GLOCAL_WEIGHTS"]) / f"{options['backbone']}.safetensors")
+    base = released(data, options["backbone"])
     names = ("method", "max_steps", "batch_size", "prototypes")
     shared: dict[str, Any] = {"image_size": size, "seed": seed, "guard": False, **RUN}
     shared |= {name: options[name] for name in names}

@@ -1,11 +1,7 @@
-"""What asking a model is worth, with the noisy model of replications/noisy.py in the place of a language model.
-
-The weights lie in the folder that $GLOCAL_WEIGHTS names, else in weights/ among the data.
-"""
+"""What asking a model is worth, with the noisy model of replications/noisy.py in the place of a language model."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,9 +19,11 @@ from glocal.evaluation.knn import knn_predict
 from glocal.language import Endpoint, Entity, KnowledgeBase, ask_frames
 from glocal.language.curate import check_labels, votes
 from glocal.language.endpoint import picture
+from replications import noisy
+from replications.data import released
+from replications.naming import ENCODER, of, taught
 from replications.noisy import NoisyModel, serving
 
-ENCODER = "mobilenet_v1_025.safetensors"
 SIZE = 128
 IMAGES, TESTED = 400, 400
 """Half of them clothes, half of them pets."""
@@ -88,7 +86,7 @@ def curate(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
         ger, the accuracy on the test images of neighbours with these labels, and of codes of names (GER) learnt from
         them.
     """
-    arm, encoder = options["arm"], glocal.load(str(_weights(data) / ENCODER))
+    arm, encoder = options["arm"], glocal.load(released(data, ENCODER))
     draw = np.random.default_rng(seed)
     source, test = _clothes_and_pets(data, "train", IMAGES, draw), _clothes_and_pets(data, "test", TESTED, draw)
     classes = source.classes or []
@@ -122,8 +120,6 @@ def decoded(
     bank: FeatureBank, rows: np.ndarray, labels: Tensor, tested: FeatureBank, classes: list[str], seed: int
 ) -> Tensor:
     """The class (M,) of each tested image whose name's code is likeliest, learnt from some images' labels (GER)."""
-    from replications.naming import of, taught
-
     torch.manual_seed(seed)
     head = Codes(bank.pooled.shape[1], classes)
     head.begin(head.looked_at(of(bank, rows)), Subset(open_source("parts:n=1"), np.zeros(1, int)), torch.empty(0))
@@ -208,11 +204,7 @@ def _jpeg(source: ImageSource, i: int) -> bytes:
 
 @cache
 def _model(data: Path) -> NoisyModel:
-    return NoisyModel(_weights(data))
-
-
-def _weights(data: Path) -> Path:
-    return Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights")
+    return NoisyModel(Path(released(data, noisy.WEIGHTS)))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Should I continue a released model? `python -m replications.continuation --data FOLDER --weights FOLDER`.
+"""Should I continue a released model? `python -m replications.continuation --data FOLDER`.
 
 A table of our own: released MobileNets, continued on photographs of another kind by the recipe that runs from weights
 get by default, by that without its guard, and by the one for new networks. Each is compared with its start on test
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from replications.cells import RESULTS, machine, write_json
+from replications.data import released
 from replications.worlds import RUN
 
 SIZE = 96
@@ -91,7 +92,7 @@ def stored(cell: Cell) -> dict[str, Any] | None:
     return result if result["protocol"] == cell.protocol else None
 
 
-def measure(cell: Cell, data: Path, weights: Path, runs: Path) -> dict[str, Any]:
+def measure(cell: Cell, data: Path, runs: Path) -> dict[str, Any]:
     """Train, or go on training, and compare with the start on the test images."""
     import glocal
     from glocal.evaluation.groups import difference
@@ -99,7 +100,7 @@ def measure(cell: Cell, data: Path, weights: Path, runs: Path) -> dict[str, Any]
     from glocal.training import Harmed
 
     began, run, folder = time.process_time(), Run(runs / str(cell)), data / cell.data
-    released = weights / f"{cell.weights}.safetensors"
+    weights = released(data, cell.weights)
     asked = runs / f"{cell}.json"
     resumed = run.has_checkpoint and json.loads(asked.read_text()) == cell.protocol  # else of another recipe
     stopped = ""
@@ -110,13 +111,13 @@ def measure(cell: Cell, data: Path, weights: Path, runs: Path) -> dict[str, Any]
             shutil.rmtree(run.path, ignore_errors=True)
             write_json(asked, cell.protocol)
             options = RUN | {"monitor_every": None, "epochs": None} | cell.protocol["options"]
-            glocal.pretrain(str(folder), out=str(run), seed=cell.seed, pretrained=str(released), **options)
+            glocal.pretrain(str(folder), out=str(run), seed=cell.seed, pretrained=weights, **options)
     except Harmed as harmed:  # its last checkpoint is what there is
         stopped = str(harmed)
     encoder = glocal.load(str(run))
     trained = None if resumed else round(time.process_time() - began, 1)
     mine, each = scores(encoder, folder, cell.data)
-    begun, others = start(released, cell.weights, encoder.stride, folder, cell.data)
+    begun, others = start(weights, cell.weights, encoder.stride, folder, cell.data)
     return {
         "protocol": cell.protocol,
         "start": begun,
@@ -141,9 +142,7 @@ def scores(encoder: Any, folder: Path, data: str) -> tuple[dict[str, float], dic
 
 
 @cache
-def start(
-    weights: Path, backbone: str, stride: int, folder: Path, data: str
-) -> tuple[dict[str, float], dict[str, Any]]:
+def start(weights: str, backbone: str, stride: int, folder: Path, data: str) -> tuple[dict[str, float], dict[str, Any]]:
     """The `scores` of released weights."""
     from glocal.backbones import build_backbone
 
@@ -203,18 +202,17 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m replications.continuation", description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("GLOCAL_DATA"), help="by default $GLOCAL_DATA")
-    parser.add_argument("--weights", type=Path, default=os.environ.get("GLOCAL_WEIGHTS"), help="or $GLOCAL_WEIGHTS")
     parser.add_argument("--runs", type=Path, default=Path("runs/continuation"), help="where cells lie while they run")
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--page", action="store_true", help="only write the page again")
     asked = parser.parse_args()
     if not asked.page:
-        if asked.data is None or asked.weights is None:
-            parser.error("say where the photographs and the weights are: --data, --weights")
+        if asked.data is None:
+            parser.error("say where the photographs are: --data")
         for cell in cells(tuple(asked.seeds)):
             if asked.only in str(cell) and stored(cell) is None:
-                result = measure(cell, asked.data, asked.weights, asked.runs)
+                result = measure(cell, asked.data, asked.runs)
                 write_json(cell.path, result)
                 shutil.rmtree(asked.runs / str(cell))
                 gains = "  ".join(f"{task} {_said([gain])}" for task, gain in result["gains"].items())

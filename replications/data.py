@@ -54,6 +54,11 @@ def place(data: Path, name: str) -> str:
     return str(folder)
 
 
+def released(data: Path, name: str) -> str:
+    """The file of a released network, in the folder that $GLOCAL_WEIGHTS names, else in weights/ among the data."""
+    return str(Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights") / f"{name}.safetensors")
+
+
 def listed(data: Path, name: str) -> list[str]:
     """Paths of images, one a line, from the folder that the list lies in."""
     share = {"cifar10-tenth": lambda c: 500, "whole-mix": rarely_rarer, "mix": ever_rarer}[name]

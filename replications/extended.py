@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +16,7 @@ from glocal.data import open_source
 from glocal.evaluation.lowshot import draw_labelled
 from glocal.features import Features
 from glocal.run import Run
-from replications.data import FOLDS, place
+from replications.data import FOLDS, place, released
 
 WAYS = "naive", "replay", "nearest_mean", "mtn", "joint"
 MACHINE: dict[str, Any] = {
@@ -33,14 +32,9 @@ class Detector(Locate):
         return self.heat(features)
 
 
-def weights(options: Mapping[str, Any]) -> str:
-    """The file of a released network."""
-    return str(Path(os.environ["GLOCAL_WEIGHTS"]) / f"{options['backbone']}.safetensors")
-
-
 def classes(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
     """Average accuracy, and what was forgotten, when classes come in steps; the seed draws their order."""
-    encoder = glocal.load(weights(options), image_size=options["image_size"])
+    encoder = glocal.load(released(data, options["backbone"]), image_size=options["image_size"])
     asked: dict[str, Any] = {"limit": options["limit"], "seed": seed, "task_options": {"incremental": options["task"]}}
     found = glocal.evaluate(encoder, place(data, "cifar10"), tasks=["incremental"], **asked)["incremental"]
     return {way: found[way] for way in WAYS} | {f"{way} forgets": found["forgetting"][way] for way in WAYS}
@@ -51,7 +45,7 @@ def keypoints(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -
     asked = {name: options[name] for name in ("image_size", "head", "labels")}
     out = folder / "run"
     asked |= {"hold_out": 0.25, "seed": seed, **MACHINE}
-    glocal.finetune(weights(options), place(data, "lspet"), out=str(out), **asked)
+    glocal.finetune(released(data, options["backbone"]), place(data, "lspet"), out=str(out), **asked)
     return {"pck": Run(out).scores()[options["head"]]["pck"]}
 
 
@@ -60,7 +54,7 @@ def few_labels(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) 
 
     The seed draws these and says which fold; `train` is what learns of the encoder.
     """
-    encoder, size, shots = weights(options), options["image_size"], options["shots"]
+    encoder, size, shots = released(data, options["backbone"]), options["image_size"], options["shots"]
     images = place(data, f"clothing@{seed % FOLDS}")
     source = open_source(images, split="train")
     assert source.labels is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,11 @@ from glocal.evaluation.dimension import likeliest, neighbour_distances, two_near
 from glocal.evaluation.extract import extract
 from glocal.evaluation.rank import rankme
 from replications.cells import untrained
-from replications.data import place
+from replications.data import place, released
 from replications.worlds import RUN
 
-JUDGE = "mobilenet_v1_050.safetensors"
+JUDGE = "mobilenet_v1_050"
 """Whose features made and real images are compared in."""
-
-
-def judge(data: Path) -> str:
-    """The file of the released network that judges, in the folder $GLOCAL_WEIGHTS, else in weights/ among the data."""
-    return str(Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights") / JUDGE)
 
 
 def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, float]:
@@ -49,7 +43,9 @@ def flow(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
     run = glocal.pretrain(images, method="flow", guide=guide, out=str(folder / "run"), **settings, **shared)
 
     def measured(count: int, *tasks: str, **asked: Any) -> dict[str, Any]:
-        told = {"generation": {"images": count, "features": judge(data), "guidance": options["guidance"], **asked}}
+        told = {
+            "generation": {"images": count, "features": released(data, JUDGE), "guidance": options["guidance"], **asked}
+        }
         return glocal.evaluate(str(run), images, tasks=["generation", *tasks], task_options=told, **looked)
 
     found = measured(options["images"], "knn")
@@ -76,7 +72,7 @@ def painted(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> 
     """Fréchet distance of images from Gaussian codes, and what codes are worth with 100 labels; clothing."""
     images = place(data, "clothing")
     run = autoencoder(images, folder, seed, options)
-    told = {"generation": {"images": options["images"], "features": judge(data)}, "lowshot": {"shots": (10,)}}
+    told = {"generation": {"images": options["images"], "features": released(data, JUDGE)}, "lowshot": {"shots": (10,)}}
     asked: dict[str, Any] = {"task_options": told, "seed": seed, "workers": 0, "device": "cpu"}
     found = glocal.evaluate(run, images, tasks=["generation", "lowshot"], **asked)
     return {"kid": found["generation"]["kid"], "fid": found["generation"]["fid"], **_numbers(found["lowshot"])}

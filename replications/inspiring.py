@@ -1,11 +1,10 @@
 """Pictures of a small DC-GAN that are like clothes it has not seen, found in four ways.
 
-MobileNet's weights lie in the folder that $GLOCAL_WEIGHTS names, else in weights/ among the data; CMA is nevergrad's.
+CMA is nevergrad's.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from glocal.generation.inspire import Inspiration
 from glocal.generation.likeness import Likeness, normal
 from glocal.generation.preference import Session
 from glocal.generation.search import search, starts
+from replications.data import released
 from replications.worlds import RUN
 
 TARGETS, LOOKS, QUESTIONS, SHOWN = 30, 200, 30, 4
@@ -45,8 +45,7 @@ def inspire(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> 
     """
     run = glocal.pretrain(str(data / "clothing"), out=str(folder / "run"), seed=seed, **RUN | dict(options))
     generator, judge = load_generator(run), glocal.load(str(run))
-    weights = Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights")
-    encoder = glocal.load(str(weights / "mobilenet_v1_025.safetensors"), image_size=SEEN)
+    encoder = glocal.load(released(data, "mobilenet_v1_025"), image_size=SEEN)
     realism = lambda images: generator.realism(judge(normal(judge, images)).pooled)[:, 0]
     found: dict[str, list[float]] = {}
     for number, picture in enumerate(_photographs(data, seed)):

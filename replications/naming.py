@@ -29,12 +29,12 @@ from glocal.data import ImageSource, Subset, open_source
 from glocal.evaluation.extract import FeatureBank, extract, frozen
 from glocal.evaluation.knn import nearest_neighbours
 from glocal.features import Features
-from replications.asking import ENCODER, _weights
 from replications.composed import NAMES, Composed
+from replications.data import released
 
 TEMPLATES = ("a photo of a {}", "one {}, seen from nearby", "a picture that shows a {}", "this is a {}")
 FOLDERS = ("cifar10", "clothing", "pets")
-SIZE = 96
+ENCODER, SIZE = "mobilenet_v1_025", 96
 LEARNT, TESTED = 40, 100
 """Images of each name."""
 SPLITS = 5
@@ -111,7 +111,7 @@ def reco(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
     """
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
-    encoder = glocal.load(str(_weights(data) / ENCODER), image_size=SIZE)
+    encoder = glocal.load(released(data, ENCODER), image_size=SIZE)
     banks, labels = {}, {}
     for split, number in (("train", LEARNT), ("test", TESTED)):
         parts = [(name, some(open_source(data / name, split=split), number, draw)) for name in FOLDERS]
@@ -177,7 +177,7 @@ def ger(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dict
         above one that a single other answer would make.
     """
     torch.manual_seed(seed)
-    encoder, _ = finer_map(glocal.load(str(_weights(data) / ENCODER), image_size=SIDE), SIDE, CELLS)
+    encoder, _ = finer_map(glocal.load(released(data, ENCODER), image_size=SIDE), SIDE, CELLS)
     arm, order = options["arm"], np.random.default_rng(seed).permutation(COMPOSED)
     learnt = {*order[:SEEN].tolist()}
     train = Composed(PER_NAME * COMPOSED, SIDE, split="train", seed=seed)

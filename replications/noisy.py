@@ -27,7 +27,7 @@ from torch import Tensor
 import glocal
 from glocal.evaluation.extract import encode, eval_image, frozen, normalise
 
-WEIGHTS = "mobilenet_v1_050.safetensors"
+WEIGHTS = "mobilenet_v1_050"
 SEEN = 0.1
 """The share of the posterior from which on something is seen."""
 DOUBT = 2.0
@@ -38,16 +38,16 @@ class NoisyModel:
     """Answers what `glocal curate` and `glocal ask` ask.
 
     Args:
-        folder: of the released weights and the names of their classes.
+        weights: the file of a released network; the names of its classes lie beside it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.encoder = glocal.load(str(folder / WEIGHTS))
-        tensors = load_file(folder / WEIGHTS)
+    def __init__(self, weights: Path) -> None:
+        self.encoder = glocal.load(str(weights))
+        tensors = load_file(weights)
         last = max(int(name.partition(".")[0]) for name in tensors)
         weight, scale, zero, self.bias = (tensors[f"{last}.{part}"] for part in ("weight", "scale", "zero", "bias"))
         self.weight = scale * (weight.float().flatten(1) - zero)  # (1001, D)
-        self.names = (folder / "imagenet_labels.txt").read_text().splitlines()
+        self.names = (weights.parent / "imagenet_labels.txt").read_text().splitlines()
         self.lock, self.known = threading.Lock(), dict[bytes, Tensor]()
         self.phrases = [[phrase for name in line.split(",") if (phrase := words(name))] for line in self.names]
         self.match = lru_cache(256)(self._match)

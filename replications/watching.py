@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +22,7 @@ from glocal.pipeline.phases import classified
 from glocal.run import Run
 from glocal.sequences import from_marks, from_prior, segments, similarity
 from glocal.training.online_eval import OnlineEval
+from replications.data import released
 from replications.worlds import RUN
 
 CLIPS, PROBED = 1000, 300
@@ -142,7 +142,7 @@ def frames(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     """Frozen segmentation from some of the labels, of the weights that MSN starts from, and after it, without labels.
 
     Args:
-        data: the folders of data; released weights lie in $GLOCAL_WEIGHTS, else in weights/ among them.
+        data: the folders of data.
         folder: for the run.
         seed: of the run and of the labels; its remainder by 4 is the sequence of CamVid that is held out.
         options: "data": "kvasir", or "camvid", held out by sequence, or "camvid-frames", as many frames of all of them;
@@ -153,8 +153,7 @@ def frames(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
         steps of the start with all.
     """
     train, test = _sides(data, options["data"], seed)
-    weights = Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights") / "mobilenet_v1_025.safetensors"
-    begin = str(weights) if options["start"] == "released" else False
+    begin = released(data, "mobilenet_v1_025") if options["start"] == "released" else False
     settings = {**RUN, "method": "msn", "patch_drop": 0.0, "small_crops": 2, "small_size": 48, "image_size": SIZE}
     settings |= {"backbone": "mobilenet_v1_025", "output_stride": 8, "batch_size": 32, "guard": False}
     settings |= {"seed": seed, "cache": False}

@@ -15,13 +15,13 @@ from replications.noisy import NoisyModel, serving, words
 
 @pytest.fixture(scope="module")
 def model(released):
-    return NoisyModel(released(noisy.WEIGHTS).parent)
+    return NoisyModel(released(f"{noisy.WEIGHTS}.safetensors"))
 
 
 @pytest.fixture
 def lab(real_data, released, monkeypatch, clothing, camvid, pets):
-    released(asking.ENCODER)
-    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released(noisy.WEIGHTS).parent))
+    released(f"{asking.ENCODER}.safetensors")
+    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released(f"{noisy.WEIGHTS}.safetensors").parent))
     monkeypatch.setattr(asking, "IMAGES", 20)
     monkeypatch.setattr(asking, "TESTED", 8)
     return clothing.parent

@@ -53,15 +53,15 @@ def test_a_cell_is_compared_with_its_start_on_images_that_guided_nothing(tmp_pat
     monkeypatch.setattr(file, "SIZE", 32)
     monkeypatch.setattr(file, "STEPS", {"max_steps": 3, "batch_size": 4})
     monkeypatch.setattr(file, "DATA", {photos.name: {"knn": "top1"}})
-    weights = released("mobilenet_v1_025.safetensors").parent
+    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released("mobilenet_v1_025.safetensors").parent))
     cell = Cell(photos.name, "mobilenet_v1_025", "byol", "as a new network", 0)
-    found = file.measure(cell, photos.parent, weights, tmp_path)
+    found = file.measure(cell, photos.parent, tmp_path)
     more, (low, high) = found["gains"]["knn"]
     assert more == pytest.approx(found["end"]["knn"] - found["start"]["knn"])
     assert low <= more <= high
     assert found["step"] == 3
     assert json.loads(json.dumps(found))["protocol"] == cell.protocol
-    guarded = file.measure(replace(cell, arm="default"), photos.parent, weights, tmp_path)
+    guarded = file.measure(replace(cell, arm="default"), photos.parent, tmp_path)
     assert "gain_knn" in guarded["looks"][-1]
 
 
@@ -76,10 +76,8 @@ def test_a_run_that_collapses_is_scored_as_it_was_then(tmp_path, monkeypatch, ph
     train = glocal.pretrain
     monkeypatch.setattr(file, "STEPS", {"max_steps": 3, "batch_size": 4})
     monkeypatch.setattr(glocal, "pretrain", collapse)
-    weights = released("mobilenet_v1_025.safetensors").parent
-    found = file.measure(
-        Cell(photos.name, "mobilenet_v1_025", "byol", "as a new network", 0), photos.parent, weights, tmp_path
-    )
+    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released("mobilenet_v1_025.safetensors").parent))
+    found = file.measure(Cell(photos.name, "mobilenet_v1_025", "byol", "as a new network", 0), photos.parent, tmp_path)
     assert found["stopped"].startswith("stopped after epoch 1")
     assert found["step"] is None
     assert set(found["end"]) == {"knn"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glocal.adaptation.codebook import Codebook
-from replications import asking, naming
+from replications import naming
 from replications.composed import COLOURS, NAMES, WAYS, Composed
 
 
@@ -49,7 +49,7 @@ def test_codes_of_each_kind_are_none_twice(monkeypatch):
 
 @pytest.mark.parametrize("arm", ["uni-cross", "plain"])
 def test_a_cell_of_retrieval(arm, clothing, pets, released, monkeypatch):
-    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released(asking.ENCODER).parent))
+    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released(f"{naming.ENCODER}.safetensors").parent))
     monkeypatch.setattr(naming, "E5", Letters)
     monkeypatch.setattr(naming, "FOLDERS", ("clothing", "pets"))
     for name, value in {"SIZE": 32, "LEARNT": 2, "TESTED": 1, "STEPS": 2, "BATCH": 8}.items():
@@ -61,13 +61,13 @@ def test_a_cell_of_retrieval(arm, clothing, pets, released, monkeypatch):
 
 @pytest.mark.parametrize("arm", ["ald", "knn", "dual"])
 def test_a_cell_of_codes(arm, released, monkeypatch):
-    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released(asking.ENCODER).parent))
+    monkeypatch.setenv("GLOCAL_WEIGHTS", str(released(f"{naming.ENCODER}.safetensors").parent))
     monkeypatch.setattr(naming, "E5", Letters)
     monkeypatch.setattr(naming, "NAMES", NAMES[:40])
     monkeypatch.setattr("replications.composed.NAMES", NAMES[:40])
     for name, value in {"SIDE": 32, "CELLS": 2, "COMPOSED": 40, "SEEN": 30, "PER_NAME": 1, "DECODED": 2}.items():
         monkeypatch.setattr(naming, name, value)
-    found = naming.ger(released(asking.ENCODER).parent, None, 0, {"arm": arm})
+    found = naming.ger(released(f"{naming.ENCODER}.safetensors").parent, None, 0, {"arm": arm})
     assert found["valid beyond all"] == pytest.approx(0.5 / naming.COMPOSED)
     assert found["top1"] == pytest.approx((30 * found["seen"] + 10 * found["unseen"]) / 40)
     assert arm != "knn" or found["unseen"] == 0

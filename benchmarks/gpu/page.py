@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import Any
 
-from benchmarks.page import measured_on, number, table, title
+from benchmarks.tables import measured_on, number, table, title
 
 MARKS = {"passed": "✓", "skipped": "–", "failed": "**✗**"}
 

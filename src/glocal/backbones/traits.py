@@ -1,13 +1,10 @@
 """What an architecture can do, as data."""
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 from glocal.backbones.dropping import can_drop
 from glocal.errors import UsageError
-
-if TYPE_CHECKING:
-    from glocal.backbones.backbone import Backbone
 
 
 class Traits:
@@ -20,7 +17,8 @@ class Traits:
     class_token: bool
     """Has a token that stands for the whole image."""
 
-    def __init__(self, backbone: "Backbone", *, class_token: bool) -> None:
+    def __init__(self, backbone: Any, *, class_token: bool) -> None:
+        """Those of a `Backbone`, which knows this class and need not be known here."""
         self._backbone, self.class_token = backbone, class_token
 
     @cached_property
