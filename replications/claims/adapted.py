@@ -45,13 +45,14 @@ PRUNING = Claim(
     missing="Eight rounds, each as long as training from scratch; a network of ImageNet's size.",
 )
 MASKED = {
-    "backbone": "mobilenet_v1_050", "image_size": 96, "batch_size": 64, "method": "swav",
-    "prototypes": 500, "max_steps": 240, "experts": 5, "expert_steps": 80, "mask_lr": 0.5,
+    "backbone": f"{NET}rn8_w16_s8", "method": "swav", "prototypes": 500,
+    "base_size": 32, "base_batch": 128, "base_scale": (0.2, 1.0), "base_steps": 1000,
+    "image_size": 64, "batch_size": 64, "max_steps": 720, "experts": 5, "expert_steps": 120, "gentle": False,
 }  # fmt: skip
 
 
 def masked(kind: str) -> Arm:
-    return Arm(f"{kind}-mobilenet", {**MASKED, "kind": kind}, run="replications.adapted:masked")
+    return Arm(kind, {**MASKED, "kind": kind}, run="replications.adapted:masked")
 
 
 MASKS = Claim(
@@ -61,20 +62,21 @@ MASKS = Claim(
     seeds=FIVE,
     minutes=7,
     paper="Warmerdam, Caron, Asano. Self-masking networks. 2024",
-    text="Masks learnt without labels (SwAV) on a released network serve better with a tenth of the labels than the"
-    " network as it is, as well as training all its weights (as gently as glocal continues), at a thirtieth of the"
-    " storage; a cascade of masks, whose features are twice as many, serves better than one. MobileNet x0.5, clothing,"
-    " every labelled image tested once over the seeds; the masks' rate was chosen by kNN on some of these images.",
+    text="Masks learnt without labels (SwAV) on a network that was itself trained without labels serve better with a"
+    " tenth of the labels than the network as it is, as well as training all its weights, at a thirtieth of the"
+    " storage; a cascade of masks, whose features are twice as many, serves better than one. A thin ResNet, SwAV on"
+    " CIFAR-10, then on clothing; every labelled image tested once over the seeds.",
     published="ResNet-50 of SwAV, mask against fine-tuning: CIFAR-10 96.2 and 95.8, CIFAR-100 79.8 and 82.1; self-"
     "supervised on CIFAR-100, cascade over one mask: 79.3 and 76.9; up to 79 times less to store.",
     statements=(
-        more("better than the frozen network", "tenth", "masked-mobilenet", "frozen-mobilenet"),
-        more("no worse than all weights trained", "tenth", "masked-mobilenet", "trained-mobilenet", margin=0.01,
-             premise=more("training them helps", "tenth", "trained-mobilenet", "frozen-mobilenet")),
-        Statement("a thirtieth to store", "thirtieth - storage", ("masked-mobilenet",), every_seed=True),
-        Statement("a cascade is better than one mask", "cascade tenth - tenth", ("masked-mobilenet",)),
+        more("better than the frozen network", "tenth", "masked", "frozen"),
+        more("no worse than all weights trained", "tenth", "masked", "trained", margin=0.01,
+             premise=more("training them helps", "tenth", "trained", "frozen")),
+        Statement("a thirtieth to store", "thirtieth - storage", ("masked",), every_seed=True),
+        Statement("a cascade is better than one mask", "cascade tenth - tenth", ("masked",)),
     ),
-    missing="150 epochs, and a base that was itself trained without labels.",
+    missing="150 epochs, and a base that has seen ImageNet. A pilot with the released MobileNet x0.5 (seed 100): a"
+    " hundred masked weights of 760,000 cost six points of nearest neighbours.",
 )  # fmt: skip
 NORMALITY = Claim(
     name="normality",

@@ -15,7 +15,7 @@ MTN = Claim(
     name="new-classes",
     world="own",
     arms=(CLASSES,),
-    seeds=FIVE,
+    seeds=tuple(range(8)),
     minutes=5,
     paper="Iscen et al. Memory transformer network. 2022",
     text="Ten classes come in five steps, and 20 images of each are kept: replaying them is better than learning the"
@@ -28,7 +28,8 @@ MTN = Claim(
         Statement("neighbours are better than replay alone", "mtn - replay", (CLASSES.name,)),
     ),
     missing="A backbone that trains along; hundreds of classes. In the paper the transformer learns in every step; here"
-    " it stays after the first: learnt again it forgot, by five points a step (a pilot on training images, seed 100).",
+    " it stays after the first: learnt again it forgot, by five points a step (a pilot on training images, seed 100)."
+    " Five seeds were planned; after them the rule asked for seven.",
 )
 
 
