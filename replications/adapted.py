@@ -103,10 +103,11 @@ def masked(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> d
     if options["kind"] == "frozen":
         encoder: Any = glocal.load(base, image_size=size, trust_code=True)
     elif options["kind"] == "trained":
-        start = {"backbone": options["backbone"], "pretrained": base, "gentle": options["gentle"]}
+        start = {"backbone": options["backbone"], "pretrained": base, "gentle": False}
         run: Any = glocal.pretrain(f"{images}/train", out=str(folder / "run"), **start, **shared)
         encoder = glocal.load(str(run), trust_code=True)
     else:
+        shared["lr"] = options["mask_lr"]
         run = Run(glocal.adapt(base, f"{images}/train", out=str(folder / "run"), **shared))
         encoder, mask = glocal.load(str(run), trust_code=True), read_mask(run.mask_file)
         share = run.mask_file.stat().st_size / (4 * mask.kept.size)

@@ -47,7 +47,7 @@ PRUNING = Claim(
 MASKED = {
     "backbone": f"{NET}rn8_w16_s8", "method": "swav", "prototypes": 500,
     "base_size": 32, "base_batch": 128, "base_scale": (0.2, 1.0), "base_steps": 1000,
-    "image_size": 64, "batch_size": 64, "max_steps": 720, "experts": 5, "expert_steps": 120, "gentle": False,
+    "image_size": 64, "batch_size": 64, "max_steps": 720, "experts": 5, "expert_steps": 120, "mask_lr": 200.0,
 }  # fmt: skip
 
 
@@ -65,7 +65,8 @@ MASKS = Claim(
     text="Masks learnt without labels (SwAV) on a network that was itself trained without labels serve better with a"
     " tenth of the labels than the network as it is, as well as training all its weights, at a thirtieth of the"
     " storage; a cascade of masks, whose features are twice as many, serves better than one. A thin ResNet, SwAV on"
-    " CIFAR-10, then on clothing; every labelled image tested once over the seeds.",
+    " CIFAR-10, then 15 epochs of clothing, which its weights are trained on as those of a new network; every labelled"
+    " image tested once over the seeds. The masks' rate, four times the paper's, was the better of three (seed 100).",
     published="ResNet-50 of SwAV, mask against fine-tuning: CIFAR-10 96.2 and 95.8, CIFAR-100 79.8 and 82.1; self-"
     "supervised on CIFAR-100, cascade over one mask: 79.3 and 76.9; up to 79 times less to store.",
     statements=(
