@@ -15,7 +15,7 @@ import glocal
 from glocal.backbones.weights import read_checkpoint
 from glocal.commands import read_config
 from glocal.errors import UsageError
-from glocal.run import Run, write_atomically
+from glocal.run import OutFiles, Run, write_atomically
 from processes import run
 
 TINY = {
@@ -101,6 +101,18 @@ def test_a_file_is_there_whole_or_not_at_all_with_ordinary_permissions(tmp_path)
     sibling = tmp_path / "sibling"
     sibling.touch()
     assert path.stat().st_mode == sibling.stat().st_mode
+
+
+def test_files_about_images_stay_in_their_folder_and_apart(tmp_path):
+    files = OutFiles(tmp_path, ".png")
+    keys = ["a.jpg", "b/a.jpg", "../../a.jpg", "a.png", "/etc/x.webp", "A.JPG", "..", "b/../a.gif", "a.jpg", "x.tar.gz"]
+    found = [files.of(key).relative_to(tmp_path).as_posix() for key in keys]
+    assert found[:2] == ["a.png", "b/a.png"]
+    assert found[2] == "a.jpg.png", "that of the first is taken"
+    assert found[3:5] == ["a.png.png", "etc/x.png"]
+    assert found[-1] == "x.tar.png"
+    assert len({name.lower() for name in found}) == len(keys)
+    assert not any(".." in Path(name).parts for name in found)
 
 
 def test_lines_that_are_no_metrics_are_left_out(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import itertools
 import json
 import os
 import shlex
@@ -56,6 +57,29 @@ def write_atomically(path: Path, content: str | Callable[[Path], Any], *, mode: 
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class OutFiles:
+    """Where what is said of each image goes in a folder: under the image's name, never out of the folder.
+
+    Args:
+        folder: of the files.
+        suffix: of each, ".png", in place of the image's own.
+    """
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix = folder, suffix
+        self._taken = set[str]()
+
+    def of(self, key: str) -> Path:
+        """The file of an image; where another one's has its name, the image's own suffix stays, then it is numbered."""
+        parts = [part for part in Path(key).parts if part not in (Path(key).anchor, "..")] or ["image"]
+        own = Path(*parts)
+        names = [own.with_suffix(self.suffix), own.with_name(own.name + self.suffix)]
+        numbered = (own.with_name(f"{own.stem}-{n}{self.suffix}") for n in itertools.count(2))
+        name = next(name for name in itertools.chain(names, numbered) if str(name).casefold() not in self._taken)
+        self._taken.add(str(name).casefold())
+        return self.folder / name
 
 
 class Run:

@@ -9,7 +9,7 @@ from sklearn.mixture import GaussianMixture
 
 from glocal.adaptation.cascade import Cascade, Parts
 from glocal.backbones import build_backbone
-from glocal.data import open_source
+from glocal.data import Subset, open_source
 from glocal.evaluation import evaluate_encoder, extract
 
 
@@ -49,6 +49,20 @@ def test_each_image_gets_its_expert_and_the_joined_features_their_principal_comp
     theirs = PCA(8, whiten=True, svd_solver="full").fit_transform(joined.double().numpy())
     ours = found.pooled[:, -8:].flip(1).numpy()
     np.testing.assert_allclose(abs((ours * theirs).mean(0)), np.ones(8), atol=0.02)  # but for signs
+
+
+def test_what_few_photographs_do_not_tell_is_nothing_of_others_either():
+    source = open_source("parts:n=60,size=32")
+    first = encoder(0)
+    parts = Parts(extract(first, source, image_size=32).pooled, 2)
+    some, others = Subset(source, np.arange(12)), Subset(source, np.arange(12, 60))
+    cascade = Cascade(first, [encoder(1), encoder(2)], parts).eval().fit(some)
+    seen, unseen = (extract(cascade, part, image_size=32).pooled for part in (some, others))
+    told = seen.abs().amax(0) > 1e-3
+    assert 5 <= told.sum() <= 11, "of twelve points"
+    assert not unseen[:, ~told].any()
+    torch.testing.assert_close(seen[:, told].var(0), torch.ones(int(told.sum())), atol=0.02, rtol=0)
+    assert unseen.norm(dim=1).median() < 3 * seen.norm(dim=1).median()
 
 
 def test_it_is_evaluated_like_any_encoder():

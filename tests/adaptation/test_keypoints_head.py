@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tuned import network
 
 import glocal
+from glocal.adaptation.finetune import FineTuning
 from glocal.adaptation.keypoints import Locate
 from glocal.data import ArraySource, Keypoints, open_source
 from glocal.errors import UsageError
@@ -154,3 +156,10 @@ def test_the_table_is_data_and_the_photographs_are_drawn_on(locator, world, tmp_
 def test_another_skeleton_is_refused():
     with pytest.raises(UsageError, match="no keypoint 'tail'; those to learn are tail, neck"):
         Locate.read(people(), ["tail", "neck"])
+
+
+def test_where_names_tell_no_sides_nothing_is_mirrored():
+    assert Locate(4, ["l_eye", "nose", "r_eye"]).flip == Locate(4, ["nose"]).flip == 0.5
+    assert Locate(4, ["0", "1", "2"]).flip == 0.0
+    method = FineTuning(network(), Locate(8, ["0", "1"]), image_size=32)
+    assert [crop.flip for crop in method.recipe.views] == [0.0]

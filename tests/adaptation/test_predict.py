@@ -132,3 +132,22 @@ def test_as_an_encoder_it_is_like_any_other(classifier):
     assert found["meta"]["encoder"] == "test_resnet"
     embedded = glocal.embed(str(classifier), "parts:n=4,size=64", split="test")
     assert embedded.pooled.shape == (4, glocal.load(str(classifier)).dim)
+
+
+def test_what_is_drawn_or_written_never_lands_on_the_photographs(segmenter, pictures, tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / name)
+    before = {path: path.read_bytes() for path in (tmp_path / "photos").iterdir()}
+    (tmp_path / "lists" / "some.txt").write_text("../photos/a.png\n../photos/b.png\n")
+    glocal.predict(str(segmenter), str(tmp_path / "lists" / "some.txt"), out=str(tmp_path / "out" / "masks"),
+                   draw=str(tmp_path / "out" / "drawn"), workers=0)  # fmt: skip
+    assert {path: path.read_bytes() for path in (tmp_path / "photos").iterdir()} == before
+    assert (
+        len([*(tmp_path / "out" / "masks").rglob("*.png")]) == len([*(tmp_path / "out" / "drawn").rglob("*.png")]) == 2
+    )
+    for option in ("out", "draw"):
+        with pytest.raises(UsageError, match=f"--{option} .*photos is where the photographs are"):
+            glocal.predict(str(segmenter), str(tmp_path / "photos"), workers=0, **{option: str(tmp_path / "photos")})
+    assert {path: path.read_bytes() for path in (tmp_path / "photos").iterdir()} == before

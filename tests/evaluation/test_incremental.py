@@ -1,14 +1,18 @@
 """Classes that come in steps: herding, means, forgetting, and what each way keeps."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from glocal import random
 from glocal.errors import UsageError
 from glocal.evaluation.incremental import (
     _learn,
+    _predictions,
     class_means,
     distillation,
     forgetting,
@@ -129,3 +133,59 @@ def test_it_is_the_same_again(found):
     assert again["accuracy"] == {way: scores["accuracy"][way] for way in ("mtn", "naive")}
     with pytest.raises(UsageError, match="ways among mtn"):
         incremental.run(context, ways=["none"])
+
+
+@pytest.mark.parametrize("way", ["mtn", "replay", "naive", "joint"])
+def test_each_way_step_by_step(way, found):
+    """What each way is, told once more: whom it learns from, what it looks at, what it keeps to."""
+    context, _ = found
+    settings = {"neighbours": 3, "layers": 1, "epochs": 2, "lr": 0.2}
+    train, queries = context.bank("train"), drawn(2000, 16, seed=5)
+    said = [*_predictions(way, train.pooled, train.labels, [2, 4, 6], queries, 5, 7, settings)]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(random.derive(7, "incremental"))
+        model = NeighbourClassifier(16, 6, neighbours=3 if way == "mtn" else 0, layers=1)
+    old = torch.empty(0, dtype=torch.int64)
+    for step, (low, high) in enumerate([(0, 2), (2, 4), (4, 6)]):
+        of_class = [torch.nonzero(train.labels == k)[:, 0] for k in range(low, high)]
+        new = torch.cat(of_class)
+        number = {"naive": 0, "joint": 30}.get(way, 5)
+        memory = torch.cat([old, *(of[herd(train.pooled[of], number)] for of in of_class)])
+        teacher = copy.deepcopy(model) if step and way in ("mtn", "replay") else None
+        model.begin(train.pooled[new], train.labels[new])
+        model.remember(train.pooled[memory], train.labels[memory], memory)
+        slow = [p for name, p in model.named_parameters() if name.startswith("fusion.")]
+        fast = [p for name, p in model.named_parameters() if not name.startswith("fusion.")]
+        groups = [{"params": fast, "lr": 0.2}, *([{"params": slow, "lr": 0.002}] if slow and not step else [])]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        rows = torch.cat([old, new])
+        heavy = torch.zeros(6).index_add(0, train.labels[rows], torch.ones(len(rows)))
+        heavy = len(rows) / (heavy * (heavy > 0).sum()).clamp_min(1)
+        for epoch in range(2):
+            for at in rows[torch.from_numpy(random.permutation(len(rows), 7, "incremental", low, epoch))].split(64):
+                x, y = train.pooled[at], train.labels[at]
+                logits = model(x, at[:, None])[:, :high]
+                loss = sum(heavy[k] * F.cross_entropy(z[None], k[None]) for z, k in zip(logits, y, strict=True)) / len(
+                    at
+                )
+                if teacher is not None:
+                    with torch.no_grad():
+                        before = teacher(x, at[:, None])[:, :low].softmax(1)
+                    loss = loss - (before * logits[:, :low].log_softmax(1)).sum(1).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        with torch.no_grad():
+            expected = model(queries)[:, :high].argmax(1)
+        assert (said[step] == expected).float().mean() > 0.998, step  # but for rounding
+        old = memory
+
+
+def test_a_step_without_test_images_is_refused(found):
+    context, _ = found
+    test = context.bank("test")
+    some = {"train": context.bank("train"), "test": SimpleNamespace(pooled=test.pooled[:30], labels=test.labels[:30])}
+    few = SimpleNamespace(bank=some.__getitem__, labels=lambda bank: bank.labels, seed=0)
+    with pytest.raises(UsageError, match="no test image is of the classes of step 1; take fewer steps than 6"):
+        incremental.run(few, steps=6, epochs=1)

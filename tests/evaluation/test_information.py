@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, normaltest
 from torch import nn
 
 from glocal.backbones import build_backbone
@@ -51,6 +51,13 @@ def test_of_a_relu_network_error_grows_and_normality_is_lost_with_sigma():
     errors, normal = examined(net, drawn(3, 4, 4))
     assert errors[0] < 0.05 < errors[2] < errors[3]
     assert normal[0] > 0.85 > normal[3]
+
+
+def test_normality_is_scipy_s_at_five_percent():
+    z, directions = torch.from_numpy(np.random.default_rng(4).standard_t(6, (256, 8))), drawn(8, 200, seed=5)
+    pvalues = np.array([normaltest(z.numpy() @ directions[:, k].numpy()).pvalue for k in range(200)])
+    assert normal_share(z + 3, directions) == (pvalues > 0.05).mean()
+    assert (pvalues > 0.08).mean() < (pvalues > 0.05).mean() < (pvalues > 0.03).mean(), "the level tells"
 
 
 @pytest.mark.parametrize("dim", [1, 3, 20])

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from glocal.data import Keypoints
+from glocal.errors import UsageError
 from glocal.evaluation.evaluate import evaluate_encoder
 from glocal.evaluation.keypoints import (
     count_right,
@@ -13,7 +14,7 @@ from glocal.evaluation.keypoints import (
     mirrored,
     pck,
     peaks,
-    side_of,
+    sides,
     tolerances,
     torsos,
 )
@@ -44,7 +45,16 @@ def test_left_is_right_in_a_mirror():
     assert swapped[:3] == ["l_ankle", "l_knee", "l_hip"]
     assert swapped[-1] == "neck"
     assert mirrored(["Left Eye", "nose", "Right Eye", "tail"]).tolist() == [2, 1, 0, 3]
-    assert [side_of(name) for name in ("l_hip", "right-paw", "collar", "L ear")] == ["l", "r", "", "l"]
+    assert sides(["l_hip", "right-paw", "collar", "L ear", "lip"]) == ["l", "r", "", "l", ""]
+    for said in ("RShoulder Nose LShoulder", "lShoulder neck rShoulder", "Lsho thrx Rsho", "LeftEye nose RightEye",
+                 "eyeL nose eyeR", "LEFT_EYE NOSE RIGHT_EYE"):  # fmt: skip
+        names = said.split()
+        assert mirrored(names).tolist() == [2, 1, 0], names
+        assert sides(names)[1] == ""
+        assert {*sides(names)} == {"l", "", "r"}
+    assert mirrored(["lip", "ring", "0", "1"]).tolist() == [0, 1, 2, 3]
+    assert torsos(["LShoulder", "RHip", "chin"]) == [(0, 1)]
+    assert torsos(["Lsho", "Rsho", "Lhip", "Rhip"]) == [(0, 3), (1, 2)]
 
 
 SIZES = np.array([[600, 500], [500, 600]])
@@ -113,3 +123,25 @@ def test_the_probe_finds_planted_points(tmp_path):
     assert found["pck"] > 0.6, "a tenth of the box around both is some 4 pixels"
     assert found["pck"] > found["pck_pooled"] + 0.3
     assert found["pck_mean"] < 0.3
+
+
+def test_images_that_cannot_be_counted_are_left_out(tmp_path):
+    """Of every other image the torso is not known: a group of these has no score, and is no worst one."""
+    draw, points = np.random.default_rng(0), np.zeros((60, 3, 3), np.float32)
+    (tmp_path / "images").mkdir()
+    for n in range(60):
+        points[n] = [[10, 10, 1], [20, 40, n % 2], [30, 20, 1]]
+        Image.fromarray(draw.integers(0, 255, (48, 48, 3)).astype(np.uint8)).save(tmp_path / "images" / f"{n:02d}.png")
+    names = "l_shoulder", "r_hip", "nose"
+    table = ",".join(f"{name}.{axis}" for name in names for axis in ("x", "y"))
+    rows = [",".join(f"{x:g},{y:g}" if known else "," for x, y, known in image) for image in points]
+    lines = [f"images/{n:02d}.png,{row},{'whole' if n % 2 else 'cut'}" for n, row in enumerate(rows)]
+    (tmp_path / "list.csv").write_text("\n".join([f"path,{table},kind", *lines]))
+    found = evaluate_encoder(Colours(), str(tmp_path / "list.csv"), tasks=["keypoints"])["keypoints"]
+    assert found["pck_mean"] == 1.0, "they all lie alike"
+    groups = found["groups"]["kind"]["groups"]
+    assert [*groups] == ["whole"]
+    assert "worst" not in found["groups"]["kind"]
+    (tmp_path / "list.csv").write_text("\n".join([f"path,{table},kind", *lines[::2]]))
+    with pytest.raises(UsageError, match="no image shows how large the person is"):
+        evaluate_encoder(Colours(), str(tmp_path / "list.csv"), tasks=["keypoints"])

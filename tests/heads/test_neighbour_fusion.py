@@ -79,3 +79,9 @@ def test_the_vectors_of_classes_begin_as_their_means():
         mean = sum(row / row.norm() for row in x[y == k])
         torch.testing.assert_close(model.weight[k], mean / mean.norm())
     assert not model.weight[1].any()
+
+
+def test_without_neighbours_the_query_stays():
+    query = drawn(3, 16)
+    for layers in (0, 1):
+        assert torch.equal(NeighbourFusion(16, layers)(query, query[:, None][:, :0]), query)

@@ -2,17 +2,23 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 
 import glocal
 from glocal.adaptation import load_head
 from glocal.backbones import build_backbone, save_encoder
+from glocal.config import PretrainConfig
 from glocal.data import open_source
 from glocal.errors import UsageError
+from glocal.evaluation import extract
+from glocal.pipeline.past import open_past
 from glocal.run import Run
 from power import pulled_after
 from processes import run as command
@@ -118,6 +124,46 @@ def test_the_memory_is_enough_for_the_next_classes(colours, tmp_path):
     assert np.bincount(kept.labels).tolist() == [3] * 7
 
 
+def test_a_teacher_that_looks_at_exemplars_does_not_look_at_the_one_it_is_asked_about(colours, tmp_path):
+    """Its exemplars are the first images that are learnt from; only three of the four of each class are kept on."""
+    data = str(colours / "old")
+    first = Path(glocal.finetune(str(colours / "encoder"), data, out=str(tmp_path / "ft"), head="mtn", memory=4,
+                                 max_steps=3, **FAST))  # fmt: skip
+    for folder in (first, Path(shutil.copytree(first, tmp_path / "without"))):
+        if folder != first:
+            shutil.rmtree(Run(folder).memory)
+        config = PretrainConfig(data="", pretrained=str(folder), image_size=32, options={"memory": 3})
+        past = open_past(config, trust_code=False)
+        model, encoder = past.head.model, glocal.load(folder)
+        assert len(past.exemplars) == 9
+        bank = extract(encoder, past.exemplars, image_size=32, crop_pct=0.875)
+        seen = F.normalize(past.head.standardised(bank.pooled), dim=1)
+        own = (seen @ model.memory.T).argmax(1)
+        assert model.index[own].tolist() == list(range(9)), "each is the exemplar that is most like it"
+        assert (model.index >= 0).sum() == 9
+
+
+def test_on_two_processes_as_on_one(colours, tmp_path):
+    """To rounding, which AdamW magnifies; memories are the same to the bit."""
+    ends = []
+    for ranks in (1, 2):
+        fast = ["--workers", "0", "--threads", "1", "--no-report", "--quiet", "--precision", "32", "--train", "all"]
+        sizes = ["--max-steps", "6", "--batch-size", str(8 // ranks), "--devices", str(ranks), "--memory", "4"]
+        said = ["finetune", colours / "ft", "--data", colours / "new", "--out", str(ranks)]
+        command(*said, *sizes, *fast, cwd=tmp_path, ranks=ranks)
+        ends.append({n: load_file(tmp_path / str(ranks) / f"{n}.safetensors") for n in ("encoder", "head")})
+    one, two = ends
+    start = load_file(colours / "ft" / "encoder.safetensors")
+    moved = max((one["encoder"][name] - start[name]).abs().max() for name in start if start[name].ndim == 4)
+    for part, named in one.items():
+        for name, value in named.items():
+            assert value.shape == two[part][name].shape
+            if value.is_floating_point():
+                assert (value - two[part][name]).abs().max() < moved / 5, name
+    assert torch.equal(one["head"]["model.labels"], two["head"]["model.labels"])
+    assert Run(tmp_path / "1").scores().keys() == Run(tmp_path / "2").scores().keys()
+
+
 @pytest.mark.parametrize("settings", [{"train": "all"}, {"train": "head", "mixup": 0.3}, {"head": "nearest_mean"}])
 def test_stopped_and_resumed_it_ends_with_the_same_bits(settings, colours, tmp_path, monkeypatch):
     whole = extended(colours, tmp_path / "whole", max_steps=9, **settings)
@@ -141,6 +187,10 @@ def test_what_cannot_be_extended_is_refused_in_a_line(colours, tmp_path, world_o
     refused(
         "--memory keeps images of classes; --head keypoints", data=world_of_joints, head="keypoints", folder="encoder"
     )
+    (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
+    glocal.finetune(str(colours / "encoder"), str(colours / "old"), out=str(tmp_path / "codes"), head="codes",
+                    names=str(tmp_path / "names.txt"), max_steps=1, **FAST)  # fmt: skip
+    refused("codes learns no classes, but to choose among names", folder=tmp_path / "codes")
     shutil.copytree(colours / "ft", tmp_path / "ft")
     config = (tmp_path / "ft" / "config.yaml").read_text().replace(str(colours / "old"), str(colours / "gone"))
     (tmp_path / "ft" / "config.yaml").write_text(config)

@@ -1,7 +1,8 @@
 """Cascades of masks: one finds which part of the photographs an image is of, others are experts for a part each.
 
 Warmerdam, Caron, Asano 2024, arXiv:2409.07577, section 3. There the joined features are divided by the variances of
-their principal components, which is said to give these unit variance; here by the roots, which does.
+their principal components, which is said to give these unit variance; here by the roots, which does. Parts are told
+apart by pooled features as they are; the authors' code first makes them directions and takes principal components.
 """
 
 from typing import Self
@@ -65,12 +66,16 @@ class Cascade(nn.Module):
         self.register_buffer("turn", torch.eye(2 * dispatcher.dim))
 
     def fit(self, source: ImageSource) -> Self:
-        """Keep the principal components of the joined features of photographs, as many as one has, of variance 1."""
+        """Keep the principal components of the joined features of photographs, as many as one has, of variance 1.
+
+        Those of which so few photographs tell nothing are 0.
+        """
         joined = extract(self, source, image_size=self.dispatcher.image_size).pooled.double()
         variances, directions = torch.linalg.eigh(joined.T.cov())  # the strongest last
         variances, directions = variances[-self.dim :], directions[:, -self.dim :]
         self.shift = joined.mean(0).to(self.shift)
-        self.turn = (directions / variances.clamp_min(1e-6 * variances[-1]).sqrt()).to(self.turn)
+        there = variances > 1e-6 * variances[-1]
+        self.turn = torch.where(there, directions / variances.clamp_min(1e-30).sqrt(), 0).to(self.turn)
         return self
 
     def forward(self, x: Tensor) -> Features:

@@ -38,9 +38,14 @@ class Previous(nn.Module):
         """Evaluation mode."""
         return super().train(False)
 
-    def forward(self, pixels: Tensor, features: Features) -> Tensor:
-        """Logits of the classes known before (B, K), of images whose features are now these."""
-        return self.head(features if self.encoder is None else self.encoder(pixels))
+    def forward(self, pixels: Tensor, features: Features, index: Tensor) -> Tensor:
+        """Logits of the classes known before (B, K), of training images `index` (B, n) whose features are now these."""
+        return _said(self.head, features if self.encoder is None else self.encoder(pixels), index)
+
+
+def _said(head: nn.Module, features: Features, index: Tensor) -> Tensor:
+    """Logits of training images; a head that looks at some of these is not to see those that it is asked about."""
+    return head(features, index) if hasattr(head, "remember") else head(features)
 
 
 class FineTuning(nn.Module):
@@ -84,7 +89,7 @@ class FineTuning(nn.Module):
         self.previous = previous
         self.register_buffer("weights", None if weights is None else torch.from_numpy(weights).float())
         mild: Any = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0, "gray": 0.0}
-        self.recipe = Recipe((Crop(image_size, scale=head.scale, **mild),))
+        self.recipe = Recipe((Crop(image_size, scale=head.scale, flip=getattr(head, "flip", 0.5), **mild),))
         still = {"encoder.": 1e9}  # epochs; the loop allows a tenth of the run
         self.optimization = Optimization(
             "adamw",
@@ -116,12 +121,12 @@ class FineTuning(nn.Module):
             pixels, index = pixels.lerp(pixels[order], 1 - share), torch.cat([index, index[order]], 1)
             targets = [(share, target), (1 - share, target[order])]
         features: Features = self.encoder(pixels)
-        logits = self.head(features, index) if hasattr(self.head, "remember") else self.head(features)
+        logits = _said(self.head, features, index)
         looks = places(self.encoder, features, pixels.shape[-1])
         each = [part * self.loss(logits, answers, looks) for part, answers in targets]
         terms = {"cross_entropy": torch.stack(each).sum() if self.mixup else each[0]}
         if self.previous is not None:
-            terms["before"] = distillation(logits.float(), self.previous(pixels, features).float()).mean()
+            terms["before"] = distillation(logits.float(), self.previous(pixels, features, index).float()).mean()
         return Loss.of(terms)
 
     def loss(self, logits: Tensor, target: Tensor, looks: Any) -> Tensor:

@@ -16,7 +16,7 @@ from glocal.adaptation.heads import Labelled, Standardised
 from glocal.data import Keypoints, Subset
 from glocal.data.source import ImageSource
 from glocal.errors import UsageError
-from glocal.evaluation.keypoints import count_right, fractions, heat_maps, mirrored, pck, peaks, side_of
+from glocal.evaluation.keypoints import count_right, fractions, heat_maps, mirrored, pck, peaks, sides
 from glocal.features import Features
 from glocal.heads.spatial_model import SpatialModel
 from glocal.run import write_atomically
@@ -48,6 +48,7 @@ class Locate(nn.Module):
     def __init__(self, dim: int, classes: list[str]) -> None:
         super().__init__()
         self.classes = list(classes)
+        self.flip = 0.5 if len(classes) == 1 or any(sides(classes)) else 0.0  # else a mirror may make left right
         self.standardised = Standardised(dim)
         narrow, last = nn.Conv2d(dim, WIDTH, 3, padding=1), nn.Conv2d(WIDTH, len(classes), 1, bias=False)
         self.detector = nn.Sequential(narrow, nn.ReLU(), last)
@@ -93,7 +94,7 @@ class Locate(nn.Module):
         return features.tokens[:, :: max(1, features.tokens.shape[1] // 16)].flatten(0, 1)
 
     def begin(self, seen: Tensor, source: ImageSource, index: Tensor) -> None:
-        """With a spatial model of the training joints, seen in a mirror, too; limbs join what moves together."""
+        """With a spatial model of the training joints, mirrored too if images are; limbs join what moves together."""
         from scipy.sparse.csgraph import minimum_spanning_tree
 
         assert source.keypoints is not None
@@ -102,7 +103,8 @@ class Locate(nn.Module):
         places = fractions(found, np.array([source.open(i).size for i in index.tolist()]))
         other, known = mirrored(self.classes), torch.from_numpy(found.points[..., 2] > 0)
         mirror = places[:, other] * torch.tensor([-1.0, 1.0])
-        self.spatial.begin(torch.cat([places, mirror]), torch.cat([known, known[:, other]]))
+        seen_as = slice(2 if self.flip else 1)
+        self.spatial.begin(torch.cat([places, mirror][seen_as]), torch.cat([known, known[:, other]][seen_as]))
         both = (known[:, None] & known[:, :, None])[..., None]
         moved = torch.where(both, places[:, None] - places[:, :, None], torch.nan)
         spread = (moved - moved.nanmean(0)).square().nanmean(0).sum(-1).nan_to_num(1.0)
@@ -149,9 +151,9 @@ class Locate(nn.Module):
         draw, points = ImageDraw.Draw(drawn), answer[:, :2] * scale
         for a, b in self.limbs.tolist():
             draw.line([*points[a], *points[b]], fill=(255, 255, 255), width=round(2 * unit))
-        for name, (x, y) in zip(self.classes, points, strict=True):
-            sides = {"l": (255, 160, 0), "r": (0, 170, 255)}
-            colour = sides.get(side_of(name), (255, 60, 120))
+        colours = {"l": (255, 160, 0), "r": (0, 170, 255), "": (255, 60, 120)}
+        for side, (x, y) in zip(sides(self.classes), points, strict=True):
+            colour = colours[side]
             draw.ellipse([x - 2 * unit, y - 2 * unit, x + 2 * unit, y + 2 * unit], fill=colour)
         return [drawn], f"{answer[:, 2].mean():.0%} sure"
 

@@ -17,14 +17,19 @@ from glocal.features import Features
 from glocal.heads.neighbour_fusion import SCALE, NeighbourClassifier
 
 
-def exemplars(encoder: Any, source: ImageSource, number: int, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+def exemplars(
+    encoder: Any, head: Any, source: ImageSource, number: int, **options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     """At most `number` images of each class, by herding: features (M, D), classes (M,), positions (M,).
 
-    `options` are those of `glocal.evaluation.extract.stream`.
+    Herding looks at features as the head does, standardised. `options` are those of `glocal.evaluation.extract.stream`.
     """
     bank = extract(encoder, source, crop_pct=Classify.crop_pct, **options)
     assert bank.labels is not None
-    rows = herd_classes(bank.pooled, bank.labels, number)
+    seen = bank.pooled
+    if hasattr(head, "standardised"):
+        seen = head.standardised(seen.to(head.standardised.mean)).cpu()
+    rows = herd_classes(seen, bank.labels, number)
     return bank.pooled[rows], bank.labels[rows], bank.index[rows]
 
 
@@ -58,6 +63,13 @@ class Neighbours(Classify):
     def remember(self, seen: Tensor, labels: Tensor, index: Tensor) -> None:
         """Look from now on at exemplars: pooled features (M, D), classes (M,), positions (M,)."""
         self.model.remember(self.standardised(seen.to(self.standardised.mean)), labels, index)
+
+    def renumber(self, index: Tensor, chosen: Tensor) -> None:
+        """Call what it looks at, of positions `index` (M,), by where they are among those `chosen` (N,), else −1."""
+        if len(index) != len(self.model.index):  # somebody has changed the memory's list
+            index = torch.full_like(self.model.index, -1)
+        same = index.cpu()[:, None] == chosen.cpu()
+        self.model.index = torch.where(same.any(1), same.int().argmax(1), -1).to(self.model.index)
 
 
 class NearestMean(Classify):

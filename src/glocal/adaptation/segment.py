@@ -18,7 +18,7 @@ from glocal.data.source import ImageSource, Unreadable
 from glocal.errors import UsageError
 from glocal.evaluation.segment import IGNORE, Classes, confusion, iou, spread
 from glocal.features import Features
-from glocal.run import write_atomically
+from glocal.run import OutFiles, write_atomically
 from glocal.views import Batch
 
 
@@ -99,14 +99,14 @@ class Segment(nn.Module):
         return {"miou": float(iou(counts).nanmean()), "pixel_accuracy": right}
 
     def write(self, out: Path, answers: Iterable[tuple[str, np.ndarray]]) -> None:
-        """A folder of PNG files of class numbers, in colours, of the images' names and sizes, and classes.json."""
+        """PNG files of class numbers in colours, of the images' sizes and names (`OutFiles`), and classes.json."""
         if out.suffix or out.is_file():
             raise UsageError(f"masks are written into a folder, which '{out}' is not")
+        files = OutFiles(out, ".png")
         for key, mask in answers:
-            file = (out / key.lstrip("/")).with_suffix(".png")
             image = Image.fromarray(mask)
             image.putpalette(self.colours().ravel().tolist())
-            write_atomically(file, partial(image.save, format="PNG"))
+            write_atomically(files.of(key), partial(image.save, format="PNG"))
         write_atomically(out / "classes.json", json.dumps({"names": self.classes}, indent=2) + "\n")
 
     def shown(self, image: Image.Image, answer: np.ndarray, scale: float = 1.0) -> tuple[list[Image.Image], str]:

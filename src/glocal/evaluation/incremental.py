@@ -120,6 +120,11 @@ def incremental(
     number = {int(k): n for n, k in enumerate(np.concatenate(parts))}  # classes in the order in which they come
     y, wanted = (torch.tensor([number.get(int(k), -1) for k in of]) for of in (labels, truth))
     ends = np.cumsum([len(part) for part in parts])
+    for step, (low, high) in enumerate(_ranges(ends.tolist()), 1):
+        if not ((wanted >= low) & (wanted < high)).any():
+            raise UsageError(
+                f"incremental: no test image is of the classes of step {step}; take fewer steps than {steps}"
+            )
     standardise = Standardise.of(train.pooled[y < ends[0]])
     x, queries = standardise(train.pooled), standardise(test.pooled)
     settings: dict[str, Any] = {"neighbours": neighbours, "layers": layers, "epochs": epochs, "lr": lr}

@@ -1,5 +1,6 @@
 """Keypoints: heat-maps over the cells of a map, the places they mean, how many are right (PCK), and a frozen probe."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,26 +29,50 @@ PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 _SIDES = {"l": "r", "r": "l", "left": "right", "right": "left"}
 _SIDE = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word of a name like LeftKnee or RKnee begins."""
+
+
+def _sides(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Of each keypoint "l" or "r", or "" where its name says neither; and its name in a mirror; in lower case.
+
+    l_knee, LeftKnee, knee-left, RKnee say a side; lknee does where there is an rknee.
+    """
+    plain, found = [_plain(name) for name in names], list[tuple[str, str]]()
+    for name in plain:
+        if said := _SIDE.search(name):
+            found.append((said[0][0], _SIDE.sub(lambda side: _SIDES[side[0]], name)))
+        elif name[:1] in ("l", "r") and (other := _SIDES[name[0]] + name[1:]) in plain:
+            found.append((name[0], other))
+        else:
+            found.append(("", name))
+    return found
+
+
+def _plain(name: str) -> str:
+    return _WORDS.sub("_", name).lower()
 
 
 def mirrored(names: Sequence[str]) -> np.ndarray:
     """(J,) int64: which keypoint each is in a mirror, by their names: l_knee is r_knee there, neck is neck."""
-    lower = [name.lower() for name in names]
-    other = [_SIDE.sub(lambda found: _SIDES[found[0]], name) for name in lower]
-    return np.array([lower.index(name) if name in lower else j for j, name in enumerate(other)])
+    plain = [_plain(name) for name in names]
+    return np.array([plain.index(name) if name in plain else j for j, (_, name) in enumerate(_sides(names))])
 
 
-def side_of(name: str) -> str:
-    """ "l" or "r" of a keypoint that its name says to be left or right, else ""."""
-    found = _SIDE.search(name.lower())
-    return found[0][0] if found else ""
+def sides(names: Sequence[str]) -> list[str]:
+    """Of each keypoint "l" or "r", which its name says it to be, or ""."""
+    return [side for side, _ in _sides(names)]
 
 
 def torsos(names: Sequence[str]) -> list[tuple[int, int]]:
     """Pairs of a shoulder and the hip of the other side."""
     shoulders, hips = (
-        [(j, side) for j, name in enumerate(names) if part in name.lower() and (side := side_of(name))]
-        for part in ("shoulder", "hip")
+        [
+            (j, side)
+            for j, (name, side) in enumerate(zip(names, sides(names), strict=True))
+            if side and part in _plain(name)
+        ]
+        for part in ("sho", "hip")
     )
     return [(a, b) for a, one in shoulders for b, other in hips if one != other]
 
@@ -82,8 +107,8 @@ def count_right(found: np.ndarray, keypoints: Keypoints, sizes: np.ndarray) -> n
 
 
 def pck(counted: np.ndarray) -> float:
-    """The share of keypoints that are right, of sums (2, J) of `count_right`."""
-    return float(counted[0].sum() / max(counted[1].sum(), 1))
+    """The share of keypoints that are right, of sums (2, J) of `count_right`; NaN where none counts."""
+    return float(counted[0].sum() / counted[1].sum()) if counted[1].any() else math.nan
 
 
 def heat_maps(places: Tensor, looks: Sequence[np.ndarray]) -> Tensor:
@@ -179,7 +204,8 @@ def keypoints(context: EvalContext) -> dict:
     the square. From the map, each cell says how much of each keypoint's heat-map lies in it; from the pooled feature,
     where each keypoint is. Penalties are chosen on a held-out fifth of the training images. A keypoint is right within
     a fifth of the torso (shoulder to the hip of the other side) or, where names tell of none, a tenth of the box around
-    the known ones, and a single one within a tenth of the image.
+    the known ones, and a single one within a tenth of the image; images of which that cannot be said don't count. In a
+    training image where a keypoint is not known, it has no heat, or its mean place.
 
     Returns:
         pck, pck_pooled and pck_mean (every keypoint at its mean place) on the test images; the penalties chosen.
@@ -194,6 +220,11 @@ def keypoints(context: EvalContext) -> dict:
         raise UsageError(f"{context.test.name}: its keypoints are not those of the training images")
     assert train.dense is not None
     assert train.cells is not None
+    for source, known_of, of in ((context.train, truth, sizes), (context.test, wanted, wanted_sizes)):
+        if not np.isfinite(tolerances(known_of, of)).any():
+            raise UsageError(
+                f"{source.name}: no image shows how large the person is; a shoulder and the other side's hip would"
+            )
     grid, looks = train.cells.shape[:2], looks_of(train.cells, context.image_size)
     known, places = torch.from_numpy(truth.points[..., 2:] > 0), fractions(truth, sizes)
     mean = torch.where(known, places, 0).sum(0) / known.sum(0).clamp_min(1)
@@ -219,14 +250,15 @@ def keypoints(context: EvalContext) -> dict:
     for name, probe in (("pck", from_map), ("pck_pooled", from_pooled)):
         tried = [probe.found(fit, train, held) * sizes[held, None] for fit in probe.fits(train, kept, PENALTIES)]
         scores = [pck(count_right(found, truth.at(held.numpy()), sizes[held]).sum(0)) for found in tried]
-        penalty = PENALTIES[int(np.argmax(scores))]
+        penalty = PENALTIES[int(np.argmax(np.nan_to_num(scores)))]
         (fit,) = probe.fits(train, torch.arange(len(places)), [penalty])
         right = count_right(
             probe.found(fit, test, torch.arange(len(test.index))) * wanted_sizes[:, None], wanted, wanted_sizes
         )
         result |= {name: pck(right.sum(0)), f"{name}_penalty": penalty}
         if name == "pck":
-            share = lambda sums: sums[..., 0] / sums[..., 1].clip(1)
-            context.each = PerImage("pck", test.index.numpy(), right.sum(2), share)
+            parts = right.sum(2)
+            counts = parts[:, 1] > 0
+            context.each = PerImage("pck", test.index.numpy()[counts], parts[counts])
     still = np.broadcast_to(mean.numpy(), wanted.points[..., :2].shape) * wanted_sizes[:, None]
     return result | {"pck_mean": pck(count_right(still, wanted, wanted_sizes).sum(0))}

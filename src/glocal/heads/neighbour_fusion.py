@@ -21,7 +21,7 @@ class NeighbourFusion(nn.Module):
 
     The tokens are the query and the neighbours, with what is known of these added; the order of the neighbours does not
     matter. Before training the query comes out as it goes in. Without layers it is the mean of the neighbours' tokens:
-    of one neighbour, that one.
+    of one neighbour, that one; of none, the query.
 
     Args:
         dim: D.
@@ -45,7 +45,7 @@ class NeighbourFusion(nn.Module):
         """
         about = neighbours if labels is None else neighbours + labels
         if not len(self.blocks):
-            return about.mean(1)
+            return about.mean(1) if about.shape[1] else query
         tokens = torch.cat([query[:, None], about], 1)
         for block in self.blocks[:-1]:
             tokens = block(tokens, tokens)

@@ -148,6 +148,8 @@ def _finetune(
             method = _method(config, encoder, head, split.train, past)
         if past and isinstance(head, Neighbours) and not isinstance(past.head, Neighbours):
             notes.append(f"head mtn: as {config.pretrained} was not made with it, neighbours add nothing to replay")
+        if not getattr(head, "flip", 0.5):
+            notes.append("flip 0: no keypoint's name says left or right, as a mirrored image would need")
         notes += twins(head.classes) if options["names"] else []
         if cls.needs == "labels" and not issubclass(cls, Ranked):
             notes += never_seen(split.train.classes, split.train.amounts)
@@ -158,7 +160,9 @@ def _finetune(
 
         def remember(_: Any = None) -> EpochPlan:
             """Let the head look at exemplars as the encoder now sees them."""
-            method.head.remember(*on_first(lambda: exemplars(encoder, split.train.source, number, **settings)))
+            method.head.remember(
+                *on_first(lambda: exemplars(encoder, method.head, split.train.source, number, **settings))
+            )
             return EpochPlan()
 
         if not resume:
@@ -292,7 +296,7 @@ def _conclude(
     save_head(method.head, name, encoder, run.path, scores=found, images=tested, held_out=split.said)
     run.write_skipped(skipped)
     if config.options.get("memory"):
-        keep(run, encoder, split, config.options["memory"], **settings)
+        keep(run, encoder, method.head, split, config.options["memory"], **settings)
     if found:
         meta = {"n_train": images, "n_test": tested, "split": split.said, "data": split.everything.name}
         write_json(run.scores_file, {name: found, "meta": meta})

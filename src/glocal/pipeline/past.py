@@ -8,10 +8,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from glocal.adaptation import load_head
-from glocal.adaptation.memory import exemplars
+from glocal.adaptation.memory import Neighbours, exemplars
+from glocal.adaptation.ranked import Ranked
 from glocal.backbones import load_encoder
 from glocal.config import PretrainConfig
 from glocal.data import FileListSource, Subset, code_of
@@ -46,13 +49,16 @@ def open_past(config: PretrainConfig, *, trust_code: bool) -> Past | None:
     if number is None or not isinstance(folder, str) or not Run(folder).head_files[0].is_file():
         return None
     head, name = load_head(folder, trust_code=trust_code)
+    if isinstance(head, Ranked):
+        raise UsageError(f"{folder} learns no classes, but to choose among names (head '{name}'): give it more of them"
+                         " at prediction, --names; --memory is for heads of classes")  # fmt: skip
     if head.needs != "labels":
         raise UsageError(f"{folder} knows no classes, but {head.needs} (head '{name}'): --memory is for classes")
     run = Run(folder)
     if (run.memory / "train.csv").is_file():
         kept = FileListSource(run.memory / "train.csv")
         held = FileListSource(file) if (file := run.memory / "held.csv").is_file() else None
-        return Past(head, Subset(kept, _first(kept, number)), held)
+        return _past(head, torch.arange(len(kept)), Subset(kept, _first(kept, number)), held)
     before = PretrainConfig.from_dict(run.config(), origin=str(run.config_file))
     refuse_untrusted(code_of(before.data), origin=run.config_file, trust_code=trust_code, command="--trust-code")
     try:
@@ -62,8 +68,16 @@ def open_past(config: PretrainConfig, *, trust_code: bool) -> Past | None:
     source = split.train.source
     encoder = load_encoder(folder, image_size=config.image_size, trust_code=trust_code)
     with placed(encoder, config.accelerator):
-        *_, index = exemplars(encoder, source, number, image_size=config.image_size) if number else [np.arange(0)]
-    return Past(head, Subset(source, np.asarray(index)), split.held.source if split.held else None)
+        *_, index = exemplars(encoder, head, source, number, image_size=config.image_size) if number else [np.arange(0)]
+    looked_at = head.model.index if isinstance(head, Neighbours) else torch.empty(0)
+    return _past(head, looked_at, Subset(source, np.asarray(index)), split.held.source if split.held else None)
+
+
+def _past(head: Any, looked_at: Tensor, kept: Subset, held: ImageSource | None) -> Past:
+    """A head that looks at exemplars, of these positions, knows which of the images that are learnt from they are."""
+    if isinstance(head, Neighbours):
+        head.renumber(looked_at, torch.from_numpy(kept.positions))
+    return Past(head, kept, held)
 
 
 def recall(options: Mapping[str, Any], past: bool) -> tuple[Mapping[str, Any], list[str]]:
@@ -84,12 +98,12 @@ def recall(options: Mapping[str, Any], past: bool) -> tuple[Mapping[str, Any], l
     return options, notes
 
 
-def keep(run: Run, encoder: Any, split: Split, number: int, **options: Any) -> None:
+def keep(run: Run, encoder: Any, head: Any, split: Split, number: int, **options: Any) -> None:
     """Write the memory of a run: exemplars of each class, best first, and as many images that it was checked on.
 
     They are PNG files, twice as large as what the encoder sees or as they were, and lists of them with their labels.
     """
-    *_, chosen = exemplars(encoder, split.train.source, number, **options)
+    *_, chosen = exemplars(encoder, head, split.train.source, number, **options)
     parts = [("train", split.train.source, chosen.tolist())]
     if split.held:
         parts.append(("held", split.held.source, _first(split.held.source, number).tolist()))

@@ -12,11 +12,11 @@ from glocal.adaptation import Predictions, predictions
 from glocal.adaptation.heads import has
 from glocal.adaptation.ranked import read_names, twins
 from glocal.data import open_source
-from glocal.data.source import ImageSource
+from glocal.data.source import ImageSource, fingerprint
 from glocal.errors import UsageError
 from glocal.evaluation.extract import suited
 from glocal.report.predictions import Card, write_page
-from glocal.run import write_atomically
+from glocal.run import OutFiles, write_atomically
 
 SHOWN = 200
 """Images of a page, at most."""
@@ -58,6 +58,10 @@ def predict_source(
     truth, shown, tallies = _truth(head, source), list[Card](), []
     if out is not None and out.endswith(".html"):
         out, page = None, out
+    for option, folder in (("--out", out), ("--draw", draw)):
+        if folder is not None and Path(folder).resolve() in _places(source):
+            raise UsageError(f"{option} {folder} is where the photographs are: name a place of its own")
+    drawn = OutFiles(Path(draw or ""), ".png")
     chosen = {n * len(source) // min(SHOWN, len(source)) for n in range(min(SHOWN, len(source)))} if page else set()
 
     def answers() -> Iterator[tuple[str, np.ndarray]]:
@@ -67,7 +71,7 @@ def predict_source(
             if i in chosen:
                 shown.append(_card(head, source, i, answer))
             if draw is not None:
-                _draw(head, source, i, answer, Path(draw))
+                _draw(head, source, i, answer, drawn)
             yield source.key(i), answer
 
     if out is not None:
@@ -95,6 +99,13 @@ def predict_source(
     return Path(out or page) if out or page else result  # type: ignore[arg-type]
 
 
+def _places(source: ImageSource) -> set[Path]:
+    """The folder and list of a collection, where it is of files."""
+    found = fingerprint(source)
+    place = Path(found[0] if found else source.name)
+    return {place, place.parent} if place.is_file() else {place}
+
+
 def _truth(head: Any, source: ImageSource) -> dict[int, tuple[ImageSource, int]]:
     """By position, where the answer of an image is known: in which collection, and its position there."""
     if not has(source, head.needs):
@@ -115,8 +126,7 @@ def _card(head: Any, source: ImageSource, i: int, answer: np.ndarray) -> Card:
     return Card(source.key(i), words, pictures)
 
 
-def _draw(head: Any, source: ImageSource, i: int, answer: np.ndarray, folder: Path) -> None:
-    """The last of an image's pictures, in its full size, as PNG in a folder."""
+def _draw(head: Any, source: ImageSource, i: int, answer: np.ndarray, files: OutFiles) -> None:
+    """The last of an image's pictures, in its full size, as PNG."""
     pictures, _ = head.shown(Image.fromarray(source.open(i).decode()), answer)
-    file = (folder / source.key(i).lstrip("/")).with_suffix(".png")
-    write_atomically(file, lambda path: pictures[-1].save(path, format="PNG"))
+    write_atomically(files.of(source.key(i)), lambda path: pictures[-1].save(path, format="PNG"))
