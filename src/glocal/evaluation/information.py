@@ -113,7 +113,8 @@ def information(
 ) -> dict:
     """Whether pooled features are normal around an image, as information theory of VICReg assumes, and its quantities.
 
-    It is about an encoder: of a projector, which is not handed over, it says nothing. Each test image is seen under `draws` of normal noise of each σ (of normalised pixels).
+    It is about an encoder: of a projector, which is not handed over, it says nothing. Each test image is seen under
+    `draws` of normal noise of each σ (of normalised pixels).
 
     Returns:
         By σ: normal, the share of (image, random projection) pairs that pass D'Agostino and Pearson's test at 5%
