@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from replications.cells import Cell, stored
@@ -21,9 +21,18 @@ class Judged:
     """A statement with its difference, where two seeds of all its arms are there, and its verdict."""
 
     statement: Statement
-    found: Interval | None
+    found: Interval | None  # with the margin, where there is one
     p: float | None
     verdict: str
+
+    @property
+    def shown(self) -> str:
+        """The difference as it was found, and what it is to exceed where that is not 0; "" where there is none yet."""
+        if self.found is None:
+            return ""
+        margin = self.statement.margin
+        plain = {name: getattr(self.found, name) - margin for name in ("mean", "low", "high")}
+        return str(replace(self.found, **plain)) + (f", asked above {-margin:+g}" if margin else "")
 
 
 def results(claim: Claim) -> dict[str, dict[int, dict[str, float]]]:

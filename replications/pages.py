@@ -42,7 +42,7 @@ paper are tested together (Holm).
   p < .05); another regime is sought, at most twice, each told.
 - *too small to matter*: the 95% interval lies within the smallest difference on both sides of 0.
 - *reproduced*, *not reproduced*: the difference is not 0 (p < .05 after Holm), as claimed or the other way. Where the
-  claim is "no worse than", the margin that the table names is added first; a margin below 0 says by how much more.
+  claim is "no worse than", or by how much more, the difference is compared with the bound that stands beside it.
 - *undecided, would need N seeds*: for the same power by the spread that was found.
 
 Where a claim is of cost, an arm is trained for as long as the other takes, by one ratio measured side by side."""
@@ -149,7 +149,7 @@ def claims_page(judged: Mapping[str, list[Judged]]) -> str:
     )
     others = [claim for claim in CLAIMS if not claim.name.startswith("learns-")]
     summary = [
-        [claim.name, each.statement.text, each.found or "", each.verdict]
+        [claim.name, each.statement.text, each.shown, each.verdict]
         for claim in others
         for each in judged[claim.name]
     ]
@@ -177,7 +177,7 @@ def claim_section(claim: Claim, judged: Sequence[Judged], *, heading: bool = Tru
         parts += [table(["arm", *keys], rows)]
     if draw_claim(claim, found, judged, DOCS / "figures" / f"claim-{claim.name}.svg"):
         parts += [f"![Every seed of every arm](figures/claim-{claim.name}.svg)"]
-    verdicts = [[j.statement.text, j.found or "", shown_p(j.p), j.verdict] for j in judged]
+    verdicts = [[j.statement.text, j.shown, shown_p(j.p), j.verdict] for j in judged]
     parts += [table(["statement", "difference, 95% interval", "p (Holm)", "verdict"], verdicts)]
     return "\n\n".join([*parts, *([claim.missing] if claim.missing else [])])
 
@@ -247,7 +247,7 @@ def methods_page(judged: Mapping[str, list[Judged]]) -> str:
 
 
 def gain(judged: Judged) -> str:
-    return f"{judged.found}, {judged.verdict}" if judged.found else judged.verdict
+    return f"{judged.shown}, {judged.verdict}" if judged.found else judged.verdict
 
 
 def cost(name: str) -> float | None:
