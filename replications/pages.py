@@ -149,9 +149,7 @@ def claims_page(judged: Mapping[str, list[Judged]]) -> str:
     )
     others = [claim for claim in CLAIMS if not claim.name.startswith("learns-")]
     summary = [
-        [claim.name, each.statement.text, each.shown, each.verdict]
-        for claim in others
-        for each in judged[claim.name]
+        [claim.name, each.statement.text, each.shown, each.verdict] for claim in others for each in judged[claim.name]
     ]
     return "\n\n".join(
         [
