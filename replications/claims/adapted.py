@@ -23,7 +23,7 @@ PRUNING = Claim(
     world="own",
     arms=(pruned("mask-ssl", "vicreg"), pruned("mask-labels", LABELS), pruned("mask-random", "random")),
     seeds=FIVE,
-    minutes=4,
+    minutes=3.5,
     paper="Caron et al. Pruning with self-supervision. 2020",
     text="Masks found without labels (here VICReg) leave a network that is worth as much, trained again on labels, as"
     " masks found with them, and more than random ones; and pruning preserves what frozen features are worth elsewhere."
