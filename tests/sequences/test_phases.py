@@ -180,6 +180,12 @@ def test_the_command_writes_what_can_be_corrected_and_given_back(video, tmp_path
     assert [name for name, *_ in found["stretches"]] == ["cut", "<b>pin", "sew"]
     assert found["edit"] == 1.0
     assert "<b>" not in (out / "timeline.html").read_text()
+    corrected = (out / "phases.csv").read_text()
+    assert corrected.count(",<b>pin\n") == 2
+    assert not (out / "phases-1.csv").exists(), "all its marks are in the new one"
+    glocal.phases("none", str(video), marks=table(tmp_path, "time,phase\n1.2,cut\n8,sew"), **given)
+    assert (out / "phases-1.csv").read_text() == corrected, "corrections are not lost"
+    assert f"is now {out / 'phases-1.csv'}" in capsys.readouterr().err
 
 
 def test_a_few_labelled_videos_and_an_encoder(video, tmp_path):

@@ -110,7 +110,8 @@ def write_all(
 ) -> dict[str, Any]:
     """phases.csv and timeline.html in a folder; what they hold in numbers, and how right it is where that is known."""
     phase, sure = probability.argmax(1), probability.max(1)
-    write_phases(out / "phases.csv", source, names, probability, marks)
+    if kept := write_phases(out / "phases.csv", source, names, probability, marks):
+        print(f"the phases.csv that was there, with other marks, is now {kept}", file=sys.stderr)
     time = source.time - source.time[0]
     ends = np.append((time[1:] + time[:-1]) / 2, time[-1] + (time[-1] - time[-2]) / 2)
     found = segments(phase)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +75,21 @@ def read_marks(
 
 def write_phases(
     path: Path, source: ClipSource, names: list[str], probability: np.ndarray, marks: Marks | None
-) -> None:
+) -> Path | None:
     """A line for each frame: its number, name, second, phase, how sure that is, and `mark`, where it was marked.
 
-    To correct it, write the right phase under `mark` beside some frames, and give the table as --marks.
+    To correct it, write the right phase under `mark` beside some frames, and give the table as --marks. A table that is
+    there and has marks that this one lacks is kept beside it.
+
+    Returns:
+        Where that is now, if so.
     """
     phase, sure = probability.argmax(1), probability.max(1)
     mark = {int(i): names[k] for i, k in zip(marks.frames, marks.phases, strict=True)} if marks else {}
+    kept = None
+    if path.exists() and not _marks_in(path) <= {(str(i), name) for i, name in mark.items()}:
+        places = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
+        path.rename(kept := next(place for place in places if not place.exists()))
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["frame", "name", "time", "phase", "probability", "mark"])
@@ -88,6 +97,15 @@ def write_phases(
         second = f"{source.time[i]:.3f}"
         table.writerow([i, source.key(i), second, names[phase[i]], f"{sure[i]:.3f}", mark.get(i, "")])
     write_atomically(path, text.getvalue())
+    return kept
+
+
+def _marks_in(path: Path) -> set[tuple[str, str]]:
+    """Frame and phase of the marks of a table that `write_phases` wrote; of any other file, one that no table has."""
+    try:
+        return {(row["frame"], row["mark"]) for row in rows_of(path) if row["mark"]}
+    except (UsageError, KeyError):
+        return {("", "")}
 
 
 def _frame(word: str, where: str, source: ClipSource) -> int | None:
