@@ -1,8 +1,8 @@
 """A version for whatever decides a run's numbers, raised when they change: results of two versions never mix.
 
-A refactor keeps them. tests/test_replications_recipes.py trains each method for a few steps and compares with what
-`python -m replications recipes` stored under its version: it fails where numbers changed and the version did not. By
-more than a part in a thousand, since sums round differently on other processors.
+A refactor keeps them. tests/test_replications_recipes.py trains each method for a few steps, looks through each network
+once, and compares with what `python -m replications recipes` stored under its version: it fails where numbers changed
+and the version did not. By more than a part in a thousand, since sums round differently on other processors.
 """
 
 from __future__ import annotations
@@ -65,14 +65,16 @@ NETWORKS: dict[str, int] = {
     "vit_w64_p4": 1,
     "vit_w64_p8": 1,
     "navit_w64_p8": 2,
-    "flexivit_w64": 1,
+    "flexivit_w64": 2,
     "resmlp_w64_p4": 1,
-    "vit22b_w64_p4": 1,
-    "vit22b_w64_p4_no_qk_norm": 1,
+    "vit22b_w64_p4": 2,
+    "vit22b_w64_p4_no_qk_norm": 2,
     "xcit_w64_p8": 1,
     "test_resnet": 1,
     "mobilenet_v1_050": 1,
 }
+OTHERS = ("test_resnet", "mobilenet_v1_050", "text_small")
+"""Networks that are not of `replications.networks`."""
 PROBES: dict[str, int] = {
     "knn": 1,
     "linear": 1,
@@ -154,7 +156,32 @@ def backbone(method: str) -> str:
     return own.get(method) or "replications.networks:" + ("vit_w64_p4" if method in TRANSFORMERS else "rn8_w16_s8")
 
 
-def numbers(method: str) -> dict[str, float]:
+def numbers(name: str) -> dict[str, float]:
+    """What a method or network of the plan comes to."""
+    return seen(name) if name in NETWORKS else learnt(name)
+
+
+def seen(network: str) -> dict[str, float]:
+    """Of a network with weights that are nowhere 0: what it says of two images, and how its weights respond."""
+    import torch
+
+    from glocal.backbones import build_backbone
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = build_backbone(f"{'' if network in OTHERS else 'replications.networks:'}{network}", image_size=32)
+        for parameter in made.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        features = made.train()(torch.randn(2, 3, 32, 32))
+        total = (features.pooled * torch.randn_like(features.pooled)).sum()
+        total = total + (features.tokens * torch.randn_like(features.tokens)).sum()
+        gradients = torch.autograd.grad(total, list(made.parameters()), allow_unused=True)
+    squares = sum(float(each.double().square().sum()) for each in gradients if each is not None)
+    sizes = {"pooled": features.pooled, "tokens": features.tokens}
+    return {**{key: float(value.detach().abs().mean()) for key, value in sizes.items()}, "gradient": math.sqrt(squares)}
+
+
+def learnt(method: str) -> dict[str, float]:
     """What a method's recipe comes to: the first and last loss of a few steps, and what is decided for a longer run."""
     import torch
 
@@ -193,15 +220,15 @@ def decided(method: str) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
-def differing(method: str, found: dict[str, float]) -> list[str]:
-    """What is not as stored, in words; a name that is new or gone is a refactor's business."""
-    stored = json.loads(GOLDEN.read_text()).get(method, {"version": None, "numbers": {}})
-    if stored["version"] != RECIPES[method]:
-        return [f"version {RECIPES[method]} is not stored: run python -m replications recipes"]
+def differing(name: str, found: dict[str, float]) -> list[str]:
+    """What is not as stored, in words; a number's name that is new or gone is a refactor's business."""
+    stored = json.loads(GOLDEN.read_text()).get(name, {"version": None, "numbers": {}})
+    if stored["version"] != (version := (RECIPES | NETWORKS)[name]):
+        return [f"version {version} is not stored: run python -m replications recipes"]
     return [
-        f"{name} is {found[name]}, stored is {value}"
-        for name, value in stored["numbers"].items()
-        if name in found and not math.isclose(found[name], value, rel_tol=TOLERANCE, abs_tol=_near(name))
+        f"{key} is {found[key]}, stored is {value}"
+        for key, value in stored["numbers"].items()
+        if key in found and not math.isclose(found[key], value, rel_tol=TOLERANCE, abs_tol=_near(key))
     ]
 
 
@@ -217,20 +244,25 @@ def methods() -> list[str]:
     return [name for name in method_names("images") if name in RECIPES]
 
 
+def networks() -> list[str]:
+    """Those that see images."""
+    return [name for name in NETWORKS if not name.startswith("text_")]
+
+
 def store() -> int:
-    """Store the numbers of the methods whose version was raised, or is new.
+    """Store the numbers of the methods and networks whose version was raised, or is new.
 
     Returns:
         An exit code: 1 where numbers changed under an old version, which are not stored.
     """
     kept = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     failed = []
-    for method in methods():
-        found = numbers(method)
-        if kept.get(method, {}).get("version") != RECIPES[method]:
-            kept[method] = {"version": RECIPES[method], "numbers": found}
-        elif wrong := differing(method, found):
-            failed.append(f"{method}: {'; '.join(wrong)}; raise its version in replications/recipes.py")
+    for name in (*methods(), *networks()):
+        found, version = numbers(name), (RECIPES | NETWORKS)[name]
+        if kept.get(name, {}).get("version") != version:
+            kept[name] = {"version": version, "numbers": found}
+        elif wrong := differing(name, found):
+            failed.append(f"{name}: {'; '.join(wrong)}; raise its version in replications/recipes.py")
     GOLDEN.write_text(json.dumps(kept, indent=1) + "\n")
     print("\n".join(failed) or "stored", file=sys.stderr if failed else sys.stdout)
     return int(bool(failed))

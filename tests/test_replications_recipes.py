@@ -10,9 +10,9 @@ from glocal.methods import method_names
 from replications import recipes
 
 
-@pytest.mark.parametrize("method", recipes.methods())
-def test_its_numbers_are_those_of_its_version(method):
-    assert recipes.differing(method, recipes.numbers(method)) == []
+@pytest.mark.parametrize("name", [*recipes.methods(), *recipes.networks()])
+def test_its_numbers_are_those_of_its_version(name):
+    assert recipes.differing(name, recipes.numbers(name)) == []
 
 
 def test_every_method_has_a_recipe():
@@ -23,6 +23,7 @@ def test_every_method_has_a_recipe():
 def stored(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "GOLDEN", tmp_path / "recipes.json")
     monkeypatch.setattr(recipes, "methods", lambda: ["vicreg"])
+    monkeypatch.setattr(recipes, "networks", list)
     found = {"first loss": 20.0, "lr": 0.1}
     monkeypatch.setattr(recipes, "numbers", lambda method: found)
     assert recipes.store() == 0

@@ -77,11 +77,25 @@ def test_autocast_does_not_coarsen_it():
 
 def test_positions_are_resized_bilinearly():
     positions = numbers(1, 49, 5)
-    assert torch.equal(resized(positions, (7, 7)), positions)
+    torch.testing.assert_close(resized(positions, (7, 7)), positions, rtol=0, atol=1e-6)
     rows = torch.arange(7.0).repeat_interleave(7).view(1, 49, 1)
     expected = [-0.25 + 0.5 * k for k in range(14)]
     expected[0], expected[-1] = 0, 6  # clamped
-    assert resized(rows, (14, 3))[0, ::3, 0].tolist() == expected
+    np.testing.assert_allclose(resized(rows, (14, 3))[0, ::3, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (4, 3), (5, 14)])
+def test_coarser_positions_are_antialiased_as_the_authors_are(grid):
+    """By "linear" of jax.image.resize: a triangle as wide as a step of the coarser grid, or of the finer, of sum 1."""
+    positions, rows = numbers(1, 49, 5), []
+    for to in grid:
+        step = 7 / to
+        centres = (np.arange(to) + 0.5) * step - 0.5
+        triangle = np.maximum(1 - np.abs(centres[:, None] - np.arange(7)) / max(step, 1), 0)
+        rows.append(torch.from_numpy(triangle / triangle.sum(1, keepdims=True)).to(positions))
+    expected = torch.einsum("hi,wj,ijd->hwd", *rows, positions.view(7, 7, 5)).flatten(0, 1)
+    torch.testing.assert_close(resized(positions, grid)[0], expected, rtol=1e-5, atol=1e-6)
+    assert (rows[0] > 0).any(0).all(), "each position is read"
 
 
 def test_views_share_weights_and_keep_their_patches(encoder):

@@ -32,10 +32,10 @@ def encoder():
 
 def plain(block, x):
     """x + Attention(LN x) + MLP(LN x), each with matrices of its own, cut from the fused ones."""
-    y = F.layer_norm(x, (WIDTH,), block.in_norm.weight, None, block.in_norm.eps)
+    norm = lambda z, layer: layer.weight * z / (z.square().mean(-1, keepdim=True) + layer.eps).sqrt()  # "without bias
+    y = norm(x, block.in_norm)  # and centering"
     up, q, k, v = (y @ part.T for part in block.in_proj.weight.split([4 * WIDTH, WIDTH, WIDTH, WIDTH]))
     heads = lambda z: z.unflatten(2, (HEADS, -1)).transpose(1, 2)
-    norm = lambda z, layer: F.layer_norm(z, (WIDTH // HEADS,), layer.weight, None, layer.eps)
     q, k = norm(heads(q), block.q_norm), norm(heads(k), block.k_norm)
     attended = (q @ k.mT / math.sqrt(WIDTH // HEADS)).softmax(-1) @ heads(v)
     of_attention, of_mlp = block.out_proj.weight.split([WIDTH, 4 * WIDTH], dim=1)

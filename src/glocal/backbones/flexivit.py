@@ -54,10 +54,10 @@ def _bilinear(size: int, to: int) -> np.ndarray:
 
 
 def resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, n², D) of a square, bilinearly, as those of a grid (1, H·W, D)."""
+    """Position embeddings (1, n², D) of a square as those of a grid (1, H·W, D): bilinearly, with antialiasing."""
     side = math.isqrt(positions.shape[1])
     square = positions.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    return F.interpolate(square, grid, mode="bilinear").flatten(2).transpose(1, 2)
+    return F.interpolate(square, grid, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
 
 
 class FlexiEmbed(PatchEmbed):

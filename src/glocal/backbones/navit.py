@@ -4,7 +4,8 @@ Each photograph keeps its shape and is a row of patches of its own length. The r
 as one long row of tokens, without padding; attention alone knows where one photograph ends (`within`). Positions are
 factorised: a token's is the sum of one vector for its column and one for its row, both as numbers of patches (absolute)
 and as fractions of the photograph's sides. As in the paper, queries and keys are normalised, normalisations, queries,
-keys and values have no bias, and a learnt query pools each photograph.
+keys and values have no bias, and a learnt query pools each photograph. Normalisations centre, which those of ViT-22B
+do not.
 """
 
 from collections.abc import Sequence

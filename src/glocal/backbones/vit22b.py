@@ -2,15 +2,16 @@
 
 Attention and MLP stand side by side, behind one normalisation: y = LN(x), x + Attention(y) + MLP(y), with one matrix
 into both and one out of both. Queries and keys are normalised, so that attention logits cannot grow without bound.
-Normalisations and queries, keys and values have no bias. In place of the authors' attention pooling, tokens are
-averaged: their count of parameters does not hold the pooling either.
+Normalisations neither centre nor shift (RMSNorm, Zhang and Sennrich 2019); queries, keys and values have no bias. In
+place of the authors' attention pooling, tokens are averaged: their count of parameters does not hold the pooling
+either.
 """
 
 from functools import partial
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import LayerNorm
+from timm.layers import RmsNorm
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 
 
@@ -41,7 +42,7 @@ def vit22b(
         qk_norm=qk_norm,
         dynamic_img_size=dynamic_img_size,
         drop_path_rate=drop_path_rate,
-        norm_layer=partial(LayerNorm, bias=False),
+        norm_layer=RmsNorm,
         block_fn=partial(ParallelScalingBlock, fuse_out_proj=True),  # type: ignore[arg-type]
     )
     model.pretrained_cfg = {"input_size": (3, 224, 224), "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
