@@ -53,6 +53,44 @@ def test_calibrated_no_verb_is_more_often_wrong_than_right():
     assert said.calibrated(3) == said.calibrated(3)
 
 
+def test_only_the_verb_is_replaced_and_not_a_part_of_other_words(world, tmp_path):
+    said = [("a sitter sits on a sit-up mat and sits", "sits"), ("a cat stands up", "stands up"),
+            ("a man in running shoes stands up", "stands up"), ("a dog is running", "running")]  # fmt: skip
+    rows = [SAID[0], *(f"{name},{caption},{verb}" for name, (caption, verb) in zip(NAMES, said, strict=True))]
+    swapped = sentences_of(world, table(tmp_path / "s.csv", *rows), None).negatives[0]
+    assert swapped == ["a sitter running on a sit-up mat and sits", "a sitter stands up on a sit-up mat and sits"]
+    rows[1] = f"{NAMES[0]},a sitar player sits,sit"
+    with pytest.raises(UsageError, match="the verb 'sit' is not in the caption 'a sitar player sits'"):
+        sentences_of(world, table(tmp_path / "s.csv", *rows), None)
+
+
+def test_calibration_counts_the_verb_that_is_wrong():
+    """Not one that the caption has too, and none that is no caption's."""
+    shoes = "a man in running shoes"
+    captions = [f"{shoes} stands", "a dog is running", "a dog is running", "a cat sits"]
+    wrong = [[f"{shoes} jumps", f"{shoes} sits"], ["a dog is sits"], ["a dog is stands"], []]
+    said = Sentences(captions, ["stands", "running", "running", "sits"], wrong)
+    kept = Counter(text for texts in said.calibrated().negatives for text in texts)
+    assert f"{shoes} jumps" not in kept
+    assert kept["a dog is stands"] == 1
+    assert kept[f"{shoes} sits"] + kept["a dog is sits"] == 1
+    free = Sentences(["it runs", "it sits"], ["", ""], [["it sits"], ["it runs"]])
+    assert free.calibrated().negatives == [[], []], "no verb is known"
+
+
+def test_which_of_many_negatives_are_used_is_drawn():
+    verbs = [f"verb{k}" for k in range(8)]
+    captions = [f"it {verb}" for verb in verbs] * 10
+    said = Sentences(captions, verbs * 10, [[f"it {v}" for v in verbs if f"it {v}" != c] for c in captions])
+    rows = said.rows(3)
+    counts = Counter(text for row in rows for text in row[1:-1])
+    assert set(counts) == {f"it {verb}" for verb in verbs}
+    assert min(counts.values()) > 15, "30 each, but for chance"
+    assert all(len({*row[:-1]}) == 4 for row in rows)
+    assert said.rows(3) == rows
+    assert said.rows(9)[0][-3:] == ["", "", "verb0"]
+
+
 @pytest.mark.parametrize(
     ("rows", "what"),
     [

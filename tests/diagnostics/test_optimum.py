@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from glocal.backbones import build_backbone
 from glocal.data import open_source
-from glocal.diagnostics.optimum import closed_form, label_graph, linear_map, optimum, view_graph
+from glocal.diagnostics.optimum import closed_form, label_graph, linear_map, optimum, principal, view_graph
 from glocal.errors import UsageError
 from glocal.evaluation import EvalContext
 from glocal.losses import vicreg_loss
@@ -73,12 +73,27 @@ def test_the_task_takes_the_method_and_its_width_from_the_run(context):
     context.method = lambda: trained
     found = optimum(context, images=30)
     assert found["dimensions_features"] == 6
+    assert found["inputs_features"] == found["inputs_pixels"] == 15, "of 60 views"
     assert found["loss_features"] <= found["loss_trained"]
     assert 0 <= found["top1_pixels"] <= 1
     assert optimum(context, images=30) == found
     assert optimum(context, images=30, dim=3)["dimensions_pixels"] == 3
     context.method = lambda: method(BarlowTwins)
     assert 1 <= optimum(context, images=48)["dimensions_features"] <= 6
+
+
+def test_inputs_of_as_many_dimensions_as_views_do_not_decide_it():
+    """Random ones of any width would do what the graph asks; what tells the images apart does it in few dimensions."""
+    graph, draw = view_graph(60), inputs(120, 4)
+    told = torch.cat([inputs(60, 5)] * 2) + 0.1 * draw[:, : inputs(60, 5).shape[1]]
+    made = method(covariance_weight=0.0)
+    loss = {}
+    for name, rows in (("noise", torch.from_numpy(np.random.default_rng(6).normal(size=(120, 200)))), ("told", told)):
+        main = principal(rows, 30)
+        assert main.shape[1] <= 30
+        torch.testing.assert_close(main.T @ main, torch.eye(main.shape[1], dtype=main.dtype))
+        loss[name] = closed_form(made, graph, 6, (rows - rows.mean(0)) @ main).loss
+    assert loss["told"] < loss["noise"] / 2
 
 
 def test_what_has_no_closed_form_is_refused(context):

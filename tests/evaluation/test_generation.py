@@ -65,11 +65,16 @@ def test_clusters_are_as_frequent_as_in_training_or_the_one_asked_for() -> None:
         samples(made, 5, cluster=3)
     with pytest.raises(UsageError, match="without clusters"):
         samples(Made(), 5, cluster=0)
+    with pytest.raises(UsageError, match="guidance 5: the generator was trained without clusters"):
+        samples(Made(5.0), 5)
+    with pytest.raises(UsageError, match="guidance nan: give a number"):
+        samples(Made(float("nan")), 5)
 
 
 @pytest.mark.parametrize(("guidance", "broken", "said"), [(2.0, False, "lower the guidance"), (0.0, True, "weight")])
 def test_what_is_not_finite_stops_with_a_diagnosis(guidance, broken, said) -> None:
     made = Made(guidance)
+    made.frequencies = torch.tensor([1.0])
     if broken:
         nn.init.constant_(made.weight, torch.nan)
     else:

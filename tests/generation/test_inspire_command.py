@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -74,11 +75,18 @@ def test_one_chooses_by_number_and_goes_on(run, tmp_path, monkeypatch, capsys):
     answers, said = answer("2", "7", "what?", "1", "")
     assert answers == [1, 0]
     assert "7 is no number from 1 to 4" in said.out
-    assert "2 answers are kept; to go on: glocal inspire" in said.err
+    again = shlex.split(said.err.split("2 answers are kept; to go on: glocal inspire ")[1])
     best = (tmp_path / "best.png").read_bytes()
     assert answer("")[0] == [1, 0]
     assert (tmp_path / "1.png").read_bytes() == best  # the first candidate is the best so far
     assert "Question 3" in (tmp_path / "index.html").read_text()
+    monkeypatch.setattr("builtins.input", lambda question: "")
+    again.remove("--trust-code")  # which `inspire` gives
+    inspire(*again)
+    assert "2 answers are kept" in capsys.readouterr().err
+    session = json.loads((tmp_path / "session.json").read_text())
+    (tmp_path / "session.json").write_text(json.dumps(session | {"answers": None}))
+    assert "its answers are no list; delete it" in refusal(capsys, *again)[1]
 
 
 def test_bad_input_is_one_line(run, tmp_path, capsys):

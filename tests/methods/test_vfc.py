@@ -56,7 +56,9 @@ def test_the_texts_of_a_batch_are_those_of_its_clips():
         assert rows[0] == spell(sentence)
         assert rows[-1] == spell(verb)
         others = [v for v in sorted({*world.verbs}) if v != verb]
-        assert rows[1:-1] == [spell(sentence.replace(verb, v)) for v in others[:3]]
+        wrong = [spell(sentence.replace(verb, v)) for v in others]
+        assert all(row in wrong for row in rows[1:-1])
+        assert len({tuple(row) for row in rows[1:-1]}) == 3
 
 
 def test_its_terms_are_those_of_the_paper():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import glocal
+from glocal.backbones import build_backbone
 from glocal.data import open_source
 from glocal.errors import UsageError
+from glocal.pipeline import phases
 from glocal.sequences import from_marks, from_prior, phase_scores, segments, similarity
 from glocal.sequences.marks import read_marks
 from processes import Command
@@ -91,6 +95,16 @@ def test_borders_lie_where_the_picture_changes():
     assert (nearest != truth).sum() > 20
 
 
+def test_most_frames_may_be_the_same():
+    """Slides, a black screen: the border lies where the picture changes, whatever the unit of the features."""
+    features = np.zeros((100, 4))
+    features[80:] = 0.01 + 0.001 * draw(20, 4)
+    marks = np.array([10, 95]), np.array([0, 1])
+    for unit in (1, 1000):
+        found = from_marks(similarity(unit * features), *marks).argmax(1)
+        assert np.flatnonzero(found).min() == 80
+
+
 def test_two_hours_take_seconds_of_a_processor_and_the_sparse_solve_a_twentieth_of_the_dense():
     truth = np.arange(7200) * 9 // 7200
     features = (draw(9, 384)[truth] + draw(7200, 384, seed=1)).astype(np.float32)
@@ -144,6 +158,9 @@ def table(tmp_path, text):
     [
         ("frame,phase\n10,a", "line 2: frame '10' is not in the video, of 10 frames, 0 to 9 s"),
         ("time,phase\n1,a\n30,b", "line 3: time '30' is not in the video"),
+        ("time,phase\n-1,a\n3,b", "line 2: time '-1' is not in the video"),
+        ("time,phase\n1,a\n10,b", "line 3: time '10' is not in the video"),
+        ("frame,phase\n1.5,a", "line 2: frame '1.5' is not in the video"),
         ("frame,phase\n1,a\n001.png,b", "the frame 001.png is both 'a' and 'b'"),
         ("frame,phase\n1,a", "never marks the phase 'b'"),
         ("frame,phase\n1,a\n2,c", "no phase is called 'c'"),
@@ -154,6 +171,20 @@ def table(tmp_path, text):
 def test_marks_that_do_not_fit_are_refused(video, tmp_path, text, says):
     with pytest.raises(UsageError, match=says):
         read_marks(table(tmp_path, text), open_source(f"clips:{video}"), ["a", "b"])
+
+
+def test_frames_may_be_numbers_as_a_spreadsheet_writes_them(video, tmp_path):
+    found = read_marks(table(tmp_path, "frame,phase\n5.0,a\n007.png,b\n9,a"), open_source(f"clips:{video}"))
+    assert found.frames.tolist() == [5, 7, 9]
+    assert [found.names[k] for k in found.phases] == ["a", "b", "a"]
+
+
+def test_frames_that_cannot_be_read_have_the_features_of_the_nearest_one(video, monkeypatch):
+    there = torch.tensor([1, 2, 5, 8])
+    bank = SimpleNamespace(index=there, pooled=there[:, None].float())
+    monkeypatch.setattr(phases, "extract", lambda *args, **options: bank)
+    found = phases.embedded(build_backbone("test_resnet"), open_source(f"clips:{video}"), None, workers=0)
+    assert found[:, 0].tolist() == [1, 1, 2, 2, 5, 5, 5, 8, 8, 8]
 
 
 def test_the_command_writes_what_can_be_corrected_and_given_back(video, tmp_path, capsys):
@@ -225,6 +256,7 @@ def test_what_does_not_serve_is_one_line(video, tmp_path):
         "say what is known": {},
         "leave out --features": {"few": str(video), "features": "x.npy"},
         "is no array": {"marks": marks, "features": marks},
+        "leave out --names": {"few": str(video), "names": ["a", "b"]},
     }
     for says, options in refused.items():
         with pytest.raises(UsageError, match=says):

@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import glocal
-from glocal.data import ClipSource, Groups
+from glocal.data import ClipSource, Groups, open_source
 from glocal.data.images import DrawnImage
 from glocal.data.source import Unreadable
 from glocal.errors import UsageError
@@ -112,6 +113,19 @@ def test_two_processes_are_one_and_workers_do_not_matter(frames):
             assert torch.equal(torch.cat([part.views[v].time for part in parts]), whole.views[v].time)
     for loader in two:
         loader.close()
+
+
+def test_videos_too_short_for_a_sample_are_told(tmp_path):
+    for name, frames in (("a", 8), ("b", 9), ("c", 7)):
+        (tmp_path / name).mkdir()
+        for k in range(frames):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{k}.png")
+    source = open_source(f"clips:{tmp_path}")
+    loader = ViewLoader(source, Recipe((WHOLE,) * 8, frames=Frames(8)), batch_size=2, seed=0)
+    assert loader.notes == ["1 of 3 videos have fewer than the 8 frames of a sample: left out"]
+    assert ViewLoader(source, Recipe((WHOLE,) * 7, frames=Frames(7)), batch_size=2, seed=0).notes == []
+    with pytest.raises(UsageError, match="has 1 sample of 9 frames, fewer than one batch of 2"):
+        ViewLoader(source, Recipe((WHOLE,) * 9, frames=Frames(9)), batch_size=2, seed=0)
 
 
 def test_clips_too_short_and_collections_without_clips_are_refused():

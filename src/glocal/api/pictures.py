@@ -84,8 +84,10 @@ def inspire(
             made = held.enter_context(placed(made, device))
             session = Session(where / "session.json", made.latent_shape, count=n, seed=seed, about=str(digest(made)))
             choose(made, session, where, _read)
-            again = shlex.join(["glocal", "inspire", generator, "--by", "preference", "--out", out])
-            print(f"{len(session.answers)} answers are kept; to go on: {again}", file=sys.stderr)
+            again = ["glocal", "inspire", generator, "--by", "preference", "--out", out]
+            again += [f"--{name}={value}" for name, value, usual in (("n", n, 4), ("seed", seed, 0)) if value != usual]
+            again += ["--trust-code"] if trust_code else []
+            print(f"{len(session.answers)} answers are kept; to go on: {shlex.join(again)}", file=sys.stderr)
         else:
             assert like is not None
             made = held.enter_context(placed(made, device))

@@ -74,6 +74,8 @@ def phases(
         raise UsageError("say what is known: --marks FILE.csv, or --few VIDEOS")
     if few is not None and features is not None:
         raise UsageError("--few learns from an encoder's features: leave out --features, or give --marks")
+    if few is not None and names is not None:
+        raise UsageError("--few says which phases there are: leave out --names")
     beta = (1.0 if few else 30.0) if beta is None else beta
     if not (beta >= 0 and window >= 1 and neighbours >= 0 and trust > 0):
         raise UsageError("--beta and --neighbours are 0 at least, --window is 1 at least, --trust is above 0")

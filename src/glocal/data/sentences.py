@@ -1,7 +1,8 @@
 """What is said of clips: a sentence each, its verb phrase, and sentences that are almost it, and wrong."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from glocal import random
@@ -29,9 +30,12 @@ class Sentences:
         """All that is said."""
         return [*self.captions, *self.verbs, *(text for texts in self.negatives for text in texts)]
 
-    def rows(self, hard: int) -> list[list[str]]:
-        """Of each clip its caption, `hard` of its negatives, "" where there are fewer, and its verb phrase."""
-        wrong = [[*texts, *[""] * hard][:hard] for texts in self.negatives]
+    def rows(self, hard: int, seed: int = 0) -> list[list[str]]:
+        """Of each clip its caption, `hard` of its negatives, drawn, "" where there are fewer, and its verb phrase."""
+        wrong = []
+        for clip, texts in enumerate(self.negatives):
+            order = random.permutation(len(texts), seed, "negatives", clip)[:hard]
+            wrong.append([*(texts[n] for n in order), *[""] * (hard - len(order))])
         return [[caption, *texts, verb] for caption, texts, verb in zip(self.captions, wrong, self.verbs, strict=True)]
 
     def calibrated(self, seed: int = 0) -> "Sentences":
@@ -40,12 +44,12 @@ class Sentences:
         No verb is more often in a negative than in a caption. Which of its negatives stay is drawn; one whose verb is
         in no caption goes.
         """
-        known = sorted({*self.verbs} - {""}, key=lambda verb: (-len(verb), verb))
+        known = {*self.verbs} - {""}
         places = [(clip, n) for clip, texts in enumerate(self.negatives) for n in range(len(texts))]
         left, kept = Counter(self.verbs), set[tuple[int, int]]()
         for at in random.permutation(len(places), seed, "calibrate"):
             clip, n = places[at]
-            verb = next((verb for verb in known if verb in self.negatives[clip][n]), None)
+            verb = _verb_of(self.negatives[clip][n], self.captions[clip], self.verbs[clip], known)
             if verb and left[verb]:
                 left[verb] -= 1
                 kept.add((clip, n))
@@ -78,7 +82,7 @@ def sentences_of(source: ClipSource, captions: str | None, negatives: str | None
         pairs = [(source.captions[i] or "", verbs[i]) for i in at]
     if wrong := [name for name, (caption, _) in zip(names, pairs, strict=True) if not caption]:
         raise UsageError(f"{source.name}: {len(wrong)} clips have no caption, the first being {wrong[0]}")
-    if odd := [(caption, verb) for caption, verb in pairs if verb not in caption]:
+    if odd := [(caption, verb) for caption, verb in pairs if verb and not _word(verb).search(caption)]:
         raise UsageError(f"the verb '{odd[0][1]}' is not in the caption '{odd[0][0]}'")
     whole, verbs = [caption for caption, _ in pairs], [verb for _, verb in pairs]
     if negatives is not None:
@@ -87,8 +91,25 @@ def sentences_of(source: ClipSource, captions: str | None, negatives: str | None
     if "" in verbs:
         raise UsageError("hard negatives are to be made: give --negatives FILE, or the column verb with the captions")
     others = sorted({*verbs})
-    swapped = [[caption.replace(own, verb) for verb in others if verb != own] for caption, own in pairs]
+    swapped = [[_word(own).sub(verb.replace("\\", r"\\"), caption, count=1) for verb in others if verb != own]
+               for caption, own in pairs]  # fmt: skip
     return Sentences(whole, verbs, swapped)
+
+
+def _word(verb: str) -> re.Pattern[str]:
+    """Where these words are in a sentence, and not a part of others."""
+    return re.compile(rf"(?<!\w){re.escape(verb)}(?!\w)")
+
+
+def _verb_of(negative: str, caption: str, own: str, known: Collection[str]) -> str | None:
+    """The verb of a hard negative of a caption with a verb of its `own`: what stands in its place, else a known one."""
+    if own and (place := _word(own).search(caption)):
+        start, end = caption[: place.start()], caption[place.end() :]
+        if negative.startswith(start) and negative.endswith(end) and len(negative) > len(start) + len(end):
+            middle = negative[len(start) : len(negative) - len(end)]
+            return middle if middle in known else None
+    there = [verb for verb in known if _word(verb).search(negative) and not _word(verb).search(caption)]
+    return max(there, key=lambda verb: (len(verb), verb), default=None)
 
 
 def _captions(path: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:

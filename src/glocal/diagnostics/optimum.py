@@ -60,6 +60,13 @@ def label_graph(labels: Tensor) -> Tensor:
     return (labels[:, None] == labels).double()
 
 
+def principal(inputs: Tensor, most: int) -> Tensor:
+    """(D, K) directions of inputs (N, D), all of them or, if these are more than `most`, the first principal ones."""
+    if inputs.shape[1] <= most:
+        return torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    return torch.linalg.svd(inputs - inputs.mean(0), full_matrices=False).Vh[: max(1, most)].T
+
+
 def linear_map(inputs: Tensor, embedding: Tensor) -> Tensor:
     """(D, K), the least that makes centred inputs (N, D) the centred embedding (N, K)."""
     x, z = (each.double() - each.double().mean(0) for each in (inputs, embedding))
@@ -92,10 +99,13 @@ def optimum(
 
     Positive pairs are two views each of `images` training images, by the method's recipe; or, with graph "labels", all
     images of a class. Method and dimension are the run's, unless given; pixels are those of the image shrunk to 8×8.
+    Where inputs have more than a quarter as many dimensions as there are rows, their first principal components are
+    taken, so many: of more, whatever they are, some map does what the graph asks for.
 
     Returns:
-        By "features" and "pixels": loss, the least; dimensions, as many as are asked for and inputs allow; top1, where
-        there are labels. Of a run's views also loss_trained, that of its own projector.
+        By "features" and "pixels": inputs, the dimensions that a map sees; loss, the least; dimensions, as many as are
+        asked for and inputs allow; top1, where there are labels. Of a run's views also loss_trained, that of its own
+        projector.
     """
     objective = _objective(context, method)
     pixels = Pixels(SIDE, image_size=context.image_size).to(context.device)
@@ -117,13 +127,16 @@ def optimum(
         raise UsageError(f"optimum: graph {graph} is none of views and labels")
     for name, arm in arms.items():
         rows = inputs[name].double()
+        main = principal(rows, len(rows) // 4)
+        rows, mean = (rows - rows.mean(0)) @ main, rows.mean(0)
         best = closed_form(objective, pairs, dim or _width(objective), rows)
-        found |= {f"loss_{name}": best.loss, f"dimensions_{name}": best.embedding.shape[1]}
+        found |= {f"inputs_{name}": rows.shape[1], f"loss_{name}": best.loss}
+        found[f"dimensions_{name}"] = best.embedding.shape[1]
         if context.train.labels is None or context.test.labels is None:
             continue
-        matrix = linear_map(rows, best.embedding)
+        matrix = main @ linear_map(rows, best.embedding)
         train, test = (_extract(context, arm, each) for each in (context.train, context.test))
-        said, known = (((bank.pooled.double() - rows.mean(0)) @ matrix).float() for bank in (test, train))
+        said, known = (((bank.pooled.double() - mean) @ matrix).float() for bank in (test, train))
         right = knn_predict(said, known, context.labels(train)) == context.labels(test)
         found[f"top1_{name}"] = float(right.float().mean())
     return found | {"images": len(source)}
@@ -163,7 +176,7 @@ def _extract(context: EvalContext, arm: nn.Module, source: ImageSource) -> Any:
 def _views(context: EvalContext, source: ImageSource, objective: Any) -> list[Tensor]:
     """The first two views of each image (N, 3, h, w) each, normalised, on the encoder's device."""
     encoder: Any = context.encoder
-    recipe = Recipe(objective.recipe.views[:2])
+    recipe = Recipe(objective.recipe.views[:2], frames=objective.recipe.frames)
     appearance = Appearance(recipe, encoder.mean, encoder.std, context.seed)
     settings: dict[str, Any] = {"seed": context.seed, "shuffle": False, "drop_last": False}
     loader = ViewLoader(source, recipe, batch_size=min(256, len(source)), **settings)

@@ -1,5 +1,6 @@
 """What a generator is worth: are its images like those of a collection, seen by an encoder?"""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,10 @@ def samples(
     if cluster is not None and not 0 <= cluster < len(frequencies):
         said = f"has clusters 0 to {len(frequencies) - 1}" if len(frequencies) else "was trained without clusters"
         raise UsageError(f"--cluster {cluster}: the generator {said}")
+    guidance = getattr(generator, "guidance", 0.0)
+    if not math.isfinite(guidance) or (guidance and not len(frequencies)):
+        why = "the generator was trained without clusters" if math.isfinite(guidance) else "give a number"
+        raise UsageError(f"guidance {guidance:g}: {why}")
     if count < 1:
         raise UsageError(f"{count} images: make at least one")
     device, made = device_of(generator), []

@@ -45,7 +45,9 @@ class Session:
         found = read_json(self.file, "delete it to begin again")
         if found and {**self._about(), "answers": found.get("answers")} != found:
             raise UsageError(f"{file} holds answers about other pictures, --n or --seed: give another --out")
-        for answer in found.get("answers", []):
+        if not isinstance(answers := found.get("answers", []), list):
+            raise UsageError(f"{self.file}: its answers are no list; delete it to begin again")
+        for answer in answers:
             self._learn(answer)
 
     def ask(self) -> Tensor:

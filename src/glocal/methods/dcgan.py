@@ -61,7 +61,7 @@ class DCGAN(nn.Module):
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 parametrize.register_parametrization(module, "weight", Spectral(module.weight))
-        self.recipe = Recipe((Crop(image_size, scale=(1, 1), ratio=(1, 1), jitter=0, gray=0),))
+        self.recipe = Recipe((Crop(image_size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0),))
         self.optimization = Optimization("adamw", 2e-4, 0.0, warmup_epochs=0.0, final_lr=0.1, momentum=0.5)
 
     def forward(self, batch: Batch) -> Loss:

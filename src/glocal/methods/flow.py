@@ -80,8 +80,8 @@ class Flow(nn.Module):
         self.guide = Frozen(guide, image_size, backbone, "guide") if guide not in ("", "labels", "own") else None
         self.own = OwnClusters(backbone.dim, clusters, temperature, epsilon) if guide == "own" else None
         self.register_buffer("counts", torch.zeros(clusters if guide else 0, dtype=torch.int64))
-        plain = Crop(image_size, scale=(1, 1), ratio=(1, 1), jitter=0, gray=0)
-        self.recipe = Recipe((plain, plain.but(scale=(0.4, 1.0))) if self.own else (plain,))
+        plain = Crop(image_size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0)
+        self.recipe = Recipe((plain, plain.but(scale=(0.4, 1.0), flip=0.5)) if self.own else (plain,))
         self.optimization = Optimization("adamw", lr=1e-3, weight_decay=0.0, warmup_epochs=1.0, clip=1.0)
 
     def begin(self, source: ImageSource) -> None:

@@ -52,7 +52,7 @@ class IRMAE(nn.Module):
         self.log_variance = nn.Linear(code, code) if kl else None
         # of (1, code): the weight of what was seen, its mean, its products
         self.register_buffer("moments", torch.zeros(code, code + 2))
-        self.recipe = Recipe((Crop(image_size, scale=(1, 1), ratio=(1, 1), jitter=0, gray=0),))
+        self.recipe = Recipe((Crop(image_size, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, gray=0),))
         self.optimization = Optimization("adamw", lr=1e-3, weight_decay=0.0, warmup_epochs=0.0)
 
     def forward(self, batch: Batch) -> Loss:

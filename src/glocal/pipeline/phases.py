@@ -61,7 +61,11 @@ def embedded(encoder: Any, source: ClipSource, progress: Progress | None, **opti
     """(N, D) pooled features; a frame that cannot be read has those of the nearest one that can."""
     workers, precision = suited(encoder, options.pop("workers"), None)
     bank = extract(encoder, source, workers=workers, precision=precision, progress=progress, **options)
-    nearest = np.abs(np.arange(len(source))[:, None] - bank.index.numpy()).argmin(1)
+    there, frames = bank.index.numpy(), np.arange(len(source))
+    after = np.searchsorted(there, frames).clip(0, len(there) - 1)
+    before = (after - 1).clip(0)
+    nearest = np.where(frames - there[before] <= there[after] - frames, before, after)
+    nearest = np.where(there[after] == frames, after, nearest)
     return bank.pooled.numpy()[nearest]
 
 

@@ -56,7 +56,8 @@ def read_marks(
         word, phase = row[where], row[said]
         if not phase:
             continue
-        frame = by_key.get(word) if where == "frame" and not word.isdecimal() else _frame(word, where, source)
+        frame = by_key.get(word) if where == "frame" else None
+        frame = _frame(word, where, source) if frame is None else frame
         if frame is None:
             raise UsageError(f"{path}, line {line}: {where} {word!r} is not in the video, of {_extent(source)}")
         if found.setdefault(frame, phase) != phase:
@@ -116,8 +117,9 @@ def _frame(word: str, where: str, source: ClipSource) -> int | None:
         return None
     if where == "frame":
         return int(value) if value.is_integer() and 0 <= value < len(source) else None
-    nearest = int(np.abs(source.time - value).argmin())
-    return nearest if abs(source.time[nearest] - value) <= np.diff(source.time).max() else None
+    step = source.time[-1] - source.time[-2]
+    inside = source.time[0] <= value < source.time[-1] + step
+    return int(np.abs(source.time - value).argmin()) if inside else None
 
 
 def _extent(source: ClipSource) -> str:

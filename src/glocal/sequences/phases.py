@@ -20,7 +20,8 @@ SAMPLE = 500
 def similarity(features: np.ndarray, *, beta: float = 30.0, window: int = 1, neighbours: int = 0) -> csc_array:
     """The weights (N, N) of the links between frames, symmetric, 0 on the diagonal.
 
-    w_ij = exp(−β ‖f_i − f_j‖² / s²), with s the median distance of two frames of the video, linked or not.
+    w_ij = exp(−β ‖f_i − f_j‖² / s²), with s the median distance of two frames of the video, linked or not (if
+    most are the same, of two that differ).
 
     Args:
         features: (N, D) of frames in the order of time.
@@ -44,7 +45,8 @@ def similarity(features: np.ndarray, *, beta: float = 30.0, window: int = 1, nei
     a, b = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0).T
     squared = np.square(features[a] - features[b], dtype=np.float64).sum(1)
     some = features[np.linspace(0, number - 1, min(number, SAMPLE)).astype(int)]
-    scale = float(np.median(pdist(some, "sqeuclidean"))) or 1.0
+    apart = pdist(some, "sqeuclidean")
+    scale = (float(np.median(apart)) or float(np.median(apart[apart > 0]))) if apart.any() else 1.0
     weight = np.maximum(np.exp(-beta * squared / scale), FAINTEST)
     return coo_array((np.tile(weight, 2), (np.r_[a, b], np.r_[b, a])), (number, number)).tocsc()
 

@@ -103,6 +103,7 @@ class ViewLoader:
         if world_size > 1 and not drop_last:
             raise ValueError("drop_last=False needs world_size=1: the ranks' last batches would differ in size")
         total = batch_size * world_size
+        self.notes: list[str] = [] if cache is None else [cache.note]
         self.batch_size, self.streams = batch_size, isinstance(source, Stream)
         moments = Moments(source, recipe.frames, seed) if recipe.frames else None
         self.images = images = AGAIN if self.streams else len(source if moments is None else moments.samples)
@@ -110,15 +111,17 @@ class ViewLoader:
             subset = moments.samples if subset is None else subset
         self.steps_per_epoch = steps or (images // total if drop_last else -(-images // total))
         if self.steps_per_epoch == 0:
-            has = f"{source.name} has {images} image{'' if images == 1 else 's'}"
+            what = f"sample{'' if images == 1 else 's'} of {moments.frames.span} frames" if moments else ""
+            has = f"{source.name} has {images} {what or 'image' + ('' if images == 1 else 's')}"
             per = f"{total} ({world_size} processes × {batch_size})" if world_size > 1 else str(total)
             why = f", fewer than one batch of {per}: choose a smaller batch size or add images"
             raise UsageError(has + (why if images else ": nothing to make a batch of"))
         packed = recipe.packing is not None
+        if moments and moments.note:
+            self.notes.append(moments.note)
         if packed and appearance is None:
             raise ValueError("images of several shapes are finished by their loader: give it an appearance")
         values = 3 * batch_size * sum((crop.native[1] if crop.native else crop.size) ** 2 for crop in recipe.views)
-        self.notes: list[str] = [] if cache is None else [cache.note]
         # each worker has two batches ready, and makes a third
         if appearance and not packed and not can_share(4 * values * 3 * workers * world_size):
             appearance = None

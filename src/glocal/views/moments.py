@@ -22,6 +22,7 @@ class Moments:
 
     Attributes:
         samples: (N,) the frames that samples are called by.
+        note: how many videos are too short for a sample, "" if none is.
         time, extra: of all frames, see `ClipSource`.
     """
 
@@ -29,6 +30,7 @@ class Moments:
     frames: Frames
     seed: int
     samples: np.ndarray = field(init=False)
+    note: str = field(init=False)
 
     def __post_init__(self) -> None:
         source, span = self.source, self.frames.span
@@ -38,6 +40,10 @@ class Moments:
         starts = [np.arange(clip.start, clip.stop - span + 1, span) for clip in clips]
         self.samples, self._clip = np.concatenate(starts), source.groups["video"].of
         self.time, self.extra = source.time, source.extra
+        short = sum(not len(each) for each in starts)
+        self.note = (
+            f"{short} of {len(clips)} videos have fewer than the {span} frames of a sample: left out" if short else ""
+        )
         if not len(self.samples):
             longest = max(map(len, clips))
             raise UsageError(f"{source.name}: no video has the {span} frames of a sample, the longest has {longest}")
