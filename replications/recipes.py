@@ -64,7 +64,7 @@ NETWORKS: dict[str, int] = {
     "text_small": 1,
     "vit_w64_p4": 1,
     "vit_w64_p8": 1,
-    "navit_w64_p8": 2,
+    "navit_w64_p8": 3,
     "flexivit_w64": 2,
     "resmlp_w64_p4": 1,
     "vit22b_w64_p4": 2,

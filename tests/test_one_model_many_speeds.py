@@ -50,6 +50,8 @@ def test_a_row_for_each_patch(run, photos, tmp_path, capsys):
     plain = glocal.evaluate(str(run), str(photos), tasks=["rank"])  # the middle one is its own
     assert plain["rank"] == found["patch 8"]["rank"]
     assert plain["rank"] != found["patch 4"]["rank"]
+    file = glocal.evaluate(str(run.path / "encoder.safetensors"), str(photos), tasks=["rank"], patch="all")
+    assert list(file) == list(found)
 
 
 def test_several_encoders_at_a_patch(run, photos):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,6 +161,28 @@ def test_the_kernel_for_rows_of_different_lengths_gives_the_same(monkeypatch):
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     monkeypatch.setattr(room, "takes_lengths", lambda q: True)
     torch.testing.assert_close(model.forward_packed(made), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("cuda", "dtype", "capability", "kernel"), [
+    (True, torch.bfloat16, (8, 0), True), (True, torch.float16, (9, 0), True), (True, torch.float16, (7, 5), False),
+    (True, torch.float32, (9, 0), False), (False, torch.bfloat16, (9, 0), False),
+])  # fmt: skip
+def test_that_kernel_is_for_half_precision_on_recent_gpus(cuda, dtype, capability, kernel, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert room.takes_lengths(SimpleNamespace(is_cuda=cuda, dtype=dtype, device="cuda")) == kernel
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel for rows of different lengths is CUDA's")
+def test_that_kernel_gives_what_equal_lengths_give():
+    model = network(torch.float32).cuda()
+    made = packed(images(GRIDS, torch.float32), torch.float32).to("cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        tokens, pooled = model.forward_packed(made)
+    expected_tokens, expected = model.forward_packed(made)
+    torch.testing.assert_close(pooled.float(), expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(tokens.float(), expected_tokens, rtol=0.05, atol=0.1)
+    pooled.float().square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
 def test_patches_that_are_left_out_are_not_seen():

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import glocal
 from glocal.backbones import Backbone
 from glocal.backbones.navit import NaViT
-from glocal.data import PartsWorld
+from glocal.data import ConcatSource, PartsWorld
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
 from glocal.evaluation.extract import extract
@@ -79,11 +79,13 @@ def gradients(folder) -> dict[str, torch.Tensor]:
     """Of VICReg on this process's part of the third batch of an epoch."""
     torch.manual_seed(0)
     method = VICReg(encoder().train(), image_size=32, projector=(16, 16)).double()
-    recipe = method.recipe.packed((16, 32), Packing(8, 40))
+    recipe = method.recipe.packed((16, 32), Packing(8, 24))
     appearance = Appearance(recipe, (0.5,) * 3, (0.25,) * 3, 0)
-    place = {"rank": rank(), "world_size": world_size(), "batch_size": 8 // world_size()}
+    place = {"rank": rank(), "world_size": world_size(), "batch_size": 64 // world_size()}
     source = glocal.data.open_source(str(folder))
+    source = ConcatSource([source] * 8)  # 192 images: three batches, of which the last has what the others leave
     *_, batch = ViewLoader(source, recipe, seed=0, appearance=appearance, **place).epoch(0)
+    assert len(batch.index) * world_size() > 64
     for view in batch.views:
         view.pixels.patches = view.pixels.patches.double()
     parallel = DistributedDataParallel(method) if world_size() > 1 else method

@@ -8,8 +8,9 @@ import torch
 from pictures import noise, ramp, read_ramp, with_broken
 
 from glocal import random
+from glocal.errors import UsageError
 from glocal.features import Sequences
-from glocal.views import Appearance, Packing, Recipe, ViewLoader, pack, two_views
+from glocal.views import Appearance, Crop, Packing, Recipe, ViewLoader, multi_crop, pack, two_views
 from glocal.views.order import Positions
 from glocal.views.packing import fitted, grid_of, kept_patches, share_out
 
@@ -201,3 +202,45 @@ def test_views_that_do_not_fit_are_shrunk_and_counted():
     assert batch.shrunk == 2 * len(batch.index)
     assert max(int((v.pixels.image == i).sum()) for v in batch.views for i in range(len(batch.index))) <= 40
     assert next(loader(noise(12)).epoch(0)).shrunk < 12
+
+
+def test_small_crops_are_smaller_or_refused():
+    views = multi_crop(64, 2, 24).packed((16, 64), Packing(8, 64)).views
+    assert [view.native for view in views] == [(16, 64)] * 2 + [(8, 24)] * 2
+    with pytest.raises(UsageError, match="small crops of 96 px beside large ones of 64: give --small-size 32"):
+        multi_crop(64, 2, 96).packed((16, 64), Packing(8, 64))
+
+
+def test_a_small_native_crop_is_blurred_as_much_for_its_size():
+    """A step's width after blurring, in shares of the crop, is the same however large the crop is drawn."""
+    recipe = Recipe((Crop(128, jitter=0, gray=0, blur=1.0, sigma=(4.0, 4.0), native=(32, 128)),))
+    look = Appearance(recipe, (0,) * 3, (1 / 255,) * 3, 0)
+    widths = []
+    for side in (128, 64, 32):
+        step = torch.zeros(side, side, 3, dtype=torch.uint8)
+        step[:, side // 2 :] = 255
+        row = look.images([step], 0, 0, np.array([0]))[0][0, side // 2] / 255
+        widths.append(float((row * (1 - row)).sum()) / side)  # proportional to σ
+    np.testing.assert_allclose(widths, widths[0], rtol=0.1)
+
+
+def test_batches_that_leave_images_to_the_next_go_on_where_they_stopped():
+    recipe = two_views(32).packed((16, 32), Packing(8, 64))
+    order = lambda start: iter(Positions(1024, 8, 128, 0, 0, 1, True, (1, start), recipe=recipe))
+    whole = order(0)
+    batches = [next(whole)[1].tolist() for _ in range(8)]
+    assert len({len(batch) for batch in batches}) > 2, "some are carried"
+    for start in range(1, 8):
+        rest = order(start)
+        assert [next(rest)[1].tolist() for _ in range(8 - start)] == batches[start:]
+
+
+def test_what_cannot_be_packed_is_one_line():
+    image = torch.zeros(3, 16, 24)
+    for images, says in (
+        ([], "no images to pack"),
+        ([image, torch.zeros(3, 16, 20)], "image 1 has 20×16 pixels, no whole patches of 8"),
+        ([image, torch.zeros(3, 80, 80)], "an image has 100 patches, and a sequence 64 places"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            pack(images, Packing(8, 64))

@@ -1,5 +1,6 @@
 """One encoder at one patch, or at all."""
 
+from pathlib import Path
 from typing import Literal
 
 from glocal.backbones import Backbone
@@ -38,5 +39,8 @@ def with_patches(
 
 
 def _trained_with(encoder: str | Backbone) -> list[int]:
-    """The patches of a run; none where that is not known."""
-    return sorted(Run(encoder).encoder().get("extra", {}).get("patches", [])) if isinstance(encoder, str) else []
+    """The patches of a run, or of the one that a file lies in; none where that is not known."""
+    if not isinstance(encoder, str):
+        return []
+    run = Run(Path(encoder).parent if Path(encoder).is_file() else encoder)
+    return sorted(run.encoder().get("extra", {}).get("patches", []))

@@ -152,6 +152,8 @@ def pretrain(
     from glocal.plugins import consent
     from glocal.run import Run
 
+    if native is not None and image_size != 224:
+        raise UsageError(f"--native {native} says how large the crops are: leave out --image-size {image_size}")
     if native is not None:  # what is not packed, as at the looks during training, is a square of the largest area
         largest = PretrainConfig(native=native).native_sides[1]
         from glocal.backbones.navit import PATCH  # which needs timm

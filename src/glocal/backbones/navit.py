@@ -49,8 +49,9 @@ class Rows:
 
 
 def takes_lengths(q: Tensor) -> bool:
-    """Whether there is a kernel for rows of different lengths: on CUDA, in half precision."""
-    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+    """Whether there is a kernel for rows of different lengths: on CUDA from Ampere on, in half precision."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return q.is_cuda and half and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def within(q: Tensor, k: Tensor, v: Tensor, rows: Rows | None) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
-from math import ceil
+from math import ceil, sqrt
 
 import numpy as np
 import torch
@@ -69,8 +69,15 @@ class Appearance:
 
     @torch.no_grad()
     def images(self, images: Sequence[Tensor], number: int, epoch: int, keys: np.ndarray) -> list[Tensor]:
-        """Crops (h, w, 3) uint8 of any shapes, each (3, h, w) as view `number` of its sample, on the CPU."""
-        plan, rows = draw(self.recipe.views[number], self.seed, epoch, keys, number), np.arange(len(images))[:, None]
+        """Crops (h, w, 3) uint8 of any shapes, each (3, h, w) as view `number` of its sample, on the CPU.
+
+        The smaller a native crop, the less it is blurred: σ is that of the largest.
+        """
+        crop, rows = self.recipe.views[number], np.arange(len(images))[:, None]
+        plan = draw(crop, self.seed, epoch, keys, number)
+        if crop.native:
+            sides = np.array([sqrt(image.shape[0] * image.shape[1]) for image in images])
+            plan = replace(plan, sigma=plan.sigma * np.minimum(sides / crop.native[1], 1))
         shift, scale = _shift_and_scale(self.mean, self.std)
         one_by_one = zip(images, rows, strict=True)
         return [_carry_out(x.permute(2, 0, 1)[None], plan, row, shift, scale)[0] for x, row in one_by_one]

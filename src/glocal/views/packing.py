@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from glocal import random
+from glocal.errors import UsageError
 from glocal.features import Sequences
 from glocal.views.recipe import Packing
 
@@ -95,10 +96,20 @@ def pack(
         images: B of them.
         packing: says how large patches and how long sequences are.
         kept: of each image the numbers of the patches to keep, row by row; None: all.
+
+    Raises:
+        UsageError: if there are none, or one is not of whole patches or has too many of them.
     """
     patch = packing.patch
+    if not len(images):
+        raise UsageError("no images to pack")
+    for n, image in enumerate(images):
+        if image.shape[1] % patch or image.shape[2] % patch:
+            raise UsageError(f"image {n} has {image.shape[2]}×{image.shape[1]} pixels, no whole patches of {patch}")
     grids = [(image.shape[1] // patch, image.shape[2] // patch) for image in images]
     kept = [np.arange(rows * columns) for rows, columns in grids] if kept is None else kept
+    if (most := max(map(len, kept))) > packing.tokens:
+        raise UsageError(f"an image has {most} patches, and a sequence {packing.tokens} places: make it smaller")
     together = share_out([len(k) for k in kept], packing.tokens)
     shape = len(together), packing.tokens
     patches = torch.zeros(*shape, 3 * patch**2)

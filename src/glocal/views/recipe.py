@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from glocal.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -148,10 +150,16 @@ class Recipe:
     frames: Frames | None = None
 
     def packed(self, native: tuple[int, int], packing: Packing) -> Recipe:
-        """The recipe with photographs in their own shapes: of large crops as large as `native` says."""
-        largest = max(crop.size for crop in self.views)
-        least, most = native
-        share = lambda crop, side: max(packing.patch, round(side * crop.size / largest))
+        """The recipe with photographs in their own shapes, the large crops, its first, as large as `native` says.
+
+        Raises:
+            UsageError: if small crops are larger than these.
+        """
+        large, (least, most) = self.views[0].size, native
+        if larger := [crop.size for crop in self.views if crop.size > large]:
+            fewer = f"give --small-size {large // 2}"
+            raise UsageError(f"small crops of {larger[0]} px beside large ones of {large}: {fewer}")
+        share = lambda crop, side: max(packing.patch, round(side * crop.size / large))
         views = tuple(crop.but(native=(share(crop, least), share(crop, most))) for crop in self.views)
         return replace(self, views=views, packing=packing)
 
