@@ -41,6 +41,7 @@ def meet(config: PretrainConfig) -> tuple[Fabric, PretrainConfig, Machine]:
 def launch(config: PretrainConfig, machine: Machine) -> Fabric:
     """Start the processes, with precision and threads as configured; `UsageError` where this machine has none such."""
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")  # its successor is too new
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # RMSNorm is only slower so
     for name in ("lightning_fabric", "lightning.pytorch"):  # Lightning announces itself at level INFO
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
