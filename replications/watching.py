@@ -38,14 +38,14 @@ def dots(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
         data: not used.
         folder: for the run.
         seed: of the world and of the run.
-        options: "noise", and those of `glocal.pretrain`; without "max_steps" it is judged after one.
+        options: "noise", its "level", and those of `glocal.pretrain`; without "max_steps" it is judged after one.
 
     Returns:
         px, the root of the mean squared distance in pixels; log px; place, −px; fires, 1 or 0, and silent, the other.
     """
     given = dict(options)
-    noise = given.pop("noise")
-    spec = f"dots:noise={noise},n={CLIPS},seed={seed}"
+    noise, level = given.pop("noise"), given.pop("level", 1.0)
+    spec = f"dots:noise={noise},level={level},n={CLIPS},seed={seed}"
     settings = {**RUN, "cache": False, "backbone": "menet5", "image_size": 28, "seed": seed}
     settings |= {"max_steps": 1, "batch_size": 64, "method": "jepa"} | given
     run = Run(glocal.pretrain(spec, out=str(folder / "run"), **settings))
@@ -55,7 +55,7 @@ def dots(data: Path, folder: Path, seed: int, options: Mapping[str, Any]) -> dic
     seen = {"clips/within": within, "clips/same": same, "clips/pixels": watch.by_clip(Pixels(image_size=28))[0]}
     fires = any(found.name == "the code is the background" for found in diagnose([*run.metrics(), seen]))
     for split in ("train", "test"):
-        world = DotsWorld(PROBED, noise=noise, seed=seed, split=split)
+        world = DotsWorld(PROBED, noise=noise, level=level, seed=seed, split=split)
         # whole frames, as in training
         x = extract(encoder, world, image_size=28, crop_pct=None).pooled.double()
         sides.append((x, torch.from_numpy(world.place.reshape(-1, 2))))
