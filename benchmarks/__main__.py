@@ -25,6 +25,8 @@ NAMES = (
     "profile",
     "masks",
     "backbones",
+    "sequences",
+    "generation",
     "pretrain",
     "quality",
     "fuzz",

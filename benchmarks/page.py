@@ -128,6 +128,21 @@ def checks(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
         check("search in an index", "≤ 1.3× product and topk", slower, slower <= 1.3, times)
         check("making an index", "≥ .95 of embed's rate", rate, rate >= 0.95)
         check("making it again", "≤ .02 of the time", again, again <= 0.02)
+    if "sequences" in found:
+        done = found["sequences"]["measured"]
+        check(
+            "frames of clips", "≥ .9 of images' rate", done["loader"]["of_images"], done["loader"]["of_images"] >= 0.9
+        )
+        for case in done["phases"]:
+            label = f"phases of {case['frames']:,} frames, {case['neighbours']} neighbours"
+            whole, faster = case["seconds"]["whole"]["median"], case["times_faster"]
+            check(label, "≤ 10 s", whole, whole <= 10, lambda value: f"{number(value)} s")
+            check(f"{label}: solving", "≥ 20× the dense one's speed", faster, faster >= 20, times)
+    if "generation" in found:
+        done = found["generation"]["measured"]
+        step, seen = done["step"]["times_network"], done["distances"]["times_features"]["with FID"]
+        check("a step of a flow", "≤ 1.1× its network's", step, step <= 1.1, times)
+        check("FID of 5,000 images", "≤ 1.2× their features", seen, seen <= 1.2, times)
     return rows
 
 
@@ -443,6 +458,49 @@ def backbones(measured: dict[str, Any], figures: Path, suffix: str) -> str:
     )
 
 
+def sequences(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    loader = measured["loader"]
+    rates = [number(loader["frames"] / loader["seconds"][name]["median"]) for name in ("images", "clips")]
+    rows = [
+        (
+            f"{case['frames']:,} frames, {case['dim']} dimensions, {case['neighbours']} neighbours",
+            *(ms(case["seconds"][name]["median"]) for name in ("whole", "sparse", "dense")),
+            times(case["times_faster"]),
+            f"{case['difference']:.0e}",
+        )
+        for case in measured["phases"]
+    ]
+    return (
+        f"## Videos\n\nOne view of {loader['image_size']} px of each photograph, on one thread, without workers:"
+        f" {rates[0]} a second as images, {rates[1]} as frames of videos, two to a sample:"
+        f" {number(loader['of_images'])} of the rate.\n\n"
+        "The phases of two hours of video, a frame of each marked: all of it; its sparse system alone; the same system"
+        " as a full matrix, and the greatest difference of a probability.\n\n"
+        + table(("", "whole, ms", "sparse, ms", "dense, ms", "faster", "difference"), rows)
+    )
+
+
+def generation(measured: dict[str, Any], figures: Path, suffix: str) -> str:
+    step, distances = measured["step"], measured["distances"]
+    rows = [
+        (f"a step of guided flow, {step['backbone']}@{step['image_size']}, B {step['batch']}",
+         f"{ms(step['seconds']['flow']['median'])} ms", f"{ms(step['seconds']['network']['median'])} ms",
+         times(step["times_network"])),
+        *(
+            (f"features of twice {distances['images']:,} images, {name}",
+             f"{number(distances['seconds'][name]['median'])} s",
+             f"{number(distances['seconds']['features']['median'])} s", times(value))
+            for name, value in distances["times_features"].items()
+        ),
+    ]  # fmt: skip
+    return (
+        "## Images that are made\n\nA training step (forward, backward, AdamW; of the flow, its clusters and moving"
+        " average, too) beside one of the bare network; what is made of features, by"
+        f" {distances['backbone']}@{distances['image_size']}, beside computing them.\n\n"
+        + table(("", "Glocal", "beside", "times"), rows)
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "losses": losses,
     "pretrain": pretrain,
@@ -455,6 +513,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path, str], str]] = {
     "growth": growth,
     "packing": packing,
     "backbones": backbones,
+    "sequences": sequences,
+    "generation": generation,
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from benchmarks import (
     backbones,
     environment,
     evaluation,
+    generation,
     growth,
     loader,
     losses,
@@ -29,9 +30,11 @@ from benchmarks import (
     profile,
     quality,
     search,
+    sequences,
 )
 from benchmarks.cases import CASES
 from benchmarks.photos import photograph, photos
+from glocal.data import open_source
 from processes import run
 
 
@@ -101,6 +104,22 @@ def test_backbones_are_timed_side_by_side(results):
     assert measured["tokens"]["times_more"].keys() == {"xca", "attention"}
     assert [case["patch"] for case in measured["steps"]] == [8, 16]
     assert measured["curve"]["times_finest"]["8"] == 1
+
+
+def test_sequences_are_solved_alike_and_clips_are_the_same_photographs(results, folder, tmp_path):
+    measured = sequences.measure("smoke", folder)
+    keep(results, "sequences", measured)
+    assert all(case["difference"] < 1e-9 for case in measured["phases"])
+    sequences.as_videos(folder, tmp_path)
+    pixels = lambda data: sorted(open_source(data).open(i).decode(1.0).tobytes() for i in range(10))
+    assert pixels(f"clips:{tmp_path}") == pixels(str(folder))
+
+
+def test_generation_is_timed_side_by_side(results):
+    measured = generation.measure("smoke")
+    keep(results, "generation", measured)
+    assert measured["distances"]["times_features"].keys() == {"with FID", "with all scores"}
+    assert measured["step"]["times_network"] > 0
 
 
 @pytest.mark.slow
