@@ -82,8 +82,8 @@ MASKS = Claim(
     ),
     missing="150 epochs, and a base that has seen ImageNet. A pilot with the released MobileNet x0.5 (seed 100): a"
     " hundred masked weights of 760,000 cost six points of nearest neighbours. Training the weights for as long helps"
-    " four points, the bits leave out 6% of them: at the paper's rate they move fewer still, and at four times this one they"
-    " were no better (seed 100). An expert of the cascade sees a fifth of 3,000 photographs, in 120 steps.",
+    " four points, the bits leave out 6% of them: at the paper's rate they move fewer still, and at four times this one"
+    " they were no better (seed 100). An expert of the cascade sees a fifth of 3,000 photographs, in 120 steps.",
 )  # fmt: skip
 NORMALITY = Claim(
     name="normality",

@@ -27,9 +27,9 @@ def finds(objective: str, noise: str) -> Statement:
 
 
 def forgets(objective: str) -> Statement:
-    """Twice as far off as it could be."""
-    arms = f"{objective}-fixed", "reconstruction-fixed"
-    return more(f"{objective} forgets the dot", "log px", *arms, margin=-math.log(2))
+    """As far off as before it was trained, at least."""
+    arms = "random-fixed", f"{objective}-fixed"
+    return more(f"{objective} forgets the dot", "place", *arms, least=0.1)
 
 
 def checked(arm: str, premise: Statement, *, fires: bool = True) -> Statement:
@@ -50,7 +50,9 @@ JEPA = Claim(
     minutes=5,
     paper="Sobal et al. JEPA focuses on slow features. 2022",
     text="Where noise changes in each frame JEPA finds the dot as well as reconstruction; where it stays throughout a"
-    " clip JEPA encodes the noise and forgets the dot. 1,000 clips of 17 frames, 280 steps of 64.",
+    " clip JEPA encodes the noise and forgets the dot. 1,000 clips of 17 frames, 280 steps of 64. Fixed noise was tried"
+    " at three levels (seed 100; untrained network 7.8 px): at half the authors' JEPA finds the dot (2.2 px;"
+    " reconstruction 2.4), at three quarters it is 6.8 off, at their level, which is kept, 10.6; reconstruction 5.1.",
     published="10,000 clips, 100 epochs: JEPA on par or better with changing noise, no better than chance with fixed.",
     statements=(
         more("on par where noise changes", "place", "jepa-changing", "reconstruction-changing", least=0.0, margin=0.5,
