@@ -56,7 +56,10 @@ def place(data: Path, name: str) -> str:
 
 def released(data: Path, name: str) -> str:
     """The file of a released network, in the folder that $GLOCAL_WEIGHTS names, else in weights/ among the data."""
-    return str(Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights") / f"{name}.safetensors")
+    path = Path(os.environ.get("GLOCAL_WEIGHTS") or data / "weights") / f"{name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: set GLOCAL_WEIGHTS to the folder of the released networks")
+    return str(path)
 
 
 def listed(data: Path, name: str) -> list[str]:

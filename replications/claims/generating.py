@@ -53,7 +53,8 @@ SAMPLES = Claim(
     paper="Jing, Zbontar, LeCun. Implicit rank-minimizing autoencoder. 2020",
     text="Images from a Gaussian fitted to IRMAE's codes are nearer to real ones, by Frechet's distance, than those of"
     " a plain and of a variational autoencoder; and the codes are worth more with 100 labels than a plain"
-    " autoencoder's. Clothing at 32 pixels, 2,000 images, features of MobileNet x0.5.",
+    " autoencoder's. Clothing at 32 pixels, 2,000 images, features of MobileNet x0.5. The weight of the variational"
+    " one's divergence is the one of .01, .1 and 1 that had the lowest distance on seed 100 (456, 470, 527).",
     published="MNIST and CelebA at 64 pixels: a lower FID than both; MNIST with few labels: a higher accuracy.",
     statements=(
         Statement("nearer than the plain one's", "fid", ("painted-plain",), ("painted-irmae",), least=1.0),

@@ -148,3 +148,12 @@ def test_a_class_that_is_not_among_the_names():
     assert known.source.labels.tolist() == [2, 1, 2, 1]
     with pytest.raises(UsageError, match=r"'crane', which is not among the names \(did you mean crate\?\)"):
         Codes.read(source, ["hat", "crate"])
+    with pytest.raises(UsageError, match="'hat', which"):
+        Codes.read(source, ["crane"])
+
+
+def test_the_first_name_counts_and_the_first_five():
+    model, source = head(), ArraySource(np.zeros((3, 4, 4, 3), np.uint8), np.array([2, 0, 1]))
+    answers = [np.array([[k, 0.5] for k in order]) for order in ((2, 0, 1), (1, 0, 2), (0, 2, 2))]
+    tallies = sum(model.tally(answer, source, i) for i, answer in enumerate(answers))
+    assert model.scores(tallies) == pytest.approx({"top1": 1 / 3, "top5": 2 / 3})

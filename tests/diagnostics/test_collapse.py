@@ -183,3 +183,10 @@ def test_a_code_of_the_background_is_named_with_what_helps(within, same, pixels,
     if fires:
         assert "change --objective to reconstruction" in found[0].told({"objective"})
         assert "--objective" not in found[0].told({"max_gap"})
+
+
+@pytest.mark.parametrize("term", ["loss/velocity", "loss/reconstruction"])
+def test_few_dimensions_are_no_failure_of_methods_that_make_images(term):
+    collapsed = history(ranks=(20, 8, 1.1))
+    assert diagnose(collapsed)
+    assert diagnose([line | {term: 1.0} for line in collapsed]) == []

@@ -85,3 +85,21 @@ def test_without_neighbours_the_query_stays():
     query = drawn(3, 16)
     for layers in (0, 1):
         assert torch.equal(NeighbourFusion(16, layers)(query, query[:, None][:, :0]), query)
+
+
+def test_what_was_learnt_of_the_first_classes_is_gone_on_from():
+    past, model = NeighbourClassifier(4, 3), NeighbourClassifier(4, 5)
+    for n, each in enumerate(past.parameters()):
+        torch.nn.init.constant_(each, n + 0.5)
+    past.remember(drawn(2, 4), torch.arange(2), torch.arange(2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.go_on_from(past)
+    for name, learnt in past.state_dict().items():
+        mine = model.state_dict()[name]
+        if name in ("memory", "labels", "index"):
+            assert torch.equal(mine, before[name])
+        elif learnt.ndim:
+            assert torch.equal(mine[: len(learnt)], learnt)
+            assert torch.equal(mine[len(learnt) :], before[name][len(learnt) :])
+        else:
+            assert torch.equal(mine, learnt)

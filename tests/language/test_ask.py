@@ -95,6 +95,7 @@ def test_what_was_said_is_found_in_whatever_prose(numbers, prose):
     said = json.dumps({"justification": "", "frame_ids": numbers})
     wrapped = f"{prose.replace('{', '').replace('}', '')}{said}\n```"
     assert read_answer(wrapped, CHOICE)["frame_ids"] == numbers
+    assert read_answer(f"{json.dumps({'frame_ids': [], 'justification': 'no'})}{said}", CHOICE)["frame_ids"] == numbers
 
 
 @EASY

@@ -103,6 +103,9 @@ def test_its_presets_build_and_only_the_student_trains(name) -> None:
         assert any(module is backbone for module in method.modules())
         assert all(p.requires_grad for p in backbone.parameters()) or name.endswith("mocov3")
         assert isinstance(method, nn.Module)
+        if hasattr(cls, "generator"):  # it makes images as the photographs are: whole, not mirrored, in their colours
+            whole = method.recipe.views[0]
+            assert (whole.scale, whole.ratio, whole.flip, whole.jitter, whole.gray) == ((1, 1), (1, 1), 0, 0, 0)
 
 
 @pytest.mark.parametrize("name", method_names())
