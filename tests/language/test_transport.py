@@ -156,3 +156,26 @@ def test_a_megabyte_of_braces_takes_no_minute(server):
     with pytest.raises(Unusable, match="half an answer"):
         client(server.url).ask(QUESTION)
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://[2001:db8::1:5]/v1", ("2001:db8::1:5", 80)),
+        ("https://[2001:db8::5]/v1", ("2001:db8::5", 443)),
+        ("http://[::1]:8000/v1", ("::1", 8000)),
+        ("http://127.0.0.1/v1", ("127.0.0.1", 80)),
+    ],
+)
+def test_the_machine_that_is_asked_is_the_one_that_was_named(url, asked, monkeypatch):
+    monkeypatch.setattr(file, "ATTEMPTS", 1)
+    there = []
+
+    def connect(address, *_):
+        there.append(address)
+        raise OSError("none")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(UsageError):
+        client(url, allow_remote=True).ask(QUESTION)
+    assert there == [asked]

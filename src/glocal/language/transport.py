@@ -30,7 +30,7 @@ class Address(NamedTuple):
 
     secure: bool
     host: str
-    port: int | None
+    port: int
     path: str
 
     @property
@@ -56,7 +56,9 @@ def parse_address(url: str) -> Address:
         raise UsageError(f"--endpoint holds more than host and path; a key belongs in the environment variable {KEY}")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise UsageError("--endpoint has characters that no address has")
-    return Address(parts.scheme == "https", parts.hostname, port, parts.path.rstrip("/"))
+    secure = parts.scheme == "https"
+    usual = 443 if secure else 80  # said here, since http.client looks for one in what an IPv6 address ends in
+    return Address(secure, parts.hostname, usual if port is None else port, parts.path.rstrip("/"))
 
 
 def exchange(
