@@ -97,3 +97,8 @@ def test_the_task_ranks_by_dot_product_and_says_what_bm25_does(source):
     source.queries = None
     with pytest.raises(UsageError, match=r"needs queries: queries\.jsonl and qrels\.json"):
         evaluate_encoder(encoder, source, tasks=["search"])
+
+
+def test_texts_without_a_word_are_refused():
+    with pytest.raises(UsageError, match="none of the texts has a word"):
+        BM25(["!!!", "???"])

@@ -153,6 +153,14 @@ def test_zooming_in_ends_at_the_frame():
     widths = [shown[-1] - shown[0] for shown in model.shown[:-1]]
     assert widths == sorted(widths, reverse=True)
     assert asked(Model(lambda shown: []), 50, strategy="hierarchical", frames=5, context=4).seen == [25]
+    said = [[5], []]
+    forgetful = asked(Model(lambda shown: said.pop(0)), 1000, strategy="hierarchical", frames=10, context=4)
+    assert spread(1000, 10)[4] in forgetful.seen, "what was chosen before stays"
+
+
+def test_the_nearest_frames_are_shown_in_the_order_of_time():
+    model = Model(lambda shown: [])
+    assert asked(model, 50, strategy="embedding", ranked=lambda: [40, 7, 30, 2], context=3).seen == [7, 30, 40]
 
 
 @EASY
@@ -222,6 +230,11 @@ def test_frames_nearest_to_an_example_or_by_their_captions(server, frames, tmp_p
     options = {"endpoint": server.url, "model": "eye", "strategy": "embedding", "context": 1, **more}
     reply = glocal.ask(video, "When is it white?", image_size=32, **options)
     assert [name.rpartition("/")[2] for name in reply["seen"]] == ["f10.png"]
+    if captions:
+        with pytest.raises(UsageError, match=r"--strategy embedding takes 2 calls, of --max-calls 1"):
+            glocal.ask(video, "When is it white?", **options, max_calls=1)
+        with pytest.raises(UsageError, match=r"up to 1 images and the captions of 12 frames would be sent to it"):
+            glocal.ask(video, "When is it white?", **options | {"endpoint": "https://models.example.org/v1"})
 
 
 @pytest.mark.parametrize(
@@ -252,7 +265,7 @@ def test_as_a_command(server, frames, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["ask", str(frames), "When is it white?", *words[2:], "--endpoint", "https://example.org/v1"])
     assert ended.value.code == 2
-    assert "up to 12 images would be sent to it" in capsys.readouterr().err
+    assert "up to 12 images and the question would be sent to it" in capsys.readouterr().err
 
 
 def test_an_answer_in_prose_and_a_frame_that_is_broken(server, frames):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from seeing import COLOURS, judge, told
 
 import glocal
@@ -241,7 +245,9 @@ def test_what_serves_no_curation(server, labelled, tmp_path):
             model="m",
             out="o",
         )
-    with pytest.raises(UsageError, match="up to 15 images would be sent to it"):
+    with pytest.raises(
+        UsageError, match="up to 15 images and their labels and captions, and entries of --kb, would be sent"
+    ):
         curate(labelled, server, endpoint="https://models.example.org/v1")
     assert not server.bodies
 
@@ -256,3 +262,38 @@ def test_as_a_command_a_mistake_is_one_line(server, labelled, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "glocal: 127.0.0.1 answers 401 (no); does it want a key in GLOCAL_API_KEY?"
     assert len(rows(labelled)) == 15
+
+
+def test_labels_of_two_folders_are_data_for_other_commands(server, labelled):
+    server.say = judge
+    other = labelled.parent / "others"
+    shutil.copytree(labelled, other)
+    curate(labelled, server, data=[str(labelled), str(other)])
+    again = open_source(labelled.parent / "out" / "labels.csv")
+    assert len(again) == 28
+    assert {Path(file).parts[1] for file in again.files} == {"labelled", "others"}
+    assert all(again.open(i).size for i in range(28))
+
+
+@pytest.mark.parametrize(("entity", "decision", "label"), [("blue", "keep", "blue"), ("Red", "correct", "red")])
+def test_classes_that_the_knowledge_base_lacks_can_be_named(server, labelled, entity, decision, label):
+    (labelled.parent / "kb.jsonl").write_text('{"name": "green"}')
+    server.say = lambda request: {"correct": False, "entity": entity, "rationale": "", "qa": []}
+    curate(labelled, server, max_calls=1)
+    found = rows(labelled)["blue/2.png"]
+    assert (found["decision"], found["new_label"]) == (decision, label)
+
+
+def test_what_is_sent_is_small_and_what_cannot_be_read_is_said(server, labelled):
+    lines = [{"name": name, "text": "long " * 1000} for name in COLOURS]
+    (labelled.parent / "kb.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    with Image.open(labelled / "blue" / "2.png") as image:
+        image.convert("RGB").resize((1500, 900)).save(labelled / "blue" / "2.png")
+    (labelled / "red" / "0.png").write_bytes(b"no image")
+    server.say = judge
+    curate(labelled, server, max_calls=1)
+    request = json.loads(server.bodies[0])
+    assert [len(entry["text"]) for entry in told(request)["entries"]] == [1500, 1500]
+    (sent,) = [part["image_url"]["url"] for part in request["messages"][0]["content"] if part["type"] == "image_url"]
+    assert Image.open(io.BytesIO(base64.b64decode(sent.partition(",")[2]))).size == (512, 307)
+    assert rows(labelled)["red/0.png"]["decision"] == "unreadable"

@@ -194,15 +194,16 @@ def test_drop_by_drop_is_no_answer(server, monkeypatch):
         client(server.url, timeout=0.04).ask(QUESTION)
 
 
-def test_the_key_is_sent_and_nowhere_else(server, monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("GLOCAL_API_KEY", f" {SECRET}\n")
-    server.say = lambda request: GOOD | {"word": f"your key is {SECRET}"}
+@pytest.mark.parametrize("secret", [SECRET, "hunter22", "k3y!"])
+def test_the_key_is_sent_and_nowhere_else(server, secret, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GLOCAL_API_KEY", f" {secret}\n")
+    server.say = lambda request: GOOD | {"word": f"your key is {secret}"}
     made = client(server.url, cache=tmp_path)
     assert made.ask(QUESTION)["word"] == "your key is ..."
-    assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    assert server.headers[0]["Authorization"] == f"Bearer {secret}"
     seen = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
-    assert SECRET not in f"{server.bodies} {vars(made)} {made.spent} {seen} {capsys.readouterr()}"
-    monkeypatch.setenv("GLOCAL_API_KEY", f"{SECRET}\nHost: x")
+    assert secret not in f"{server.bodies} {vars(made)} {made.spent} {seen} {capsys.readouterr()}"
+    monkeypatch.setenv("GLOCAL_API_KEY", f"{secret}\nHost: x")
     with pytest.raises(UsageError, match="characters that no key has") as raised:
         made.ask(Question(("Another?",), SCHEMA))
     assert SECRET not in str(raised.value)
@@ -227,7 +228,9 @@ def test_a_key_in_the_address_is_refused_and_not_repeated(url):
 def test_another_machine_is_talked_to_only_where_that_is_allowed(host, capsys, monkeypatch):
     monkeypatch.setattr(transport, "exchange", None)
     url = f"https://{host}/v1"
-    with pytest.raises(UsageError, match=r"is another machine, and up to 3 images would be sent to it; add --allow"):
+    with pytest.raises(
+        UsageError, match=r"is another machine, and up to 3 images and the question would be sent to it; add --allow"
+    ):
         client(url)
     client(url, allow_remote=True)
     assert "up to 3 images" in capsys.readouterr().err
@@ -277,14 +280,18 @@ def test_pictures_are_encoded_anew(tmp_path):
     assert b"at home" not in sent
 
 
-def test_embeddings_come_in_their_order_and_of_length_one(server):
+def test_embeddings_come_in_their_order_and_of_length_one(server, monkeypatch):
     def say(request):
-        rows = [{"index": i, "embedding": [len(t), 0.0]} for i, t in enumerate(request["input"])]
+        rows = [
+            {"index": i, "embedding": [3.0 * len(t), 4.0 * len(t)][:: (-1) ** len(t)]}
+            for i, t in enumerate(request["input"])
+        ]
         return 200, json.dumps({"data": rows[::-1]}).encode(), {}
 
     server.say = say
-    found = client(server.url).embed(["a", "bb", "ccc"], block=2)
-    assert found.tolist() == [[1, 0]] * 3
+    monkeypatch.setattr(file, "EMBEDDED", 2)
+    found = client(server.url).embed(["a", "bb", "cccc"])
+    np.testing.assert_allclose(found, [[0.8, 0.6], [0.6, 0.8], [0.6, 0.8]], rtol=1e-6)
     assert len(server.bodies) == 2
     server.say = lambda request: (200, b'{"data": [{"index": 0, "embedding": ["x"]}]}', {})
     with pytest.raises(UsageError, match="gives no embeddings"):
@@ -310,3 +317,22 @@ def test_embeddings_of_a_server_that_we_did_not_write():
         process.wait()
     assert cat @ kitten > cat @ lorry
     assert cat @ cat == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("numbers", [[0], [0, 0], [0, 2], [0, 1, 2]])
+def test_vectors_that_are_not_those_of_the_texts_are_not_kept(server, tmp_path, numbers):
+    rows = lambda numbers: json.dumps({"data": [{"index": n, "embedding": [1.0, n]} for n in numbers]}).encode()
+    server.say = lambda request: (200, rows(numbers), {})
+    with pytest.raises(UsageError, match="vectors for 2 texts"):
+        client(server.url, cache=tmp_path).embed(["a", "b"])
+    server.say = lambda request: (200, rows([1, 0]), {})
+    assert client(server.url, cache=tmp_path).embed(["a", "b"])[0].tolist() == [1, 0]
+
+
+def test_an_answer_of_another_server_is_not_taken(server, tmp_path):
+    server.say = lambda request: GOOD
+    made = client(server.url, cache=tmp_path)
+    made.ask(QUESTION)
+    elsewhere = client(server.url.replace("127.0.0.1", "localhost"), cache=tmp_path)
+    elsewhere.ask(QUESTION)
+    assert elsewhere.calls == 1

@@ -85,5 +85,19 @@ def test_what_reads_no_texts(table, tmp_path):
     save_file({"x": torch.zeros(2, 2)}, table / "w.safetensors")
     with pytest.raises(UsageError, match="of 2 has no vector"):
         open_reader(str(table)).read(["a red crane"])
-    (tmp_path / "endpoint.json").write_text("[]")
-    refused(tmp_path, "is damaged")
+    save_file({"x": torch.full((2, 2), torch.nan)}, table / "w.safetensors")
+    refused(table, r"one table \(V, D\) of numbers")
+    (table / "w.safetensors").write_bytes(b"junk")
+    refused(table, "one .safetensors file with one table")
+    for text in ("[]", '{"url": 5}', '{"url": "http://127.0.0.1:1", "model": "m", "dim": null}'):
+        (tmp_path / "endpoint.json").write_text(text)
+        refused(tmp_path, "is damaged")
+
+
+def test_an_endpoint_that_gives_other_vectors_now_is_refused(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
+    server.say = lambda request: (200, b'{"data": [{"index": 0, "embedding": [1.0, 2.0]}]}', {})
+    reader = open_reader(f"{server.url}#small")
+    server.say = lambda request: (200, b'{"data": [{"index": 0, "embedding": [1.0, 2.0, 3.0]}]}', {})
+    with pytest.raises(UsageError, match=r"now gives vectors of 3 numbers, and of 2 when this was fine-tuned"):
+        reader.read(["red"])

@@ -12,7 +12,7 @@ import pytest
 
 from glocal.errors import UsageError
 from glocal.language import Endpoint, Question, Unusable, endpoint as file
-from glocal.language.schema import TEXT, record
+from glocal.language.schema import TEXT, read_answer, record
 from glocal.language.transport import parse_address
 
 SCHEMA = record(word=TEXT)
@@ -106,7 +106,7 @@ def test_embeddings_that_are_none_are_told_in_a_line(server, rows):
     replies = [json.dumps({"data": [{"index": 0, "embedding": row}]}).encode() for row in rows]
     server.say = lambda request: (200, replies.pop(0), {})
     with pytest.raises(UsageError, match=r"127\.0\.0\.1 gives no embeddings"):
-        client(server.url).embed(["a", "b"], block=1)
+        client(server.url).embed(["a", "b"])
 
 
 def test_more_tokens_than_there_can_be_are_not_counted(server):
@@ -179,3 +179,11 @@ def test_the_machine_that_is_asked_is_the_one_that_was_named(url, asked, monkeyp
     with pytest.raises(UsageError):
         client(url, allow_remote=True).ask(QUESTION)
     assert there == [asked]
+
+
+def test_a_megabyte_of_braces_is_read_in_no_time():
+    text = '{"a":' * 900 + "[" + "1," * 500_000
+    started = time.process_time()
+    with pytest.raises(Unusable):
+        read_answer(text, SCHEMA)
+    assert time.process_time() - started < 5  # 24 before

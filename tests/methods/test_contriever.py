@@ -213,3 +213,33 @@ def test_mistakes_are_told_in_a_line(corpus, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="has no tokenizer yet"):
         build_backbone("text_small").read(["wing"])
+
+
+def test_the_views_of_a_text_are_independent_stretches_of_one_chunk(corpus):
+    spans = (Span((0.1, 0.5), 0.0, 20), Span((0.1, 0.5), 0.0, 20))
+    model = tiny().model
+    pieces = model.split([TEXTS[8]])[0]
+    found = TextLoader(Texts(str(corpus)), spans, model, batch_size=8, seed=3)
+    views = lambda epoch: [found._view(n, span, epoch, np.array([8]), [pieces]) for n, span in enumerate(spans)]
+    lengths = np.array([[int(view.mask.sum()) for view in views(epoch)] for epoch in range(300)])
+    assert lengths.std(0).min() > 1
+    assert abs(np.corrcoef(lengths.T)[0, 1]) < 0.2
+
+
+def test_its_preset_is_the_papers():
+    method = Contriever(tiny())
+    assert (method.queue.embeddings.shape[0], method.momentum, method.temperature) == (131_072, 0.9995, 0.05)
+    assert [(span.share, span.deleted, span.chunk) for span in method.recipe.spans] == [((0.1, 0.5), 0.1, 256)] * 2
+    assert method.optimization.beta2 == 0.98
+
+
+def test_what_is_to_be_found_is_read_by_the_teacher():
+    method, source = Contriever(tiny(torch.float64), queue=16).double(), Texts.__new__(Texts)
+    source.name, source._texts, source._keys = "texts", TEXTS[:8], [str(n) for n in range(8)]
+    with torch.no_grad():
+        for weight in method.teacher.parameters():
+            weight.mul_(1.5)
+    (batch,) = loader(source).epoch(0)
+    method(batch)
+    view = batch.views[1]
+    torch.testing.assert_close(method.queue.embeddings[:8], method.teacher(view.tokens, view.mask).pooled)

@@ -1,5 +1,6 @@
 """The index of features: exact, on disk, of one encoder."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -118,6 +119,9 @@ def test_what_is_no_index_or_cut_off_is_refused_in_a_line(encoder, tmp_path):
         with pytest.raises(UsageError, match="is no index, or a damaged one") as error:
             Index.open(path)
         assert "\n" not in str(error.value), what
+    named = dataclasses.replace(bank(), keys=[f"\x1b[2J{n}" for n in range(len(bank().keys))])
+    Index.build(named, encoder).save(path)
+    assert Index.open(path).keys[0] == "\\x1b[2J0"
     with pytest.raises(UsageError, match="no data at"):
         Index.open(tmp_path / "b.index")
     with pytest.raises(UsageError, match="is no index"):

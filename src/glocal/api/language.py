@@ -73,6 +73,7 @@ def curate(
     knowledge, source = read_knowledge(kb), open_source(data, split=split)
     settings: dict[str, Any] = {"max_calls": max_calls, "allow_remote": allow_remote, "concurrency": concurrency}
     settings["timeout"] = timeout
+    settings["texts"] = "their labels and captions, and entries of --kb,"
     asked = _endpoint(endpoint, model, images=min(max_calls, len(source)), **settings)
     opened = opened_encoder(encoder, "student", None, image_size, trust_code)
     options: dict[str, Any] = {"image_size": image_size or opened.image_size, "batch_size": batch_size}
@@ -140,7 +141,7 @@ def ask(
     from glocal.data.video import VideoSource
     from glocal.evaluation.extract import placed
     from glocal.language import STRATEGIES, ask_frames
-    from glocal.language.endpoint import picture
+    from glocal.language.endpoint import EMBEDDED, picture
     from glocal.pipeline.ask import SIDE, frame, nearest_to_example, nearest_to_question, open_frames, write_reply
 
     if strategy not in STRATEGIES:
@@ -151,7 +152,10 @@ def ask(
     if not question.strip():
         raise UsageError('ask something: glocal ask video/ "When does the car turn left?"')
     source = open_frames(video)
+    told = [caption for caption in source.captions or [] if caption]
+    by_words = strategy == "embedding" and not example
     needed = {"dynamic": min(segments, len(source)) + 1, "hierarchical": 2, "single": 2}.get(strategy, 1)
+    needed += -(-(len(told) + 1) // EMBEDDED) if by_words else 0
     if max_calls < needed:
         given = f"--segments {segments}" if strategy == "dynamic" else f"--strategy {strategy}"
         raise UsageError(
@@ -163,6 +167,8 @@ def ask(
         raise UsageError("--strategy embedding needs frames with captions, or --example IMAGE and --encoder runs/NAME")
     settings: dict[str, Any] = {"max_calls": max_calls, "allow_remote": allow_remote, "concurrency": concurrency}
     settings["timeout"] = timeout
+    if by_words:
+        settings["texts"] = f"the captions of {len(told):,} frames"
     chosen_from = {"dynamic": segments * frames, "hierarchical": max_calls * frames, "single": frames}.get(strategy, 0)
     asked = _endpoint(endpoint, model, images=min(chosen_from + context, len(source)), **settings)
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from glocal.data.images import RawImage
-from glocal.data.source import Groups, ImageSource, Keypoints, OpenImage, fingerprint, sizes, stamps
+from glocal.data.source import Groups, ImageSource, Keypoints, OpenImage, fingerprint, path_of, sizes, stamps
 from glocal.errors import UsageError
 
 
@@ -93,6 +94,11 @@ class ConcatSource(ImageSource):
         """Sample i with its header read."""
         source, k = self._find(i)
         return source.open(k)
+
+    def path_of(self, i: int) -> Path | None:
+        """The file of sample i, if it has one."""
+        source, k = self._find(i)
+        return path_of(source, k)
 
     def fingerprint(self) -> tuple[str, str] | None:
         """Of all collections, if all have one."""

@@ -36,6 +36,10 @@ class Files(ImageSource):
         """Image i with its header read."""
         return open_image(self.root / self.files[i], self.window)
 
+    def path_of(self, i: int) -> Path:
+        """The file of image i."""
+        return self.root / self.files[i]
+
     def fingerprint(self) -> tuple[str, str]:
         """The folder or list, and a digest of its images' names, sizes and times, as they were when first asked for."""
         return str(self._place.resolve()), self._state

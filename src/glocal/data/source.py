@@ -1,6 +1,7 @@
 """What a collection of images offers, wherever it comes from."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -131,6 +132,11 @@ class TextSource(Protocol):
 
     def text(self, i: int) -> str:
         """Text i. An empty one is not learnt from."""
+
+
+def path_of(source: ImageSource, i: int) -> Path | None:
+    """The file of an image. Asks `source.path_of(i)`, which a collection that is no files leaves out: None."""
+    return getattr(source, "path_of", lambda i: None)(i)
 
 
 def fingerprint(source: ImageSource) -> tuple[str, str] | None:

@@ -1,11 +1,12 @@
 """Some images of a collection, and dividing one so that no group is on both sides."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from glocal import random
-from glocal.data.source import Groups, ImageSource, OpenImage
+from glocal.data.source import Groups, ImageSource, OpenImage, path_of
 from glocal.errors import UsageError, did_you_mean
 
 DRAWS = 32
@@ -36,6 +37,9 @@ class Subset(ImageSource):
 
     def open(self, i: int) -> OpenImage:
         return self.source.open(int(self.positions[i]))
+
+    def path_of(self, i: int) -> Path | None:
+        return path_of(self.source, int(self.positions[i]))
 
     def mask(self, i: int) -> np.ndarray:
         return self.source.mask(int(self.positions[i]))

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from glocal.errors import UsageError
+
 
 class BM25:
     """Texts, to be searched by the words that they share with a query.
@@ -16,6 +18,9 @@ class BM25:
         texts: N of them, one with a word at least.
         k1: how soon more of the same word counts no more.
         b: how far long texts count less.
+
+    Raises:
+        UsageError: if there is no word in any of them.
     """
 
     def __init__(self, texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> None:
@@ -23,7 +28,10 @@ class BM25:
         from sklearn.feature_extraction.text import CountVectorizer  # a second, for this alone
 
         self.words = CountVectorizer(token_pattern=r"(?u)\w+")
-        found = csr_array(self.words.fit_transform(texts)).astype(np.float64)
+        try:
+            found = csr_array(self.words.fit_transform(texts)).astype(np.float64)
+        except ValueError as error:
+            raise UsageError("none of the texts has a word: a letter or a digit") from error
         have = np.bincount(found.indices, minlength=found.shape[1])
         rarity = np.log1p((len(texts) - have + 0.5) / (have + 0.5))
         length = np.asarray(found.sum(1)).ravel()

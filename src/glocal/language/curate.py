@@ -151,7 +151,7 @@ def _named(
     """The class that a text names, else the entity; None if that is none or, of several, not one that was `told`."""
     found = knowledge.find(text)
     spelled = {plain(name): name for name in reversed(entries)}
-    if found and plain(text) in spelled:
+    if plain(text) in spelled:
         return label if plain(label) == plain(text) else spelled[plain(text)]
     if len(found) > 1:
         found = [entity for entity in found if entity in told]

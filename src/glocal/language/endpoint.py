@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ ATTEMPTS = 4
 BACK_OFF = 1.0
 """Seconds before the second attempt; each further one waits twice as long, or as long as the server asks."""
 LONGEST_WAIT = 60.0
+EMBEDDED = 64
+"""Texts of one request for embeddings."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 """States of a server that may pass."""
 
@@ -55,6 +58,7 @@ class Endpoint:
         model: what the server calls it.
         max_calls: requests that are sent, at most, repeated ones included.
         images: how many may be sent, for the person to know.
+        texts: what else is, in words.
         allow_remote: talk to another machine than this one.
         cache: a folder for answers, for this user's eyes; None keeps none.
         concurrency: requests under way at once.
@@ -78,6 +82,7 @@ class Endpoint:
         *,
         max_calls: int,
         images: int,
+        texts: str = "the question",
         allow_remote: bool = False,
         cache: Path | None = None,
         concurrency: int = 4,
@@ -92,7 +97,7 @@ class Endpoint:
         self.host = self.address.host
         self.calls, self.remembered, self.tokens = 0, 0, (0, 0)
         self._lock = threading.Lock()
-        self._check_host(images, allow_remote)
+        self._check_host(images, texts, allow_remote)
 
     def ask(self, question: Question) -> Any:
         """The model's answer, of the form that the question's schema says.
@@ -123,19 +128,18 @@ class Endpoint:
         with ThreadPool(min(self.concurrency, max(1, number))) as pool:
             yield from pool.imap(one, range(number))
 
-    def embed(self, texts: Sequence[str], *, block: int = 64) -> np.ndarray:
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
         """The server's embeddings (N, D) float32 of texts, of length 1.
 
         Raises:
             UsageError: if there are none to be had.
         """
         found = list[np.ndarray]()
-        for start in range(0, len(texts), block):
-            asked = list(texts[start : start + block])
+        for start in range(0, len(texts), EMBEDDED):
+            asked = list(texts[start : start + EMBEDDED])
             try:
-                rows = self._reply("embeddings", {"model": self.model, "input": asked}, _embeddings)
-                if len(rows) != len(asked):
-                    raise Unusable(f"{len(rows)} vectors for {len(asked)} texts")
+                read = partial(_embeddings, number=len(asked))
+                rows = self._reply("embeddings", {"model": self.model, "input": asked}, read)
                 if found and rows.shape[1] != found[0].shape[1]:
                     raise Unusable(f"vectors of {found[0].shape[1]} numbers, then of {rows.shape[1]}")
             except Unusable as error:
@@ -163,10 +167,10 @@ class Endpoint:
         said = f"{self.calls:,} call{'s' * (self.calls != 1)}, {self.remembered:,} answers from before"
         return said + (f", {read:,} tokens read and {written:,} written by the model" if read or written else "")
 
-    def _check_host(self, images: int, allow_remote: bool) -> None:
+    def _check_host(self, images: int, texts: str, allow_remote: bool) -> None:
         if self.address.is_here:
             return
-        said = f"{self.host} is another machine, and up to {images:,} images would be sent to it"
+        said = f"{self.host} is another machine, and up to {images:,} images and {texts} would be sent to it"
         if not allow_remote:
             raise UsageError(f"{said}; add --allow-remote if they may leave this one")
         if not self.address.secure and os.environ.get(KEY):
@@ -258,7 +262,8 @@ def _answer(reply: dict[str, Any], schema: dict[str, Any]) -> Any:
     return read_answer(text, schema)
 
 
-def _embeddings(reply: dict[str, Any]) -> np.ndarray:
+def _embeddings(reply: dict[str, Any], number: int) -> np.ndarray:
+    """The vectors (N, D) of a reply to as many texts, in their order."""
     try:
         rows = sorted(reply["data"], key=lambda row: row["index"])
         found = np.array([row["embedding"] for row in rows], dtype=np.float32)
@@ -266,4 +271,6 @@ def _embeddings(reply: dict[str, Any]) -> np.ndarray:
         raise Unusable("a reply without vectors") from error
     if found.ndim != 2 or not found.size or not np.isfinite(found).all():
         raise Unusable("vectors that are none")
+    if [row["index"] for row in rows] != list(range(number)):
+        raise Unusable(f"{len(rows)} vectors for {number} texts")
     return found

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,9 +51,11 @@ def open_reader(place: str, *, trust_code: bool = False) -> Reader:
         return Asked(url, model)
     if (path / ENDPOINT).is_file():
         try:
-            return Asked(**json.loads((path / ENDPOINT).read_text()))
-        except (ValueError, TypeError) as error:
+            about = json.loads((path / ENDPOINT).read_text(encoding="utf-8"))
+            url, model, dim = str(about["url"]), str(about["model"]), int(about["dim"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{path / ENDPOINT} is damaged; fine-tune again") from error
+        return Asked(url, model, dim)
     if (path / TOKENIZER).is_file():
         return Table(path)
     encoder: Any = load_encoder(place, trust_code=trust_code)
@@ -91,11 +94,11 @@ class Table:
         try:
             (self.table,) = load_file(files[0]).values()
             self.tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
-            if len(files) > 1 or self.table.ndim != 2:
+            if len(files) > 1 or self.table.ndim != 2 or not bool(self.table.isfinite().all()):
                 raise ValueError("not one table")
-        except (OSError, IndexError, ValueError) as error:
+        except (OSError, IndexError, ValueError, SafetensorError) as error:
             raise UsageError(
-                f"{folder} is to hold {TOKENIZER} and one .safetensors file with one table (V, D)"
+                f"{folder} is to hold {TOKENIZER} and one .safetensors file with one table (V, D) of numbers"
             ) from error
         self.dim = self.table.shape[1]
 
@@ -134,7 +137,11 @@ class Asked:
 
     def read(self, texts: list[str]) -> Tensor:
         """See `Reader`."""
-        return torch.from_numpy(np.asarray(self.endpoint.embed(texts)))
+        found = torch.from_numpy(np.asarray(self.endpoint.embed(texts)))
+        if found.shape[1] != self.dim:
+            said = f"vectors of {found.shape[1]} numbers, and of {self.dim} when this was fine-tuned"
+            raise UsageError(f"{self.url} now gives {said}: is it another model?")
+        return found
 
     def keep(self, folder: Path) -> None:
         """See `Reader`."""

@@ -7,6 +7,8 @@ LONGEST = 2000
 """Characters that are kept of a text in an answer."""
 BRACES = 1000
 """Places of a text where an answer may begin that are looked at."""
+READINGS = 8
+"""How many times over a text is read, at most, where nothing in it ends."""
 
 TEXT: dict[str, Any] = {"type": "string"}
 TEXT_OR_NONE: dict[str, Any] = {"type": ["string", "null"]}
@@ -38,17 +40,17 @@ def read_answer(text: str, schema: dict[str, Any]) -> Any:
     Raises:
         Unusable: if there is none, or none is as the schema says.
     """
-    found, trouble, at = None, None, -1
+    found, trouble, at, read = None, None, -1, 0
     for _ in range(BRACES):
-        if (at := text.find("{", at + 1)) < 0:
+        if (at := text.find("{", at + 1)) < 0 or read > READINGS * len(text):
             break
         try:
             value, end = json.JSONDecoder().raw_decode(text, at)
             found, at = _checked(value, schema, "the answer"), end - 1
         except Unusable as error:
             trouble, at = error, end - 1
-        except (ValueError, RecursionError):
-            continue
+        except (ValueError, RecursionError) as error:
+            read += getattr(error, "pos", at) - at
     if found is not None:
         return found
     if trouble is not None:

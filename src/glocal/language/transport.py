@@ -129,8 +129,8 @@ def _shut(connection: socket.socket) -> None:
 
 
 def _without(key: str, reply: bytes) -> bytes:
-    """A reply in which a server that repeats the key, however it escapes it, has not; a short key is no secret."""
-    if len(key) <= 8:
+    """A reply in which a server that repeats the key, however it escapes it, has not; three letters are no secret."""
+    if len(key) < 4:
         return reply
     letters = (rf"\\{{0,8}}(?:{re.escape(c)}|u00(?i:{ord(c):02x}))" for c in key)
     return re.sub("".join(letters).encode(), b"...", reply)

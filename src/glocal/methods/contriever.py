@@ -66,7 +66,7 @@ class Contriever(torch.nn.Module):
         self.momentum, self.temperature = momentum, temperature
         self.recipe = Recipe((), spans=(Span(share, deleted, chunk),) * 2)
         # published from BERT's weights: 5e-5 at a batch of 2,048
-        self.optimization = Optimization("adamw", lr=5e-4, weight_decay=0.01)
+        self.optimization = Optimization("adamw", lr=5e-4, weight_decay=0.01, beta2=0.98)
 
     def forward(self, batch: Batch) -> Loss:
         queries, keys = cast(list[TokenView], batch.views)

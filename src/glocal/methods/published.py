@@ -32,6 +32,7 @@ class Optimization:
         warmup_epochs: epochs of linear warm-up (at most the share `early` of a shorter run).
         final_lr: learning rate at the end, as a fraction of the peak.
         momentum: of LARS and SGD; of AdamW that of the gradient, its first β.
+        beta2: of AdamW, that of the squared gradient.
         trust_coefficient: η of LARS.
         bias_lr_scale: learning rate of parameters of one dimension, as a fraction of the others'.
         final_weight_decay: weight decay at the end of a cosine over the run; None for a constant one.
@@ -54,6 +55,7 @@ class Optimization:
     warmup_epochs: float = 10.0
     final_lr: float = 0.001
     momentum: float = 0.9
+    beta2: float = 0.999
     trust_coefficient: float = 0.001
     bias_lr_scale: float = 1.0
     final_weight_decay: float | None = None

@@ -10,9 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from glocal.data.filelist import Files
 from glocal.data.files import shown
-from glocal.data.source import ImageSource, Unreadable
+from glocal.data.source import ImageSource, Unreadable, path_of
 from glocal.errors import UsageError, did_you_mean
 from glocal.evaluation.extract import extract, suited
 from glocal.language.curate import Checked, check_labels, votes
@@ -130,7 +129,8 @@ def _cell(text: str) -> str:
 
 def _path(source: ImageSource, i: int, out: Path) -> str:
     """Where an image is, from the table that names it; the key of one that is no file."""
-    return shown(os.path.relpath(source.root / source.files[i], out)) if isinstance(source, Files) else source.key(i)
+    path = path_of(source, i)
+    return source.key(i) if path is None else shown(os.path.relpath(path, out))
 
 
 def _pictures(source: ImageSource, i: int) -> list[Image.Image]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.backbones.encoder import digest
-from glocal.data.files import existing
+from glocal.data.files import existing, shown
 from glocal.errors import UsageError
 from glocal.evaluation.extract import FeatureBank, half_store
 from glocal.evaluation.knn import nearest_neighbours
@@ -113,7 +113,7 @@ class Index:
                 start = 8 + int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(min(start - 8, path.stat().st_size)))
             about = json.loads(header["__metadata__"]["glocal"])
-            keys = [str(key) for key in about.pop("keys")]
+            keys = [shown(str(key)) for key in about.pop("keys")]
             found = {name: _mapped(path, start, header[name]) for name in ("pooled", "dense") if name in header}
             if [x.ndim for x in found.values()] != [2, 3][: len(found)]:
                 raise ValueError("its vectors are of another shape")

@@ -95,7 +95,7 @@ def build_optimizer(module: nn.Module, spec: Optimization, lr: float) -> torch.o
         return LARS(groups, lr=lr, momentum=spec.momentum, trust_coefficient=spec.trust_coefficient)
     if spec.optimizer == "adamw":
         fused = all(p.is_cuda for each in found.values() for p in each)  # one kernel, there
-        return torch.optim.AdamW(groups, lr=lr, betas=(spec.momentum, 0.999), foreach=not fused, fused=fused)
+        return torch.optim.AdamW(groups, lr=lr, betas=(spec.momentum, spec.beta2), foreach=not fused, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, foreach=True)
 
 
