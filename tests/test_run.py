@@ -15,7 +15,7 @@ import glocal
 from glocal.backbones.weights import read_checkpoint
 from glocal.commands import read_config
 from glocal.errors import UsageError
-from glocal.run import OutFiles, Run, write_atomically
+from glocal.run import OutFiles, Run, check_place, write_atomically
 from processes import run
 
 TINY = {
@@ -314,3 +314,21 @@ def test_accumulated_batches_need_as_many_images(tmp_path):
     with pytest.raises(UsageError, match=r"has 6 images, fewer than one batch of 8"):
         glocal.pretrain("parts:n=6,size=40", out=str(tmp_path / "run"), **(TINY | {"batch_size": 8, "accumulate": 2}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_not_written_over_what_is_read_nor_where_a_folder_is(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "captions.csv").write_text("image,caption")
+    (tmp_path / "film.mp4").write_text("")
+    (tmp_path / "link.mp4").symlink_to("film.mp4")
+    for out, *read in ([None, photos], [tmp_path / "new.html", photos, None], [photos / "new.csv", photos]):
+        check_place("--page", out, *read)
+    for out, *read in (
+        [tmp_path / "film.mp4", tmp_path / "film.mp4"], [tmp_path / "link.mp4", None, tmp_path / "film.mp4"],
+        [photos / "captions.csv", photos],
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=rf"--page {out} is what is read"):
+            check_place("--page", out, *read)
+    with pytest.raises(UsageError, match=rf"--page {photos} is a folder: name a file in it"):
+        check_place("--page", photos)

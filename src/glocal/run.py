@@ -59,6 +59,22 @@ def write_atomically(path: Path, content: str | Callable[[Path], Any], *, mode: 
         partial.unlink(missing_ok=True)
 
 
+def check_place(option: str, out: str | Path | None, *read: str | Path | None) -> None:
+    """Refuse to write a file where a folder is, or over one that the same command reads: a `UsageError`.
+
+    Args:
+        option: the command's, for the message.
+        out: the file to write, or None.
+        read: files, or folders of data, of which the tables count; None for what was not given.
+    """
+    if out is not None and Path(out).is_dir():
+        raise UsageError(f"{option} {out} is a folder: name a file in it")
+    tables = (Path(each) / name for each in read if each for name in ("captions.csv", "groups.csv"))
+    for each in [*(Path(each) for each in read if each), *tables]:
+        if out is not None and each.is_file() and Path(out).exists() and each.samefile(out):
+            raise UsageError(f"{option} {out} is what is read: name another file")
+
+
 class OutFiles:
     """Where what is said of each image goes in a folder: under the image's name, never out of the folder.
 

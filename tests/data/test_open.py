@@ -107,6 +107,15 @@ def test_empty_and_useless_folders(tmp_path):
     assert ".mp4 ×1" in text
 
 
+def test_photographs_of_other_formats_are_left_out_and_counted(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    for name in ("b.heic", "c.NEF", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    source = open_source(tmp_path)
+    assert source.files == ["a.jpg"]
+    assert "skipped b.heic (of a format that is not read), c.NEF (of a format that is not read)" in source.note
+
+
 def test_nothing_usable(tmp_path):
     for k in range(70):
         (tmp_path / f"{k:02d}.jpg").write_bytes(b"<html>")

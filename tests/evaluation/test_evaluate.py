@@ -40,6 +40,17 @@ def test_tasks_in_one_call(colours, made):
     assert json.loads(json.dumps(scores)) == scores
 
 
+def test_classes_that_training_images_lack_cannot_be_asked_for(tmp_path, made):
+    images, labels = made.coloured(12, 0)
+    write(tmp_path / "train", images, labels)
+    for i, image in enumerate(images[:4]):
+        (tmp_path / "test" / "dd").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "test" / "dd" / f"{i}.png")
+    with pytest.raises(UsageError, match=r"task 'knn': no test image of .* has a class that training images have"):
+        evaluate_encoder(made.Cells(), tmp_path, tasks=["knn"])
+    assert evaluate_encoder(made.Cells(), tmp_path, tasks=["rank"])["rank"]
+
+
 def test_a_limit_takes_the_same_few_images_each_time(colours, made):
     scores = [evaluate_encoder(made.Cells(), colours, tasks=["knn"], limit=10) for _ in range(2)]
     assert (scores[0]["meta"]["n_train"], scores[0]["meta"]["n_test"]) == (10, 10)

@@ -297,3 +297,19 @@ def test_what_is_sent_is_small_and_what_cannot_be_read_is_said(server, labelled)
     (sent,) = [part["image_url"]["url"] for part in request["messages"][0]["content"] if part["type"] == "image_url"]
     assert Image.open(io.BytesIO(base64.b64decode(sent.partition(",")[2]))).size == (512, 307)
     assert rows(labelled)["red/0.png"]["decision"] == "unreadable"
+
+
+@pytest.mark.parametrize("mine", ["path,label\n../labelled/blue/2.png,azure\n", "no table", "image,class\na,b\n"])
+def test_a_table_that_somebody_changed_is_kept(server, labelled, mine):
+    server.say = judge
+    curate(labelled, server)
+    table = labelled.parent / "out" / "labels.csv"
+    table.write_text(mine)
+    with pytest.raises(UsageError, match=r"labels\.csv is not as glocal curate leaves it: give another --out"):
+        curate(labelled, server)
+    assert table.read_text() == mine
+    (labelled.parent / "mine").mkdir()
+    shutil.copy(table, labelled.parent / "mine")
+    with pytest.raises(UsageError, match="is not as glocal curate leaves it"):
+        curate(labelled, server, out=str(labelled.parent / "mine"))
+    assert len(server.bodies) == 15

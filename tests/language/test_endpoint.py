@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -59,6 +60,32 @@ def test_an_answer_is_asked_for_once_and_kept_for_this_user_alone(server, tmp_pa
     assert stat.S_IMODE((tmp_path / "answers").stat().st_mode) & 0o077 == 0
     assert b"What is this" not in kept.read_bytes()
     assert b"picture" not in kept.read_bytes()
+
+
+def test_equal_questions_under_way_are_one_call(server, tmp_path):
+    def say(request):
+        time.sleep(0.2)
+        return GOOD
+
+    server.say = say
+    made = client(server.url, cache=tmp_path / "answers")
+    with ThreadPoolExecutor(4) as at_once:
+        assert list(at_once.map(made.ask, [QUESTION] * 4)) == [GOOD] * 4
+    assert (made.calls, made.remembered, len(server.bodies)) == (1, 3, 1)
+
+
+def test_different_questions_do_not_wait_for_one_another(server, tmp_path):
+    both = threading.Barrier(2, timeout=5)
+
+    def say(request):
+        both.wait()
+        return GOOD
+
+    server.say = say
+    made = client(server.url, cache=tmp_path / "answers")
+    questions = [Question((words,), SCHEMA) for words in ("What is this?", "What is that?")]
+    with ThreadPoolExecutor(2) as at_once:
+        assert list(at_once.map(made.ask, questions)) == [GOOD] * 2
 
 
 def test_another_question_model_or_picture_is_another_request(server, tmp_path):

@@ -53,6 +53,14 @@ def test_the_most_similar_cell_of_an_image_counts(encoder, tmp_path):
     assert [index.cell_of(query, i) for i in range(9)] == similarity.argmax(1).tolist()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_like_nothing(encoder, value):
+    index = Index.build(bank(4, side=2), encoder)
+    for dense in (False, True):
+        with pytest.raises(UsageError, match="are like nothing"):
+            index.search(torch.tensor([[1, 2, value, 4, 5, 6, 7]]), 2, dense=dense)
+
+
 @pytest.mark.parametrize("side", [None, 2])
 def test_added_images_replace_those_of_their_names_and_gone_ones_leave(encoder, tmp_path, side):
     index = Index.build(bank(6, side=side), encoder)

@@ -166,7 +166,10 @@ def predict(
     from glocal.data import open_source
     from glocal.evaluation.extract import placed
     from glocal.pipeline.predict import predict_source, told
+    from glocal.run import check_place
 
+    for option, written in (("--out", out), ("--page", page)):
+        check_place(option, written, names, memory, *([data] if isinstance(data, str) else data))
     loaded, _ = load_head(model, trust_code=trust_code)
     opened = load(model, image_size=image_size, trust_code=trust_code)
     settings: dict[str, Any] = {"image_size": image_size or opened.image_size, "batch_size": batch_size}

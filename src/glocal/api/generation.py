@@ -24,7 +24,7 @@ def generate(
     """Draw images that a run makes, as one picture.
 
     Args:
-        run: one of --method flow or irmae, or another that makes images.
+        run: one of --method flow, irmae or dcgan, or another that makes images.
         out: the picture, .png, .jpg or .webp.
         n: how many.
         cluster: of all images, where clusters or labels guide it; by default each is as frequent as in training.

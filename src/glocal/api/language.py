@@ -143,7 +143,9 @@ def ask(
     from glocal.language import STRATEGIES, ask_frames
     from glocal.language.endpoint import EMBEDDED, picture
     from glocal.pipeline.ask import SIDE, frame, nearest_to_example, nearest_to_question, open_frames, write_reply
+    from glocal.run import check_place
 
+    check_place("--page", page, video, example)
     if strategy not in STRATEGIES:
         hint = did_you_mean(strategy, STRATEGIES)
         raise UsageError(f"no --strategy {strategy}{hint}; there are {', '.join(STRATEGIES)}")

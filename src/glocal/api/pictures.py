@@ -108,8 +108,10 @@ def _check(*, direct: bool, by: str, like: str | None, encoders: list[str], n: i
         raise UsageError(f"--by {by}: pixels are made by gradient; leave --by out")
     if by != "preference" and (like is None or not encoders):
         raise UsageError("give a picture and an encoder, --like photo.jpg --encoder runs/NAME, or --by preference")
-    if not 1 <= n <= 1000 or (evaluations is not None and evaluations < 3):
-        raise UsageError(f"--n {n}, --evaluations {evaluations}: 1 to 1,000 pictures, and at least 3 looks")
+    if not 1 <= n <= 1000:
+        raise UsageError(f"--n {n}: 1 to 1,000 pictures")
+    if evaluations is not None and evaluations < 3:
+        raise UsageError(f"--evaluations {evaluations}: at least 3 looks")
 
 
 def _read(question: str) -> str:

@@ -100,7 +100,9 @@ def search(
     """
     from glocal.evaluation.extract import placed
     from glocal.pipeline.find import open_index, search_index
+    from glocal.run import check_place
 
+    check_place("--html", html, index, query)
     found = open_index(index)
     where, about = encoder or found.about.get("encoder"), found.about
     if not isinstance(where, str):

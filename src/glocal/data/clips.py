@@ -198,7 +198,9 @@ def _times(column: Groups, source: Files) -> np.ndarray:
     """(N,) seconds from the words of a column."""
 
     def seconds(i: int) -> float:
-        word = column.names[column.of[i]] if column.of[i] >= 0 else ""
+        if column.of[i] < 0:
+            raise UsageError(f"{source.name}: the frame {source.key(i)} has no time: the table has no line for it")
+        word = column.names[column.of[i]]
         try:
             if math.isfinite(value := float(word)):
                 return value

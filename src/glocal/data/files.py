@@ -14,6 +14,10 @@ _KINDS = "jpg jpeg jpe jfif mpo png webp gif bmp tif tiff ppm pgm pbm pnm jp2 av
 EXTENSIONS = frozenset("." + kind for kind in _KINDS.split(" "))
 """Files that count as images, in lower case."""
 
+_OTHERS = "heic heif jxl psd dng nef cr2 cr3 arw raf orf rw2 dcm svs"
+OTHER_EXTENSIONS = frozenset("." + kind for kind in _OTHERS.split(" "))
+"""Files that hold images, too, which cannot be read here."""
+
 MASK_EXTENSIONS = EXTENSIONS - {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}  # JPEG does not keep class numbers
 
 MAX_BYTES = 2**30
@@ -21,6 +25,7 @@ MAX_BYTES = 2**30
 
 _NOT_CONTENT = ("__MACOSX", "@eaDir")  # what archives and network drives leave behind
 _NOT_REGULAR = "not a regular file"
+OTHER_FORMAT = "of a format that is not read"
 
 
 def existing(path: Path) -> Path:
@@ -86,7 +91,8 @@ def visible(
 def walk(folder: str | Path, extensions: frozenset[str], skipped: dict[str, str]) -> Iterator[str]:
     """Paths of the regular files below a folder. Links are followed; each folder comes once, by its own path first.
 
-    Folders of masks (see `mask_folder`) inside stay out; what cannot be read joins `skipped`, path → reason.
+    Folders of masks (see `mask_folder`) inside stay out; what cannot be read, or is an image of another format, joins
+    `skipped`, path → reason.
     """
     seen: set[tuple[int, int]] = set()
     folders, linked = [str(folder)], list[str]()
@@ -101,6 +107,8 @@ def walk(folder: str | Path, extensions: frozenset[str], skipped: dict[str, str]
                 yield entry.path
             elif kind != "folder" and is_a(entry.name, extensions):
                 skipped[entry.path] = kind
+            elif extensions >= EXTENSIONS and kind == "file" and is_a(entry.name, OTHER_EXTENSIONS):
+                skipped[entry.path] = OTHER_FORMAT
 
 
 def mask_folder(folder: str | Path) -> str | None:

@@ -25,7 +25,18 @@ from pathlib import Path
 import numpy as np
 
 from glocal.data.filelist import Files, read_captions, read_groups
-from glocal.data.files import EXTENSIONS, MASK_EXTENSIONS, existing, mask_folder, shown, stem, visible, walk
+from glocal.data.files import (
+    EXTENSIONS,
+    MASK_EXTENSIONS,
+    OTHER_EXTENSIONS,
+    OTHER_FORMAT,
+    existing,
+    mask_folder,
+    shown,
+    stem,
+    visible,
+    walk,
+)
 from glocal.data.images import Window
 from glocal.data.joints import read_joints
 from glocal.data.masks import Legend, read_legend, read_mask, with_palette
@@ -218,7 +229,7 @@ def _classes(root: Path, part: _Part) -> set[str]:
 
 def _no_images(folder: Path, skipped: Mapping[str, str]) -> str:
     """Why nothing was found: the folder is empty, or its files are of other kinds, or nothing can be read."""
-    if skipped:
+    if any(why != OTHER_FORMAT for why in skipped.values()):
         return f"{folder} has no image that can be read; skipped {_some_of(skipped, folder)}"
     seen: Counter[str] = Counter()
     for _, folders, names in os.walk(folder):
@@ -227,7 +238,7 @@ def _no_images(folder: Path, skipped: Mapping[str, str]) -> str:
     if not seen:
         return f"{folder} is empty: expected images in it or in its sub-folders"
     kinds = ", ".join(f"{shown(kind)} ×{count:,}" for kind, count in seen.most_common(6))
-    first = next((kind for kind in seen if kind in (".dcm", ".heic", ".svs", ".nef", ".cr2")), None)
+    first = next((kind for kind in seen if kind in OTHER_EXTENSIONS), None)
     hint = f"; to convert them with ImageMagick: magick mogrify -format png *{first}" if first else ""
     return f"{folder} has no images, only {kinds}; readable are .jpg .png .webp .gif .bmp .tif .ppm .jp2 .avif{hint}"
 

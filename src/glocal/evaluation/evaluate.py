@@ -107,6 +107,11 @@ def _check(name: str, task: Task, splits: Splits) -> None:
         if lacking := _lacks(source, task):
             needs = " and ".join(_LACKING.get(need, need + did_you_mean(need, _LACKING)) for need in lacking)
             raise UsageError(f"task '{name}' needs {needs}; the {which} images of {source.name} have none")
+    train, test = (
+        set() if source.labels is None else {*source.labels} - {-1} for source in (splits.train, splits.test)
+    )
+    if "labels" in task.needs and not train & test:
+        raise UsageError(f"task '{name}': no test image of {splits.test.name} has a class that training images have")
 
 
 def possible_tasks(data: Any) -> list[str]:

@@ -113,7 +113,7 @@ def generation(
     """
     generator = context.generator
     if generator is None:
-        raise UsageError("this encoder makes no images; give a run of --method flow or irmae")
+        raise UsageError("this encoder makes no images; give a run of --method flow, irmae or dcgan")
     if images < 4:
         raise UsageError(f"images is {images}; make at least 4")
     for name, value in (("steps", steps), ("guidance", guidance)):

@@ -51,7 +51,7 @@ def load_generator(directory: str | Path, *, trust_code: bool = False) -> Any:
     """
     run = Run(directory)
     if not run.has_generator:
-        state = "makes no images; runs of --method flow and irmae do, once they have ended"
+        state = "makes no images; runs of --method flow, irmae and dcgan do, once they have ended"
         raise UsageError(f"{directory} {state if run.path.exists() else 'does not exist'}")
     weights, about = run.generator_files
     config = read_json(about, "save the generator again").get("config")

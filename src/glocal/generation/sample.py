@@ -41,7 +41,7 @@ def write_samples(
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UsageError(f"--out {out}: name a picture, for example grid.png")
     if not 1 <= n <= 10_000:
-        raise UsageError(f"-n {n}: a picture has room for 1 to 10,000 images")
+        raise UsageError(f"--n {n}: a picture has room for 1 to 10,000 images")
     for name, value in settings.items():
         if value is None:
             continue

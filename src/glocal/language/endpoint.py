@@ -97,6 +97,7 @@ class Endpoint:
         self.host = self.address.host
         self.calls, self.remembered, self.tokens = 0, 0, (0, 0)
         self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}
         self._check_host(images, texts, allow_remote)
 
     def ask(self, question: Question) -> Any:
@@ -182,20 +183,23 @@ class Endpoint:
         body = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         place = f"{tuple(self.address)}/{path}\0".encode()
         name = hashlib.sha256(place + body).hexdigest()
-        file = self.cache / f"{name}.json" if self.cache else None
-        if file is not None:
+        if self.cache is None:
+            return read(parsed(self._send(path, body)))
+        file = self.cache / f"{name}.json"
+        with self._lock:
+            turn = self._turns.setdefault(name, threading.Lock())
+        with turn:  # an equal question that is under way is waited for
             with suppress(OSError, Unusable):
                 found = read(parsed(file.read_bytes()))
                 with self._lock:
                     self.remembered += 1
                 return found
-        reply = self._send(path, body)
-        found = read(parsed(reply))
-        if file is not None:
+            reply = self._send(path, body)
+            found = read(parsed(reply))
             with suppress(OSError):  # a full disk: it costs another call
                 file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_atomically(file, lambda partial: partial.write_bytes(reply), mode=0o600)
-        return found
+            return found
 
     def _send(self, path: str, body: bytes) -> bytes:
         """The body of the server's reply to a request, repeated while there is hope."""

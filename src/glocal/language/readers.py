@@ -17,7 +17,7 @@ from glocal.errors import UsageError
 from glocal.evaluation.extract import frozen
 from glocal.language.endpoint import Endpoint
 from glocal.language.transport import parse_address
-from glocal.run import write_atomically, write_json
+from glocal.run import Run, write_atomically, write_json
 from glocal.views.cache import ANSWERS, cache_folder
 
 TABLE, TOKENIZER, ENDPOINT = "table.safetensors", "tokenizer.json", "endpoint.json"
@@ -58,6 +58,8 @@ def open_reader(place: str, *, trust_code: bool = False) -> Reader:
         return Asked(url, model, dim)
     if (path / TOKENIZER).is_file():
         return Table(path)
+    if path.is_dir() and not (Run(path).has_encoder or Run(path).has_checkpoint):
+        raise UsageError(f"{place} reads no texts: it holds neither a run nor {TOKENIZER} beside a table")
     encoder: Any = load_encoder(place, trust_code=trust_code)
     if getattr(encoder, "reads", "images") != "text":
         raise UsageError(

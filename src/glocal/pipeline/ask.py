@@ -67,6 +67,8 @@ def nearest_to_example(
 def nearest_to_question(endpoint: Endpoint, captions: Sequence[str | None], question: str) -> list[int]:
     """Positions of the frames that have captions, those whose caption is nearest to the question first."""
     told = [(i, caption) for i, caption in enumerate(captions) if caption]
+    if len(told) < len(captions):
+        print(f"{len(captions) - len(told):,} of {len(captions):,} frames have no caption: left out", file=sys.stderr)
     vectors = endpoint.embed([question, *(caption for _, caption in told)])
     return [told[k][0] for k in (-(vectors[1:] @ vectors[0])).argsort(kind="stable")]
 

@@ -21,6 +21,7 @@ from glocal.progress import Progress
 from glocal.report.predictions import Card, write_page
 from glocal.run import write_atomically
 
+CURATION, LABELS = "curation.csv", "labels.csv"
 SHOWN = 200
 """Images of the page, at most."""
 SIDE = 256
@@ -59,6 +60,7 @@ def curate_source(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made a folder: {error.strerror}") from error
+    _refuse_work(out)
     workers, precision = suited(encoder, workers, None)
     bank = extract(encoder, source, workers=workers, precision=precision, progress=progress, **options)
     rows = [Checked("not asked", source.classes[label]) for label in source.labels]
@@ -86,6 +88,26 @@ def curate_source(
     return page
 
 
+def _refuse_work(out: Path) -> None:
+    """A labels.csv that the curation beside it did not write, or that was changed since, is somebody's work."""
+    try:
+        labels = [row["label"] for row in _read_csv(out / LABELS)]
+        made = [row["new_label"] for row in _read_csv(out / CURATION) if row["new_label"]]
+    except FileNotFoundError:
+        same = not (out / LABELS).exists()
+    except (OSError, ValueError, KeyError, csv.Error):
+        same = False
+    else:
+        same = labels == made
+    if not same:
+        raise UsageError(f"{out / LABELS} is not as glocal curate leaves it: give another --out, or move that file")
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _remarks(rows: list[Checked], unknown: list[str], endpoint: Endpoint) -> list[str]:
     count = Counter(row.decision for row in rows)
     said = f"{len(rows):,} labels: {count['keep']:,} right, {count['correct']:,} corrected, {count['drop']:,} dropped"
@@ -104,9 +126,9 @@ def _write(out: Path, source: ImageSource, rows: list[Checked], asked: list[int]
         for i, row in enumerate(rows)
     ]
     head = ["path", "old_label", "new_label", "decision", "rationale", "qa"]
-    _write_csv(out / "curation.csv", [head, *table])
+    _write_csv(out / CURATION, [head, *table])
     kept = [[_path(source, i, out), row.label] for i, row in enumerate(rows) if row.label is not None]
-    _write_csv(out / "labels.csv", [["path", "label"], *kept])
+    _write_csv(out / LABELS, [["path", "label"], *kept])
     first = sorted(asked, key=lambda i: ORDER.index(rows[i].decision))[:SHOWN]
     cards = [Card(source.key(i), _words(old[i], rows[i]), _pictures(source, i)) for i in first]
     write_page(out / "curation.html", f"Labels: {source.name}", remarks, cards)

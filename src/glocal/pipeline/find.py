@@ -163,6 +163,7 @@ def search_index(
     except Unreadable as error:
         raise UsageError(f"{query}: {error}") from error
     features = next(features_of(encoder, [eval_image(pixels, size, about["crop_pct"])]))
+    asked: tuple[float, float] | None = None
     if at is None:
         vector = features.pooled[0]
     else:
@@ -170,7 +171,9 @@ def search_index(
             raise UsageError(f"--at {at[0]},{at[1]} is outside of {query}, which is {image.size[0]}×{image.size[1]}")
         looks = features.positions.reshape(-1, features.tokens.shape[1], 2)[0].cpu()
         inside = torch.tensor([at[0] * size / image.size[0], at[1] * size / image.size[1]])
-        vector = features.tokens[0, int((looks - inside).square().sum(1).argmin())]
+        cell = int((looks - inside).square().sum(1).argmin())
+        x, y = (float(part) * side / size for part, side in zip(looks[cell], image.size, strict=True))
+        vector, asked = features.tokens[0, cell], (x, y)
     vector = vector.float().cpu()
     scores, ids = index.search(vector[None], k, dense=at is not None)
     found = [Match(index.keys[i], score) for i, score in zip(ids[0].tolist(), scores[0].tolist(), strict=True)]
@@ -184,7 +187,7 @@ def search_index(
         print(f"the photographs cannot be shown: {gone}", file=sys.stderr)
         return found
     row = {source.key(i): i for i in range(len(source))}
-    cards = [_card("the query", str(query), image, at, encoder.stride / size)]
+    cards = [_card("the query", str(query), image, asked, encoder.stride / size)]
     for n, match in enumerate(found):
         opened, words = None, f"{match.score:.3f}"
         try:

@@ -71,7 +71,10 @@ def embedded(encoder: Any, source: ClipSource, progress: Progress | None, **opti
 
 def labelled(path: str) -> tuple[ClipSource, list[str], np.ndarray]:
     """Videos whose frames have phases, in the column `phase` or as labels; the names of these, and which each has."""
-    source = open_source(as_clips(path))
+    try:
+        source = open_source(as_clips(path))
+    except UsageError as error:
+        raise UsageError(f"--few {path} holds no videos with phases: {error}") from error
     assert isinstance(source, ClipSource)
     of = source.groups.get("phase")
     if of is None and source.labels is not None and source.classes is not None:

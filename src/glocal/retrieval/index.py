@@ -78,7 +78,7 @@ class Index:
             Similarities and positions in `keys`, both (Q, k), most similar first.
 
         Raises:
-            UsageError: if the queries are of another width, or an index without cells is asked for such.
+            UsageError: if the queries are of another width or not finite, or an index without cells is asked for such.
         """
         bank = self.dense if dense else self.pooled
         if bank is None:
@@ -87,6 +87,8 @@ class Index:
             raise UsageError(f"{k} neighbours: at least 1 is to be sought")
         if queries.ndim != 2 or queries.shape[1] != bank.shape[-1]:
             raise UsageError(f"queries {tuple(queries.shape)}: the index has vectors of {bank.shape[-1]} numbers")
+        if not queries.isfinite().all():
+            raise UsageError("queries with numbers that are none (NaN, infinity) are like nothing")
         return nearest_neighbours(queries, bank, k)
 
     def cell_of(self, query: Tensor, image: int) -> int:
@@ -121,7 +123,8 @@ class Index:
                 raise ValueError("it does not fit together")
             return cls(keys, found["pooled"], found.get("dense"), about)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-            raise UsageError(f"{path} is no index, or a damaged one ({error}); glocal index makes them") from error
+            why = "it does not begin as one" if isinstance(error, UnicodeDecodeError) else error
+            raise UsageError(f"{path} is no index, or a damaged one ({why}); glocal index makes them") from error
 
 
 def digest_of(encoder: nn.Module) -> str:

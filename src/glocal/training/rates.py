@@ -96,7 +96,8 @@ def decide_optimization(decisions: Decisions, spec: Optimization, steps: int, pr
     decisions.fill("lr", spec.lr * share, f"{spec.lr:g} × {said}")
     names = ["weight_decay", "warmup_epochs"] + ["trust_coefficient"] * (spec.optimizer == "lars")
     for name in names:
-        decisions.fill(name, getattr(spec, name), "goes with the optimizer")
+        most = f", at most {spec.early:.0%} of the run" if name == "warmup_epochs" else ""
+        decisions.fill(name, getattr(spec, name), f"goes with the optimizer{most}")
     config = decisions.config
     if config.weight_decay != spec.weight_decay:  # one that was given stays constant
         spec = replace(spec, final_weight_decay=None)
