@@ -97,6 +97,15 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_each_piece():
     torch.testing.assert_close(each.double(), -(wanted * logits.log_softmax(-1)).sum(-1).mean(1), atol=1e-5, rtol=1e-5)
 
 
+def test_what_it_looks_at_is_standardised_by_the_training_images():
+    model, seen = head(), 5 + 3 * drawn(40, 6)
+    source = ArraySource(np.zeros((3, 4, 4, 3), np.uint8))
+    assert model.looked_at(features()).shape == (12, 6)
+    model.begin(seen, source, torch.arange(3))
+    torch.testing.assert_close(model.decoder.standardised(seen).mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.decoder.standardised(seen).std(0, correction=0), torch.ones(6), atol=1e-4, rtol=0)
+
+
 def test_other_names_can_be_chosen_among_and_old_codes_stay():
     model = head().eval()
     before = {name: code.tolist() for name, code in zip(model.classes, model.codes, strict=True)}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import Ridge
 
 from glocal.adaptation.names import Names
 from glocal.data import ArraySource
@@ -105,6 +106,30 @@ def test_a_near_copy_of_an_image_is_not_looked_at_while_learning(made):
     out = head(features(copy), torch.tensor([[50]]))
     assert out.own.nonzero()[:, 1].tolist() == [3]
     assert head.eval()(features(copy)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(("cosine", "own"), [(0.985, [[0, 3]]), (0.975, [])])
+def test_from_which_likeness_on_images_are_one(made, cosine, own):
+    head = made().train()
+    image = head.memory_image[3]
+    aside = drawn(8, seed=9)
+    aside = F.normalize(aside - (aside @ image) * image, dim=0)
+    like = head.standardised
+    raw = cosine * image + (1 - cosine**2) ** 0.5 * aside
+    found = head(features((raw * like.deviation + like.mean)[None]), torch.tensor([[50]]))
+    assert found.own.nonzero().tolist() == own
+
+
+def test_it_begins_as_ridge_regression_to_centred_texts(made):
+    head = made()
+    texts = Letters().read(TEXTS)
+    centred = F.normalize(texts - texts.mean(0), dim=1)
+    torch.testing.assert_close(head.texts, centred)
+    x, y = head.raw(drawn(12, 8)).double(), centred[torch.arange(12) % 4].double()
+    oracle = Ridge(alpha=12 / 8, fit_intercept=False).fit(x.numpy(), (y - y.mean(0)).numpy())
+    np.testing.assert_allclose(head.maps["image"].weight.detach().numpy(), oracle.coef_, atol=1e-5)
+    np.testing.assert_allclose(head.maps["image"].bias.detach().numpy(), y.mean(0).numpy(), atol=1e-6)
+    assert {len(fusion.blocks) for fusion in head.fusions.values()} == {1}
 
 
 def test_without_neighbours_it_is_the_plain_contrast(made):

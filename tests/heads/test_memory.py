@@ -51,6 +51,10 @@ def indexed():
 
 def test_a_queue_knows_of_which_sample_each_embedding_is():
     assert IndexedQueue(3, 2).index.tolist() == [-1, -1, -1]
+    small = IndexedQueue(3, 1)
+    small.push(torch.arange(5.0)[:, None], torch.arange(5))  # more than it holds
+    assert sorted(small.index.tolist()) == [2, 3, 4]
+    torch.testing.assert_close(small.embeddings[:, 0], small.index.float())
     for index, embeddings in (indexed(), *on_processes(2, indexed)):
         assert index.tolist() == [5, 1, 2, 3, 4]
         torch.testing.assert_close(embeddings[:, 0], index.float())

@@ -103,3 +103,12 @@ def test_what_was_learnt_of_the_first_classes_is_gone_on_from():
             assert torch.equal(mine[len(learnt) :], before[name][len(learnt) :])
         else:
             assert torch.equal(mine, learnt)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_query_is_one_of_what_it_looks_at(layers):
+    """One more of the same changes no mean, so copies of the query beside it are as nothing."""
+    fusion, query = trained(NeighbourFusion(16, layers)), drawn(3, 16).double()
+    alone = fusion(query, query[:, None][:, :0])
+    torch.testing.assert_close(fusion(query, query[:, None].repeat(1, 4, 1)), alone)
+    assert (fusion(query, drawn(3, 4, 16, seed=1).double()) - alone).abs().max() > 1e-3

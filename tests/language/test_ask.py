@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from seeing import watch
 
 import glocal
@@ -98,10 +98,20 @@ def test_what_was_said_is_found_in_whatever_prose(numbers, prose):
     assert read_answer(f"{json.dumps({'frame_ids': [], 'justification': 'no'})}{said}", CHOICE)["frame_ids"] == numbers
 
 
+def found_of_some() -> st.SearchStrategy[tuple[list[int], int, int]]:
+    """Frames that were found, of how many, and the budget."""
+    sizes = st.tuples(st.integers(1, 400), st.integers(1, 200))
+    return sizes.flatmap(
+        lambda size: st.tuples(st.lists(st.integers(0, size[0] - 1), max_size=300), st.just(size[0]), st.just(size[1]))
+    )
+
+
 @EASY
-@given(st.data(), st.integers(1, 400), st.integers(1, 200))
-def test_the_budget_is_kept(data, number, context):
-    found = data.draw(st.lists(st.integers(0, number - 1), max_size=300))
+@example(([*range(90)], 100, 120))
+@example(([*range(100)], 400, 20))
+@given(found_of_some())
+def test_the_budget_is_kept(drawn):
+    found, number, context = drawn
     kept, common = within_budget(found, number, context), set(spread(number, max(1, context // 4)))
     assert kept == sorted(set(kept))
     assert len(kept) <= context

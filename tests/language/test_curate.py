@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -54,6 +55,13 @@ def test_neighbours_vote_and_an_image_has_no_vote_for_itself():
     assert shares.sum(1).tolist() == pytest.approx([1] * 4)
     assert shares[0, 0] < 0.01
     assert shares[1, 0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_nearer_neighbours_have_more_of_the_votes():
+    angles = torch.tensor([0.0, 0.3, -0.5, 3.0])
+    shares = votes(torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([2, 0, 1, 2]), 3)
+    weights = [math.exp(math.cos(a) / 0.07) for a in (0.3, 0.5, 3.0)]
+    assert shares[0].tolist() == pytest.approx([weight / sum(weights) for weight in weights], rel=1e-4)
 
 
 def test_wrong_labels_are_corrected_or_dropped_and_again_costs_nothing(server, labelled, capsys):

@@ -62,8 +62,8 @@ def test_kept_it_reads_the_same(kind, table, run, server, tmp_path, monkeypatch)
     server.say = say
     place = {"table": str(table), "run": str(run), "endpoint": f"{server.url}#small"}[kind]
     reader = open_reader(place)
-    reader.keep(tmp_path / "kept")
-    again = open_reader(str(tmp_path / "kept"))
+    reader.keep(tmp_path / "kept" / "text")
+    again = open_reader(str(tmp_path / "kept" / "text"))
     assert again.dim == reader.dim == reader.read(TEXTS).shape[1]
     assert torch.equal(again.read(TEXTS), reader.read(TEXTS))
     if kind == "endpoint":

@@ -1,6 +1,7 @@
 """Contriever: what its views are, its steps on two processes, its runs."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import glocal
 from glocal import cli
 from glocal.backbones import build_backbone, load_encoder
-from glocal.backbones.text import LENGTH, TextBackbone, TextModel, learn_tokenizer
+from glocal.backbones.text import LENGTH, TextBackbone, TextModel, _places, learn_tokenizer
 from glocal.data.text import Texts
 from glocal.distributed import rank, world_size
 from glocal.errors import UsageError
@@ -105,6 +106,14 @@ def test_features_of_a_text_are_its_own_whatever_it_is_read_with():
     assert torch.equal(features.mask, mask)
     torch.testing.assert_close(features.pooled[0], features.tokens[0, mask[0]].mean(0))
     assert encoder.model.pack([np.zeros(2 * LENGTH, np.int64)])[0].shape == (1, LENGTH)
+
+
+def test_positions_are_the_sines_and_cosines_of_the_paper():
+    found = _places(5, 6, torch.device("cpu"))
+    for pos in range(5):
+        for i in range(3):
+            angle = pos / 10_000 ** (2 * i / 6)
+            assert found[pos, 2 * i : 2 * i + 2].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
 
 
 def two_steps():

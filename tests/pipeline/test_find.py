@@ -1,5 +1,7 @@
 """`glocal index` and `glocal search`: made once, brought up to date, and what is found."""
 
+import base64
+import io
 import os
 import re
 import sys
@@ -42,6 +44,14 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+def centre_of_red(page, n):
+    """The middle (x, y) of the red square in a page's n-th picture."""
+    data = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page.read_text())[n]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    y, x = np.nonzero((pixels[..., 0] > 200) & (pixels[..., 1] < 60) & (pixels[..., 2] < 60))
+    return (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
+
+
 def looked_at(monkeypatch):
     """The images that an encoder is shown from now on."""
     extract = sys.modules["glocal.evaluation.extract"]  # beside a function of its name
@@ -79,6 +89,21 @@ def test_only_what_is_new_or_changed_is_looked_at(encoder, photos, tmp_path, mon
         update(dense=True)
 
 
+def test_what_could_not_be_read_is_told_until_it_is_mended_or_gone(encoder, photos, tmp_path, capsys):
+    update = lambda: glocal.index(encoder, str(photos), out=str(tmp_path / "photos.index"), workers=0)
+    for name in ("a.png", "b.png"):
+        (photos / name).write_bytes(b"broken")
+    update()
+    assert "2 could not be read" in capsys.readouterr().err
+    draw(photos / "a.png", 11)
+    update()
+    assert "1 new or changed, 0 gone; 1 could not be read, the first being b.png" in capsys.readouterr().err
+    (photos / "b.png").unlink()
+    update()
+    assert "could not" not in capsys.readouterr().err
+    assert len(Index.open(tmp_path / "photos.index")) == 9
+
+
 def test_a_photograph_finds_itself_and_its_copy(encoder, photos, tmp_path):
     (photos / "copy.png").write_bytes((photos / "2.png").read_bytes())
     out = str(tmp_path / "photos.index")
@@ -106,7 +131,10 @@ def test_a_patch_is_found_where_it_is(encoder, tmp_path):
     glocal.index(encoder, str(photos), out=out, dense=True, **settings)
     index = Index.open(out)
     side = int(index.dense.shape[1] ** 0.5)
-    found = glocal.search(out, str(tmp_path / "query.png"), at=(64, 64), k=6)
+    found = glocal.search(out, str(tmp_path / "query.png"), at=(72, 55), k=6, html=str(tmp_path / "out.html"))
+    first, second = (centre_of_red(tmp_path / "out.html", n) for n in (0, 1))  # of pictures 256 wide
+    assert first == pytest.approx((64, 64), abs=1.5), "of the cell that is compared, not of the place that was named"
+    assert second == pytest.approx((192, 96), abs=1.5 * 256 / side)
     assert (found[0].key, len(found)) == ("4.png", 6)
     assert found[0].place == pytest.approx((384, 192), abs=1.5 * 512 / side)
     with pytest.raises(UsageError, match=r"outside of .*query\.png, which is 256×256"):
