@@ -41,7 +41,8 @@ def phases(file: str, out: Path) -> None:
         frames = np.array([draw.integers(first, end) for _, first, end in segments(truth)])
         nearest = truth[frames][np.abs(np.arange(len(truth))[:, None] - frames).argmin(1)]
         walk = from_marks(similarity(scores), frames, truth[frames]).argmax(1)
-        right.append([(nearest == truth).mean(), (walk == truth).mean()])
+        borders = between(scores, frames, truth[frames])
+        right.append([(found == truth).mean() for found in (nearest, walk, borders)])
         if number == 0:
             figure, axes = plt.subplots(3, 1, figsize=(9, 1.6), sharex=True)
             for axis, found, said in zip(axes, (truth, nearest, walk), ("truth", "nearest mark", "walk"), strict=True):
@@ -50,7 +51,19 @@ def phases(file: str, out: Path) -> None:
                 axis.set_ylabel(said, rotation=0, ha="right", va="center", fontsize=8)
             axes[0].plot(frames, np.zeros(len(frames)), "|", color="black", ms=12)
             save(figure, out)
-    print("nearest mark {:.3f}, walk {:.3f}".format(*np.mean(right, axis=0)))
+    print("nearest mark {:.3f}, walk {:.3f}, best borders {:.3f}".format(*np.mean(right, axis=0)))
+
+
+def between(scores: np.ndarray, frames: np.ndarray, phases: np.ndarray) -> np.ndarray:
+    """Phases (T,): between each two marks the border that makes the sum of the scores largest."""
+    found = np.full(len(scores), phases[-1])
+    found[: frames[0]] = phases[0]
+    for k in range(len(frames) - 1):
+        first, end = frames[k], frames[k + 1]
+        gain = np.concatenate([[0.0], np.cumsum(scores[first:end, phases[k]] - scores[first:end, phases[k + 1]])])
+        border = first + int(gain.argmax())
+        found[first:border], found[border:end] = phases[k], phases[k + 1]
+    return found
 
 
 def save(figure: plt.Figure, out: Path) -> None:

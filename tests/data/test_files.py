@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,10 @@ def test_names_of_any_bytes_are_shown_as_text(tmp_path):
     with pytest.raises(UsageError, match=r"gone\\xff\.png") as error:
         FileListSource(listed)
     str(error.value).encode()
+
+
+def test_names_are_shown_in_locales_that_cannot_write_them():
+    say = "from glocal.data.files import shown; print(ascii([shown('\\u65e5\\udcff\\n.jpg'), shown('plain.jpg')]))"
+    settings = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, env=os.environ | settings)
+    assert done.stdout == "['\\u65e5\\\\xff\\\\x0a.jpg', 'plain.jpg']\n", done.stderr

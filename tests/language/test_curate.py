@@ -268,7 +268,8 @@ def test_as_a_command_a_mistake_is_one_line(server, labelled, capsys):
         cli.main([str(word) for word in words])
     assert ended.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "glocal: 127.0.0.1 answers 401 (no); does it want a key in GLOCAL_API_KEY?"
+    host = server.url.removeprefix("http://").partition("/")[0]
+    assert last == f"glocal: {host} answers 401 (no); does it want a key in GLOCAL_API_KEY?"
     assert len(rows(labelled)) == 15
 
 

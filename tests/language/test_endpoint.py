@@ -207,7 +207,9 @@ def test_nobody_there(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(UsageError, match=r"127.0.0.1 does not answer \(.*efused.*\), 4 times; is the server up"):
+    with pytest.raises(
+        UsageError, match=rf"127.0.0.1:{port} does not answer \(.*efused.*\), 4 times; is the server up"
+    ):
         client(f"http://127.0.0.1:{port}/v1").ask(QUESTION)
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import sys
 import time
 
@@ -206,6 +207,16 @@ def test_what_is_found_is_told_where_the_photographs_are_gone(encoder, photos, t
     found = glocal.search(out, str(query), k=3, at=(3, 4), html=str(tmp_path / "out.html"))
     assert (len(found), found[0].key, found[0].place) == (3, "2.png", None)
     assert "the photographs cannot be shown: no data at" in capsys.readouterr().err
+
+
+def test_an_encoder_that_has_moved_is_asked_for(encoder, photos, tmp_path):
+    out, query, moved = str(tmp_path / "photos.index"), str(photos / "2.png"), tmp_path / "moved"
+    shutil.copytree(encoder, tmp_path / "first")
+    glocal.index(str(tmp_path / "first"), str(photos), out=out, workers=0)
+    (tmp_path / "first").rename(moved)
+    with pytest.raises(UsageError, match=r"first, whose encoder made .*index, is not there: .* give --encoder"):
+        glocal.search(out, query)
+    assert glocal.search(out, query, encoder=str(moved))[0].key == "2.png"
 
 
 HOSTILE = [

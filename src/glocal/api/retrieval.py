@@ -107,6 +107,8 @@ def search(
     where, about = encoder or found.about.get("encoder"), found.about
     if not isinstance(where, str):
         raise UsageError(f"{index} does not say where its encoder is: give --encoder")
+    if encoder is None and not where.startswith("timm:") and not Path(where).exists():
+        raise UsageError(f"{where}, whose encoder made {index}, is not there: if it has moved, give --encoder")
     opened = opened_encoder(where, about.get("which", "student"), None, about.get("asked_size"), trust_code)
     with placed(opened, device) as model:
         page = Path(html) if html else None

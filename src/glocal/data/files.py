@@ -45,7 +45,11 @@ def existing(path: Path) -> Path:
 
 def shown(name: str) -> str:
     """A file's name as valid text of one line: bytes that are no UTF-8, and control characters, as `\\xff`."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    try:
+        written = os.fsencode(name)
+    except UnicodeEncodeError:  # of a table, where file names are not UTF-8
+        written = name.encode("utf-8", "surrogateescape")
+    text = written.decode("utf-8", "backslashreplace")
     return re.sub("[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 

@@ -94,7 +94,7 @@ class Endpoint:
             raise UsageError(f"--timeout {timeout:g}: seconds for an answer, at most a day's")
         self.model, self.max_calls, self.concurrency, self.timeout = model, max_calls, concurrency, timeout
         self.address, self.cache = parse_address(url), cache
-        self.host = self.address.host
+        self.host = self.address.name
         self.calls, self.remembered, self.tokens = 0, 0, (0, 0)
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}

@@ -34,6 +34,12 @@ class Address(NamedTuple):
     path: str
 
     @property
+    def name(self) -> str:
+        """The host, and the port where it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+    @property
     def is_here(self) -> bool:
         """Whether it is this machine."""
         try:
