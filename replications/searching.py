@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import glocal
 from glocal import random
@@ -20,7 +21,7 @@ def tuned(run: Run) -> dict[str, float]:
     """nDCG@10 on the queries that were not tuned on, after and before tuning; the same 100 for all seeds.
 
     Each step 16 queries, each with one of the texts that answer it, the beginning of it, which is to be found among
-    those of the other queries: AdamW, 1e-4, 100 steps.
+    those of the other queries, by cosine: AdamW, 1e-4, 100 steps.
     """
     encoder = glocal.load(str(run.path))
     source, seed = open_texts(run.config()["data"]), int(run.config()["seed"])
@@ -32,7 +33,8 @@ def tuned(run: Run) -> dict[str, float]:
 
     def score() -> float:
         with frozen(encoder):
-            bank, queries = encoder.read(texts), encoder.read([asked.texts[n] for n in others])
+            read = (encoder.read(words) for words in (texts, [asked.texts[n] for n in others]))
+            bank, queries = (F.normalize(vectors, dim=1) for vectors in read)
         found = [ranked(torch.mv(bank, q).numpy(), asked.relevant[n]) for n, q in zip(others, queries, strict=True)]
         return float(np.mean(found, axis=0)[0])
 
@@ -44,8 +46,8 @@ def tuned(run: Run) -> dict[str, float]:
         u = random.uniform(seed, "tuned", step, n=2 * JUDGED)
         chosen = judged[u[:JUDGED].argsort()[:BATCH]]
         rows = [asked.relevant[n][int(v * len(asked.relevant[n]))] for n, v in zip(chosen, u[JUDGED:], strict=False)]
-        q = encoder(*model.pack(model.split([asked.texts[n] for n in chosen]))).pooled
-        k = encoder(*model.pack([pieces[row][:PIECES] for row in rows])).pooled
+        read = (model.split([asked.texts[n] for n in chosen]), [pieces[row][:PIECES] for row in rows])
+        q, k = (F.normalize(encoder(*model.pack(texts)).pooled, dim=1) for texts in read)
         losses = []
         for i, row in enumerate(rows):
             wrong = [j for j, other in enumerate(rows) if other not in asked.relevant[chosen[i]] and other != row]

@@ -77,7 +77,7 @@ def source(tmp_path):
     return source
 
 
-def test_the_task_ranks_by_dot_product_and_says_what_bm25_does(source):
+def test_the_task_ranks_by_cosine_or_dot_product_and_says_what_bm25_does(source):
     torch.manual_seed(0)
     encoder = build_backbone("text_small").eval()
     encoder.model.adopt(learn_tokenizer(TEXTS, 300))
@@ -85,7 +85,11 @@ def test_the_task_ranks_by_dot_product_and_says_what_bm25_does(source):
     found = evaluate_encoder(encoder, source, tasks=["search"])["search"]
     texts = [source.text(i) for i in range(len(source))]
     bank, queries = encoder.read(texts).double(), encoder.read(["wing", "heat"]).double()
-    for name, scores in {"": queries @ bank.T, "bm25_": [BM25(texts).scores(q) for q in ("wing", "heat")]}.items():
+    cosine = torch.cosine_similarity(queries[:, None], bank[None], dim=2)
+    dot = evaluate_encoder(encoder, source, tasks=["search"], options={"search": {"similarity": "dot"}})["search"]
+    by_dot = np.mean([ranked(np.asarray(q @ bank.T), rows) for q, rows in zip(queries, ([0, 1], [2]), strict=True)], 0)
+    assert [dot["ndcg_at_10"], dot["mrr"]] == pytest.approx(by_dot[[0, 3]])
+    for name, scores in {"": cosine, "bm25_": [BM25(texts).scores(q) for q in ("wing", "heat")]}.items():
         by_hand = [ranked(np.asarray(row), relevant) for row, relevant in zip(scores, ([0, 1], [2]), strict=True)]
         means = dict(zip(("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr"), np.mean(by_hand, 0), strict=True))
         assert {key: found[name + key] for key in means} == pytest.approx(means)

@@ -1,7 +1,10 @@
 """Search: how high an encoder of texts ranks those that answer a query, and how high BM25 does."""
 
+from typing import Literal
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from glocal.errors import UsageError
 from glocal.evaluation.bm25 import BM25
@@ -35,10 +38,10 @@ def ranked(scores: np.ndarray, relevant: list[int]) -> np.ndarray:
     main="ndcg_at_10",
     words={**_SCORES, **{f"bm25_{name}": f"{what} of BM25" for name, what in _SCORES.items()}},
 )
-def search(context: EvalContext) -> dict:
-    """nDCG@10, recall and MRR of the texts that answer a query, by the dot product of pooled features; BM25's beside.
+def search(context: EvalContext, *, similarity: Literal["cosine", "dot"] = "cosine") -> dict:
+    """nDCG@10, recall and MRR of the texts that answer a query, by the likeness of pooled features; BM25's beside.
 
-    Queries that no text answers do not count.
+    Queries that no text answers do not count. Contriever's paper has the dot product.
     """
     encoder, source = context.encoder, context.test
     if getattr(encoder, "reads", "images") != "text":
@@ -49,6 +52,8 @@ def search(context: EvalContext) -> dict:
         raise UsageError(f"search: no text of {source.name} answers a query")
     with frozen(encoder):
         bank, queries = encoder.read(texts), encoder.read([asked.texts[n] for n in rows])  # type: ignore[operator]
+    if similarity == "cosine":
+        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     words = BM25(texts)
     found: dict[str, list[np.ndarray]] = {"": [], "bm25_": []}
     for n, query in zip(rows, queries, strict=True):

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 
 from glocal.errors import UsageError
 from glocal.heads import IndexedQueue
 from glocal.losses import Loss, contrast_queue
+from glocal.losses.loss import upcast
 from glocal.methods.published import Optimization, Preset
 from glocal.methods.teacher import ema_copy, update_ema
 from glocal.views import Batch, Recipe, Span, TokenView
@@ -32,6 +34,8 @@ class Contriever(torch.nn.Module):
         queue: stretches of steps before, of which none is to be found; those of the same text are left out.
         momentum: of the network that reads the stretches to be found.
         temperature: τ of the softmax over dot products.
+        normalize: contrast directions. The paper does not; read from nothing, in a short run, all texts then get one
+            vector, whose length grows from what the queue holds to what is to be found.
     """
 
     title = "Contriever"
@@ -41,10 +45,9 @@ class Contriever(torch.nn.Module):
     )
     pool = "mean"
     reads = "text"
-    teacher_momentum = "momentum"
     presets: ClassVar[dict[str, Preset]] = {
         "paper": lambda batch: {},
-        "small": lambda batch: {"queue": 16 * batch, "momentum": 0.99},
+        "small": lambda batch: {"queue": 16 * batch, "momentum": 0.99, "normalize": True},
     }
 
     def __init__(
@@ -59,13 +62,14 @@ class Contriever(torch.nn.Module):
         queue: int = 131_072,
         momentum: float = 0.9995,
         temperature: float = 0.05,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         if tokenizer is not None:
             backbone.model.adopt(_content(tokenizer))
         self.encoder, self.teacher = backbone, ema_copy(backbone)
         self.queue = IndexedQueue(queue, backbone.dim)
-        self.momentum, self.temperature = momentum, temperature
+        self.momentum, self.temperature, self.normalize = momentum, temperature, normalize
         self.recipe = Recipe((), spans=(Span(share, deleted, chunk),) * 2)
         self.optimization = Optimization("adamw", lr=5e-4, weight_decay=0.01, beta2=0.98)
 
@@ -74,6 +78,8 @@ class Contriever(torch.nn.Module):
         q = self.encoder(queries.tokens, queries.mask).pooled
         with torch.no_grad():
             k = self.teacher(keys.tokens, keys.mask).pooled
+        if self.normalize:
+            q, k = F.normalize(upcast(q), dim=1), F.normalize(upcast(k), dim=1)
         index = batch.index.to(q.device)
         same = index[:, None] == self.queue.index  # few texts come again soon: stretches of a query's own are in there
         loss = contrast_queue(q, k, self.queue.embeddings.clone(), self.temperature, same)
