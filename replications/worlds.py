@@ -155,7 +155,7 @@ _TEXTS = ("text:cranfield",)
 CRANFIELD = World(
     "cranfield",
     _TEXTS,
-    {"backbone": "text_small", "image_size": 224, "batch_size": 32, "max_steps": 400},
+    {"backbone": "text_small", "image_size": 224, "batch_size": 32, "max_steps": 300},
     {
         "ndcg": Score("search", "ndcg_at_10", _TEXTS),
         "recall": Score("search", "recall_at_100", _TEXTS),
