@@ -79,6 +79,12 @@ def test_of_many_groups_the_small_ones_are_counted():
     assert len(lines) == 5
 
 
+def test_groups_that_are_all_small_are_a_line():
+    each = PerImage.mean("top1", np.arange(90), np.ones(90))
+    (line,) = group_lines("time", by_group(each, Groups([str(n) for n in range(90)], np.arange(90))))
+    assert line == "  top1 by time: none of 90 groups has 20 images, nothing is compared"
+
+
 def test_of_harm_the_highest_share_is_the_worst():
     top = np.array([[0, 1], [2, 3]]).repeat([30, 30], 0)
     each = PerImage.mean("top1", np.arange(60), np.ones(60), top)

@@ -165,6 +165,8 @@ def group_lines(column: str, found: dict[str, Any]) -> list[str]:
     """What `by_group` found, in words."""
     said = lambda pair: f"[{pair[0]:.3f}, {pair[1]:.3f}]"
     lines, (groups, others) = [f"  {found['score']} by {column}:"], listed(found["groups"])
+    if not groups:
+        return [f"{lines[0]} none of {others:,} groups has {LEAST} images, nothing is compared"]
     for name, group in groups.items():
         beside = said(group["interval"]) if "interval" in group else "too few for a verdict"
         lines.append(f"    {name:<28} {group['score']:.3f} {beside}, {group['images']:,} images")
