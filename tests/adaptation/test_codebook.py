@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from torchvision.models import ResNet18_Weights
 
 from glocal.adaptation import codebook
 from glocal.adaptation.codebook import LENGTH, Codebook, Trie
@@ -30,6 +31,19 @@ def test_a_code_is_the_three_rarest_pieces_and_an_end():
     first, second = spelled(other, "a b c d"), spelled(other, "a b c d e")
     assert first == ["a", "b", "c", "."]
     assert second == ["a", "b", "c", "d"], "where the end is taken the next rarest piece stands"
+
+
+def test_the_thousand_names_of_imagenet_and_two_that_are_there_twice():
+    real = [*ResNet18_Weights.DEFAULT.meta["categories"]]
+    names = [name.split(" ")[0] if name in ("crane bird", "maillot tank suit") else name for name in real] + [
+        "cardigan"
+    ]
+    assert {"crane", "maillot", "cardigan"} <= {name for name in names if names.count(name) == 2}
+    book, alone = Codebook.of(names), Codebook.of(real)
+    for made in (book, alone):
+        assert len(np.unique(made.codes, axis=0)) == len(made.codes) == len(made.names)
+    assert "".join(spelled(alone, "tabby")).startswith("tabby")
+    assert len({tuple(code) for code in book.codes[book.rows(names)].tolist()}) == len(names)
 
 
 names = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join), min_size=1, max_size=40)
