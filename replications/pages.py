@@ -224,7 +224,7 @@ def methods_page(judged: Mapping[str, list[Judged]]) -> str:
     costs = {name: cost(name) for name in METHODS}
     rows = []
     for name in [*METHODS, *(name for name in parity if name not in METHODS)]:
-        learnt = ["", "needs an option" if method_class(name).needs else "claims of its own"] * 2
+        learnt = ["", "needs an option" if method_class(name).needs else "claims of its own, a small replication"] * 2
         if name in METHODS:
             claim = next(claim for claim in CLAIMS if claim.name == f"learns-{name}")
             found, by_score = results(claim)[name], {j.statement.score: j for j in judged[claim.name]}
