@@ -7,7 +7,10 @@ from replications.plan import Arm, Claim
 
 TEN = tuple(range(10))
 BETTER = more("the model alone is righter than the labels", "precision", "predict", "raw")
-STAND_IN = "A small replication: no language model could be had, the model is MobileNet's posterior, which reads by shared words."
+STAND_IN = (
+    "A small replication: no language model could be had, the model is MobileNet's posterior, which reads by shared"
+    " words."
+)
 CURATE = Claim(
     name="rew",
     world="own",

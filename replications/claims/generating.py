@@ -94,6 +94,7 @@ GUIDED = Claim(
         Statement("its own clusters: nearer than without", "kid", ("flow-free",), ("flow-own",), least=0.1),
         more("its own clusters: better neighbours", "knn", "flow-own", "flow-free"),
     ),
-    missing="More than 16 pixels and 51,000 images seen; weights of the guidance chosen for each arm: a small replication.",
+    missing="More than 16 pixels and 51,000 images seen, weights of the guidance chosen for each arm: a small"
+    " replication.",
 )
 CLAIMS = (DIMENSION, SAMPLES, GUIDED)
