@@ -34,8 +34,8 @@ CONTRIEVER = Claim(
     ),
     missing="Below BM25 it stays: 300 steps of 32 on 1,400 abstracts, from nothing, where the paper begins with BERT"
     " and reads a billion stretches. Directions are contrasted (the small preset): with the paper's plain dot products,"
-    " on seed 100, every text got the same vector. BM25 counts a title once: recall .699 (.706 where titles stand in the"
-    " texts again). Other collections, which are not at hand, BERT's weights to begin from, and the cross-lingual"
+    " on seed 100, every text got the same vector. BM25 counts a title once: recall .699 (.706 where titles stand in"
+    " the texts again). Other collections, which are not at hand, BERT's weights to begin from, and the cross-lingual"
     " claim.",
 )
 CLAIMS = (CONTRIEVER,)
