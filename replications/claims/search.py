@@ -15,7 +15,7 @@ CONTRIEVER = Claim(
         Arm("contriever", LEARN, measure=TUNED),
     ),
     seeds=tuple(range(5)),
-    minutes=10,
+    minutes=7,
     paper="Izacard et al. Contriever. TMLR 2022",
     text="Without a query to learn from, an encoder learns to search: more of what answers a query is among the first"
     " 100 texts than by BM25; and to begin from it makes few judged queries worth more.",
