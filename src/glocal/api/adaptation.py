@@ -169,7 +169,8 @@ def predict(
     from glocal.run import check_place
 
     for option, written in (("--out", out), ("--page", page)):
-        check_place(option, written, names, memory, *([data] if isinstance(data, str) else data))
+        if option == "--page" or not Path(written or "").is_dir():  # masks go into a folder
+            check_place(option, written, names, memory, *([data] if isinstance(data, str) else data))
     loaded, _ = load_head(model, trust_code=trust_code)
     opened = load(model, image_size=image_size, trust_code=trust_code)
     settings: dict[str, Any] = {"image_size": image_size or opened.image_size, "batch_size": batch_size}
